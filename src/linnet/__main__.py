@@ -1,0 +1,3 @@
+from linnet.cli.app import main
+
+main()

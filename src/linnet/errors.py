@@ -1,0 +1,34 @@
+"""Errors that a person reads: what was wrong, where, and what would be right.
+
+`BadInput` ends a command with exit code 2, `RunFailed` with 1. Anything else is a defect of ours.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LinnetError(Exception):
+    """A message for the person at the keyboard; the command line shows it without a traceback."""
+
+    exit_code = 1
+
+
+class BadInput(LinnetError):
+    """What was asked for, or handed in, cannot be used."""
+
+    exit_code = 2
+
+
+class RunFailed(LinnetError):
+    """The work started and could not be finished."""
+
+
+def nearest(wrong: str, right: Iterable[str]) -> str:
+    """A hint such as `; did you mean "depth"?`, or the list of what exists when nothing is close."""
+    names = sorted(right)
+    close = difflib.get_close_matches(wrong, names, n=1, cutoff=0.5)
+    if close:
+        return f'; did you mean "{close[0]}"?'
+    return f"; there is {', '.join(names)}" if names else ""

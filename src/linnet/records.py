@@ -1,0 +1,199 @@
+"""Frozen records: what every use of the toolkit produces, and what `--json`, reports and viewers read.
+
+One record is one JSON line with a `kind`. Fields may be added to a record, never renamed or removed.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Record(BaseModel):
+    """The parent of all records: frozen, and closed against misspelt fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=True, ser_json_inf_nan="null")
+
+    def line(self) -> str:
+        return self.model_dump_json()
+
+
+class Baseline(Record):
+    """The best score on the same rows that a person without a model would get."""
+
+    name: str
+    value: float
+
+
+class Score(Record):
+    """A number, how many rows it stands on, its 95 % interval, and what it has to beat."""
+
+    name: str
+    value: float
+    n: int
+    low: float
+    high: float
+    baseline: Baseline
+    note: str = ""
+
+
+class RunRecord(Record):
+    """What `train` and `resume` end with."""
+
+    kind: Literal["run"] = "run"
+    path: str
+    recipe: str
+    parameters: int
+    steps: int
+    tokens: int
+    seconds: float
+    tokens_per_second: float
+    device: str
+    scores: tuple[Score, ...]
+
+
+class ScoresRecord(Record):
+    kind: Literal["scores"] = "scores"
+    run: str
+    data: str
+    scores: tuple[Score, ...]
+
+
+class GenerationRecord(Record):
+    """One sample; `text` and `ids` are the generated part."""
+
+    kind: Literal["generation"] = "generation"
+    prompt: str
+    text: str
+    ids: tuple[int, ...]
+    logprob: float
+    stop: Literal["end", "length", "stop"]
+
+
+class Candidate(Record):
+    value: Any
+    probability: float
+
+
+class PredictionRecord(Record):
+    kind: Literal["prediction"] = "prediction"
+    id: str | int | None
+    candidates: tuple[Candidate, ...]
+
+
+class AttentionRecord(Record):
+    """Attention of one sequence: `values[layer][head][query][key]`."""
+
+    kind: Literal["attention"] = "attention"
+    axes: tuple[str, ...] = ("layer", "head", "query", "key")
+    tokens: tuple[str, ...]
+    values: list[Any]
+
+
+class BenchRecord(Record):
+    """Ours and the peers, measured in turn in one run after a check that they compute the same."""
+
+    kind: Literal["bench"] = "bench"
+    name: str
+    ours: float
+    peers: dict[str, float | None]
+    ratios: dict[str, float | None]
+    unit: str
+    n: int
+    machine: str
+    note: str = ""
+
+
+class StepRecord(Record):
+    """One optimiser step, as `metrics.jsonl` keeps it."""
+
+    kind: Literal["step"] = "step"
+    step: int
+    loss: float
+    lr: float
+    grad_norm: float
+    tokens: int
+    tokens_per_second: float
+    ms: float
+    data_wait: float
+    memory_mb: float
+    gpu_memory_mb: float | None = None
+    gpu_use: float | None = None
+
+
+class ValidationRecord(Record):
+    """One validation; `ema_loss` where the run keeps averaged weights."""
+
+    kind: Literal["validation"] = "validation"
+    step: int
+    loss: float
+    ema_loss: float | None
+    tokens: int
+    attention_entropy: tuple[float, ...] = ()
+
+
+class NoteRecord(Record):
+    """Something the run wants its reader to know: a kernel that was chosen, samples that were cut."""
+
+    kind: Literal["note"] = "note"
+    step: int
+    text: str
+
+
+class ShowRecord(Record):
+    """What a run folder holds and what its model costs."""
+
+    kind: Literal["show"] = "show"
+    path: str
+    recipe: str
+    state: Literal["empty", "unfinished", "finished"]
+    step: int
+    steps: int
+    parameters: int
+    flops_per_token: int
+    kv_bytes_per_token: int
+    training_bytes: int
+    checkpoints: tuple[int, ...]
+    best: int | None
+    settings: dict[str, Any]
+    scores: tuple[Score, ...]
+
+
+class ListedRunRecord(Record):
+    """One row of `linnet runs`: its rank, and the settings in which the listed runs differ."""
+
+    kind: Literal["listed"] = "listed"
+    rank: int
+    path: str
+    recipe: str
+    state: str
+    step: int
+    score: str
+    value: float | None
+    settings: dict[str, Any]
+
+
+class DataRecord(Record):
+    """What `data make` wrote or `data check` found."""
+
+    kind: Literal["data"] = "data"
+    path: str
+    rows: dict[str, int]
+    counts: dict[str, dict[str, int]]
+    problems: tuple[str, ...]
+
+
+class DoctorRecord(Record):
+    """The machine, what it is good at, and what is slow here and why."""
+
+    kind: Literal["doctor"] = "doctor"
+    python: str
+    torch: str
+    device: str
+    cpu: str
+    threads: int
+    instruction_sets: tuple[str, ...]
+    memory_gb: float
+    matmul_gflops: dict[str, float]
+    remarks: tuple[str, ...]

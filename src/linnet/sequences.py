@@ -1,0 +1,102 @@
+"""Framed token sequences: what a domain hands over, and what batches are cut from.
+
+A row is `[begin] + ids + [end]`. All rows lie end to end in one flat array, which may be memory-mapped.
+Legend: tokens = all tokens of all rows; rows = number of sequences.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+
+from linnet.codecs import Codec, Encoded
+from linnet.errors import BadInput
+
+
+class Example(NamedTuple):
+    """An encoded value, and which of its tokens a model is asked for."""
+
+    encoded: Encoded
+    scored: np.ndarray | None = None  # bool [len(encoded) + 1], the last one for the end token; None = all
+    characters: int = 0  # characters and bytes of the scored part, for nats per character
+    utf8_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """Many framed rows. `scored[i]` says whether token i counts as a target; a row's first never does."""
+
+    ids: np.ndarray  # integers [tokens]
+    starts: np.ndarray  # int64 [rows + 1]
+    scored: np.ndarray  # bool [tokens]
+    characters: int
+    utf8_bytes: int
+    fields: Mapping[str, np.ndarray] = field(default_factory=dict)  # each [tokens, ...]
+
+    @classmethod
+    def frame(cls, codec: Codec, examples: Iterable[Example]) -> Sequences:
+        """Add begin and end tokens and lay the rows end to end."""
+        head = [] if codec.begin is None else [codec.begin]
+        tail = [] if codec.end is None else [codec.end]
+        ids, scored, lengths = [], [], [0]
+        fields: dict[str, list[np.ndarray]] = {}
+        characters = utf8_bytes = 0
+        for encoded, wanted, n_characters, n_bytes in examples:
+            asked = np.ones(len(encoded) + 1, bool) if wanted is None else wanted
+            if len(asked) != len(encoded) + 1:
+                raise BadInput(f"{len(encoded)} tokens need {len(encoded) + 1} scored marks, not {len(asked)}")
+            row_scored = np.concatenate([np.zeros(len(head), bool), asked[: len(encoded) + len(tail)]])
+            row_scored[0] = False
+            ids.append(np.concatenate([head, encoded.ids, tail]).astype(np.int64))
+            scored.append(row_scored)
+            lengths.append(len(row_scored))
+            for name, values in encoded.fields.items():
+                padded = np.concatenate([values[:1].repeat(len(head), 0), values, values[-1:].repeat(len(tail), 0)])
+                fields.setdefault(name, []).append(padded)
+            characters += n_characters
+            utf8_bytes += n_bytes
+        flat = np.concatenate(ids) if ids else np.empty(0, np.int64)
+        small = np.uint16 if len(codec.tokens) <= 1 << 16 else np.uint32
+        return cls(
+            flat.astype(small),
+            np.cumsum(lengths, dtype=np.int64),
+            np.concatenate(scored) if scored else np.empty(0, bool),
+            characters,
+            utf8_bytes,
+            {name: np.concatenate(parts) for name, parts in fields.items()},
+        )
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+    @property
+    def targets(self) -> int:
+        """How many tokens are asked for."""
+        return int(self.scored.sum())
+
+    def row(self, index: int) -> np.ndarray:
+        return self.ids[self.starts[index] : self.starts[index + 1]].astype(np.int64)
+
+    def rows(self, chosen: np.ndarray) -> Sequences:
+        """Only these rows; characters and bytes are no longer known and become 0."""
+        picked = np.concatenate(
+            [np.arange(self.starts[i], self.starts[i + 1]) for i in chosen] or [np.empty(0, np.int64)]
+        ).astype(np.int64)
+        starts = np.concatenate([[0], np.cumsum(self.lengths[chosen])]).astype(np.int64)
+        fields = {name: values[picked] for name, values in self.fields.items()}
+        return Sequences(self.ids[picked], starts, self.scored[picked], 0, 0, fields)
+
+    def fingerprint(self) -> str:
+        """A short hash of the content: a resumed run refuses data that changed under it."""
+        digest = hashlib.sha256()
+        for part in (self.ids, self.starts, self.scored, *(self.fields[k] for k in sorted(self.fields))):
+            digest.update(np.ascontiguousarray(part).data)
+        return digest.hexdigest()[:16]
