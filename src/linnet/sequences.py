@@ -55,7 +55,9 @@ class Sequences:
             scored.append(row_scored)
             lengths.append(len(row_scored))
             for name, values in encoded.fields.items():
-                padded = np.concatenate([values[:1].repeat(len(head), 0), values, values[-1:].repeat(len(tail), 0)])
+                padded = np.concatenate(
+                    [values[:1].repeat(len(head), 0), values, values[-1:].repeat(len(tail), 0)]
+                )
                 fields.setdefault(name, []).append(padded)
             characters += n_characters
             utf8_bytes += n_bytes

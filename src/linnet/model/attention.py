@@ -1,0 +1,112 @@
+"""Attention as a chosen function: one contract, four ways to compute it, all equal to rounding.
+
+The CPU wants plain batched products (its fused kernel is slow forward and backward), long rows want blocks that
+skip the masked half, one compiled query wants a multiply and a sum, and CUDA wants the fused flash kernel.
+Legend: B = rows, H = heads, Hk = key-value heads, G = H / Hk, T = queries, S = keys, D = head width.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from linnet.model.masks import Mask
+
+Observe = Callable[[str, Tensor], Tensor]
+Kernel = Literal["explicit", "blocked", "multiply_sum", "fused"]
+
+BLOCK = 256
+
+
+def choose(device: torch.device, queries: int, keys: int, *, compiling: bool) -> Kernel:
+    """The fastest form for this device and shape; all of them give the same values."""
+    if device.type == "cuda":
+        return "fused"
+    if queries == 1:
+        return "multiply_sum" if compiling else "explicit"
+    return "blocked" if queries >= 2 * BLOCK else "explicit"
+
+
+def attend(kernel: Kernel, q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+    """Mix values by attention: q [B, H, T, D], k and v [B, Hk, S, D] -> [B, H, T, D]."""
+    if kernel == "fused":
+        return fused(q, k, v, mask, dropout)
+    if kernel == "blocked":
+        return blocked(q, k, v, mask, dropout)
+    if kernel == "multiply_sum":
+        return multiply_sum(q, k, v, mask, dropout)
+    return explicit(q, k, v, mask, dropout)
+
+
+def explicit(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, observe: Observe | None = None
+) -> Tensor:
+    """Scores, softmax, mix: the form that shows its pattern, and the reference for the others."""
+    rows, heads, queries, width = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    # Heads that share keys are stacked along the queries, so that one product serves them all.
+    stacked = (q * (1 / math.sqrt(width))).reshape(rows, kv_heads, heads // kv_heads * queries, width)
+    scores = (stacked @ k.transpose(-1, -2)).view(rows, heads, queries, keys)
+    allowed = mask.dense(queries, keys, q.device)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -math.inf)
+    if observe is not None:
+        scores = observe("attn.hook_attn_scores", scores)
+    pattern = scores.softmax(-1)
+    if observe is not None:
+        pattern = observe("attn.hook_pattern", pattern)
+    if dropout:
+        pattern = F.dropout(pattern, dropout)
+    mixed = pattern.to(v.dtype).view(rows, kv_heads, heads // kv_heads * queries, keys) @ v
+    return mixed.view(rows, heads, queries, width)
+
+
+def blocked(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+    """The explicit form over blocks of queries; a causal block reads no key behind its last query."""
+    queries, keys = q.shape[2], k.shape[2]
+    allowed = mask.dense(queries, keys, q.device)
+    causal = mask.causal and mask.allowed is None and queries == keys
+    pieces = []
+    for first in range(0, queries, BLOCK):
+        last = min(first + BLOCK, queries)
+        seen = last if causal else keys
+        part = None if allowed is None else allowed[:, :, first:last, :seen]
+        pieces.append(explicit(q[:, :, first:last], k[:, :, :seen], v[:, :, :seen], Mask(part, False), dropout))
+    return torch.cat(pieces, dim=2)
+
+
+def multiply_sum(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+    """For one query: products as elementwise multiply and sum, which a compiler fuses into one pass."""
+    rows, heads, queries, width = q.shape
+    if queries != 1:
+        raise ValueError(f"multiply_sum attends from one query, not {queries}")
+    kv_heads, keys = k.shape[1], k.shape[2]
+    grouped = (q * (1 / math.sqrt(width))).reshape(rows, kv_heads, heads // kv_heads, 1, width)
+    scores = (grouped * k[:, :, None]).sum(-1)  # [B, Hk, G, S]
+    allowed = mask.dense(queries, keys, q.device)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed.view(-1, 1, 1, keys), -math.inf)
+    pattern = scores.softmax(-1)
+    if dropout:
+        pattern = F.dropout(pattern, dropout)
+    mixed = (pattern.to(v.dtype)[..., None] * v[:, :, None]).sum(-2)
+    return mixed.view(rows, heads, 1, width)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+    """torch's scaled dot product attention: the flash kernel on CUDA when the mask is causal or absent."""
+    causal = mask.causal and mask.allowed is None and q.shape[2] == k.shape[2]
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask.allowed,
+        dropout_p=dropout,
+        is_causal=causal,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )

@@ -1,0 +1,105 @@
+"""The choices that make a model. What can be derived is derived, so every field here is a decision."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class Part(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AttentionConfig(Part):
+    heads: int = Field(4, ge=1)
+    kv_heads: int | None = Field(None, ge=1)  # None: as many as heads
+    head_width: int | None = Field(None, ge=1)  # None: width / heads
+    causal: bool = True
+    qk_norm: bool = False
+    bias: bool = False
+    rotary_base: float = Field(10_000.0, gt=1)
+
+
+class FeedForwardConfig(Part):
+    kind: Literal["gelu", "geglu", "swiglu", "relu2"] = "swiglu"
+    width: int | None = Field(None, ge=1)  # None: 4 x width, or 8/3 x width rounded up to 32 when gated
+    bias: bool = False
+
+
+class NormConfig(Part):
+    kind: Literal["rms", "layer"] = "rms"
+    bias: bool = False  # layer norm only
+    eps: float = Field(1e-6, gt=0)
+
+    @model_validator(mode="after")
+    def _rms_has_no_bias(self) -> NormConfig:
+        if self.kind == "rms" and self.bias:
+            raise ValueError("an rms norm has no bias; use kind=layer")
+        return self
+
+
+class HeadConfig(Part):
+    tied: bool = True
+    bias: bool = False
+    softcap: float | None = Field(None, gt=0)
+
+
+Mixer = Literal["attention", "gru"]
+
+
+class ModelConfig(Part):
+    """`vocabulary` and `context` are 0 until the codec and the data are known."""
+
+    vocabulary: int = Field(0, ge=0)
+    context: int = Field(0, ge=0)
+    width: int = Field(128, ge=1)
+    depth: int = Field(4, ge=1)
+    mixer: Mixer | tuple[Mixer, ...] = "attention"
+    positions: Literal["rotary", "sinusoidal", "learned", "none"] = "rotary"
+    attention: AttentionConfig = AttentionConfig()
+    feedforward: FeedForwardConfig = FeedForwardConfig()
+    norm: NormConfig = NormConfig()
+    head: HeadConfig = HeadConfig()
+    dropout: float = Field(0.0, ge=0, lt=1)
+    fields: dict[str, int] = Field(default_factory=dict)  # side fields and how many values each has
+    init_std: float = Field(0.02, gt=0)
+    scaled_residual: bool = True  # shrink what writes into the residual stream by sqrt(2 x depth)
+
+    @model_validator(mode="after")
+    def _sizes_fit(self) -> ModelConfig:
+        heads, kv_heads = self.attention.heads, self.kv_heads
+        if self.attention.head_width is None and self.width % heads:
+            raise ValueError(f"width {self.width} does not divide into {heads} heads; set attention.head_width")
+        if heads % kv_heads:
+            raise ValueError(f"{heads} heads cannot share {kv_heads} key-value heads evenly")
+        if self.positions == "rotary" and "attention" in self.mixers and self.head_width % 2:
+            raise ValueError(f"rotary positions need an even head width, not {self.head_width}")
+        if len(self.mixers) != self.depth:
+            raise ValueError(f"{len(self.mixers)} mixers are named for a depth of {self.depth}")
+        return self
+
+    @property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """The mixer of each layer."""
+        return (self.mixer,) * self.depth if isinstance(self.mixer, str) else self.mixer
+
+    @property
+    def kv_heads(self) -> int:
+        return self.attention.kv_heads or self.attention.heads
+
+    @property
+    def head_width(self) -> int:
+        return self.attention.head_width or self.width // self.attention.heads
+
+    @property
+    def gated(self) -> bool:
+        return self.feedforward.kind in ("geglu", "swiglu")
+
+    @property
+    def feedforward_width(self) -> int:
+        if self.feedforward.width is not None:
+            return self.feedforward.width
+        return -(-self.width * 8 // 3 // 32) * 32 if self.gated else 4 * self.width

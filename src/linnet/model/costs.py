@@ -1,0 +1,69 @@
+"""What a model costs, computed from its settings: parameters, FLOPs, bytes of memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from linnet.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class Costs:
+    """`flops_per_token` is one forward pass at a full context; training costs three times that."""
+
+    parameters: int
+    flops_per_token: int
+    kv_bytes_per_token: int
+    training_bytes: int
+
+
+def norm_parameters(config: ModelConfig, width: int) -> int:
+    return 2 * width if config.norm.bias else width
+
+
+def mixer_parameters(config: ModelConfig, mixer: str) -> tuple[int, int]:
+    """(parameters, of which in matrices) of one mixer."""
+    if mixer == "gru":
+        matrices = 6 * config.width**2
+        return matrices + 6 * config.width, matrices
+    rows = (config.attention.heads + 2 * config.kv_heads) * config.head_width
+    out = config.attention.heads * config.head_width
+    matrices = config.width * (rows + out)
+    biases = rows + config.width if config.attention.bias else 0
+    norms = 2 * norm_parameters(config, config.head_width) if config.attention.qk_norm else 0
+    return matrices + biases + norms, matrices
+
+
+def feedforward_parameters(config: ModelConfig) -> tuple[int, int]:
+    up = config.feedforward_width * (2 if config.gated else 1)
+    matrices = config.width * (up + config.feedforward_width)
+    return matrices + (up + config.width if config.feedforward.bias else 0), matrices
+
+
+def costs(config: ModelConfig, *, batch_tokens: int = 1, ema: bool = False, kv_bytes: int = 4) -> Costs:
+    """The costs of this model; `batch_tokens` is how many tokens one micro-batch holds in training."""
+    embedding = config.vocabulary * config.width
+    parameters = embedding + sum(config.fields.values()) * config.width + norm_parameters(config, config.width)
+    parameters += config.context * config.width if config.positions == "learned" else 0
+    parameters += (0 if config.head.tied else embedding) + (config.vocabulary if config.head.bias else 0)
+    flops = 2 * embedding
+    kv = 0
+    for mixer in config.mixers:
+        mixing, mixing_matrices = mixer_parameters(config, mixer)
+        feeding, feeding_matrices = feedforward_parameters(config)
+        parameters += mixing + feeding + 2 * norm_parameters(config, config.width)
+        flops += 2 * (mixing_matrices + feeding_matrices)
+        if mixer == "attention":
+            flops += 4 * config.attention.heads * config.head_width * config.context
+            kv += 2 * config.kv_heads * config.head_width * kv_bytes
+    # Weights, gradients and two optimiser moments in float32, averaged weights where they are kept.
+    held = parameters * (20 if ema else 16)
+    return Costs(parameters, flops, kv, held + batch_tokens * activation_bytes(config))
+
+
+def activation_bytes(config: ModelConfig) -> int:
+    """Bytes that one token keeps until its backward pass, in float32: an estimate, not a promise."""
+    gates = 3 if config.gated else 2
+    attention = 4 * config.head_width * config.attention.heads + 3 * config.attention.heads * config.context
+    layer = 6 * config.width + attention + gates * config.feedforward_width
+    return 4 * (config.depth * layer + 4 * config.width + min(config.vocabulary, 4 * config.width))

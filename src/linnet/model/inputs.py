@@ -1,0 +1,53 @@
+"""What a model reads, and what it answers.
+
+Legend: B = rows, T = new tokens a row (padded on the right), P = prefix vectors, W = model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from linnet.model.state import State
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """A batch of token rows and everything that goes with them; a plain tensor of ids will do instead."""
+
+    ids: Tensor  # int64 [B, T]
+    fields: Mapping[str, Tensor] = field(default_factory=dict)  # int64 [B, T] each
+    prefix: Tensor | None = None  # float [B, P, W], stands before the ids
+    lengths: Tensor | None = None  # int64 [B]; None: every row has all T tokens
+    documents: Tensor | None = None  # int64 [B, T]; tokens attend within their document only
+    ancestors: Tensor | None = None  # bool [B, T, T]; a packed tree: which tokens are above (and is) each token
+
+    @classmethod
+    def of(cls, inputs: Inputs | Tensor) -> Inputs:
+        inputs = inputs if isinstance(inputs, Inputs) else cls(inputs)
+        ids = inputs.ids
+        if ids.ndim != 2:
+            raise ValueError(f"ids need the shape [rows, tokens], not {tuple(ids.shape)}")
+        rows, tokens = ids.shape
+        wanted = {
+            "lengths": (inputs.lengths, (rows,)),
+            "documents": (inputs.documents, (rows, tokens)),
+            "ancestors": (inputs.ancestors, (rows, tokens, tokens)),
+        }
+        for name, (value, shape) in wanted.items():
+            if value is not None and tuple(value.shape) != shape:
+                raise ValueError(f"{name} need the shape {list(shape)}, not {list(value.shape)}")
+        return inputs
+
+
+@dataclass(frozen=True)
+class Output:
+    """`hidden` [B, P + T, W] goes to `model.head`; `state` goes on; `kept` holds the asked taps by name."""
+
+    hidden: Tensor
+    state: State | None
+    kept: Mapping[str, Tensor]

@@ -1,0 +1,75 @@
+"""Who may attend to whom: one convention (True = attend), built in this one place.
+
+Padding stands on the right, so under a causal mask no real token ever sees it and it needs no mask of its own.
+Legend: B = rows, T = new tokens (queries), S = slots (keys).
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linnet.model.inputs import Inputs
+
+
+@dataclass(frozen=True)
+class Mask:
+    """`allowed` is bool [1 or B, 1, T, S]; None stands for everything, or for a square causal mask."""
+
+    allowed: Tensor | None
+    causal: bool
+
+    def dense(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
+        """The mask as a tensor; None when every query may attend to every key."""
+        if self.allowed is not None or not self.causal:
+            return self.allowed
+        return causal_square(queries, device)[None, None] if queries == keys else None
+
+
+@functools.lru_cache(maxsize=32)
+def _cached_square(tokens: int, device: torch.device) -> Tensor:
+    return torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
+
+
+def causal_square(tokens: int, device: torch.device) -> Tensor:
+    """bool [T, T], True on and below the diagonal; cached by shape outside compiled graphs."""
+    if torch.compiler.is_compiling():
+        place = torch.arange(tokens, device=device)
+        return place[None, :] <= place[:, None]
+    return _cached_square(tokens, device)
+
+
+def without_memory(inputs: Inputs, tokens: int, causal: bool) -> Mask:
+    """The mask of a call that starts from nothing; `tokens` counts the prefix too."""
+    device = inputs.ids.device
+    if inputs.ancestors is not None:
+        return Mask(inputs.ancestors[:, None], False)
+    parts = []
+    if inputs.documents is not None:
+        parts.append(inputs.documents[:, None, :, None] == inputs.documents[:, None, None, :])
+    if not causal and inputs.lengths is not None:
+        inside = torch.arange(tokens, device=device) < (inputs.lengths + tokens - inputs.ids.shape[1])[:, None]
+        parts.append(inside[:, None, None, :])
+    if not parts:
+        return Mask(None, causal)
+    allowed = parts[0] if len(parts) == 1 else parts[0] & parts[1]
+    return Mask(allowed & causal_square(tokens, device) if causal else allowed, False)
+
+
+def with_memory(inputs: Inputs, positions: Tensor, lengths: Tensor, slots: int, tokens: int) -> Mask:
+    """The mask of a call that goes on: each query sees its row's slots up to its own.
+
+    `positions` [B, T] are the slots that the new tokens were written to; `lengths` [B] the tokens before them.
+    """
+    slot = torch.arange(slots, device=positions.device)
+    if inputs.ancestors is None:
+        return Mask((slot <= positions[:, :, None])[:, None], False)
+    before = slot < lengths[:, None, None]
+    offset = slot - lengths[:, None]  # [B, S]: which new token a slot holds
+    new = (offset >= 0) & (offset < tokens)
+    column = offset.clamp(0, tokens - 1)[:, None, :].expand(-1, tokens, -1)
+    above = inputs.ancestors.gather(2, column) & new[:, None, :]
+    return Mask((before | above)[:, None], False)

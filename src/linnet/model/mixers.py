@@ -1,0 +1,128 @@
+"""What mixes information between positions: attention, or a recurrent layer, under one memory contract.
+
+A mixer gets its own layer's memory (or None, when nothing is to be remembered) and returns what goes on.
+Legend: B = rows, T = new tokens, S = slots, H = heads, Hk = key-value heads, D = head width, W = model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from linnet.model import attention
+from linnet.model.config import ModelConfig
+from linnet.model.layers import norm, rotate, rotation
+from linnet.model.masks import Mask
+from linnet.model.state import KeyValues, LayerMemory, Recurrent
+from linnet.model.taps import Taps
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What all layers of one call share: where the new tokens stand and whom they may see."""
+
+    positions: Tensor  # int64 [1 or B, T]: as rotary and learned positions count
+    slots: Tensor | None  # int64 [B, T]: where keys and values are written; None without memory
+    span: int  # how many slots are read
+    lengths: Tensor | None  # int64 [B]: new tokens of each row; None = all T
+    mask: Mask
+    rotation: tuple[Tensor, Tensor] | None
+
+
+def turn(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor] | None:
+    """The rotary angles of a call, made once and shared by all layers."""
+    if config.positions != "rotary" or "attention" not in config.mixers:
+        return None
+    cosines, sines = rotation(positions, config.head_width, config.attention.rotary_base)
+    return cosines[:, None], sines[:, None]
+
+
+class Attention(nn.Module):
+    """Grouped-query attention; queries, keys and values come from one product."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_width = config.attention.heads, config.kv_heads, config.head_width
+        bias = config.attention.bias
+        self.qkv = nn.Linear(config.width, (self.heads + 2 * self.kv_heads) * self.head_width, bias=bias)
+        self.out = nn.Linear(self.heads * self.head_width, config.width, bias=bias)
+        qk_norm = config.attention.qk_norm
+        self.q_norm = norm(config, self.head_width) if qk_norm else None
+        self.k_norm = norm(config, self.head_width) if qk_norm else None
+        self.dropout = config.dropout
+
+    def forward(
+        self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps, name: str
+    ) -> tuple[Tensor, LayerMemory | None]:
+        rows, tokens, _ = x.shape
+        widths = [n * self.head_width for n in (self.heads, self.kv_heads, self.kv_heads)]
+        q, k, v = (part.view(rows, tokens, -1, self.head_width) for part in self.qkv(x).split(widths, dim=-1))
+        if self.q_norm is not None and self.k_norm is not None:
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = taps.at(f"{name}.hook_q", q).transpose(1, 2)
+        k = taps.at(f"{name}.hook_k", k).transpose(1, 2)
+        v = taps.at(f"{name}.hook_v", v).transpose(1, 2)
+        if frame.rotation is not None:
+            q, k = rotate(q, *frame.rotation), rotate(k, *frame.rotation)
+            q = taps.at(f"{name}.hook_rot_q", q.transpose(1, 2)).transpose(1, 2)
+            k = taps.at(f"{name}.hook_rot_k", k.transpose(1, 2)).transpose(1, 2)
+        memory, k, v = self._remember(memory, k.to(v.dtype), v, frame)
+        mixed = self._attend(q.to(v.dtype), k, v, frame.mask, taps, name)
+        z = taps.at(f"{name}.hook_z", mixed.transpose(1, 2))
+        return self.out(z.reshape(rows, tokens, -1)), memory
+
+    def _remember(
+        self, memory: LayerMemory | None, k: Tensor, v: Tensor, frame: Frame
+    ) -> tuple[LayerMemory | None, Tensor, Tensor]:
+        """Write the new keys and values into the arena, and return everything that may be read."""
+        if memory is None or frame.slots is None:
+            return None, k, v
+        assert isinstance(memory, KeyValues)
+        rows = torch.arange(len(k), device=k.device)[:, None]
+        memory = KeyValues(
+            _written(memory.keys, rows, frame.slots, k), _written(memory.values, rows, frame.slots, v)
+        )
+        return memory, memory.keys[:, :, : frame.span].to(k.dtype), memory.values[:, :, : frame.span].to(v.dtype)
+
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, taps: Taps, name: str) -> Tensor:
+        dropout = self.dropout if self.training else 0.0
+        scores, pattern = f"{name}.hook_attn_scores", f"{name}.hook_pattern"
+        if taps.asks(scores, pattern):  # only the explicit form has a pattern to show
+            layer = name.removesuffix("attn")
+            return attention.explicit(q, k, v, mask, dropout, lambda point, x: taps.at(layer + point, x))
+        compiling = torch.compiler.is_compiling()
+        kernel = attention.choose(q.device, q.shape[2], k.shape[2], compiling=compiling)
+        return attention.attend(kernel, q, k, v, mask, dropout)
+
+
+def _written(arena: Tensor, rows: Tensor, slots: Tensor, new: Tensor) -> Tensor:
+    """The arena [B, Hk, S, D] with new [B, Hk, T, D] at slots [B, T]: in place, unless gradients flow."""
+    values = new.transpose(1, 2).to(arena.dtype)
+    if torch.is_grad_enabled() and (new.requires_grad or arena.requires_grad):
+        return arena.transpose(1, 2).index_put((rows, slots), values).transpose(1, 2)
+    arena.transpose(1, 2).index_put_((rows, slots), values)
+    return arena
+
+
+class Gru(nn.Module):
+    """A gated recurrent layer: memory of one vector a row, whatever the length."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.gru = nn.GRU(config.width, config.width, batch_first=True)
+
+    def forward(
+        self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps, name: str
+    ) -> tuple[Tensor, LayerMemory | None]:
+        if memory is None:
+            return self.gru(x)[0], None
+        assert isinstance(memory, Recurrent)
+        states, last = self.gru(x, memory.hidden[None].to(x.dtype))
+        if frame.lengths is None:
+            return states, Recurrent(last[0])
+        # A row ends where its own tokens end; a row without new tokens keeps what it had.
+        place = (frame.lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
+        ended = states.gather(1, place)[:, 0]
+        return states, Recurrent(torch.where(frame.lengths[:, None] > 0, ended, memory.hidden.to(ended.dtype)))

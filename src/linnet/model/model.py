@@ -1,0 +1,179 @@
+"""THE model: one module, one forward, for training, prefill, one step, a packed tree and inspection.
+
+Legend: B = rows, P = prefix vectors, T = new tokens, W = model width.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from linnet.model import masks
+from linnet.model.config import ModelConfig
+from linnet.model.heads import Head
+from linnet.model.inputs import Inputs, Output
+from linnet.model.layers import FeedForward, norm, sinusoids
+from linnet.model.mixers import Attention, Frame, Gru, turn
+from linnet.model.state import LayerMemory, Memory, State
+from linnet.model.taps import Edit, Taps
+
+
+class Block(nn.Module):
+    """Pre-norm: x + mixer(norm(x)), then x + feed-forward(norm(x))."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        super().__init__()
+        self.name = f"blocks.{layer}"
+        self.ln1, self.ln2 = norm(config), norm(config)
+        self.mixer = Attention(config) if config.mixers[layer] == "attention" else Gru(config)
+        self.feedforward = FeedForward(config)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(
+        self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps
+    ) -> tuple[Tensor, LayerMemory | None]:
+        name = self.name
+        x = taps.at(f"{name}.hook_resid_pre", x)
+        normed = taps.at(f"{name}.ln1.hook_normalized", self.ln1(x))
+        mixed, memory = self.mixer(normed, memory, frame, taps, f"{name}.attn")
+        x = x + self.dropout(taps.at(f"{name}.hook_attn_out", mixed))
+        x = taps.at(f"{name}.hook_resid_mid", x)
+        normed = taps.at(f"{name}.ln2.hook_normalized", self.ln2(x))
+        x = x + self.dropout(taps.at(f"{name}.hook_mlp_out", self.feedforward(normed, taps, f"{name}.mlp")))
+        return taps.at(f"{name}.hook_resid_post", x), memory
+
+
+class Model(nn.Module):
+    """A decoder over token ids. `model(inputs, state)` gives hidden vectors; `model.head` gives logits."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.vocabulary < 1 or config.context < 1:
+            sizes = f"vocabulary={config.vocabulary}, context={config.context}"
+            raise ValueError(f"a model needs a vocabulary and a context, not {sizes}")
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        learned = config.positions == "learned"
+        self.position_embedding = nn.Embedding(config.context, config.width) if learned else None
+        self.field_embeddings = nn.ModuleDict(
+            {name: nn.Embedding(size, config.width) for name, size in sorted(config.fields.items())}
+        )
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
+        self.final_norm = norm(config)
+        self.head = Head(config, self.embedding)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """N(0, init_std) for matrices, less for those that write into the residual stream; biases 0, norms 1.
+
+        An embedding that is also the head starts small enough for the first loss to be the log of the vocabulary.
+        """
+        std = self.config.init_std
+        writes = std / math.sqrt(2 * self.config.depth) if self.config.scaled_residual else std
+        for name, parameter in self.named_parameters():
+            if parameter.ndim < 2:
+                if name.endswith("bias") or "bias_" in name:
+                    nn.init.zeros_(parameter)
+                continue
+            written = name.endswith(("mixer.out.weight", "feedforward.down.weight"))
+            nn.init.normal_(parameter, std=writes if written else std)
+
+    @property
+    def device(self) -> torch.device:
+        return self.embedding.weight.device
+
+    def empty_state(self, rows: int, slots: int | None = None, dtype: torch.dtype | None = None) -> State:
+        """A state without tokens; pass it to the first call whose tokens are to be remembered."""
+        dtype = self.embedding.weight.dtype if dtype is None else dtype
+        slots = self.config.context if slots is None else slots
+        return State.empty(self.config, rows, slots, dtype=dtype, device=self.device)
+
+    def forward(
+        self,
+        inputs: Inputs | Tensor,
+        state: State | None = None,
+        *,
+        keep: tuple[str, ...] = (),
+        edit: tuple[tuple[str, Edit], ...] = (),
+    ) -> Output:
+        """Hidden vectors [B, P + T, W]; the state goes on when one came in. `keep` and `edit` name taps."""
+        inputs = Inputs.of(inputs)
+        taps = Taps(keep, edit)
+        tokens = inputs.ids.shape[1] + (0 if inputs.prefix is None else inputs.prefix.shape[1])
+        memory = None if state is None else state.take().room_for(tokens)
+        frame = self._frame(inputs, memory, tokens)
+        x = self._embed(inputs, frame, taps)
+        layers: list[LayerMemory] = []
+        for index, block in enumerate(self.blocks):
+            x, layer = block(x, None if memory is None else memory.layers[index], frame, taps)
+            if layer is not None:
+                layers.append(layer)
+        hidden = taps.at("ln_final.hook_normalized", self.final_norm(x))
+        if memory is None:
+            return Output(hidden, None, taps.kept)
+        new = tokens if frame.lengths is None else frame.lengths
+        return Output(
+            hidden, State(Memory(tuple(layers), memory.lengths + new, memory.filled + tokens)), taps.kept
+        )
+
+    def _frame(self, inputs: Inputs, memory: Memory | None, tokens: int) -> Frame:
+        """Positions and mask of this call, made in one place."""
+        device = inputs.ids.device
+        self._refuse(inputs, memory, tokens)
+        place = torch.arange(tokens, device=device)[None]
+        prefix = tokens - inputs.ids.shape[1]
+        lengths = None if inputs.lengths is None else inputs.lengths + prefix
+        positions = place
+        if inputs.ancestors is not None:
+            positions = inputs.ancestors.sum(-1) - 1
+        elif inputs.documents is not None:
+            positions = within_documents(inputs.documents, place)
+        if memory is None:
+            mask = masks.without_memory(inputs, tokens, self.config.attention.causal)
+            return Frame(positions, None, tokens, lengths, mask, turn(positions, self.config))
+        slots = memory.lengths[:, None] + place
+        positions = memory.lengths[:, None] + positions
+        span = memory.filled + tokens
+        mask = masks.with_memory(inputs, slots, memory.lengths, span, tokens)
+        return Frame(positions, slots, span, lengths, mask, turn(positions, self.config))
+
+    def _refuse(self, inputs: Inputs, memory: Memory | None, tokens: int) -> None:
+        """Combinations that have no meaning are named, not computed."""
+        config = self.config
+        if "gru" in config.mixers and (inputs.documents is not None or inputs.ancestors is not None):
+            raise ValueError("a recurrent mixer runs over whole rows; it cannot keep documents or branches apart")
+        if inputs.prefix is not None and (inputs.documents is not None or inputs.ancestors is not None):
+            raise ValueError("prefix vectors cannot stand before packed documents or a tree")
+        if memory is not None and inputs.documents is not None:
+            raise ValueError("documents pack several sequences into a row; a state continues one a row")
+        if memory is not None and not config.attention.causal:
+            raise ValueError("a model that attends both ways has no state to go on from")
+        filled = 0 if memory is None else memory.filled
+        if config.positions == "learned" and filled + tokens > config.context:
+            raise ValueError(f"learned positions end at {config.context} tokens, and {filled + tokens} are needed")
+
+    def _embed(self, inputs: Inputs, frame: Frame, taps: Taps) -> Tensor:
+        x = self.embedding(inputs.ids)
+        if set(inputs.fields) != set(self.field_embeddings):
+            wanted = sorted(self.field_embeddings)
+            raise ValueError(f"this model reads the fields {wanted}, not {sorted(inputs.fields)}")
+        for name, embedding in self.field_embeddings.items():
+            x = x + embedding(inputs.fields[name])
+        if inputs.prefix is not None:
+            x = torch.cat((inputs.prefix.to(x.dtype), x), dim=1)
+        x = taps.at("hook_embed", x)
+        if self.position_embedding is not None:
+            x = x + taps.at("hook_pos_embed", self.position_embedding(frame.positions))
+        elif self.config.positions == "sinusoidal":
+            x = x + taps.at("hook_pos_embed", sinusoids(frame.positions, self.config.width).to(x.dtype))
+        return self.dropout(x)
+
+
+def within_documents(documents: Tensor, place: Tensor) -> Tensor:
+    """Positions [B, T] that start again at 0 where a document starts."""
+    changes = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
+    return place - torch.where(changes, place, 0).cummax(dim=1).values

@@ -1,0 +1,153 @@
+"""The memory of a batch of sequences: keys and values, or recurrent vectors.
+
+A state is linear. Passing it to a model consumes it and the state that comes back goes on; using a consumed
+state raises, because its buffers have been written to. `select` copies rows and is how a sequence forks.
+Legend: B = rows, Hk = key-value heads, S = slots, D = head width, W = model width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from linnet.model.config import ModelConfig
+
+
+@dataclass(frozen=True)
+class KeyValues:
+    """The arena of one attention layer; slot s of a row holds its token s."""
+
+    keys: Tensor  # [B, Hk, S, D]
+    values: Tensor  # [B, Hk, S, D]
+
+    def select(self, rows: Tensor) -> KeyValues:
+        return KeyValues(self.keys.index_select(0, rows), self.values.index_select(0, rows))
+
+    def grown(self, slots: int) -> KeyValues:
+        def grow(buffer: Tensor) -> Tensor:
+            larger = buffer.new_zeros(*buffer.shape[:2], slots, buffer.shape[3])
+            larger[:, :, : buffer.shape[2]] = buffer
+            return larger
+
+        return KeyValues(grow(self.keys), grow(self.values))
+
+
+@dataclass(frozen=True)
+class Recurrent:
+    """The vector that one recurrent layer carries."""
+
+    hidden: Tensor  # [B, W]
+
+    def select(self, rows: Tensor) -> Recurrent:
+        return Recurrent(self.hidden.index_select(0, rows))
+
+
+LayerMemory = KeyValues | Recurrent
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The bare tensors of a state, as layers read and write them.
+
+    `filled` bounds `lengths` from above without asking the device, so that no step waits for a copy.
+    """
+
+    layers: tuple[LayerMemory, ...]
+    lengths: Tensor  # int64 [B]
+    filled: int
+
+    @property
+    def slots(self) -> int | None:
+        """Room for tokens; None when only recurrent layers remember."""
+        return next((m.keys.shape[2] for m in self.layers if isinstance(m, KeyValues)), None)
+
+    def room_for(self, tokens: int) -> Memory:
+        """The same memory with at least this many free slots; growth doubles, so copies stay rare."""
+        needed, slots = self.filled + tokens, self.slots
+        if slots is None or needed <= slots:
+            return self
+        wider = max(needed, 2 * slots)
+        layers = tuple(m.grown(wider) if isinstance(m, KeyValues) else m for m in self.layers)
+        return replace(self, layers=layers)
+
+
+class ConsumedStateError(RuntimeError):
+    """A state was used after it had been passed on."""
+
+
+class State:
+    """All memory of a batch of rows. Made by `empty`, consumed by a model call, forked by `select`."""
+
+    def __init__(self, memory: Memory) -> None:
+        self._memory: Memory | None = memory
+
+    @classmethod
+    def empty(
+        cls, config: ModelConfig, rows: int, slots: int, *, dtype: torch.dtype, device: torch.device
+    ) -> State:
+        """No tokens yet, and room for `slots` of them a row (it grows when they are used up)."""
+
+        def layer(mixer: str) -> LayerMemory:
+            if mixer == "gru":
+                return Recurrent(torch.zeros(rows, config.width, dtype=dtype, device=device))
+            shape = (rows, config.kv_heads, slots, config.head_width)
+            zeros = torch.zeros(shape, dtype=dtype, device=device)
+            return KeyValues(zeros, torch.zeros_like(zeros))
+
+        lengths = torch.zeros(rows, dtype=torch.int64, device=device)
+        return cls(Memory(tuple(layer(mixer) for mixer in config.mixers), lengths, 0))
+
+    def _live(self) -> Memory:
+        if self._memory is None:
+            raise ConsumedStateError(
+                "this state was consumed by an earlier call; go on with the state that the call returned, "
+                "or fork it with select(rows) before"
+            )
+        return self._memory
+
+    def take(self) -> Memory:
+        """Hand the memory over; this state cannot be used again."""
+        memory = self._live()
+        self._memory = None
+        return memory
+
+    @property
+    def lengths(self) -> Tensor:
+        """Tokens that each row remembers, int64 [B]."""
+        return self._live().lengths
+
+    @property
+    def rows(self) -> int:
+        return len(self._live().lengths)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all buffers, free slots included."""
+        memory = self._live()
+        tensors = [memory.lengths]
+        for layer in memory.layers:
+            tensors += [layer.keys, layer.values] if isinstance(layer, KeyValues) else [layer.hidden]
+        return sum(t.nbytes for t in tensors)
+
+    def select(self, rows: Tensor) -> State:
+        """A copy of these rows in this order (int64; a row may be named many times). This state stays usable."""
+        memory = self._live()
+        rows = rows.to(memory.lengths.device)
+        layers = tuple(layer.select(rows) for layer in memory.layers)
+        return State(Memory(layers, memory.lengths.index_select(0, rows), memory.filled))
+
+    def truncate(self, length: int | Tensor) -> State:
+        """Forget what lies beyond `length` tokens of each row, at no cost; consumes this state.
+
+        A recurrent layer cannot go back: there, truncating to fewer tokens than a row holds raises.
+        """
+        recurrent = any(isinstance(layer, Recurrent) for layer in self._live().layers)
+        memory = self.take()
+        limit = torch.as_tensor(length, device=memory.lengths.device)
+        shorter = torch.minimum(memory.lengths, limit)
+        if recurrent and not torch.equal(shorter, memory.lengths):
+            raise ValueError("a recurrent layer cannot forget its last tokens; fork with select before going on")
+        filled = min(memory.filled, length) if isinstance(length, int) else memory.filled
+        return State(replace(memory, lengths=shorter, filled=filled))
