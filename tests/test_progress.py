@@ -17,7 +17,7 @@ from linnet.training import progress
 from linnet.training.progress import Course, Moment, Progress, clock, memory, render, short
 from linnet.training.sinks import JsonLines, open_trackers, scalars
 
-COURSE = Course(steps=3000, first=0, rows=64, flops_per_token=1e6, precision="float32")
+COURSE = Course(steps=3000, first=0, rows=64, flops_per_token=1e6, device="cpu", precision="float32")
 
 
 def step(number: int = 1200, **changes: float) -> StepRecord:
@@ -79,10 +79,8 @@ def test_the_line_always_fits(number: int, speed: float, ms: float, elapsed: flo
 
 
 def test_the_pace_of_a_resumed_run_is_its_own() -> None:
-    course = Course(steps=3000, first=1000, rows=64, flops_per_token=1e6, precision="float32")
-    assert progress.remaining(course, Moment(step(1200), None, elapsed=20.0, peak=None)) == pytest.approx(
-        180.0
-    )
+    course = Course(steps=3000, first=1000, rows=64, flops_per_token=1e6, device="cpu", precision="float32")
+    assert progress.remaining(course, Moment(step(1200), None, elapsed=20.0, peak=None)) == pytest.approx(180.0)
     assert progress.remaining(course, Moment(step(1000), None, elapsed=0.0, peak=None)) is None
 
 

@@ -27,6 +27,7 @@ class Course:
     first: int  # steps that were done before this process
     rows: int  # of one batch, all micro-batches and processes together
     flops_per_token: float  # of training: forward and backward
+    device: str  # cpu or cuda, and
     precision: str  # float32, bfloat16 or float16: which matmul peak to compare with
 
 
