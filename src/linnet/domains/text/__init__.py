@@ -1,0 +1,1 @@
+"""Text: corpora, tokenizers, token stores and the n-gram models that a network has to beat."""

@@ -1,0 +1,403 @@
+"""Where documents come from: text, JSON lines and Parquet files, plain or gzip, single or in folders.
+
+Everything is read as a stream: the memory in use is that of one block, whatever the size of the corpus.
+This module decides what a document is and whether its bytes are text; it knows nothing of tokens.
+"""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import json
+import re
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, Literal, NamedTuple
+
+from linnet.errors import BadInput
+
+BLOCK = 1 << 20  # bytes read at a time
+LONGEST = 1 << 23  # characters; a longer document is cut at a space, and counted
+READABLE = (".txt", ".txt.gz", ".text", ".md", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
+MAGIC = {
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"GIF8": "a GIF image",
+    b"%PDF": "a PDF document",
+    b"PK\x03\x04": "a zip archive",
+    b"\x7fELF": "a program",
+    b"BZh": "a bzip2 archive (only gzip is read)",
+    b"\xfd7zXZ": "an xz archive (only gzip is read)",
+    b"\x28\xb5\x2f\xfd": "a zstd archive (only gzip is read)",
+    b"SQLite": "an SQLite database",
+}
+BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What counts as a document, and what happens to bytes that are not UTF-8."""
+
+    documents: Literal["line", "paragraph", "file"] = "line"  # of text files; JSON and Parquet: one a row
+    field: str = "text"
+    errors: Literal["strict", "replace"] = "strict"
+
+
+class Source(NamedTuple):
+    name: str
+    form: Literal["text", "jsonl", "parquet", "hf"]
+
+    @property
+    def size(self) -> int:
+        """Bytes as stored; a data set of the hub has none."""
+        return 0 if self.form == "hf" else Path(self.name).stat().st_size
+
+
+@dataclass
+class Tally:
+    """What was met while reading; it fills as the stream is consumed."""
+
+    files: int = 0
+    stored_bytes: int = 0  # of the files that are read to their end
+    documents: int = 0
+    empty: int = 0
+    cut: int = 0
+    replaced: int = 0
+    marks: int = 0  # files with a byte-order mark
+    line_ends: Counter[str] = field(default_factory=Counter)
+    splits: Counter[str] = field(default_factory=Counter)
+
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know about this corpus."""
+        said = []
+        if self.empty:
+            said.append(f"{self.empty:,} empty documents were left out")
+        if self.cut:
+            said.append(f"documents of more than {LONGEST:,} characters were cut at a space, {self.cut:,} times")
+        if self.replaced:
+            said.append(f"{self.replaced:,} characters that are no UTF-8 text were replaced by U+FFFD")
+        if self.marks:
+            said.append(f"a byte-order mark was dropped at the start of {_files(self.marks)}")
+        if unusual := {name: n for name, n in self.line_ends.items() if name != "LF"}:
+            listed = ", ".join(f"{_files(n)} with {name}" for name, n in sorted(unusual.items()))
+            said.append(f"line ends were read as LF: {listed}")
+        return tuple(said)
+
+
+class Passage(NamedTuple):
+    """Some consecutive documents, and the word in their `split` column where there is one."""
+
+    texts: list[str]
+    splits: list[str] | None = None
+
+
+def find_sources(names: Sequence[str | Path]) -> tuple[Source, ...]:
+    """Every readable file behind these names, folders in the order of their paths."""
+    found: list[Source] = []
+    for name in names:
+        if str(name).startswith("hf:"):
+            found.append(Source(str(name), "hf"))
+            continue
+        path = Path(name)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
+            readable = [p for p in inside if p.name.lower().endswith(READABLE) or not p.suffix]
+            if not readable:
+                raise BadInput(f"no text in folder {path}: {_what_is_there(inside)}; {_what_is_read()}")
+            found.extend(Source(str(p), _form(p)) for p in readable)
+        elif path.is_file():
+            found.append(Source(str(path), _form(path)))
+        else:
+            raise BadInput(f"there is no file or folder {path}")
+    if not found:
+        raise BadInput("no data named: give at least one file or folder with --data")
+    return tuple(found)
+
+
+def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> Iterator[Passage]:
+    """All documents in order, some thousands at a time, without those that are empty."""
+    for source in sources:
+        if source.form == "parquet":
+            passages = _parquet_rows(source, reading, tally)
+        elif source.form == "hf":
+            passages = _hub_rows(source, reading, tally)
+        elif source.form == "jsonl":
+            passages = _json_rows(source, reading, tally)
+        else:
+            passages = (Passage(texts) for texts in _text_documents(source, reading, tally))
+        for passage in passages:
+            full = _without_empty(passage, tally)
+            tally.documents += len(full.texts)
+            if full.splits is not None:
+                tally.splits.update(full.splits)
+            if full.texts:
+                yield full
+        tally.files += 1
+        tally.stored_bytes += source.size
+
+
+def read_documents(names: Sequence[str | Path], reading: Reading | None = None) -> Iterator[str]:
+    """The documents of these files one by one."""
+    for passage in read_passages(find_sources(names), reading or Reading(), Tally()):
+        yield from passage.texts
+
+
+def _without_empty(passage: Passage, tally: Tally) -> Passage:
+    kept = [i for i, text in enumerate(passage.texts) if text and not text.isspace()]
+    if len(kept) == len(passage.texts):
+        return passage
+    tally.empty += len(passage.texts) - len(kept)
+    splits = None if passage.splits is None else [passage.splits[i] for i in kept]
+    return Passage([passage.texts[i] for i in kept], splits)
+
+
+# --- bytes to text -------------------------------------------------------------------------------
+
+
+def _open(path: Path) -> BinaryIO:
+    """The bytes of a file; gzip is known by its first two bytes, whatever the name says."""
+    with path.open("rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+    return gzip.open(path, "rb") if zipped else path.open("rb")  # type: ignore[return-value]
+
+
+def _text_blocks(source: Source, reading: Reading, tally: Tally) -> Iterator[str]:
+    """The text of a file in blocks, its line ends made LF."""
+    path = Path(source.name)
+    ends = io.IncrementalNewlineDecoder(None, translate=True)
+    offset, pending, first = 0, b"", True
+    with _open(path) as stream:
+        while True:
+            block = _read(stream, path)
+            final = not block
+            if first:
+                first = False
+                _refuse_binary(block, path)
+                if block.startswith(codecs.BOM_UTF8):
+                    tally.marks += 1
+                    block, offset = block[3:], 3
+            data = pending + block
+            text, used = _decode(data, final, offset, path, reading, tally)
+            pending, offset = data[used:], offset + used
+            yield ends.decode(text, final)
+            if final:
+                break
+    kinds = {"\n": "LF", "\r\n": "CRLF", "\r": "CR"}
+    seen = (ends.newlines,) if isinstance(ends.newlines, str) else ends.newlines or ()
+    tally.line_ends.update([" and ".join(sorted(kinds[end] for end in seen))] if seen else [])
+
+
+def _read(stream: BinaryIO, path: Path) -> bytes:
+    try:
+        return stream.read(BLOCK)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise BadInput(
+            f"{path}: the gzip stream is cut or damaged ({error}); fetch or pack the file again"
+        ) from error
+
+
+def _decode(data: bytes, final: bool, offset: int, path: Path, reading: Reading, tally: Tally) -> tuple[str, int]:
+    """As much text as these bytes hold, and how many of them it took."""
+    zero = data.find(b"\0")
+    if zero >= 0 and reading.errors == "strict":
+        raise BadInput(
+            f"{path}: byte {offset + zero:,} is NUL, which text does not contain; remove it, "
+            "or read with errors=replace, which puts U+FFFD in its place"
+        )
+    try:
+        text, used = codecs.utf_8_decode(data, reading.errors, final)
+    except UnicodeDecodeError as error:
+        bad = offset + error.start
+        raise BadInput(
+            f"{path}: byte {bad:,} (0x{data[error.start]:02x}) is not UTF-8; convert the file, "
+            "or read with errors=replace, which puts U+FFFD in its place"
+        ) from error
+    if reading.errors == "replace":
+        text = text.replace("\0", "\ufffd")
+        tally.replaced += text.count("\ufffd") - data[:used].count(b"\xef\xbf\xbd")
+    return text, used
+
+
+def _refuse_binary(block: bytes, path: Path) -> None:
+    for start, what in MAGIC.items():
+        if block.startswith(start):
+            raise BadInput(f"{path} is {what}, not text; {_what_is_read()}")
+    if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise BadInput(f"{path} is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
+    head = block[:8192]
+    controls = sum(head.count(bytes([c])) for c in range(32) if c not in b"\t\n\r\f\x1b")
+    if controls * 10 > len(head):
+        raise BadInput(
+            f"{path} looks like a binary file: {controls:,} of its first {len(head):,} bytes are control "
+            f"bytes; {_what_is_read()}"
+        )
+
+
+# --- text to documents ---------------------------------------------------------------------------
+
+
+def _text_documents(source: Source, reading: Reading, tally: Tally) -> Iterator[list[str]]:
+    if reading.documents == "file":
+        yield from _whole(source, reading, tally)
+        return
+    carry = ""
+    for block in _text_blocks(source, reading, tally):
+        text = carry + block
+        parts = text.split("\n") if reading.documents == "line" else BLANK_LINES.split(text)
+        carry = parts.pop()
+        while len(carry) > LONGEST:
+            piece, carry = _cut(carry, tally)
+            parts.append(piece)
+        yield parts if reading.documents == "line" else [part.strip("\n") for part in parts]
+    if carry:
+        yield [carry.strip("\n")]
+
+
+def _whole(source: Source, reading: Reading, tally: Tally) -> Iterator[list[str]]:
+    held: list[str] = []
+    for block in _text_blocks(source, reading, tally):
+        held.append(block)
+        if sum(map(len, held)) > LONGEST:
+            piece, rest = _cut("".join(held), tally)
+            held = [rest]
+            yield [piece]
+    if rest := "".join(held):
+        yield [rest]
+
+
+def _cut(text: str, tally: Tally) -> tuple[str, str]:
+    """A first piece of at most LONGEST characters that ends at a white space where there is one."""
+    place = max(text.rfind("\n", 0, LONGEST), text.rfind(" ", 0, LONGEST)) + 1 or LONGEST
+    tally.cut += 1
+    return text[:place], text[place:]
+
+
+# --- rows to documents ---------------------------------------------------------------------------
+
+
+def _json_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
+    carry, number = "", 0
+    for block in _text_blocks(source, Reading(errors=reading.errors), tally):
+        lines = (carry + block).split("\n")
+        carry = lines.pop()
+        yield _parse_rows(lines, number, source.name, reading)
+        number += len(lines)
+    yield _parse_rows([carry], number, source.name, reading)
+
+
+def _parse_rows(lines: list[str], number: int, name: str, reading: Reading) -> Passage:
+    texts: list[str] = []
+    splits: list[str] = []
+    for i, line in enumerate(lines, start=number + 1):
+        if not line or line.isspace():
+            continue
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{name}, row {i:,}: not JSON ({error.msg} at column {error.colno})") from error
+        texts.append(_text_of(row, f"{name}, row {i:,}", reading))
+        if "split" in row:
+            splits.append(str(row["split"]))
+    if splits and len(splits) != len(texts):
+        raise BadInput(
+            f"{name}: {len(texts) - len(splits):,} rows near row {number + 1:,} have no split; give all one"
+        )
+    return Passage(texts, splits or None)
+
+
+def _text_of(row: Any, where: str, reading: Reading) -> str:
+    """The text field of a row, refused when it is missing, no string, or no valid text."""
+    if not isinstance(row, dict):
+        raise BadInput(
+            f'{where}: expected an object such as {{"{reading.field}": "..."}}, not {type(row).__name__}'
+        )
+    if reading.field not in row:
+        raise BadInput(
+            f'{where}: no field "{reading.field}"; there is {", ".join(map(str, row)) or "nothing"} (field=NAME)'
+        )
+    text = row[reading.field]
+    if not isinstance(text, str):
+        raise BadInput(f'{where}: field "{reading.field}" holds {type(text).__name__}, not text')
+    if "\0" in text or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+        if reading.errors == "strict":
+            raise BadInput(f'{where}: field "{reading.field}" holds NUL or half a surrogate pair (errors=replace)')
+        return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
+    return text
+
+
+def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
+    try:
+        import polars
+    except ImportError as error:
+        raise BadInput("Parquet files need polars: pip install linnet[text]") from error
+    try:
+        table = polars.scan_parquet(source.name)
+        schema = table.collect_schema()
+    except polars.exceptions.PolarsError as error:
+        raise BadInput(f"{source.name} is no Parquet file: {str(error).splitlines()[0]}") from error
+    if reading.field not in schema:
+        raise BadInput(f'{source.name}: no column "{reading.field}"; there is {", ".join(schema)} (field=NAME)')
+    if schema[reading.field] != polars.String:
+        raise BadInput(f'{source.name}: column "{reading.field}" holds {schema[reading.field]}, not text')
+    chosen = [reading.field, "split"] if "split" in schema and reading.field != "split" else [reading.field]
+    row = 0
+    for part in table.select(chosen).collect_batches(chunk_size=4096, maintain_order=True):
+        found = part[reading.field].to_list()
+        texts = [
+            "" if text is None else _text_of({reading.field: text}, f"{source.name}, row {row + i:,}", reading)
+            for i, text in enumerate(found, start=1)
+        ]
+        row += len(found)
+        splits = [str(word) for word in part["split"].to_list()] if len(chosen) > 1 else None
+        yield Passage(texts, splits)
+
+
+def _hub_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
+    """`hf:NAME[#CONFIG][@SPLIT]`: a data set of the Hugging Face hub, or a folder in its layout, streamed."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise BadInput(f"{source.name} needs the datasets library: pip install linnet[datasets]") from error
+    name, _, split = source.name.removeprefix("hf:").partition("@")
+    name, _, config = name.partition("#")
+    try:
+        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+    except (ValueError, OSError, ConnectionError) as error:
+        raise BadInput(f"{source.name} cannot be read: {error}") from error
+    texts: list[str] = []
+    for i, row in enumerate(rows, start=1):
+        texts.append(_text_of(row, f"{source.name}, row {i:,}", reading))
+        if len(texts) == 4096:
+            yield Passage(texts)
+            texts = []
+    yield Passage(texts)
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
+
+
+def _form(path: Path) -> Literal["text", "jsonl", "parquet"]:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return "parquet"
+    return "jsonl" if name.endswith((".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")) else "text"
+
+
+def _files(n: int) -> str:
+    return "1 file" if n == 1 else f"{n:,} files"
+
+
+def _what_is_there(inside: Sequence[Path]) -> str:
+    if not inside:
+        return "it is empty"
+    kinds = Counter(p.suffix or p.name for p in inside).most_common(5)
+    return "it holds " + ", ".join(f"{n:,} {kind}" for kind, n in kinds)
+
+
+def _what_is_read() -> str:
+    return "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet"
