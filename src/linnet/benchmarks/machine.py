@@ -31,20 +31,21 @@ FAST_PRODUCTS = {
 
 
 def matmul_flops(precision: str, device: str = "cpu", seconds: float = 0.4) -> float | None:
-    """FLOP/s of the fastest square product tried within about `seconds`; None where torch has no such product."""
+    """FLOP/s of the fastest square product met within `seconds`; None where torch has no such product."""
     dtype = PRECISIONS[precision]
     largest = 2048 if device == "cpu" else 8192
     best, size, began = 0.0, 128, time.perf_counter()
-    while size <= largest:
+    while True:
         took = _product_seconds(size, dtype, device)
         if took is None:
             return None
         best = max(best, 2.0 * size**3 / took)
-        # Two products of the next size, eight times the work each: one to warm up and one that counts.
-        if time.perf_counter() - began + 16 * took > seconds:
-            break
-        size *= 2
-    return best
+        left = seconds - (time.perf_counter() - began)
+        # The next size is eight times the work, twice: once to warm up and once that counts.
+        if size < largest and 16 * took < left:
+            size *= 2
+        elif 2 * took > left:
+            return best
 
 
 def _product_seconds(size: int, dtype: torch.dtype, device: str) -> float | None:
@@ -57,12 +58,10 @@ def _product_seconds(size: int, dtype: torch.dtype, device: str) -> float | None
     except (RuntimeError, NotImplementedError):
         return None
     _wait(device)
-    repeats = 3 if size <= 512 else 1
     began = time.perf_counter()
-    for _ in range(repeats):
-        product(left, right)
+    product(left, right)
     _wait(device)
-    return max((time.perf_counter() - began) / repeats, 1e-9)
+    return max(time.perf_counter() - began, 1e-9)
 
 
 def _wait(device: str) -> None:

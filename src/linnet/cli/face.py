@@ -1,0 +1,88 @@
+"""How a command speaks: records on standard output, progress and errors on standard error.
+
+`speaking` turns what goes wrong into one line and an exit code: 2 for bad input, 1 for a failed run. Nothing
+here knows what a verb does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, TextIO
+
+import typer
+
+from linnet.errors import LinnetError
+
+if TYPE_CHECKING:
+    from linnet.records import Record
+    from linnet.training.progress import Course, Progress
+
+INTERRUPTED = 130
+PIPE_CLOSED = 141
+
+
+class Face:
+    """What a verb talks through; `json` chooses JSON lines over pictures for people."""
+
+    def __init__(self, out: TextIO, *, json: bool) -> None:
+        self._out = out
+        self._json = json
+
+    def show(self, *records: Record) -> None:
+        """Print records: one line each, or one picture of all of them."""
+        if self._json:
+            for record in records:
+                self._out.write(record.line() + "\n")
+            self._out.flush()
+        else:
+            from linnet.cli.pictures import draw
+
+            draw(records, self._out)
+
+    def progress(self, course: Course) -> Progress:
+        """The progress line of a run that is about to start."""
+        from linnet.benchmarks.machine import matmul_flops
+        from linnet.training.progress import Progress, columns_of
+
+        peak = matmul_flops(course.precision, course.device, seconds=0.2)
+        return Progress(course, sys.stderr, peak=peak, columns=columns_of(sys.stderr))
+
+
+@contextlib.contextmanager
+def speaking(*, json: bool, debug: bool) -> Iterator[Face]:
+    """A face for one verb; whatever a library prints meanwhile goes to standard error."""
+    out = sys.stdout
+    try:
+        with contextlib.redirect_stdout(sys.stderr):
+            yield Face(out, json=json)
+    except typer.Exit:
+        raise
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    except BrokenPipeError:
+        # The reader went away (`| head`). Python would complain once more when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
+        raise typer.Exit(PIPE_CLOSED) from None
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        message, code = explain(error)
+        typer.echo(f"error: {message}", err=True)
+        raise typer.Exit(code) from None
+
+
+def explain(error: Exception) -> tuple[str, int]:
+    """One line for a person, and the exit code."""
+    if isinstance(error, LinnetError):
+        return str(error), error.exit_code
+    if isinstance(error, OSError) and error.strerror:
+        where = f"{error.filename}: " if error.filename else ""
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+        return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", 1 if full else 2
+    return f"{type(error).__name__}: {error} (a defect of linnet; --debug shows where)", 1

@@ -1,0 +1,23 @@
+"""The verb that looks at the machine."""
+
+from __future__ import annotations
+
+import typer
+
+from linnet.cli.face import speaking
+from linnet.cli.options import DebugOption, JsonOption
+
+
+def doctor(json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Say what is fast and slow here, and why.
+
+    Shows the device, its instruction sets, threads and memory, and measures matrix products.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.benchmarks.machine import doctor as examine
+
+        face.show(examine())
+
+
+def join(app: typer.Typer) -> None:
+    app.command("doctor")(doctor)

@@ -1,0 +1,71 @@
+"""The options that verbs share, each described once.
+
+Only what typer needs is imported here: `linnet --help` has to answer before torch could be loaded.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linnet.errors import BadInput
+
+
+class Device(StrEnum):
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+class Precision(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
+
+DataOption = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--data", metavar="PATH", help="A file or folder; may be given several times, and .gz is read as it is."
+    ),
+]
+OutOption = Annotated[Path | None, typer.Option("--out", help="Where to write.", show_default=False)]
+SeedOption = Annotated[
+    int | None, typer.Option("--seed", help="The seed of everything random.", show_default=False)
+]
+DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where to compute.", show_default=False)]
+PrecisionOption = Annotated[
+    Precision | None, typer.Option("--precision", help="The numbers of matrix products.", show_default=False)
+]
+SettingsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as model.depth=8; may be repeated."),
+]
+StepsOption = Annotated[int | None, typer.Option("--steps", min=0, help="Train this long.", show_default=False)]
+EpochsOption = Annotated[
+    float | None, typer.Option("--epochs", min=0, help="Train this many rounds of the data.", show_default=False)
+]
+MaxTokensOption = Annotated[
+    int | None, typer.Option("--max-tokens", min=1, help="Stop a sample here.", show_default=False)
+]
+TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
+FileOption = Annotated[
+    Path | None,
+    typer.Option("--file", help='One prompt a line, or one JSON object with a "prompt".', show_default=False),
+]
+ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists at --out.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON lines, one record each, and nothing else.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def exclude(**given: object) -> None:
+    """Refuse more than one of these options."""
+    named = [f"--{name}" for name, value in given.items() if value is not None]
+    if len(named) > 1:
+        raise BadInput(f"{' and '.join(named)} exclude each other; give one of them")

@@ -1,0 +1,229 @@
+"""Records drawn for people, with rich. No numbers are made here: what is not in a record is not shown.
+
+Legend of attention: values[layer][head][query][key], shares between 0 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TextIO
+
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from linnet.records import (
+    AttentionRecord,
+    BenchRecord,
+    DataRecord,
+    DoctorRecord,
+    GenerationRecord,
+    ListedRunRecord,
+    Record,
+    RunRecord,
+    Score,
+    ScoresRecord,
+    ShowRecord,
+)
+
+SHADES = " ░▒▓█"
+PLAIN_SHADES = " .:*#"  # for terminals that know no other characters
+LABEL = 8  # columns of a token's name beside its row
+
+
+def draw(records: Sequence[Record], out: TextIO) -> None:
+    """Print a picture of these records; those of one list share a table."""
+    console = Console(file=out, highlight=False, soft_wrap=True)
+    listed = [record for record in records if isinstance(record, ListedRunRecord)]
+    if listed:
+        console.print(listed_runs(listed))
+    for record in records:
+        if not isinstance(record, ListedRunRecord):
+            console.print(picture(record, SHADES if not console.options.ascii_only else PLAIN_SHADES))
+
+
+def picture(record: Record, shades: str = SHADES) -> RenderableType:
+    match record:
+        case RunRecord():
+            return run(record)
+        case ScoresRecord():
+            return Group(Text(f"{record.run} on {record.data}"), scores(record.scores))
+        case GenerationRecord():
+            return generation(record)
+        case AttentionRecord():
+            return attention(record, shades)
+        case ShowRecord():
+            return shown(record)
+        case DataRecord():
+            return data(record)
+        case DoctorRecord():
+            return doctor(record)
+        case BenchRecord():
+            return bench(record)
+    return Text(record.line())
+
+
+def table(*headings: str, numbers: str = "") -> Table:
+    """An empty table; the headings in `numbers` are of columns that line up on the right."""
+    grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in headings:
+        right = heading in numbers.split()
+        grid.add_column(heading, justify="right" if right else "left", no_wrap=right)
+    return grid
+
+
+def pairs(facts: Mapping[str, str]) -> Table:
+    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    grid.add_column(style="dim", no_wrap=True)
+    grid.add_column()
+    for name, value in facts.items():
+        grid.add_row(name, Text(value))
+    return grid
+
+
+def number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}".rstrip("0").rstrip(".") or "0"
+
+
+def size(count: float) -> str:
+    for unit in ("bytes", "KB", "MB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} GB"
+
+
+def scores(all_scores: Sequence[Score]) -> RenderableType:
+    if not all_scores:
+        return Text("no scores", style="dim")
+    grid = table("score", "value", "95 % interval", "n", "baseline", "", numbers="value n")
+    for score in all_scores:
+        interval = f"{number(score.low)} .. {number(score.high)}"
+        baseline = f"{number(score.baseline.value)} {score.baseline.name}"
+        grid.add_row(score.name, number(score.value), interval, f"{score.n:,}", Text(baseline), Text(score.note))
+    return grid
+
+
+def run(record: RunRecord) -> RenderableType:
+    facts = {
+        "run": record.path,
+        "recipe": record.recipe,
+        "parameters": f"{record.parameters:,}",
+        "trained": f"{record.steps:,} steps, {record.tokens:,} tokens, {record.seconds:.1f} s on {record.device} "
+        f"({record.tokens_per_second:,.0f} tokens/s)",
+    }
+    return Group(pairs(facts), scores(record.scores))
+
+
+def generation(record: GenerationRecord) -> RenderableType:
+    said = Text.assemble((record.prompt, "dim"), (record.text, "bold"))
+    return Text.assemble(said, (f"   logprob {record.logprob:.3f}, {record.stop}", "dim"))
+
+
+def attention(record: AttentionRecord, shades: str) -> RenderableType:
+    """One shaded square a head: queries down, keys across, the darker the more is read from there."""
+    tokens = [visible(token) for token in record.tokens]
+    squares = [
+        Group(Text(f"layer {layer}  head {head}", style="bold"), square(values, tokens, shades))
+        for layer, heads in enumerate(record.values)
+        for head, values in enumerate(heads)
+    ]
+    darkest = f"each row is a query, each column a key; '{shades[-1]}' is a share of 0.8 or more"
+    return Group(Columns(squares, padding=(1, 4)), Text(darkest, style="dim"))
+
+
+def square(values: Sequence[Sequence[float]], tokens: Sequence[str], shades: str) -> Text:
+    width = min(LABEL, max(map(len, tokens), default=0))
+    head = " " * (width + 1) + "".join(f"{token[:1]} " for token in tokens)
+    rows = [
+        f"{token[:width]:>{width}} " + "".join(shade(value, shades) * 2 for value in row)
+        for token, row in zip(tokens, values, strict=True)
+    ]
+    return Text("\n".join([head, *rows]), no_wrap=True)
+
+
+def shade(share: float, shades: str) -> str:
+    return shades[min(int(share * len(shades)), len(shades) - 1)]
+
+
+def visible(token: str) -> str:
+    """A token's name in characters that take one column each."""
+    return "".join(c if c.isprintable() and c != " " else "_" for c in token) or "_"
+
+
+def shown(record: ShowRecord) -> RenderableType:
+    best = "none" if record.best is None else str(record.best)
+    facts = {
+        "run": record.path,
+        "recipe": record.recipe,
+        "state": f"{record.state}, step {record.step:,} of {record.steps:,}",
+        "checkpoints": f"{', '.join(map(str, record.checkpoints)) or 'none'} (best: {best})",
+        "parameters": f"{record.parameters:,}",
+        "forward": f"{record.flops_per_token:,} FLOPs a token",
+        "memory of a token": f"{size(record.kv_bytes_per_token)} of keys and values",
+        "training memory": f"about {size(record.training_bytes)}",
+    }
+    settings = pairs({name: repr(value) for name, value in flat(record.settings).items()})
+    return Group(pairs(facts), scores(record.scores), Text("\nsettings", style="bold"), settings)
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings under the dotted names that `--set` takes."""
+    named: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            named |= flat(value, f"{prefix}{name}.")
+        else:
+            named[prefix + name] = value
+    return named
+
+
+def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
+    differing = list(dict.fromkeys(name for record in records for name in record.settings))
+    grid = table("rank", "run", "recipe", "state", "step", "score", "value", *differing, numbers="rank step value")
+    for record in records:
+        value = "" if record.value is None else number(record.value)
+        settings = [Text(str(record.settings.get(name, ""))) for name in differing]
+        known = (str(record.rank), Text(record.path), record.recipe, record.state, f"{record.step:,}")
+        grid.add_row(*known, record.score, value, *settings)
+    return grid
+
+
+def data(record: DataRecord) -> RenderableType:
+    rows = table("part", "rows", numbers="rows")
+    for part, count in record.rows.items():
+        rows.add_row(Text(part), f"{count:,}")
+    parts: list[RenderableType] = [Text(record.path), rows]
+    for name, counts in record.counts.items():
+        most = max(counts.values(), default=0)
+        grid = table(name, "rows", "", numbers="rows")
+        for label, count in counts.items():
+            grid.add_row(Text(label), f"{count:,}", "#" * round(30 * count / most) if most else "")
+        parts += [Text(""), grid]
+    parts += [Text(f"problem: {problem}", style="red") for problem in record.problems]
+    return Group(*parts)
+
+
+def doctor(record: DoctorRecord) -> RenderableType:
+    facts = {
+        "device": record.device,
+        "processor": f"{record.cpu}, {record.threads} threads, {record.memory_gb} GB of memory",
+        "instructions": " ".join(record.instruction_sets),
+        "software": f"python {record.python}, torch {record.torch}",
+    }
+    peaks = table("matrix products", "GFLOP/s", numbers="GFLOP/s")
+    for name, peak in record.matmul_gflops.items():
+        peaks.add_row(name, number(peak))
+    return Group(pairs(facts), Text(""), peaks, Text(""), *[Text(f"- {remark}") for remark in record.remarks])
+
+
+def bench(record: BenchRecord) -> RenderableType:
+    grid = table("", record.unit, "ours / peer", numbers=f"{record.unit} peer")
+    grid.add_row("linnet", number(record.ours), "")
+    for name, value in record.peers.items():
+        ratio = record.ratios.get(name)
+        said = "not installed" if value is None else number(value)
+        grid.add_row(Text(name), said, "" if ratio is None else f"{ratio:.2f}")
+    heading = Text(f"{record.name}, {record.n} repeats, {record.machine}")
+    return Group(heading, grid, Text(record.note, style="dim")) if record.note else Group(heading, grid)
