@@ -1,0 +1,101 @@
+"""Whole-number expressions with `+`, `-`, `*`, brackets and side-by-side brackets: read, evaluate, measure.
+
+A parser of our own, never `eval`. It knows no division, no names and no spaces.
+"""
+
+from __future__ import annotations
+
+import re
+
+from linnet.errors import BadInput
+
+DEEPEST = 100  # brackets; far beyond any data set, and far below the recursion limit
+_TOKEN = re.compile(r"[0-9]+|[-+*()]")
+
+
+def evaluate(text: str, reductions: list[str] | None = None) -> int:
+    """The value; `reductions` collects each operation as it is carried out, such as `3+4=7`."""
+    reader = _Reader(text, reductions)
+    value = reader.sum(0)
+    if reader.place != len(reader.tokens):
+        raise reader.wrong("an operator")
+    return value
+
+
+def bracket_depth(text: str) -> int:
+    """How deep the brackets are nested."""
+    depth = deepest = 0
+    for character in text:
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    return deepest
+
+
+class _Reader:
+    """Recursive descent: sum := product (+- product)*, product := factor (* factor | bracket)*."""
+
+    def __init__(self, text: str, reductions: list[str] | None) -> None:
+        self.text = text
+        self.tokens: list[str] = _TOKEN.findall(text)
+        self.place = 0
+        self.reductions = reductions
+        if sum(map(len, self.tokens)) != len(text):
+            strange = next(c for c in text if c not in "0123456789+-*()")
+            raise BadInput(f"{strange!r} in {text[:60]!r} is not part of an expression; there is 0-9 + - * ( )")
+
+    def wrong(self, wanted: str) -> BadInput:
+        found = repr(self.tokens[self.place]) if self.place < len(self.tokens) else "the end"
+        before = "".join(self.tokens[: self.place])
+        return BadInput(f"{self.text[:60]!r} needs {wanted} after {before[-30:]!r}, not {found}")
+
+    def peek(self) -> str:
+        return self.tokens[self.place] if self.place < len(self.tokens) else ""
+
+    def take(self) -> str:
+        token = self.peek()
+        self.place += 1
+        return token
+
+    def sum(self, depth: int) -> int:
+        value = self.product(depth)
+        while self.peek() in ("+", "-"):
+            operator = self.take()
+            other = self.product(depth)
+            result = value + other if operator == "+" else value - other
+            value = self.reduced(value, operator, other, result)
+        return value
+
+    def product(self, depth: int) -> int:
+        value = self.factor(depth)
+        while self.peek() in ("*", "("):
+            if self.peek() == "*":
+                self.take()
+            other = self.factor(depth)
+            value = self.reduced(value, "*", other, value * other)
+        return value
+
+    def factor(self, depth: int) -> int:
+        if self.peek() == "(":
+            if depth == DEEPEST:
+                raise BadInput(f"the brackets of {self.text[:60]!r} are nested deeper than {DEEPEST}")
+            self.take()
+            value = self.sum(depth + 1)
+            if self.peek() != ")":
+                raise self.wrong("a closing bracket")
+            self.take()
+            return value
+        sign = -1 if self.peek() == "-" else 1
+        if sign < 0:
+            self.take()
+        number = self.peek()
+        if not number.isdigit():
+            raise self.wrong("a number")
+        if number[0] == "0" and number != "0" or (sign < 0 and number == "0"):
+            raise BadInput(f"{self.text[:60]!r} writes the number {number!r} with a leading zero or minus zero")
+        self.take()
+        return sign * int(number)
+
+    def reduced(self, left: int, operator: str, right: int, value: int) -> int:
+        if self.reductions is not None:
+            self.reductions.append(f"{left}{operator}{right}={value}")
+        return value

@@ -1,0 +1,75 @@
+"""Problems as framed rows, and which of their tokens a model is asked for.
+
+Three ways to the same bytes: `example` (one value, the oracle), `frame_texts` (many texts at once) and
+`linnet.domains.arithmetic.columns` (sums as digit matrices).
+Legend: rows = problems, tokens = all tokens of all rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+import numpy as np
+
+from linnet.codecs import Encoded
+from linnet.domains.arithmetic.codec import ArithmeticCodec
+from linnet.sequences import Example, Sequences
+
+Supervise = Literal["all", "answer", "steps"]
+
+
+def example(codec: ArithmeticCodec, question: str, answer: str, supervise: Supervise) -> Example:
+    """One value with its marks: `answer` is the first answer token up to and with the end token; `steps`
+    the first step token up to and with the `>` that ends the steps; `all` everything.
+
+    Characters are those that a person reads: of the answer, of the steps, or of question, `=`, steps and answer.
+    """
+    inner = codec.inner(question, answer)
+    asked, worked, said = len(inner.question), len(inner.steps), len(inner.answer)
+    first, last = _span(supervise, asked, worked, said)
+    scored = np.zeros(asked + worked + said + 1, bool)
+    scored[first:last] = True
+    characters = _characters(supervise, question, worked, answer)
+    ids = codec.ids("".join(inner)).astype(np.int64)
+    return Example(Encoded(ids), scored, characters, characters)
+
+
+def _span(supervise: Supervise, asked: int, worked: int, said: int) -> tuple[int, int]:
+    """First and one past the last scored token, counted without the begin token."""
+    if supervise == "answer":
+        return asked + worked, asked + worked + said + 1
+    if supervise == "steps":
+        return asked, asked + worked
+    return 0, asked + worked + said + 1
+
+
+def _characters(supervise: Supervise, question: str, worked: int, answer: str) -> int:
+    if supervise == "answer":
+        return len(answer)
+    return worked if supervise == "steps" else len(question) + 1 + worked + len(answer)
+
+
+def frame_texts(codec: ArithmeticCodec, pairs: Iterable[tuple[str, str]], supervise: Supervise) -> Sequences:
+    """Questions and answers in canonical spelling, framed: the same as `Sequences.frame` of their examples."""
+    texts: list[str] = []
+    spans: list[tuple[int, int, int]] = []
+    characters = 0
+    for question, answer in pairs:
+        inner = codec.inner(question, answer)
+        asked, worked, said = len(inner.question), len(inner.steps), len(inner.answer)
+        texts.append("".join(inner))
+        spans.append((*_span(supervise, asked, worked, said), asked + worked + said))
+        characters += _characters(supervise, question, worked, answer)
+    first, last, length = np.array(spans, dtype=np.int64).reshape(-1, 3).T
+    starts = np.concatenate([[0], np.cumsum(length + 2)]).astype(np.int64)
+    ids = np.full(starts[-1], codec.end, np.uint16)
+    inside = np.ones(starts[-1], bool)
+    inside[starts[:-1]] = inside[starts[1:] - 1] = False
+    ids[starts[:-1]] = codec.begin
+    ids[inside] = codec.ids("".join(texts))
+    marks = np.zeros(starts[-1] + 1, np.int8)
+    np.add.at(marks, starts[:-1] + 1 + first, 1)
+    np.add.at(marks, starts[:-1] + 1 + last, -1)
+    scored = np.cumsum(marks[:-1], dtype=np.int8).astype(bool)
+    return Sequences(ids, starts, scored, characters, characters)
