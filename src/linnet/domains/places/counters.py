@@ -1,0 +1,141 @@
+"""Rules that count: what every model of next places has to beat.
+
+Each rule is a frozen object that turns samples into a `Ranking`. All of them are vectorised over samples; their
+loop forms are in the tests. Counts come from the visits that a sample may know (`Samples.past_*` and its history).
+Legend: n = samples, E = known visits, C = candidates, N = visits of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from linnet.domains.places.candidates import Candidates, Known, candidates, known_visits
+from linnet.domains.places.scores import Ranking
+from linnet.domains.places.splits import Samples
+from linnet.domains.places.visits import Visits
+
+_TIE = 1e-9  # breaks ties between equal counts and never between different ones
+CHUNK = 4_000_000  # known visits looked at together
+
+
+class Rule(Protocol):
+    def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
+        """Scored labels of every sample; `label` is [N], the label of each visit."""
+
+
+@dataclass(frozen=True)
+class LastPlace:
+    """The latest places first."""
+
+    def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
+        known = _history_only(samples)
+        found = candidates(samples, known, label)
+        latest = np.zeros(len(found.label))
+        np.maximum.at(latest, found.slot, _order_in_sample(known) + 1.0)
+        return _ranking(found, latest, label)
+
+
+@dataclass(frozen=True)
+class MostFrequent:
+    """The most frequent place of the history; equal counts go to the latest, or to the first seen."""
+
+    ties: str = "latest"
+
+    def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
+        known = _history_only(samples)
+        found = candidates(samples, known, label)
+        place = _order_in_sample(known) + 1.0
+        decided = np.full(len(found.label), np.inf if self.ties == "first" else 0.0)
+        (np.minimum if self.ties == "first" else np.maximum).at(decided, found.slot, place)
+        count = found.sums(np.ones(len(known.row)))
+        return _ranking(found, count + _TIE * (-decided if self.ties == "first" else decided), label)
+
+
+@dataclass(frozen=True)
+class Markov:
+    """Transitions of the user out of the last `order` places; shorter contexts and the visit share break ties."""
+
+    order: int = 1
+
+    def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
+        known = known_visits(samples)
+        found = candidates(samples, known, label)
+        score = _TIE * found.sums(np.ones(len(known.row)))
+        for depth in range(1, self.order + 1):
+            followed = follows(samples, known, label, depth)
+            score = score * 1e-3 + found.sums(followed.astype(np.float64))
+        return _ranking(found, score, label)
+
+
+@dataclass(frozen=True)
+class Counter:
+    """Transitions from here, visit share, and recency in the history: no parameter was fitted.
+
+    score(c) = N_past(here -> c) + N_history(here -> c) + share * P_past(c) + recent * sum over the history's visits
+    of c of decay ** (visits since then). Past and history are counted apart, as the rule was published.
+    """
+
+    share: float = 0.1
+    recent: float = 0.05
+    decay: float = 0.9
+
+    def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
+        past, history = _past_only(samples), _history_only(samples)
+        both = Known(
+            np.concatenate([past.owner, history.owner]), np.concatenate([past.row, history.row]),
+            np.repeat([False, True], [len(past.row), len(history.row)]),
+        )  # fmt: skip
+        found = candidates(samples, both, label)
+        moved = np.concatenate([follows(samples, past, label, 1), follows(samples, history, label, 1)])
+        count = np.maximum(np.bincount(past.owner, minlength=len(samples)), 1)
+        since = samples.lengths[history.owner] - 1 - _order_in_sample(history)
+        weight = np.concatenate([self.share / count[past.owner], self.recent * self.decay**since])
+        return _ranking(found, found.sums(moved + weight), label)
+
+
+BASELINES: Mapping[str, Rule] = {
+    "last place": LastPlace(),
+    "most frequent": MostFrequent(),
+    "Markov-1": Markov(1),
+    "Markov-2": Markov(2),
+    "counter": Counter(),
+}
+
+
+def follows(samples: Samples, known: Known, label: np.ndarray, depth: int) -> np.ndarray:
+    """bool [E]: the `depth` known visits before this one carry the labels of the sample's last `depth` visits."""
+    matching = np.ones(len(known.row), bool)
+    position = np.arange(len(known.row))
+    enough = samples.lengths >= depth
+    for back in range(1, depth + 1):
+        before = position - back
+        same = (before >= 0) & (known.owner[before] == known.owner)
+        wanted = samples.rows[np.maximum(samples.starts[1:] - back, samples.starts[:-1])]
+        matching &= same & (label[known.row[before]] == label[wanted][known.owner])
+    return matching & enough[known.owner]
+
+
+def _history_only(samples: Samples) -> Known:
+    return Known(samples.owner, samples.rows.astype(np.int64), np.ones(len(samples.rows), bool))
+
+
+def _past_only(samples: Samples) -> Known:
+    from linnet.domains.places.visits import ranges
+
+    row, owner = ranges(samples.past_from, samples.past_to)
+    return Known(owner, row, np.zeros(len(row), bool))
+
+
+def _order_in_sample(known: Known) -> np.ndarray:
+    """0 for a sample's first known visit, then 1, 2, …"""
+    position = np.arange(len(known.owner))
+    first = np.searchsorted(known.owner, np.arange(int(known.owner.max(initial=-1)) + 1))
+    return position - first[known.owner] if len(position) else position
+
+
+def _ranking(found: Candidates, score: np.ndarray, label: np.ndarray) -> Ranking:
+    return Ranking(found.starts, found.label, score, int(label.max(initial=0)) + 1)

@@ -1,0 +1,190 @@
+"""Splits and samples: which visits are learned from, and which visit is to be named from which history.
+
+The published 6:2:2 protocol (by day, a 7-day history inside the same part) is one `Recipe`; splits by share of
+each user's visits, by user, and by a column of the table are others. A recipe with the visits gives a hash, so
+that two people can know that they scored the same samples.
+Legend: N = visits, n = samples, H = all history entries of all samples.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from linnet.domains.places.visits import NO_PART, PARTS, Visits, ranges
+from linnet.errors import BadInput
+
+
+class Recipe(BaseModel):
+    """How visits become samples. `days` and `most` bound the history; `same_part` keeps it inside its part."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["day", "time", "user", "column"] = "time"
+    fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
+    days: int | None = 7  # of the calendar; None = no bound
+    most: int | None = None  # latest visits only; None = no bound
+    least: int = 3  # visits that a history needs
+    same_part: bool = True
+    skip_days: int = 7  # days at the begin of each user's part without targets
+    all_parts: bool = True  # only users with samples in all three parts
+    calendar: Literal["utc", "local"] = "local"
+    seed: int = 0  # of a split by user
+
+
+PUBLISHED = Recipe(by="day", calendar="utc")
+CHECK_INS = Recipe(by="time", fractions=(0.8, 0.1, 0.1), days=None, most=50, least=1, same_part=False, skip_days=0,
+                   all_parts=False)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Sample i: name visit `target[i]` from the visits `rows[starts[i]:starts[i + 1]]`, oldest first.
+
+    `past_from[i]` to `past_to[i]` are further visits of the user that may be known beside the history: the
+    train part (same information), or everything earlier (full past). They may overlap with the history.
+    """
+
+    target: np.ndarray  # int64 [n]
+    starts: np.ndarray  # int64 [n + 1]
+    rows: np.ndarray  # int32 [H]
+    past_from: np.ndarray  # int64 [n]
+    past_to: np.ndarray  # int64 [n]
+    part: np.ndarray  # int8 [n]
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.starts)
+
+    @property
+    def last(self) -> np.ndarray:
+        """The latest visit of each history."""
+        return self.rows[self.starts[1:] - 1]
+
+    @property
+    def owner(self) -> np.ndarray:
+        """int64 [H]: the sample of each history entry."""
+        return np.repeat(np.arange(len(self)), self.lengths)
+
+    def of(self, part: int) -> Samples:
+        return self.choose(np.flatnonzero(self.part == part))
+
+    def choose(self, chosen: np.ndarray) -> Samples:
+        picked, _ = ranges(self.starts[chosen], self.starts[chosen + 1])
+        starts = np.concatenate([[0], np.cumsum(self.lengths[chosen])]).astype(np.int64)
+        return Samples(
+            self.target[chosen], starts, self.rows[picked], self.past_from[chosen], self.past_to[chosen],
+            self.part[chosen],
+        )  # fmt: skip
+
+    def with_full_past(self, visits: Visits) -> Samples:
+        """Everything the user did before the target may be used."""
+        return replace(self, past_from=visits.bounds[visits.user[self.target]], past_to=self.target)
+
+
+def divide(visits: Visits, recipe: Recipe) -> np.ndarray:
+    """int8 [N]: the part of each visit."""
+    if abs(sum(recipe.fractions) - 1) > 1e-9 or min(recipe.fractions) < 0:
+        raise BadInput(f"the shares of the parts {recipe.fractions} do not add up to 1")
+    edges = np.cumsum(recipe.fractions)[:2]
+    edges = np.round(edges, 12)  # 0.6 + 0.2 is 0.8, not 0.8000000000000001
+    if recipe.by == "column":
+        if visits.part is None:
+            raise BadInput("the table has no split column; name one with --columns split=… or use another recipe")
+        return visits.part
+    bounds = visits.bounds
+    first, count = bounds[:-1], np.diff(bounds)
+    if recipe.by == "day":
+        day = visits.day(local=recipe.calendar == "local")
+        since = day - day[first][visits.user]
+        last = np.maximum.reduceat(since, first)[visits.user]
+        return ((since >= last * edges[0]).astype(np.int8) + (since >= last * edges[1])).astype(np.int8)
+    if recipe.by == "time":
+        rank = np.arange(len(visits)) - first[visits.user]
+        cut = np.floor(edges[:, None] * count[None, :] + 1e-9)[:, visits.user]
+        return ((rank >= cut[0]).astype(np.int8) + (rank >= cut[1])).astype(np.int8)
+    chance = np.array([_chance(str(name), recipe.seed) for name in visits.users])
+    return ((chance >= edges[0]).astype(np.int8) + (chance >= edges[1]))[visits.user].astype(np.int8)
+
+
+def _chance(name: str, seed: int) -> float:
+    """A number in [0, 1) that depends on the user's name alone, not on who else is there."""
+    return int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "big") / 2**64
+
+
+def make_samples(visits: Visits, part: np.ndarray, recipe: Recipe) -> Samples:
+    """All samples of all parts, in the order of the visits."""
+    row = np.arange(len(visits))
+    group = visits.user.astype(np.int64) * 4 + (np.maximum(part, 0) if recipe.same_part else 0)
+    group = np.where(part == NO_PART, -1, group)
+    order = np.argsort(group, kind="stable")  # inside a group the order of time stays
+    place = np.empty(len(visits), np.int64)
+    place[order] = row
+    day = visits.day(local=recipe.calendar == "local")
+    sorted_group = group[order]
+    low = np.searchsorted(sorted_group, group)
+    if recipe.days is not None:
+        span = int(day.max() - day.min()) + recipe.days + 2 if len(day) else 1
+        key = sorted_group * span + (day[order] - day.min())
+        low = np.maximum(low, np.searchsorted(key, group * span + (day - day.min()) - recipe.days))
+    high = place
+    if recipe.most is not None:
+        low = np.maximum(low, high - recipe.most)
+    wanted = (high - low >= recipe.least) & (part != NO_PART)
+    if visits.target is not None and recipe.by in ("column", "day"):
+        wanted &= visits.target
+    wanted &= _late_enough(visits, part, day, recipe)
+    if recipe.all_parts and recipe.by != "user":
+        seen = np.zeros((len(visits.users), 3), bool)
+        seen[visits.user[wanted], part[wanted]] = True
+        wanted &= seen.all(1)[visits.user]
+    target = np.flatnonzero(wanted)
+    position, _ = ranges(low[target], high[target])
+    starts = np.concatenate([[0], np.cumsum(high[target] - low[target])]).astype(np.int64)
+    past_from = visits.bounds[visits.user[target]]
+    past_to = np.minimum(_train_end(visits, part)[visits.user[target]], target)
+    return Samples(
+        target, starts, order[position].astype(np.int32), past_from, np.maximum(past_to, past_from), part[target]
+    )
+
+
+def _late_enough(visits: Visits, part: np.ndarray, day: np.ndarray, recipe: Recipe) -> np.ndarray:
+    """Not in the first days of the user's part."""
+    group = visits.user.astype(np.int64) * 4 + np.maximum(part, 0)
+    first = np.full(len(visits.users) * 4 + 4, np.iinfo(np.int64).max)
+    np.minimum.at(first, group, day)
+    return day - first[group] >= recipe.skip_days
+
+
+def _train_end(visits: Visits, part: np.ndarray) -> np.ndarray:
+    """int64 [users]: the row after the visits of a user's train part that precede every other part."""
+    bounds = visits.bounds
+    later = np.where(part != 0, np.arange(len(visits)), len(visits))
+    first_later = np.full(len(visits.users), len(visits))
+    np.minimum.at(first_later, visits.user, later)
+    return np.minimum(first_later, bounds[1:])
+
+
+def need_parts(samples: Samples, wanted: tuple[int, ...] = (0, 1)) -> None:
+    """Refuse a split that leaves one of these parts without samples."""
+    for part in wanted:
+        if not (samples.part == part).any():
+            raise BadInput(
+                f"the {PARTS[part]} part has no samples: {len(samples)} in all; a sample needs a history of enough "
+                "visits (recipe: least, days, skip_days), and users need samples in all parts unless all_parts=false"
+            )
+
+
+def fingerprint(visits: Visits, recipe: Recipe, samples: Samples) -> str:
+    """A short hash of the visits, of the recipe and of the samples that it gave."""
+    digest = hashlib.sha256(visits.fingerprint().encode() + recipe.model_dump_json().encode())
+    for column in (samples.target, samples.starts, samples.rows, samples.past_from, samples.past_to, samples.part):
+        digest.update(np.ascontiguousarray(column, np.int64).data)
+    return digest.hexdigest()[:16]
