@@ -16,7 +16,7 @@ PIP_ARGS ?=
 BIN := $(VENV)/bin
 LINNET := $(BIN)/linnet
 DEMO := demo-runs
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
+PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
 .PHONY: demo test lint bench docs venv clean
 .DEFAULT_GOAL := test
@@ -27,11 +27,13 @@ $(BIN)/python:
 
 # A stamp says what is installed, so that a second run goes straight to work.
 $(VENV)/installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e .
+	@echo 'installing linnet into $(VENV): a minute or two'
+	@$(PIP) -e .
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml constraints.txt | $(BIN)/python
-	$(PIP) -e '.[test]'
+	@echo 'installing linnet and what its tests need into $(VENV): a minute or two'
+	@$(PIP) -e '.[test]'
 	@touch $@ $(VENV)/installed
 
 venv: $(VENV)/installed-test
