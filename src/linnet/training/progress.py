@@ -92,9 +92,7 @@ def facts(course: Course, moment: Moment) -> list[tuple[int, str]]:
         (8, f"{step.ms:.3g} ms" if step.ms < 1000 else f"{step.ms:.0f} ms"),
     ]
     if moment.peak:
-        said.append(
-            (5, f"{100 * step.tokens_per_second * course.flops_per_token / moment.peak:.0f}% of peak")
-        )
+        said.append((5, f"{100 * step.tokens_per_second * course.flops_per_token / moment.peak:.0f}% of peak"))
     said.append((9, memory(step.memory_mb)))
     if step.gpu_memory_mb is not None:
         use = "" if step.gpu_use is None else f" {100 * step.gpu_use:.0f}%"
@@ -115,11 +113,7 @@ def render(course: Course, moment: Moment, width: int | None = None) -> str:
     cells = WIDEST_BAR
     while True:
         parts = [text for _, text in said]
-        line = (
-            " ".join([bar(done, cells), *parts[:2], "|", " | ".join(parts[2:])])
-            if cells
-            else " | ".join(parts)
-        )
+        line = " ".join([bar(done, cells), *parts[:2], "|", " | ".join(parts[2:])]) if cells else " | ".join(parts)
         if width is None or len(line) <= width:
             return line
         if cells > NARROWEST_BAR:

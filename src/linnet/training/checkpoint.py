@@ -1,0 +1,250 @@
+"""The run folder: what is in it, written so that being killed at any moment leaves something whole.
+
+    run.toml  codec.json  metrics.jsonl  report.md
+    checkpoints/NNNNNN/{weights.safetensors, ema.safetensors, loop.safetensors, loop.json}
+
+Everything is written under a dot name, flushed to the disk and renamed. `loop.json` holds the hash of the other
+files, so a checkpoint that was cut or altered is recognised, named, and left aside. Nothing is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from linnet.errors import BadInput, RunFailed
+
+
+@dataclass
+class LoopState:
+    """All state of the loop that is not a tensor. The position in the data and all random draws follow from
+    `step` and the seed, so they need no state of their own."""
+
+    step: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    best_loss: float | None = None
+    best_step: int | None = None
+    worse: int = 0  # validations since the best one
+    last_loss: float | None = None
+    ema_updates: int = 0
+    scaler: dict[str, float] = field(default_factory=dict)
+    metrics_bytes: int = 0
+    data: str = ""  # fingerprint of the training rows
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Everything that a run needs to go on, or to be used."""
+
+    weights: Mapping[str, Tensor]
+    ema: Mapping[str, Tensor] | None
+    optim: Mapping[str, Tensor]
+    loop: LoopState
+
+
+def sync(path: Path) -> None:
+    """Force a file or a folder's list of names onto the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Beside under a dot name, flushed, renamed: the final name never holds half a file."""
+    hidden = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with hidden.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.replace(path)
+        sync(path.parent)
+    except OSError as error:
+        hidden.unlink(missing_ok=True)
+        raise RunFailed(f"could not write {path}: {error.strerror or error}") from error
+
+
+def hash_of(tree: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
+
+
+class RunFolder:
+    """One run on disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def settings(self) -> Path:
+        return self.path / "run.toml"
+
+    @property
+    def codec(self) -> Path:
+        return self.path / "codec.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.md"
+
+    @property
+    def record(self) -> Path:
+        """The final run record; there only when the run is finished."""
+        return self.path / "record.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @classmethod
+    def create(cls, path: Path, *, force: bool) -> RunFolder:
+        """A new folder; what exists stays unless `force` says that a run there may be replaced."""
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            if not force:
+                raise BadInput(f"{path} exists; choose another --out, or replace it with --force")
+            if not path.is_dir() or not (path / "run.toml").is_file():
+                raise BadInput(f"{path} exists and is not a run, so --force does not replace it")
+            shutil.rmtree(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "checkpoints").mkdir()
+        except OSError as error:
+            raise BadInput(f"cannot write into {path}: {error.strerror or error}") from None
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        if not (path / "run.toml").is_file():
+            what = "there is no folder" if not path.exists() else "there is no run (no run.toml) in"
+            raise BadInput(f"{what} {path}")
+        return cls(path)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, whole or not, oldest first."""
+        if not self.checkpoints.is_dir():
+            return []
+        return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if entry.name.isdigit())
+
+    def at(self, step: int) -> Path:
+        return self.checkpoints / f"{step:06d}"
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write one checkpoint; the folder gets its name only when everything in it is on the disk."""
+        step = checkpoint.loop.step
+        final = self.at(step)
+        hidden = self.checkpoints / f".{final.name}.{os.getpid()}"
+        files = {"weights.safetensors": checkpoint.weights, "loop.safetensors": checkpoint.optim}
+        if checkpoint.ema is not None:
+            files["ema.safetensors"] = checkpoint.ema
+        try:
+            for leftover in self.checkpoints.glob(".*"):
+                shutil.rmtree(leftover)
+            hidden.mkdir()
+            hashes = {}
+            for name, tensors in files.items():
+                content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+                hashes[name] = hashlib.sha256(content).hexdigest()
+                write_atomically(hidden / name, content)
+            loop = asdict(checkpoint.loop)
+            hashes["loop"] = hash_of(loop)
+            stored = {"format": 1, "loop": loop, "sha256": hashes}
+            write_atomically(hidden / "loop.json", json.dumps(stored, indent=1).encode())
+            sync(hidden)
+            if final.exists():
+                shutil.rmtree(final)
+            hidden.rename(final)
+            sync(self.checkpoints)
+        except (OSError, RunFailed) as error:
+            shutil.rmtree(hidden, ignore_errors=True)
+            good = [whole for whole in self.steps() if whole != step]
+            kept = f"; the last good checkpoint is {self.at(good[-1])}" if good else ""
+            raise RunFailed(f"the checkpoint of step {step} could not be written ({error}){kept}") from error
+
+    def prune(self, keep: int, best: int | None) -> None:
+        """Remove all but the newest `keep` checkpoints and the best."""
+        for step in self.steps()[:-keep]:
+            if step != best:
+                shutil.rmtree(self.at(step))
+
+    def loop(self, step: int) -> tuple[LoopState, dict[str, str]]:
+        """The loop state and the file hashes of a checkpoint."""
+        stored = json.loads((self.at(step) / "loop.json").read_text(encoding="utf-8"))
+        if hash_of(stored["loop"]) != stored["sha256"]["loop"]:
+            raise ValueError("loop.json is not what was written")
+        return LoopState(**stored["loop"]), stored["sha256"]
+
+    def tensors(self, step: int, name: str) -> dict[str, Tensor]:
+        """The tensors of one file of a checkpoint, after its hash has been checked."""
+        _, hashes = self.loop(step)
+        content = (self.at(step) / name).read_bytes()
+        if hashlib.sha256(content).hexdigest() != hashes[name]:
+            raise ValueError(f"{name} is not what was written")
+        return load(content)
+
+    def read(self, step: int) -> Checkpoint:
+        loop, hashes = self.loop(step)
+        return Checkpoint(
+            self.tensors(step, "weights.safetensors"),
+            self.tensors(step, "ema.safetensors") if "ema.safetensors" in hashes else None,
+            self.tensors(step, "loop.safetensors"),
+            loop,
+        )
+
+    def newest(self, say: Callable[[str], None]) -> Checkpoint | None:
+        """The newest whole checkpoint; every broken one on the way is named and left aside."""
+        for step in reversed(self.steps()):
+            try:
+                return self.read(step)
+            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+                say(f"checkpoint {self.at(step)} is broken ({type(error).__name__}: {error}) and is left aside")
+        return None
+
+    def best(self) -> int | None:
+        """The step with the best validation loss that still has a checkpoint, or else the newest one."""
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                best = self.loop(step)[0].best_step
+            except (OSError, ValueError, KeyError, TypeError):
+                continue  # reading the weights of that step will name what is broken
+            return best if best in steps else step
+        return None
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    """The parameters by name; one that is shared appears once."""
+    return {name: parameter.detach() for name, parameter in module.named_parameters()}
+
+
+def load_weights(module: torch.nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
+    """Copy stored weights into a module, naming whatever does not fit."""
+    wanted = dict(module.named_parameters())
+    problems: list[Any] = [f"missing {name}" for name in wanted if name not in stored]
+    problems += [f"unknown {name}" for name in stored if name not in wanted]
+    problems += [
+        f"{name} has the shape {list(stored[name].shape)}, not {list(parameter.shape)}"
+        for name, parameter in wanted.items()
+        if name in stored and stored[name].shape != parameter.shape
+    ]
+    if problems:
+        raise BadInput(f"the weights in {source} do not fit this model: {'; '.join(problems[:5])}")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(stored[name])

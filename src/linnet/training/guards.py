@@ -1,0 +1,59 @@
+"""What may interrupt training, put into words: signals and memory."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from linnet.errors import RunFailed
+from linnet.training.run import Run
+
+MEMORY_DIALS = "lower training.batch, raise training.accumulation, or lower model.context"
+
+
+class Stopped(RunFailed):
+    """A signal ended the run between two steps; everything is saved and `resume` goes on."""
+
+    exit_code = 130
+
+
+@contextmanager
+def stop_signals() -> Iterator[threading.Event]:
+    """An event that SIGINT and SIGTERM set; a second signal acts as usual."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield event
+        return
+    before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
+
+    def request(number: int, _: object) -> None:
+        event.set()
+        signal.signal(number, before[signal.Signals(number)])
+
+    for name in before:
+        signal.signal(name, request)
+    try:
+        yield event
+    finally:
+        for name, handler in before.items():
+            signal.signal(name, handler)
+
+
+@contextmanager
+def out_of_memory_in_words(run: Run) -> Iterator[None]:
+    """Say which settings decide how much memory a step takes."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        text = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+            sizes = (
+                f"training.batch={run.training.batch}, training.accumulation={run.training.accumulation}, "
+                f"model.context={run.model.context}"
+            )
+            raise RunFailed(f"out of memory with {sizes}: {MEMORY_DIALS}") from error
+        raise

@@ -1,0 +1,150 @@
+"""What is moved by training: the model, its optimisers, averaged weights and the loss scale; and one step of it.
+
+All randomness of a step is a function of (seed, step, micro-batch, process), so none of it has to be saved.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+
+from linnet.data import Batch
+from linnet.model.inputs import Inputs
+from linnet.model.model import Model
+from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
+from linnet.training.distributed import Processes
+from linnet.training.optim import averaged, load_state_tensors, optimizers, set_rate, state_tensors
+from linnet.training.run import Run
+
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
+    """The mixed-precision region of this run; nothing in float32."""
+    if precision == "float32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, dtype=DTYPES[precision])
+
+
+def inputs_of(batch: Batch) -> Inputs:
+    return Inputs(batch.ids, fields=batch.fields, lengths=batch.lengths, documents=batch.documents)
+
+
+class Objective(nn.Module):
+    """From a batch to the weighted sum of nats: the one function that is differentiated, compiled and shared."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, inputs: Inputs, targets: Tensor, weights: Tensor) -> Tensor:
+        return self.model.head.loss(self.model(inputs).hidden, targets, weights)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What one step did, still on the device."""
+
+    loss: Tensor  # nats per counted token
+    grad_norm: Tensor
+
+
+def draw(seed: int, step: int, part: int, rank: int) -> int:
+    """The seed of one micro-batch: the same on any machine, unrelated between neighbours."""
+    digest = hashlib.blake2b(f"{seed}/{step}/{part}/{rank}".encode(), digest_size=7).digest()
+    return int.from_bytes(digest, "big")
+
+
+class Learner:
+    """Model, optimisers, averaged weights and loss scale, moved one step at a time."""
+
+    def __init__(self, run: Run, device: torch.device, processes: Processes) -> None:
+        self.run, self.device, self.processes = run, device, processes
+        torch.manual_seed(draw(run.seed, -1, 0, 0))
+        self.model = Model(run.model).to(device)
+        self.optims = optimizers(self.model, run.optim)
+        self.ema: AveragedModel | None = averaged(self.model, run.optim.ema)
+        scaled = run.precision == "float16" and device.type == "cuda"
+        self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
+        self.objective: nn.Module = Objective(self.model)
+        if processes.world > 1:
+            self.objective = DistributedDataParallel(self.objective)
+        if run.training.compile == "on":
+            self.objective.compile(dynamic=False)
+
+    def step(self, batch: Batch, step: int, steps: int) -> Moved:
+        """One optimiser step on this batch, cut into micro-batches whose tokens all weigh the same."""
+        config = self.run.optim
+        self.model.train()
+        loss = self._gradients(batch, step)
+        for optim in self.optims:
+            self.scaler.unscale_(optim)
+        limit = config.clip if config.clip else float("inf")
+        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        set_rate(self.optims, config.schedule.factor(step, steps))
+        for optim in self.optims:
+            self.scaler.step(optim)
+        self.scaler.update()
+        for optim in self.optims:
+            optim.zero_grad(set_to_none=True)
+        if self.ema is not None:
+            self.ema.update_parameters(self.model)
+        return Moved(loss, norm)
+
+    def _gradients(self, batch: Batch, step: int) -> Tensor:
+        """Add up the gradients of all micro-batches; returns nats per counted token of the whole batch."""
+        world, parts = self.processes.world, self.run.training.accumulation
+        counted = batch.weights.sum().clamp(min=1).to(self.device)
+        nats = torch.zeros((), device=self.device)
+        for part, micro in enumerate(micro_batches(batch, parts)):
+            share = self.processes.share(micro).to(self.device)
+            torch.manual_seed(draw(self.run.seed, step, part, self.processes.rank))
+            with self._quiet(part < parts - 1), autocast(self.device, self.run.precision):
+                loss = self.objective(inputs_of(share), share.targets, share.weights)
+                # DDP takes the mean over processes; times their number it is the sum again.
+                self.scaler.scale(loss * (world / counted)).backward()
+            nats += loss.detach()
+        return self.processes.total(nats) / counted
+
+    @contextlib.contextmanager
+    def _quiet(self, unfinished: bool) -> Iterator[None]:
+        """Processes exchange gradients once a step, with the last micro-batch."""
+        if unfinished and isinstance(self.objective, DistributedDataParallel):
+            with self.objective.no_sync():
+                yield
+        else:
+            yield
+
+    def checkpoint(self, loop: LoopState) -> Checkpoint:
+        if self.ema is not None:
+            loop.ema_updates = int(self.ema.n_averaged)
+        if self.scaler.is_enabled():
+            loop.scaler = self.scaler.state_dict()
+        ema = None if self.ema is None else weights_of(self.ema.module)
+        return Checkpoint(weights_of(self.model), ema, state_tensors(self.model, self.optims), loop)
+
+    def restore(self, checkpoint: Checkpoint, source: str) -> None:
+        """Go on from exactly here."""
+        load_weights(self.model, checkpoint.weights, source)
+        load_state_tensors(self.model, self.optims, checkpoint.optim)
+        if self.ema is not None and checkpoint.ema is not None:
+            load_weights(self.ema.module, checkpoint.ema, source)
+            self.ema.n_averaged.fill_(checkpoint.loop.ema_updates)
+        if self.scaler.is_enabled() and checkpoint.loop.scaler:
+            self.scaler.load_state_dict(checkpoint.loop.scaler)
+
+
+def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
+    """The batch in `parts` slices of nearly equal numbers of rows; a short batch makes fewer."""
+    rows = len(batch.ids)
+    for part in range(parts):
+        first, last = rows * part // parts, rows * (part + 1) // parts
+        if first < last:
+            yield batch.slice(slice(first, last))

@@ -1,0 +1,85 @@
+"""What a run writes down: every step, without making the device wait for each of them."""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from linnet.errors import RunFailed
+from linnet.records import NoteRecord, Record, StepRecord
+from linnet.training.checkpoint import LoopState
+from linnet.training.learner import Moved
+from linnet.training.run import Run
+from linnet.training.sinks import JsonLines, Sink
+
+
+class Diverged(RunFailed):
+    """The loss or its gradient is not a number any more."""
+
+
+@dataclass
+class Log:
+    """Steps are noted without asking the device, and written when `flush` asks it once for many of them."""
+
+    run: Run
+    device: torch.device
+    metrics: JsonLines | None  # the file of the first process
+    sinks: Sequence[Sink]
+    pending: list[tuple[int, Moved, float, int, float, float]] = field(default_factory=list)
+    before: float = field(default_factory=time.perf_counter)
+
+    def step(self, loop: LoopState, moved: Moved, rate: float, tokens: int, waited: float) -> None:
+        now = time.perf_counter()
+        self.pending.append((loop.step, moved, rate, tokens, waited, now - self.before))
+        self.before = now
+        if len(self.pending) >= self.run.training.log_every:
+            self.flush()
+
+    @property
+    def offset(self) -> int:
+        """Where the metrics end now; a checkpoint remembers it, so that no step is ever listed twice."""
+        return 0 if self.metrics is None else self.metrics.offset
+
+    def flush(self) -> None:
+        """Write what is pending; a loss that is not a number ends the run before anything else is saved."""
+        if not self.pending:
+            return
+        memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        gpu = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else None
+        use = torch.cuda.utilization() / 100 if self.device.type == "cuda" else None
+        # On an accelerator the host runs ahead, so only the mean over the pending steps is a true time.
+        seconds = sum(entry[5] for entry in self.pending) / len(self.pending)
+        for step, moved, rate, tokens, waited, _ in self.pending:
+            loss, norm = float(moved.loss), float(moved.grad_norm)
+            self.write(
+                StepRecord(
+                    step=step,
+                    loss=loss,
+                    lr=rate,
+                    grad_norm=norm,
+                    tokens=tokens,
+                    tokens_per_second=tokens / seconds,
+                    ms=seconds * 1e3,
+                    data_wait=waited / seconds,
+                    memory_mb=memory,
+                    gpu_memory_mb=gpu,
+                    gpu_use=use,
+                )
+            )
+            if not math.isfinite(loss) or (not math.isfinite(norm) and self.run.precision != "float16"):
+                raise Diverged(f"the loss at step {step} is {loss} and its gradient norm is {norm}")
+        self.pending.clear()
+
+    def note(self, step: int, text: str) -> None:
+        self.write(NoteRecord(step=step, text=text))
+
+    def write(self, record: Record) -> None:
+        if self.metrics is not None:
+            self.metrics.write(record)
+        for sink in self.sinks:
+            sink.write(record)

@@ -1,0 +1,184 @@
+"""The training loop: one page that reads from top to bottom. All of its state is in `LoopState` and `Learner`."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+
+import torch
+
+from linnet.data import Padded, Plan, Prefetcher
+from linnet.domains import Material
+from linnet.evaluation import nats
+from linnet.model.attention import choose
+from linnet.model.inputs import Inputs
+from linnet.model.model import Model
+from linnet.model.taps import expand
+from linnet.records import ValidationRecord
+from linnet.sequences import Sequences
+from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder
+from linnet.training.distributed import Processes
+from linnet.training.guards import Stopped, out_of_memory_in_words, stop_signals
+from linnet.training.learner import Learner, autocast
+from linnet.training.log import Diverged, Log
+from linnet.training.run import Run
+from linnet.training.sinks import JsonLines, Sink
+
+
+def plan_of(run: Run, sequences: Sequences) -> Plan:
+    """Which rows make up which step. Compiled steps are padded to one length, so that they compile once."""
+    fixed = run.model.context if run.training.compile == "on" else None
+    return Padded(sequences, run.training.batch, run.seed, fixed=fixed)
+
+
+def validation_steps(run: Run, plan: Plan, steps: int) -> int:
+    """Steps between two validations."""
+    training = run.training
+    if training.eval_every is not None:
+        return training.eval_every
+    if training.evals_per_epoch is not None:
+        return max(1, round(plan.steps_per_epoch / training.evals_per_epoch))
+    return max(1, math.ceil(steps / 10))
+
+
+def train(
+    run: Run,
+    material: Material,
+    folder: RunFolder,
+    processes: Processes,
+    *,
+    start: Checkpoint | None = None,
+    metrics: JsonLines | None = None,
+    sinks: Sequence[Sink] = (),
+) -> LoopState:
+    """Train a resolved run to its end, from the beginning or from a checkpoint; returns the final state."""
+    rows, steps, device = material.train.sequences, run.training.steps, torch.device(run.device)
+    assert steps is not None, "a resolved run has a number of steps"
+    learner = Learner(run, device, processes)
+    loop = LoopState(data=rows.fingerprint())
+    if start is not None:
+        learner.restore(start, str(folder.path))
+        loop = start.loop
+    plan = plan_of(run, rows)
+    every = validation_steps(run, plan, steps)
+    log = Log(run, device, metrics, sinks)
+    if loop.step == 0:
+        introduce(run, log)
+    last = loop.step if has_stopped_early(run, loop) else steps
+    batches = Prefetcher(plan, loop.step, last, run.training.prefetch)
+    began = time.perf_counter()
+
+    with stop_signals() as stop, out_of_memory_in_words(run), closing(batches), naming_last_good(folder):
+        for batch in batches:
+            moved = learner.step(batch, loop.step, steps)
+            loop.step += 1
+            tokens = int(batch.lengths.sum())
+            loop.tokens += tokens
+            log.step(loop, moved, learner.optims[-1].param_groups[0]["lr"], tokens, batches.waited)
+
+            due = loop.step % every == 0 or loop.step == steps
+            stopping = processes.any(stop.is_set(), device)
+            if due:
+                log.flush()
+                validate(run, learner, material.validation.sequences, loop, log)
+            if due or stopping:
+                log.flush()
+                loop.seconds, began = loop.seconds + time.perf_counter() - began, time.perf_counter()
+                if processes.first:
+                    loop.metrics_bytes = log.offset
+                    folder.save(learner.checkpoint(loop))
+                    folder.prune(run.training.keep, loop.best_step)
+                processes.wait()
+            if has_stopped_early(run, loop):
+                log.note(loop.step, f"stopped early: {loop.worse} validations without a better loss")
+                break
+            if stopping and loop.step < steps:
+                raise Stopped(f"stopped at step {loop.step} of {steps}; go on with: linnet resume {folder.path}")
+    return loop
+
+
+def has_stopped_early(run: Run, loop: LoopState) -> bool:
+    return run.training.patience is not None and loop.worse >= run.training.patience
+
+
+@contextmanager
+def naming_last_good(folder: RunFolder) -> Iterator[None]:
+    """A run that diverges says where it was last in order."""
+    try:
+        yield
+    except Diverged as error:
+        good = folder.steps()
+        kept = f"the last good checkpoint is {folder.at(good[-1])}" if good else "there is no checkpoint yet"
+        raise Diverged(f"{error}; {kept}; a lower optim.lr or a longer warmup may help") from None
+
+
+def introduce(run: Run, log: Log) -> None:
+    """Say once what was decided for this run."""
+    if "attention" in run.model.mixers:
+        compiling = run.training.compile == "on"
+        kernel = choose(torch.device(run.device), run.model.context, run.model.context, compiling=compiling)
+        log.note(0, f"attention at {run.model.context} tokens: {kernel}")
+    log.note(0, f"precision {run.precision}, compile {run.training.compile}, {run.threads} threads")
+
+
+def validate(run: Run, learner: Learner, sequences: Sequences, loop: LoopState, log: Log) -> None:
+    """Loss over the whole validation part under raw and averaged weights; decides which checkpoint is the best."""
+    if len(sequences) == 0:
+        return
+    processes, device = learner.processes, learner.device
+
+    def measure(model: Model) -> float:
+        value = (
+            nats(
+                model,
+                sequences,
+                rows=run.training.eval_batch,
+                region=lambda: autocast(device, run.precision),
+            ).mean
+            if processes.first
+            else 0.0
+        )
+        return processes.agree(value, device)
+
+    loss = measure(learner.model)
+    ema_loss = None if learner.ema is None else measure(learner.ema.module)
+    chosen = loss if ema_loss is None else ema_loss
+    if loop.best_loss is None or chosen < loop.best_loss:
+        loop.best_loss, loop.best_step, loop.worse = chosen, loop.step, 0
+    else:
+        loop.worse += 1
+    loop.last_loss = chosen
+    entropy = attention_entropy(learner.model, sequences) if processes.first else ()
+    tokens = sequences.targets
+    log.write(
+        ValidationRecord(step=loop.step, loss=loss, ema_loss=ema_loss, tokens=tokens, attention_entropy=entropy)
+    )
+
+
+def attention_entropy(model: Model, sequences: Sequences, rows: int = 16) -> tuple[float, ...]:
+    """Mean nats of the attention patterns of each attention layer, over a few validation rows."""
+    layers = [layer for layer, mixer in enumerate(model.config.mixers) if mixer == "attention"]
+    if not layers:
+        return ()
+    ids = [
+        torch.from_numpy(sequences.row(row)[: model.config.context]) for row in range(min(rows, len(sequences)))
+    ]
+    keep = expand(model.config, [f"blocks.{layer}.attn.hook_pattern" for layer in layers])
+    trained = model.training
+    model.eval()
+    sums, queries = [0.0] * len(layers), 0
+    with torch.inference_mode():
+        for row in ids:
+            fields = {
+                name: torch.from_numpy(values[: len(row)])[None].to(model.device)
+                for name, values in sequences.fields.items()
+            }
+            kept = model(Inputs(row[None].to(model.device), fields=fields), keep=keep).kept
+            queries += len(row)
+            for place, name in enumerate(keep):
+                pattern = kept[name][0].float()
+                sums[place] += float(torch.special.entr(pattern).sum() / len(pattern))
+    model.train(trained)
+    return tuple(total / queries for total in sums)

@@ -1,0 +1,94 @@
+"""Optimisers, their parameter groups, averaged weights, and their state as plain tensors.
+
+Groups: `matrices` decay, `embeddings` and `vectors` (norms, biases) do not. With Muon the matrices of the hidden
+layers are orthogonalised and the rest goes to AdamW.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from linnet.model.model import Model
+from linnet.training.run import OptimConfig
+
+
+def named_groups(model: Model) -> dict[str, list[tuple[str, nn.Parameter]]]:
+    """The parameters by the role that decides how they are moved."""
+    groups: dict[str, list[tuple[str, nn.Parameter]]] = {"matrices": [], "embeddings": [], "vectors": []}
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} | {id(model.head.weight)}
+    for name, parameter in model.named_parameters():
+        role = "vectors" if parameter.ndim < 2 else "embeddings" if id(parameter) in embeddings else "matrices"
+        groups[role].append((name, parameter))
+    return groups
+
+
+def optimizers(model: Model, config: OptimConfig) -> list[torch.optim.Optimizer]:
+    """AdamW alone, or Muon for the matrices and AdamW for the rest."""
+    groups = named_groups(model)
+    adam_roles = ("matrices", "embeddings", "vectors") if config.kind == "adamw" else ("embeddings", "vectors")
+    adam = torch.optim.AdamW(
+        [
+            {
+                "params": [parameter for _, parameter in groups[role]],
+                "name": role,
+                "weight_decay": config.weight_decay if role == "matrices" else 0.0,
+                "peak": config.lr,
+            }
+            for role in adam_roles
+            if groups[role]
+        ],
+        lr=config.lr,
+        betas=config.betas,
+        eps=config.eps,
+        fused=True,
+    )
+    if config.kind == "adamw":
+        return [adam]
+    muon = torch.optim.Muon(
+        [{"params": [p for _, p in groups["matrices"]], "name": "matrices", "peak": config.muon_lr}],
+        lr=config.muon_lr,
+        momentum=config.muon_momentum,
+        weight_decay=config.weight_decay,
+    )
+    return [muon, adam]
+
+
+def set_rate(optims: Sequence[torch.optim.Optimizer], factor: float) -> None:
+    """Every group at this share of its own peak rate."""
+    for optim in optims:
+        for group in optim.param_groups:
+            group["lr"] = group["peak"] * factor
+
+
+def averaged(model: Model, decay: float) -> AveragedModel | None:
+    """torch's exponential moving average of the weights; None where the run keeps none."""
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+
+
+def state_tensors(model: Model, optims: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """All optimiser state, named `<optimiser>/<parameter>/<slot>`."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {
+        f"{type(optim).__name__.lower()}/{names[id(parameter)]}/{slot}": value
+        for optim in optims
+        for parameter, slots in optim.state.items()
+        for slot, value in slots.items()
+    }
+
+
+def load_state_tensors(
+    model: Model, optims: Sequence[torch.optim.Optimizer], stored: Mapping[str, Tensor]
+) -> None:
+    """Put the state back, exactly as it was saved."""
+    parameters = dict(model.named_parameters())
+    by_name = {type(optim).__name__.lower(): optim for optim in optims}
+    for key, value in stored.items():
+        kind, name, slot = key.split("/")
+        parameter = parameters[name]
+        # Counters stay where torch keeps them; everything else lies beside its parameter.
+        device = value.device if value.ndim == 0 and parameter.device.type == "cpu" else parameter.device
+        by_name[kind].state[parameter][slot] = value.to(device)

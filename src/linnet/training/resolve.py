@@ -1,0 +1,76 @@
+"""What a run leaves open is settled once, from the machine and the data, and stored: resuming obeys it."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any, Literal
+
+import torch
+
+from linnet.domains import Material
+from linnet.errors import BadInput
+from linnet.model.costs import costs
+from linnet.training.run import Run
+
+# Compiling takes about this long and then saves about this share of every step (measured: dev/LOG.md).
+COMPILE_SECONDS = 40.0
+COMPILE_GAIN = 0.15
+EAGER_FLOPS = {"cpu": 40e9, "cuda": 50e12}  # what a small model reaches without it, roughly
+NARROWEST_BFLOAT16 = 256  # below this width casts cost more than the faster products save
+
+
+def settle(run: Run) -> Run:
+    """Choose device, precision and threads for `auto`."""
+    device = run.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("there is no CUDA device here; use --device cpu or auto")
+    precision = run.precision
+    if precision == "auto":
+        precision = automatic_precision(device, run.model.width)
+    if precision == "float16" and device == "cpu":
+        raise BadInput("float16 needs a CUDA device; on the processor use bfloat16 or float32")
+    threads = run.threads or torch.get_num_threads()
+    return run.model_copy(update={"device": device, "precision": precision, "threads": threads})
+
+
+def automatic_precision(device: str, width: int) -> Literal["float32", "bfloat16"]:
+    """bfloat16 where the products are native and large enough to gain from it."""
+    if device == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return "bfloat16" if native and width >= NARROWEST_BFLOAT16 else "float32"
+
+
+def complete(run: Run, material: Material) -> Run:
+    """Fill in the sizes that follow from the data: vocabulary, context, steps, and whether compiling repays."""
+    rows = material.train.sequences
+    if len(rows) == 0:
+        raise BadInput("the training part has no rows")
+    longest = max(int(part.sequences.lengths.max(initial=2)) for part in (material.train, material.validation)) - 1
+    model = changed_model(run, vocabulary=len(material.codec.tokens), context=run.model.context or longest)
+    steps = run.training.steps
+    per_epoch = -(-len(rows) // run.training.batch)
+    if steps is None:
+        steps = max(1, round((run.training.epochs or 1.0) * per_epoch))
+    training = run.training.model_copy(update={"steps": steps, "epochs": None})
+    run = run.model_copy(update={"model": model, "training": training})
+    if training.compile == "auto":
+        choice = "on" if compiling_repays(run, float(rows.lengths.mean())) else "off"
+        run = run.model_copy(update={"training": training.model_copy(update={"compile": choice})})
+    return run
+
+
+def changed_model(run: Run, **sizes: Any) -> Any:
+    return type(run.model).model_validate(run.model.model_dump() | sizes)
+
+
+def compiling_repays(run: Run, mean_length: float) -> bool:
+    """Whether the time saved over the run is more than compiling takes; compiled rows are padded to the context."""
+    if "gru" in run.model.mixers or (run.device == "cpu" and not shutil.which("c++") and not shutil.which("g++")):
+        return False
+    tokens = run.training.batch * run.model.context * (run.training.steps or 0)
+    seconds = 3 * costs(run.model).flops_per_token * tokens / EAGER_FLOPS[run.device]
+    padding = run.model.context / mean_length - 1
+    return seconds * (COMPILE_GAIN - padding) > COMPILE_SECONDS

@@ -1,0 +1,8 @@
+"""What one does with linnet, as functions: every verb of the command line is one of these."""
+
+from linnet.workbench.listing import runs, show
+from linnet.workbench.making import resume, train
+from linnet.workbench.opening import Opened, load
+from linnet.workbench.using import attention, evaluate, generate
+
+__all__ = ["Opened", "attention", "evaluate", "generate", "load", "resume", "runs", "show", "train"]

@@ -1,0 +1,199 @@
+"""Runs from a recipe, or from where they stopped, to their final record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linnet import recipes
+from linnet.domains import Material
+from linnet.errors import BadInput, RunFailed
+from linnet.model.costs import costs
+from linnet.records import NoteRecord, RunRecord
+from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, write_atomically
+from linnet.training.distributed import Processes
+from linnet.training.loop import train as train_loop
+from linnet.training.progress import Course
+from linnet.training.resolve import complete, settle
+from linnet.training.run import Run, changed, flatten, parse_setting, read_toml, to_toml
+from linnet.training.sinks import JsonLines, Sink, open_trackers
+from linnet.workbench.opening import load, read_run
+from linnet.workbench.report import write_report
+from linnet.workbench.scoring import score
+
+Progress = Callable[[Course], Sink]
+
+
+def prepare(
+    recipe: str,
+    *,
+    data: Sequence[Path] = (),
+    settings: Sequence[str] = (),
+    seed: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    steps: int | None = None,
+    epochs: float | None = None,
+) -> Run:
+    """The run that a recipe or a .toml file means, with everything that was asked to be different."""
+    if steps is not None and epochs is not None:
+        raise BadInput("--steps and --epochs exclude each other; give one of them")
+    if recipe.endswith(".toml"):
+        tree = read_toml(Path(recipe))
+        name = tree.pop("recipe", None)
+        if not isinstance(name, str):
+            raise BadInput(f'{recipe} needs a line such as recipe = "arithmetic" to start from')
+        tree.pop("format", None)
+        run = changed(recipes.named(name), flatten(tree).items(), recipe)
+    else:
+        run = recipes.named(recipe)
+    files = [file.resolve() for file in data]
+    for file in files:
+        if not file.exists():
+            raise BadInput(f"there is no file {file}")
+    asked: list[tuple[str, Any]] = [parse_setting(setting) for setting in settings]
+    if files:
+        asked.append(("data.paths", [str(file) for file in files]))
+    options = {"seed": seed, "device": device, "precision": precision, "steps": steps, "epochs": epochs}
+    asked += [(key, value) for key, value in options.items() if value is not None]
+    return changed(run, asked)
+
+
+def train(
+    recipe: str,
+    *,
+    out: Path | None = None,
+    force: bool = False,
+    progress: Progress | None = None,
+    **asked: Any,
+) -> RunRecord:
+    """Train a recipe into a new run folder. `asked` is what `prepare` takes."""
+    run = settle(prepare(recipe, **asked))
+    processes = Processes.join(run.device)
+    path = out if out is not None else free_folder(run.recipe)
+    if processes.first:
+        folder = RunFolder.create(path, force=force)
+        write_atomically(folder.settings, to_toml(run).encode())
+    processes.wait()
+    return go_on(RunFolder(path), run, processes, progress)
+
+
+def free_folder(recipe: str) -> Path:
+    """runs/RECIPE-001, or the next number that is free."""
+    number = 1
+    while (path := Path("runs") / f"{recipe}-{number:03d}").exists():
+        number += 1
+    return path
+
+
+def resume(path: Path | str, *, progress: Progress | None = None) -> RunRecord:
+    """Go on with a run; one that is finished is only shown."""
+    folder = RunFolder.open(Path(path))
+    run = read_run(folder)
+    if folder.record.is_file():
+        return RunRecord.model_validate_json(folder.record.read_text(encoding="utf-8"))
+    return go_on(folder, run, Processes.join(run.device), progress)
+
+
+def go_on(folder: RunFolder, run: Run, processes: Processes, progress: Progress | None) -> RunRecord:
+    """From the newest whole checkpoint, or from the start, to the final record."""
+    torch.set_num_threads(run.threads)
+    notes: list[str] = []
+    start = folder.newest(notes.append)
+    material = run.data.load(run.seed)
+    run = complete(run, material)
+    notes += [*material.notes, *too_long(run, material)]
+    check_data(material, start, folder)
+    with ExitStack() as stack:
+        metrics, sinks = None, []
+        if processes.first:
+            write_atomically(folder.settings, to_toml(run).encode())
+            write_atomically(folder.codec, json.dumps(material.codec.to_json(), ensure_ascii=False).encode())
+            metrics = stack.enter_context(
+                closing(JsonLines(folder.metrics, start.loop.metrics_bytes if start else 0))
+            )
+            sinks = open_sinks(folder, run, start, progress)
+            for sink in sinks:
+                stack.enter_context(closing(sink))
+            for text in notes:
+                for sink in (metrics, *sinks):
+                    sink.write(NoteRecord(step=start.loop.step if start else 0, text=text))
+        loop = train_loop(run, material, folder, processes, start=start, metrics=metrics, sinks=sinks)
+    record = finish(folder, run, material, loop) if processes.first else unscored(folder, run, loop)
+    processes.wait()
+    processes.leave()
+    return record
+
+
+def open_sinks(folder: RunFolder, run: Run, start: Checkpoint | None, progress: Progress | None) -> list[Sink]:
+    """The trackers that the run asks for, and the progress line where somebody looks."""
+    done = start.loop.step if start else 0
+    sinks = open_trackers(run.training.sinks, folder.path, run.recipe, run.model_dump(mode="json"), done)
+    if progress is not None:
+        course = Course(
+            steps=run.training.steps or 0,
+            first=done,
+            rows=run.training.batch,
+            flops_per_token=3 * costs(run.model).flops_per_token,
+            device=run.device,
+            precision=run.precision,
+        )
+        sinks.append(progress(course))
+    return sinks
+
+
+def too_long(run: Run, material: Material) -> list[str]:
+    """Rows that the context cuts are counted and named before training starts."""
+    said = []
+    for name, part in (("training", material.train), ("validation", material.validation)):
+        longer = part.sequences.lengths > run.model.context + 1
+        if longer.any():
+            first = int(longer.argmax())
+            length = int(part.sequences.lengths[first]) - 1
+            said.append(
+                f"{int(longer.sum())} of {len(longer)} {name} rows are longer than the context of "
+                f"{run.model.context} tokens and are read in pieces; the first is row {first + 1} with {length}"
+            )
+    return said
+
+
+def check_data(material: Material, start: Checkpoint | None, folder: RunFolder) -> None:
+    """A resumed run must find the rows that it started with."""
+    if start is not None and start.loop.data != material.train.sequences.fingerprint():
+        raise RunFailed(f"the training data of {folder.path} changed since the run started; resume needs the same")
+
+
+def finish(folder: RunFolder, run: Run, material: Material, loop: LoopState) -> RunRecord:
+    """Score the best weights on the validation part, and write the record and the report."""
+    opened = load(folder.path, device=run.device)
+    scores = score(
+        opened.model,
+        material.codec,
+        run.data,
+        material.validation,
+        rows=run.training.eval_batch,
+        region=opened.region,
+    )
+    record = unscored(folder, run, loop).model_copy(update={"scores": tuple(scores)})
+    write_report(folder, run, record, material.notes)
+    write_atomically(folder.record, record.model_dump_json(indent=1).encode())
+    return record
+
+
+def unscored(folder: RunFolder, run: Run, loop: LoopState) -> RunRecord:
+    return RunRecord(
+        path=str(folder.path),
+        recipe=run.recipe,
+        parameters=costs(run.model).parameters,
+        steps=loop.step,
+        tokens=loop.tokens,
+        seconds=loop.seconds,
+        tokens_per_second=loop.tokens / max(loop.seconds, 1e-9),
+        device=run.device,
+        scores=(),
+    )

@@ -1,0 +1,86 @@
+"""A trained run, opened: its settings, its codec and its model, ready to be used."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from linnet.codecs import Codec
+from linnet.domains.opening import codec_of
+from linnet.errors import BadInput
+from linnet.model.model import Model
+from linnet.training.checkpoint import RunFolder, load_weights
+from linnet.training.learner import autocast
+from linnet.training.resolve import automatic_precision
+from linnet.training.run import Run, parse, read_toml
+
+
+@dataclass(frozen=True)
+class Opened:
+    folder: RunFolder
+    run: Run
+    codec: Codec
+    model: Model
+    step: int
+    region: Callable[[], AbstractContextManager[object]]  # the precision that was asked for
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """The ids of a prompt, with the begin token of models that have one."""
+        begin = [] if self.codec.begin is None else [self.codec.begin]
+        return (*begin, *self.codec.encode(text).ids.tolist())
+
+
+def read_run(folder: RunFolder) -> Run:
+    return parse(read_toml(folder.settings), str(folder.settings))
+
+
+def read_codec(folder: RunFolder) -> Codec:
+    try:
+        return codec_of(json.loads(folder.codec.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise BadInput(f"{folder.path} has no codec.json: its training never began") from None
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise BadInput(f"{folder.codec} is broken ({type(error).__name__}: {error})") from None
+
+
+def load(
+    path: Path | str, *, checkpoint: int | None = None, device: str | None = None, precision: str | None = None
+) -> Opened:
+    """The model of a run at its best checkpoint (or a named one), with averaged weights where it has them."""
+    folder = RunFolder.open(Path(path))
+    run = read_run(folder)
+    step = checkpoint if checkpoint is not None else folder.best()
+    if step is None:
+        raise BadInput(f"{path} has no checkpoint yet; go on with: linnet resume {path}")
+    if step not in folder.steps():
+        there = ", ".join(map(str, folder.steps()))
+        raise BadInput(f"{path} has no checkpoint of step {step}; there is {there}")
+    model = Model(run.model)
+    name = "ema.safetensors" if run.optim.ema else "weights.safetensors"
+    try:
+        load_weights(model, folder.tensors(step, name), str(folder.at(step)))
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise BadInput(f"{folder.at(step)} is broken ({error}); name another with --checkpoint") from None
+    place = torch.device(chosen_device(device))
+    model = model.to(place).eval()
+    used = precision if precision not in (None, "auto") else automatic(precision, place, run)
+    return Opened(folder, run, read_codec(folder), model, step, lambda: autocast(place, used))
+
+
+def chosen_device(device: str | None) -> str:
+    if device in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("there is no CUDA device here; use --device cpu or auto")
+    return str(device)
+
+
+def automatic(precision: str | None, device: torch.device, run: Run) -> str:
+    """float32 unless a person says otherwise; `auto` is such a word."""
+    return "float32" if precision is None else automatic_precision(device.type, run.model.width)

@@ -1,0 +1,45 @@
+"""`report.md`: a run in one page, for people who were not there."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from linnet.records import RunRecord, Score
+from linnet.training.checkpoint import RunFolder, write_atomically
+from linnet.training.run import Run, flatten
+
+
+def score_table(scores: Sequence[Score]) -> list[str]:
+    """Markdown rows: every score with its interval, its n and what it has to beat."""
+    lines = ["| score | value | 95 % interval | n | baseline | note |", "|---|---|---|---|---|---|"]
+    for score in scores:
+        interval = f"{score.low:.4f} .. {score.high:.4f}"
+        baseline = f"{score.baseline.value:.4f} ({score.baseline.name})"
+        lines.append(
+            f"| {score.name} | {score.value:.4f} | {interval} | {score.n:,} | {baseline} | {score.note} |"
+        )
+    return lines
+
+
+def write_report(folder: RunFolder, run: Run, record: RunRecord, notes: Sequence[str]) -> None:
+    settings = [
+        f"- `{key}` = {value!r}" for key, value in flatten(run.model_dump(mode="json", exclude_none=True)).items()
+    ]
+    lines = [
+        f"# {record.recipe}",
+        "",
+        f"{record.parameters:,} parameters, {record.steps:,} steps, {record.tokens:,} tokens, "
+        f"{record.seconds:.1f} s on {record.device} ({record.tokens_per_second:,.0f} tokens/s).",
+        "",
+        "## Scores on the validation part",
+        "",
+        *score_table(record.scores),
+        "",
+        *[f"Note: {note}" for note in notes],
+        "",
+        "## Settings",
+        "",
+        *settings,
+        "",
+    ]
+    write_atomically(folder.report, "\n".join(lines).encode())

@@ -1,0 +1,131 @@
+"""What a trained run is used for: scoring, generating, looking inside."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from linnet.decoding.generate import Ask
+from linnet.decoding.generate import generate as generate_samples
+from linnet.decoding.sampling import Sampling
+from linnet.domains import Part
+from linnet.domains.arithmetic import ArithmeticData
+from linnet.errors import BadInput, nearest
+from linnet.probing.attention import patterns
+from linnet.records import AttentionRecord, GenerationRecord, ScoresRecord
+from linnet.sequences import Sequences
+from linnet.training.run import parse_setting
+from linnet.workbench.opening import Opened, load
+from linnet.workbench.scoring import score
+
+TEST_QUESTIONS = 10_000
+HELD_OUT = ("test", "out_of_distribution")
+
+
+def settings_of(given: Sequence[str], **known: Any) -> dict[str, Any]:
+    """The settings of a verb: the known ones with their defaults, changed by `--set`."""
+    chosen = dict(known)
+    for setting in given:
+        key, value = parse_setting(setting)
+        if key not in known:
+            raise BadInput(f'--set: unknown key "{key}"{nearest(key, known)}')
+        if not isinstance(value, type(known[key])) or isinstance(value, bool):
+            raise BadInput(f"--set {setting}: {key} needs a {type(known[key]).__name__}, not {value!r}")
+        if isinstance(value, int) and value < 1:
+            raise BadInput(f"--set {setting}: {key} must be at least 1")
+        chosen[key] = value
+    return chosen
+
+
+def evaluate(
+    path: Path | str,
+    *,
+    data: Sequence[Path] = (),
+    split: str | None = None,
+    settings: Sequence[str] = (),
+    device: str | None = None,
+    precision: str | None = None,
+    checkpoint: int | None = None,
+) -> ScoresRecord:
+    """Score a run on whole files, or on held-out problems of a domain that draws its own."""
+    opened = load(path, checkpoint=checkpoint, device=device, precision=precision)
+    chosen = settings_of(settings, batch=256, n=TEST_QUESTIONS)
+    missing = [file for file in data if not file.exists()]
+    if missing:
+        raise BadInput(f"there is no file {missing[0]}")
+    part = opened.run.data.read(opened.codec, data, split) if data else held_out(opened, split, chosen["n"])
+    if len(part.sequences) == 0 and not part.questions:
+        where = f"rows with split {split!r}" if split else "rows"
+        raise BadInput(f"there are no {where} in {', '.join(map(str, data))}")
+    scores = score(opened.model, opened.codec, opened.run.data, part, rows=chosen["batch"], region=opened.region)
+    named = ", ".join(map(str, data)) or f"{len(part.questions)} drawn problems ({split or 'test'})"
+    return ScoresRecord(run=str(path), data=named, scores=tuple(scores))
+
+
+def held_out(opened: Opened, split: str | None, n: int) -> Part:
+    """Problems that training never saw: the test share of the space, or what lies beyond it."""
+    domain = opened.run.data
+    if not isinstance(domain, ArithmeticData) or domain.paths:
+        raise BadInput("this run was trained on files, so its scores need --data")
+    if split not in (None, *HELD_OUT):
+        raise BadInput(f'there is no split "{split}"{nearest(str(split), HELD_OUT)}')
+    draw = domain.out_of_distribution if split == "out_of_distribution" else domain.test_questions
+    questions = draw(n, opened.run.seed)
+    return Part(Sequences.frame(opened.codec, []), questions)
+
+
+def generate(
+    path: Path | str,
+    prompts: Sequence[str],
+    *,
+    n: int = 1,
+    max_tokens: int | None = None,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    min_p: float | None = None,
+    seed: int | None = None,
+    settings: Sequence[str] = (),
+    device: str | None = None,
+    precision: str | None = None,
+) -> Iterator[GenerationRecord]:
+    """`n` samples of each prompt, in the order of the prompts."""
+    if n < 1:
+        raise BadInput(f"n is {n}; at least one sample of each prompt must be asked for")
+    opened = load(path, device=device, precision=precision)
+    chosen = settings_of(settings, batch=64)
+    sampling = Sampling(temperature, top_k, top_p, min_p)
+    encoded = [opened.prompt(prompt) for prompt in prompts]
+    asks = [Ask(ids, sample) for ids in encoded for sample in range(n)]
+    limit = opened.model.config.context if max_tokens is None else max_tokens
+    skipped = 0 if opened.codec.begin is None else 1
+    with opened.region():
+        samples = generate_samples(
+            opened.model,
+            asks,
+            sampling=sampling,
+            end=opened.codec.end,
+            max_tokens=limit,
+            seed=0 if seed is None else seed,
+            rows=chosen["batch"],
+        )
+        for place, sample in enumerate(samples):
+            ids = encoded[place // n][skipped:]
+            text = opened.codec.continuation(ids, sample.ids)
+            yield GenerationRecord(
+                prompt=prompts[place // n], text=text, ids=sample.ids, logprob=sample.logprob, stop=sample.stop
+            )
+
+
+def attention(path: Path | str, text: str) -> AttentionRecord:
+    """Where each head looks while the model reads a text."""
+    opened = load(path)
+    ids = opened.prompt(text)
+    if len(ids) > opened.model.config.context:
+        raise BadInput(f"the text has {len(ids)} tokens, and the context is {opened.model.config.context}")
+    if "attention" not in opened.model.config.mixers:
+        raise BadInput("this model has no attention layer to look into")
+    values = patterns(opened.model, ids)
+    names = tuple(opened.codec.tokens[token] for token in ids)
+    return AttentionRecord(tokens=names, values=values.tolist())
