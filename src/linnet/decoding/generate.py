@@ -104,10 +104,7 @@ def _batch(
             if len(drawn[row]) < limits[row]:
                 going.append(place)
         if not going:
-            return [
-                Sample(tuple(ids), logprob, stop)
-                for ids, logprob, stop in zip(drawn, logprobs, stops, strict=True)
-            ]
+            return [Sample(tuple(drawn[row]), logprobs[row], stops[row]) for row in range(len(asks))]
         state = output.state
         assert state is not None
         if len(going) < len(alive):

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -122,12 +123,17 @@ class Learner:
         else:
             yield
 
+    @property
+    def averaged(self) -> Model | None:
+        """The model with averaged weights; None where the run keeps none."""
+        return None if self.ema is None else cast(Model, self.ema.module)
+
     def checkpoint(self, loop: LoopState) -> Checkpoint:
         if self.ema is not None:
             loop.ema_updates = int(self.ema.n_averaged)
         if self.scaler.is_enabled():
             loop.scaler = self.scaler.state_dict()
-        ema = None if self.ema is None else weights_of(self.ema.module)
+        ema = None if self.averaged is None else weights_of(self.averaged)
         return Checkpoint(weights_of(self.model), ema, state_tensors(self.model, self.optims), loop)
 
     def restore(self, checkpoint: Checkpoint, source: str) -> None:

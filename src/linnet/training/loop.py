@@ -130,20 +130,15 @@ def validate(run: Run, learner: Learner, sequences: Sequences, loop: LoopState, 
     processes, device = learner.processes, learner.device
 
     def measure(model: Model) -> float:
-        value = (
-            nats(
-                model,
-                sequences,
-                rows=run.training.eval_batch,
-                region=lambda: autocast(device, run.precision),
-            ).mean
-            if processes.first
-            else 0.0
+        if not processes.first:
+            return processes.agree(0.0, device)
+        measured = nats(
+            model, sequences, rows=run.training.eval_batch, region=lambda: autocast(device, run.precision)
         )
-        return processes.agree(value, device)
+        return processes.agree(measured.mean, device)
 
     loss = measure(learner.model)
-    ema_loss = None if learner.ema is None else measure(learner.ema.module)
+    ema_loss = None if learner.averaged is None else measure(learner.averaged)
     chosen = loss if ema_loss is None else ema_loss
     if loop.best_loss is None or chosen < loop.best_loss:
         loop.best_loss, loop.best_step, loop.worse = chosen, loop.step, 0

@@ -145,7 +145,7 @@ class Progress:
         self._columns = columns
         self._gap = every if columns is None else 0.1
         self._now = now
-        self._began = now()
+        self._began: float | None = None
         self._shown_at: float | None = None
         self._step: StepRecord | None = None
         self._validation: ValidationRecord | None = None
@@ -155,6 +155,8 @@ class Progress:
         """Show a step when it is time to, a note at once; a validation shows with the next line."""
         if isinstance(record, StepRecord):
             self._step = record
+            if self._began is None:
+                self._began = self._now() - record.ms / 1000
             if self._shown_at is None or self._now() - self._shown_at >= self._gap:
                 self._show(record)
         elif isinstance(record, ValidationRecord):
@@ -174,7 +176,8 @@ class Progress:
 
     def _show(self, step: StepRecord) -> None:
         at = self._now()
-        moment = Moment(step, self._validation, at - self._began, self._peak)
+        began = at if self._began is None else self._began
+        moment = Moment(step, self._validation, at - began, self._peak)
         if self._columns is None:
             self._stream.write(render(self._course, moment) + "\n")
         else:

@@ -67,7 +67,7 @@ def changed_model(run: Run, **sizes: Any) -> Any:
 
 
 def compiling_repays(run: Run, mean_length: float) -> bool:
-    """Whether the time saved over the run is more than compiling takes; compiled rows are padded to the context."""
+    """Whether it saves more time than it takes; compiled rows are padded to the context."""
     if "gru" in run.model.mixers or (run.device == "cpu" and not shutil.which("c++") and not shutil.which("g++")):
         return False
     tokens = run.training.batch * run.model.context * (run.training.steps or 0)

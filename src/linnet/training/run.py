@@ -40,7 +40,7 @@ class OptimConfig(Part):
 
 
 class TrainingConfig(Part):
-    """Length, batches, and what is done on the way. `batch` counts rows of one step, all micro-batches together."""
+    """Length, batches, and what is done on the way. `batch` counts all rows of one step."""
 
     steps: int | None = Field(None, ge=1)
     epochs: float | None = Field(None, gt=0)
