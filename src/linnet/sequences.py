@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,16 +26,28 @@ class Example(NamedTuple):
     utf8_bytes: int = 0
 
 
+class Flat(Protocol):
+    """What is read of a long array: an ndarray, a memory map, or something computed where it is read."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, places: Any, /) -> np.ndarray: ...
+
+
 @dataclass(frozen=True)
 class Sequences:
     """Many framed rows. `scored[i]` says whether token i counts as a target; a row's first never does."""
 
-    ids: np.ndarray  # integers [tokens]
+    ids: Flat  # integers [tokens]
     starts: np.ndarray  # int64 [rows + 1]
-    scored: np.ndarray  # bool [tokens]
+    scored: Flat  # bool [tokens]
     characters: int
     utf8_bytes: int
     fields: Mapping[str, np.ndarray] = field(default_factory=dict)  # each [tokens, ...]
+    identity: str = ""  # a hash of the content where one is known without reading everything
 
     @classmethod
     def frame(cls, codec: Codec, examples: Iterable[Example]) -> Sequences:
@@ -79,10 +91,15 @@ class Sequences:
     def lengths(self) -> np.ndarray:
         return np.diff(self.starts)
 
+    def longer_than(self, context: int) -> np.ndarray:
+        """Rows whose inputs (all tokens but the last) are more than a context holds."""
+        return np.flatnonzero(self.lengths - 1 > context)
+
     @property
     def targets(self) -> int:
         """How many tokens are asked for."""
-        return int(self.scored.sum())
+        blocks = range(0, len(self.scored), 1 << 20)
+        return sum(int(np.count_nonzero(self.scored[first : first + (1 << 20)])) for first in blocks)
 
     def row(self, index: int) -> np.ndarray:
         return self.ids[self.starts[index] : self.starts[index + 1]].astype(np.int64)
@@ -98,7 +115,9 @@ class Sequences:
 
     def fingerprint(self) -> str:
         """A short hash of the content: a resumed run refuses data that changed under it."""
+        if self.identity:
+            return self.identity
         digest = hashlib.sha256()
-        for part in (self.ids, self.starts, self.scored, *(self.fields[k] for k in sorted(self.fields))):
+        for part in (self.ids[:], self.starts, self.scored[:], *(self.fields[k] for k in sorted(self.fields))):
             digest.update(np.ascontiguousarray(part).data)
         return digest.hexdigest()[:16]

@@ -7,6 +7,7 @@ This module decides what a document is and whether its bytes are text; it knows 
 from __future__ import annotations
 
 import codecs
+import contextlib
 import gzip
 import io
 import json
@@ -62,7 +63,7 @@ class Tally:
     """What was met while reading; it fills as the stream is consumed."""
 
     files: int = 0
-    stored_bytes: int = 0  # of the files that are read to their end
+    stored_bytes: int = 0  # how far the files were read, as they are stored
     documents: int = 0
     empty: int = 0
     cut: int = 0
@@ -121,6 +122,7 @@ def find_sources(names: Sequence[str | Path]) -> tuple[Source, ...]:
 def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> Iterator[Passage]:
     """All documents in order, some thousands at a time, without those that are empty."""
     for source in sources:
+        before = tally.stored_bytes
         if source.form == "parquet":
             passages = _parquet_rows(source, reading, tally)
         elif source.form == "hf":
@@ -137,7 +139,7 @@ def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> 
             if full.texts:
                 yield full
         tally.files += 1
-        tally.stored_bytes += source.size
+        tally.stored_bytes = before + source.size
 
 
 def read_documents(names: Sequence[str | Path], reading: Reading | None = None) -> Iterator[str]:
@@ -158,22 +160,29 @@ def _without_empty(passage: Passage, tally: Tally) -> Passage:
 # --- bytes to text -------------------------------------------------------------------------------
 
 
-def _open(path: Path) -> BinaryIO:
-    """The bytes of a file; gzip is known by its first two bytes, whatever the name says."""
-    with path.open("rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-    return gzip.open(path, "rb") if zipped else path.open("rb")  # type: ignore[return-value]
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
+    """The bytes of a file, and the stored file below them; gzip is known by its first two bytes."""
+    with path.open("rb") as stored:
+        zipped = stored.read(2) == b"\x1f\x8b"
+        stored.seek(0)
+        if not zipped:
+            yield stored, stored
+            return
+        with gzip.GzipFile(fileobj=stored, mode="rb") as unpacked:
+            yield unpacked, stored  # type: ignore[misc]
 
 
 def _text_blocks(source: Source, reading: Reading, tally: Tally) -> Iterator[str]:
     """The text of a file in blocks, its line ends made LF."""
     path = Path(source.name)
     ends = io.IncrementalNewlineDecoder(None, translate=True)
-    offset, pending, first = 0, b"", True
-    with _open(path) as stream:
-        while True:
+    before, offset, pending, first, final = tally.stored_bytes, 0, b"", True, False
+    with _opened(path) as (stream, stored):
+        while not final:
             block = _read(stream, path)
             final = not block
+            tally.stored_bytes = before + stored.tell()
             if first:
                 first = False
                 _refuse_binary(block, path)
@@ -184,8 +193,6 @@ def _text_blocks(source: Source, reading: Reading, tally: Tally) -> Iterator[str
             text, used = _decode(data, final, offset, path, reading, tally)
             pending, offset = data[used:], offset + used
             yield ends.decode(text, final)
-            if final:
-                break
     kinds = {"\n": "LF", "\r\n": "CRLF", "\r": "CR"}
     seen = (ends.newlines,) if isinstance(ends.newlines, str) else ends.newlines or ()
     tally.line_ends.update([" and ".join(sorted(kinds[end] for end in seen))] if seen else [])

@@ -1,0 +1,434 @@
+"""The token store: a corpus encoded once, in memory-mapped shards, with the place of every document.
+
+A store is a folder: `manifest.json`, `codec.json`, `tokens-NNNNN.bin` and `rows-NNNNN.bin` a shard, and
+`starts.bin`. A shard is written beside its name and renamed when it is whole, so that an interrupted encoding goes
+on after the last whole shard. The memory in use does not depend on the size of the corpus.
+Legend: a row is `[begin] + ids + [end]` of one document; starts = int64 [rows + 1] into all tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from linnet.domains.text.meter import Meter
+from linnet.domains.text.sources import Passage, Source, Tally
+from linnet.domains.text.tokenization import TokenizerCodec
+from linnet.errors import BadInput
+from linnet.sequences import Sequences
+
+FORMAT = 1
+SHARD_TOKENS = 1 << 26
+CHARACTERS_AT_ONCE = 1 << 20  # encoded in one call
+
+
+class Stored(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class SourceMark(Stored):
+    """One source file as it was when it was encoded."""
+
+    name: str
+    size: int
+    modified_ns: int
+    sha256: str
+
+    @classmethod
+    def of(cls, source: Source) -> SourceMark:
+        if source.form == "hf":
+            return cls(name=source.name, size=0, modified_ns=0, sha256="")
+        path = Path(source.name)
+        with path.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        stat = path.stat()
+        return cls(name=str(path.absolute()), size=stat.st_size, modified_ns=stat.st_mtime_ns, sha256=digest)
+
+    def changed(self) -> str:
+        """How the file differs from this mark, or nothing; it is read again only if its time changed."""
+        if not self.sha256:
+            return ""
+        path = Path(self.name)
+        if not path.is_file():
+            return f"{path} is gone"
+        stat = path.stat()
+        if stat.st_size != self.size:
+            return f"{path} has {stat.st_size:,} bytes, and had {self.size:,}"
+        if stat.st_mtime_ns != self.modified_ns and SourceMark.of(Source(self.name, "text")).sha256 != self.sha256:
+            return f"the content of {path} has changed"
+        return ""
+
+
+class Shard(Stored):
+    tokens: int
+    rows: int
+    sha256: str
+
+
+class Manifest(Stored):
+    """What a store holds and what it was made from."""
+
+    format: int = FORMAT
+    dtype: str
+    tokenizer: str  # fingerprint of the codec
+    sources: tuple[SourceMark, ...]
+    settings: dict[str, Any]  # how the sources were read and which documents were taken
+    shards: tuple[Shard, ...] = ()
+    characters: int = 0
+    utf8_bytes: int = 0
+    remarks: tuple[str, ...] = ()
+    complete: bool = False
+
+    @property
+    def tokens(self) -> int:
+        return sum(shard.tokens for shard in self.shards)
+
+    @property
+    def rows(self) -> int:
+        return sum(shard.rows for shard in self.shards)
+
+
+def marks_of(sources: Iterable[Source]) -> tuple[SourceMark, ...]:
+    return tuple(SourceMark.of(source) for source in sources)
+
+
+def row_type(codec: TokenizerCodec) -> np.dtype[Any]:
+    """Two bytes a token where the vocabulary allows it."""
+    return np.dtype("<u2" if len(codec.tokens) <= 1 << 16 else "<u4")
+
+
+def frame_rows(codec: TokenizerCodec, ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Rows with their begin and end tokens, end to end, and the lengths of the rows."""
+    framed = lengths + (codec.begin is not None) + (codec.end is not None)
+    stops = np.cumsum(framed)
+    flat = np.empty(int(framed.sum()), row_type(codec))
+    inner = np.ones(len(flat), bool)
+    if codec.begin is not None:
+        flat[stops - framed] = codec.begin
+        inner[stops - framed] = False
+    if codec.end is not None:
+        flat[stops - 1] = codec.end
+        inner[stops - 1] = False
+    flat[inner] = ids
+    return flat, framed
+
+
+def encode_rows(
+    codec: TokenizerCodec, passages: Iterable[Passage]
+) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
+    """Framed rows, their lengths, characters and bytes: some hundred thousand characters at a time."""
+    for passage in passages:
+        for texts in _portions(passage.texts):
+            flat, lengths = frame_rows(codec, *codec.encode_many(texts))
+            yield flat, lengths, sum(map(len, texts)), sum(len(text.encode()) for text in texts)
+
+
+def _portions(texts: list[str]) -> Iterator[list[str]]:
+    first, held = 0, 0
+    for i, text in enumerate(texts):
+        held += len(text)
+        if held >= CHARACTERS_AT_ONCE:
+            yield texts[first : i + 1]
+            first, held = i + 1, 0
+    if first < len(texts):
+        yield texts[first:]
+
+
+@dataclass(frozen=True)
+class Store:
+    """A complete store. Its rows are what every batch plan reads."""
+
+    folder: Path
+    manifest: Manifest
+
+    @property
+    def codec(self) -> TokenizerCodec:
+        return TokenizerCodec.from_json(_read_json(self.folder / "codec.json"))
+
+    def sequences(self) -> Sequences:
+        """The rows, memory-mapped."""
+        dtype, shards = np.dtype(self.manifest.dtype), self.manifest.shards
+        parts = [
+            _mapped(_tokens_file(self.folder, i), dtype, shard.tokens, "tokens") for i, shard in enumerate(shards)
+        ]
+        starts = _mapped(self.folder / "starts.bin", np.dtype("<i8"), self.manifest.rows + 1, "row starts")
+        return Sequences(
+            parts[0] if len(parts) == 1 else Joined(tuple(parts)),
+            starts,
+            EveryTarget(starts),
+            self.manifest.characters,
+            self.manifest.utf8_bytes,
+            identity=self.identity,
+        )
+
+    @property
+    def identity(self) -> str:
+        said = [self.manifest.tokenizer, *(shard.sha256 for shard in self.manifest.shards)]
+        return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+
+    def verify(self) -> None:
+        """Read every shard again and refuse one whose content is not the one that was written."""
+        for i, shard in enumerate(self.manifest.shards):
+            path = _tokens_file(self.folder, i)
+            with path.open("rb") as stream:
+                if hashlib.file_digest(stream, "sha256").hexdigest() != shard.sha256:
+                    raise BadInput(f"{path} does not hold what was written to it; delete the store {self.folder}")
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several arrays that are read as one."""
+
+    parts: tuple[np.ndarray, ...]
+
+    @property
+    def offsets(self) -> np.ndarray:
+        return np.cumsum([0, *map(len, self.parts)])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.parts[0].dtype
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def __getitem__(self, places: Any, /) -> np.ndarray:
+        if isinstance(places, slice):
+            places = np.arange(*places.indices(len(self)))
+        places = np.asarray(places)
+        flat = places.reshape(-1)
+        which = np.searchsorted(self.offsets, flat, side="right") - 1
+        found = np.empty(len(flat), self.dtype)
+        for part in np.unique(which):
+            here = which == part
+            found[here] = self.parts[part][flat[here] - self.offsets[part]]
+        return found.reshape(places.shape)
+
+
+@dataclass(frozen=True)
+class EveryTarget:
+    """The marks of rows in which every token counts but the first."""
+
+    starts: np.ndarray
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(bool)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, places: Any, /) -> np.ndarray:
+        if isinstance(places, slice):
+            places = np.arange(*places.indices(len(self)))
+        places = np.asarray(places)
+        found = self.starts[np.searchsorted(self.starts, places, side="right") - 1]
+        return np.asarray(found != places)
+
+
+def open_store(folder: Path, wanted: Manifest | None = None) -> Store:
+    """A complete store; refused when it is cut, unfinished, or (against `wanted`) made from something else."""
+    manifest = _read_manifest(folder)
+    if manifest is None:
+        raise BadInput(f"{folder} holds no token store")
+    if not manifest.complete:
+        raise BadInput(
+            f"the token store {folder} is unfinished ({manifest.rows:,} rows); encode it again to go on"
+        )
+    _refuse_other(folder, manifest, wanted)
+    store = Store(folder, manifest)
+    store.sequences()
+    return store
+
+
+def write_store(
+    folder: Path,
+    codec: TokenizerCodec,
+    wanted: Manifest,
+    read: Callable[[Tally], Iterator[Passage]],
+    *,
+    meter: Meter | None = None,
+    shard_tokens: int = SHARD_TOKENS,
+) -> Store:
+    """The store of these documents: opened if it is there, finished if it was interrupted, else made."""
+    found = _read_manifest(folder)
+    if found is not None:
+        _refuse_other(folder, found, wanted)
+        if found.complete:
+            return open_store(folder, wanted)
+    elif folder.exists() and any(folder.iterdir()):
+        raise BadInput(f"{folder} is not empty and holds no token store; name another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    manifest = found or wanted
+    _write_json(folder / "codec.json", codec.to_json())
+    _write_manifest(folder, manifest)
+
+    tally = Tally()
+    rest = _without_first(read(tally), manifest.rows)
+    shard = _ShardWriter(folder, len(manifest.shards), np.dtype(manifest.dtype))
+    meter = meter or Meter("encoding", 0, 0, quiet=True)
+    for flat, lengths, characters, utf8_bytes in encode_rows(codec, rest):
+        shard.add(flat, lengths, characters, utf8_bytes)
+        meter.advance(tally, utf8_bytes)
+        if shard.tokens >= shard_tokens:
+            manifest = shard.close(manifest)
+            _write_manifest(folder, manifest)
+            shard = _ShardWriter(folder, len(manifest.shards), np.dtype(manifest.dtype))
+    manifest = shard.close(manifest)
+    meter.close(tally)
+    if not manifest.rows:
+        raise BadInput(f"no documents to encode into {folder}: this part of the corpus is empty")
+    _write_starts(folder, manifest)
+    _write_manifest(folder, manifest.model_copy(update={"remarks": tally.remarks(), "complete": True}))
+    return open_store(folder, wanted)
+
+
+class _ShardWriter:
+    """One shard on its way to the disk."""
+
+    def __init__(self, folder: Path, number: int, dtype: np.dtype[Any]) -> None:
+        self.paths = _tokens_file(folder, number), _rows_file(folder, number)
+        self.dtype = dtype
+        self.tokens = self.rows = self.characters = self.utf8_bytes = 0
+        self.digest = hashlib.sha256()
+        self.streams = [_beside(path).open("wb") for path in self.paths]
+
+    def add(self, flat: np.ndarray, lengths: np.ndarray, characters: int, utf8_bytes: int) -> None:
+        for stream, values in zip(self.streams, (flat.astype(self.dtype), lengths.astype("<u4")), strict=True):
+            stream.write(values.data)
+        self.digest.update(flat.astype(self.dtype).data)
+        self.tokens += len(flat)
+        self.rows += len(lengths)
+        self.characters += characters
+        self.utf8_bytes += utf8_bytes
+
+    def close(self, manifest: Manifest) -> Manifest:
+        """The manifest with this shard; an empty one leaves no trace."""
+        for stream, path in zip(self.streams, self.paths, strict=True):
+            stream.flush()
+            os.fsync(stream.fileno())
+            stream.close()
+            if self.rows:
+                _beside(path).replace(path)
+            else:
+                _beside(path).unlink()
+        if not self.rows:
+            return manifest
+        shard = Shard(tokens=self.tokens, rows=self.rows, sha256=self.digest.hexdigest())
+        return manifest.model_copy(
+            update={
+                "shards": (*manifest.shards, shard),
+                "characters": manifest.characters + self.characters,
+                "utf8_bytes": manifest.utf8_bytes + self.utf8_bytes,
+            }
+        )
+
+
+def _without_first(passages: Iterator[Passage], done: int) -> Iterator[Passage]:
+    """The documents after those that are stored already."""
+    for passage in passages:
+        skipped = min(done, len(passage.texts))
+        done -= skipped
+        if skipped < len(passage.texts):
+            yield Passage(passage.texts[skipped:])
+
+
+def _write_starts(folder: Path, manifest: Manifest) -> None:
+    path, total = folder / "starts.bin", 0
+    with _beside(path).open("wb") as stream:
+        stream.write(np.zeros(1, "<i8").data)
+        for i, shard in enumerate(manifest.shards):
+            lengths = _mapped(_rows_file(folder, i), np.dtype("<u4"), shard.rows, "row lengths")
+            for first in range(0, shard.rows, 1 << 20):
+                stops = total + np.cumsum(lengths[first : first + (1 << 20)], dtype="<i8")
+                stream.write(stops.data)
+                total = int(stops[-1])
+        stream.flush()
+        os.fsync(stream.fileno())
+    _beside(path).replace(path)
+
+
+def _refuse_other(folder: Path, found: Manifest, wanted: Manifest | None) -> None:
+    """Refuse a store that was made from other sources, in another way, or with another tokenizer."""
+    advice = f"delete the folder {folder} or name another one"
+    if wanted is not None and found.tokenizer != wanted.tokenizer:
+        raise BadInput(
+            f"the token store {folder} was made with another tokenizer ({found.tokenizer}, "
+            f"not {wanted.tokenizer}); {advice}"
+        )
+    if wanted is not None and found.settings != wanted.settings:
+        differing = sorted(
+            k for k in {*found.settings, *wanted.settings} if found.settings.get(k) != wanted.settings.get(k)
+        )
+        said = ", ".join(f"{k} was {found.settings.get(k)} and is {wanted.settings.get(k)}" for k in differing)
+        raise BadInput(f"the token store {folder} is stale: {said}; {advice}")
+    before = {mark.name: mark for mark in found.sources}
+    if wanted is not None and (other := set(before) ^ {mark.name for mark in wanted.sources}):
+        raise BadInput(f"the token store {folder} is stale: it was made from other files ({min(other)}); {advice}")
+    for mark in found.sources:
+        if changed := mark.changed():
+            raise BadInput(f"the token store {folder} is stale: {changed}; {advice}")
+
+
+def _mapped(path: Path, dtype: np.dtype[Any], count: int, what: str) -> np.ndarray:
+    size = path.stat().st_size if path.is_file() else 0
+    if size != count * dtype.itemsize:
+        raise BadInput(
+            f"{path} was cut: it has {size:,} bytes, and {count:,} {what} take {count * dtype.itemsize:,}; "
+            f"delete the store {path.parent} and encode it again"
+        )
+    return np.memmap(path, dtype, "r", shape=(count,))
+
+
+def _tokens_file(folder: Path, number: int) -> Path:
+    return folder / f"tokens-{number:05d}.bin"
+
+
+def _rows_file(folder: Path, number: int) -> Path:
+    return folder / f"rows-{number:05d}.bin"
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.part")
+
+
+def _read_manifest(folder: Path) -> Manifest | None:
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    stored = _read_json(path)
+    if isinstance(stored.get("format"), int) and stored["format"] > FORMAT:
+        raise BadInput(f"{path} has format {stored['format']}, and this linnet reads up to {FORMAT}")
+    try:
+        return Manifest.model_validate(stored)
+    except ValidationError as error:
+        raise BadInput(
+            f"{path} is damaged: {error.errors()[0]['msg']}; delete the store and encode it again"
+        ) from None
+
+
+def _write_manifest(folder: Path, manifest: Manifest) -> None:
+    _write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{path} cannot be read: {error}; delete the store and encode it again") from error
+
+
+def _write_json(path: Path, value: Mapping[str, Any]) -> None:
+    with _beside(path).open("w", encoding="utf-8") as stream:
+        json.dump(value, stream, ensure_ascii=False, indent=1)
+        stream.flush()
+        os.fsync(stream.fileno())
+    _beside(path).replace(path)

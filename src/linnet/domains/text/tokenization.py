@@ -1,0 +1,170 @@
+"""The codec of text: a `tokenizer.json` of the `tokenizers` library, kept byte for byte.
+
+It encodes and decodes; how a tokenizer is made is in `tokenizer_training`. Special tokens in a text are
+text: a document that says `<end>` does not end there.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import itertools
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from linnet.codecs import Encoded
+from linnet.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+BEGIN, END, UNKNOWN = "<begin>", "<end>", "<unk>"
+BEGIN_NAMES = (BEGIN, "<s>", "<bos>", "<|begin_of_text|>", "<|im_start|>", "[CLS]", "<|startoftext|>")
+END_NAMES = (END, "</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]")
+
+
+@dataclass(frozen=True)
+class TokenizerCodec:
+    """Text and token ids. `content` is the text of a tokenizer.json; begin and end are names in it, or None."""
+
+    content: str
+    begin_name: str | None
+    end_name: str | None
+
+    def __post_init__(self) -> None:
+        for name in (self.begin_name, self.end_name):
+            if name is not None and self.tokenizer.token_to_id(name) is None:
+                raise BadInput(f'the tokenizer has no token "{name}"{nearest(name, self._special_names)}')
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The library's object, set to take every text as it is."""
+        from_text = tokenizers_library().Tokenizer.from_str
+        try:
+            tokenizer: Tokenizer = from_text(self.content)
+        except Exception as error:  # the library raises a bare Exception for any flaw in the file
+            raise BadInput(f"this is no tokenizer.json: {error}") from error
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
+    @functools.cached_property
+    def tokens(self) -> tuple[str, ...]:
+        by_id = {i: name for name, i in self.tokenizer.get_vocab(with_added_tokens=True).items()}
+        return tuple(by_id.get(i, f"<unused {i}>") for i in range(max(by_id) + 1))
+
+    @functools.cached_property
+    def begin(self) -> int | None:
+        return None if self.begin_name is None else self.tokenizer.token_to_id(self.begin_name)
+
+    @functools.cached_property
+    def end(self) -> int | None:
+        return None if self.end_name is None else self.tokenizer.token_to_id(self.end_name)
+
+    @functools.cached_property
+    def unknown(self) -> int | None:
+        """The id that stands for what the vocabulary lacks; None where nothing can be lacking."""
+        model = json.loads(self.content)["model"]
+        if isinstance(model.get("unk_id"), int):
+            return int(model["unk_id"])
+        name = model.get("unk_token")
+        return None if name is None else self.tokenizer.token_to_id(name)
+
+    def encode(self, value: str) -> Encoded:
+        ids = self.tokenizer.encode(value, add_special_tokens=False).ids
+        return Encoded(np.array(ids, dtype=np.int64))
+
+    def encode_many(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
+        """The ids of many texts end to end, and how many each has; all cores work on it."""
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        small = np.uint16 if len(self.tokens) <= 1 << 16 else np.uint32
+        return np.fromiter(itertools.chain.from_iterable(ids), small, int(lengths.sum())), lengths
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text; where ids end amid a character, U+FFFD stands for its bytes."""
+        framing = (self.begin, self.end)
+        return self.tokenizer.decode([int(i) for i in ids if i not in framing], skip_special_tokens=False)
+
+    def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        """What `ids` add to the prompt's text, also where they complete a character that it left open."""
+        before, whole = self.decode(prompt), self.decode([*prompt, *ids])
+        kept = before.rstrip("\ufffd")
+        return whole[len(before) :] if whole.startswith(before) else whole[len(kept) :]
+
+    def fingerprint(self) -> str:
+        framing = f"{self.begin_name}\0{self.end_name}\0"
+        return hashlib.sha256((framing + self.content).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "tokenizer", "begin": self.begin_name, "end": self.end_name, "tokenizer": self.content}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> TokenizerCodec:
+        return cls(stored["tokenizer"], stored["begin"], stored["end"])
+
+    @classmethod
+    def read(cls, path: Path, begin: str | None = None, end: str | None = None) -> TokenizerCodec:
+        """A tokenizer.json, or the folder that holds one; begin and end are found by name unless given."""
+        file = path / "tokenizer.json" if path.is_dir() else path
+        try:
+            content = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadInput(f"tokenizer {file} cannot be read: {error}") from error
+        try:
+            bare = cls(content, None, None)
+            names = set(bare.tokens)
+        except BadInput as error:
+            raise BadInput(f"{file}: {error}") from error
+        said = _config_beside(file)
+        end = end or _first(names, said.get("eos_token"), *END_NAMES)
+        begin = begin or _first(names, said.get("bos_token"), *BEGIN_NAMES) or end
+        return cls(content, begin, end)
+
+    def write(self, path: Path) -> None:
+        """The tokenizer.json as it was read or trained."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}.part")
+        beside.write_text(self.content, encoding="utf-8")
+        beside.replace(path)
+
+    @property
+    def _special_names(self) -> list[str]:
+        return [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
+
+
+def tokenizers_library() -> Any:
+    """The `tokenizers` package, or the advice to install it."""
+    try:
+        import tokenizers
+    except ImportError as error:
+        raise BadInput("text needs the tokenizers library: pip install linnet[text]") from error
+    return tokenizers
+
+
+def _config_beside(file: Path) -> dict[str, str]:
+    """The begin and end names in the tokenizer_config.json next to a tokenizer, if there is one."""
+    config = file.with_name("tokenizer_config.json")
+    if not config.is_file():
+        return {}
+    try:
+        stored = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInput(f"{config} is not JSON: {error}") from error
+    names = {}
+    for key in ("bos_token", "eos_token"):
+        value = stored.get(key)
+        name = value.get("content") if isinstance(value, dict) else value
+        if isinstance(name, str):
+            names[key] = name
+    return names
+
+
+def _first(present: set[str], *candidates: str | None) -> str | None:
+    return next((name for name in candidates if name is not None and name in present), None)
