@@ -35,6 +35,8 @@ class Face:
 
     def show(self, *records: Record) -> None:
         """Print records: one line each, or one picture of all of them."""
+        if os.environ.get("RANK", "0") != "0":
+            return  # under torchrun the first process speaks for all
         if self._json:
             for record in records:
                 self._out.write(record.line() + "\n")
@@ -73,7 +75,7 @@ def speaking(*, json: bool, debug: bool) -> Iterator[Face]:
         if debug:
             traceback.print_exc()
         message, code = explain(error)
-        typer.echo(f"error: {message}", err=True)
+        typer.echo(message if code == INTERRUPTED else f"error: {message}", err=True)
         raise typer.Exit(code) from None
 
 
@@ -85,4 +87,7 @@ def explain(error: Exception) -> tuple[str, int]:
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", 1 if full else 2
-    return f"{type(error).__name__}: {error} (a defect of linnet; --debug shows where)", 1
+    if isinstance(error, MemoryError):
+        return "out of memory", 1
+    first = (str(error).splitlines() or [""])[0]
+    return f"{type(error).__name__}: {first} (a defect of linnet; --debug shows where)", 1

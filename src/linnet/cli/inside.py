@@ -2,25 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from linnet.cli.face import speaking
-from linnet.cli.options import DebugOption, JsonOption, RunArgument
+from linnet.cli.options import DebugOption, ForceOption, JsonOption, RunArgument
+from linnet.errors import BadInput
+
+if TYPE_CHECKING:
+    from linnet.records import AttentionRecord
+
+ArraysOption = Annotated[
+    Path | None,
+    typer.Option("--out", help="Write arrays into this .npz file instead of showing them.", show_default=False),
+]
 
 
 def attention(
     run: RunArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the model reads.", show_default=False)],
+    out: ArraysOption = None,
+    force: ForceOption = False,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Show where each head looks."""
     with speaking(json=json, debug=debug) as face:
+        refuse_existing(out, force)
         from linnet import workbench
 
-        face.show(workbench.attention(run, text))
+        record = workbench.attention(run, text)
+        if out is None:
+            face.show(record)
+        else:
+            write_arrays(record, out)
+
+
+def refuse_existing(out: Path | None, force: bool) -> None:
+    """Before the work is done, not after it."""
+    if out is not None and out.exists() and not force:
+        raise BadInput(f"{out} exists; choose another --out, or replace it with --force")
+
+
+def write_arrays(record: AttentionRecord, out: Path) -> None:
+    """The record as NumPy arrays: `values`, and the names of its `axes` and `tokens`."""
+    import numpy as np
+
+    hidden = out.with_name(f".{out.name}")
+    with hidden.open("wb") as file:
+        np.savez(file, values=np.array(record.values, np.float32), axes=record.axes, tokens=record.tokens)
+    hidden.replace(out)
 
 
 def join(app: typer.Typer) -> None:

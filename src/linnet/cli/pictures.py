@@ -29,18 +29,25 @@ from linnet.records import (
 
 SHADES = " ░▒▓█"
 PLAIN_SHADES = " .:*#"  # for terminals that know no other characters
+DARKER_FROM = (0.05, 0.2, 0.4, 0.7)  # shares at which the next shade begins
+WIDTH = 120  # columns where there is no terminal
 LABEL = 8  # columns of a token's name beside its row
 
 
 def draw(records: Sequence[Record], out: TextIO) -> None:
     """Print a picture of these records; those of one list share a table."""
-    console = Console(file=out, highlight=False, soft_wrap=True)
+    console = Console(file=out, highlight=False, width=None if out.isatty() else WIDTH)
+    shades = PLAIN_SHADES if console.options.ascii_only else SHADES
     listed = [record for record in records if isinstance(record, ListedRunRecord)]
-    if listed:
-        console.print(listed_runs(listed))
-    for record in records:
-        if not isinstance(record, ListedRunRecord):
-            console.print(picture(record, SHADES if not console.options.ascii_only else PLAIN_SHADES))
+    with console.capture() as drawn:
+        if listed:
+            console.print(listed_runs(listed))
+        for record in records:
+            if not isinstance(record, ListedRunRecord):
+                console.print(picture(record, shades))
+    # Tables fill their last column with spaces, which only gets in the way of copying.
+    out.writelines(line.rstrip() + "\n" for line in drawn.get().splitlines())
+    out.flush()
 
 
 def picture(record: Record, shades: str = SHADES) -> RenderableType:
@@ -129,8 +136,9 @@ def attention(record: AttentionRecord, shades: str) -> RenderableType:
         for layer, heads in enumerate(record.values)
         for head, values in enumerate(heads)
     ]
-    darkest = f"each row is a query, each column a key; '{shades[-1]}' is a share of 0.8 or more"
-    return Group(Columns(squares, padding=(1, 4)), Text(darkest, style="dim"))
+    scale = ", ".join(f"{shade} from {limit:g}" for shade, limit in zip(shades[1:], DARKER_FROM, strict=True))
+    legend = f"each row is a query, each column a key; shares: {scale}"
+    return Group(Columns(squares, padding=(1, 4)), Text(legend, style="dim"))
 
 
 def square(values: Sequence[Sequence[float]], tokens: Sequence[str], shades: str) -> Text:
@@ -144,7 +152,7 @@ def square(values: Sequence[Sequence[float]], tokens: Sequence[str], shades: str
 
 
 def shade(share: float, shades: str) -> str:
-    return shades[min(int(share * len(shades)), len(shades) - 1)]
+    return shades[sum(share >= limit for limit in DARKER_FROM)]
 
 
 def visible(token: str) -> str:

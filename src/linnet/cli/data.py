@@ -1,0 +1,77 @@
+"""Verbs that make data and look at data, by domain."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linnet.cli.face import speaking
+from linnet.cli.options import DebugOption, ForceOption, JsonOption
+
+
+class Task(StrEnum):
+    add = "add"
+    subtract = "subtract"
+    multiply = "multiply"
+    expression = "expression"
+    base = "base"
+    polynomial = "polynomial"
+
+
+Range = tuple[int, int]
+
+
+def make_arithmetic(
+    out: Annotated[Path, typer.Option("--out", help="The folder for train, dev and test.", show_default=False)],
+    task: Annotated[Task, typer.Option("--task", help="What is asked.")] = Task.add,
+    instances: Annotated[int, typer.Option("--instances", help="Rows of the three files together.")] = 20_000,
+    with_steps: Annotated[bool, typer.Option("--with-steps", help="Write the steps to each answer.")] = False,
+    digits: Annotated[Range, typer.Option("--digits", help="Fewest and most digits of an operand.")] = (1, 3),
+    operands: Annotated[Range, typer.Option("--operands", help="Fewest and most operands.")] = (2, 2),
+    depth: Annotated[Range, typer.Option("--depth", help="Fewest and most brackets around each other.")] = (0, 2),
+    signs: Annotated[bool, typer.Option("--signs", help="Negative operands, too.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="The seed of what is drawn.")] = 42,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Draw problems into train, dev and test.
+
+    The three files never share a problem, and files made on other machines or with other seeds do not either.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.arithmetic import ArithmeticData
+        from linnet.domains.arithmetic.making import make
+
+        problems = ArithmeticData(task=task.value, digits=digits, operands=operands, depth=depth, signs=signs)
+        face.show(make(out, problems.space, instances, seed=seed, with_steps=with_steps, force=force))
+
+
+def check_arithmetic(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.", show_default=False)],
+    task: Annotated[Task | None, typer.Option("--task", help="What is asked, where rows do not say.")] = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Count lengths and labels, and find wrong rows.
+
+    Answers and steps are checked, and so is that no problem of the test rows is among the training rows.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.arithmetic.checking import check
+
+        face.show(check(paths, task.value if task else None))
+
+
+def join(app: typer.Typer) -> None:
+    make = typer.Typer(help="Make data.", no_args_is_help=True, rich_markup_mode=None)
+    make.command("arithmetic")(make_arithmetic)
+    check = typer.Typer(help="Check data.", no_args_is_help=True, rich_markup_mode=None)
+    check.command("arithmetic")(check_arithmetic)
+    group = typer.Typer(help="Make data, and check data.", no_args_is_help=True, rich_markup_mode=None)
+    group.add_typer(make, name="make")
+    group.add_typer(check, name="check")
+    app.add_typer(group, name="data")
