@@ -17,7 +17,9 @@ from linnet.domains import Material, Part, Question
 from linnet.domains.arithmetic.codec import ArithmeticCodec, Reverse
 from linnet.domains.arithmetic.columns import frame_sums, sum_texts
 from linnet.domains.arithmetic.drawing import draw_distinct, draw_training_sums, draw_training_texts
+from linnet.domains.arithmetic.files import read_rows, split_name
 from linnet.domains.arithmetic.problems import Space, Task, groups_of, operands_of, solve
+from linnet.domains.arithmetic.reading import checked_pairs, codec_for, part_rows
 from linnet.domains.arithmetic.rows import Supervise, frame_texts
 from linnet.errors import BadInput
 from linnet.records import Baseline
@@ -93,10 +95,25 @@ class ArithmeticData(BaseModel):
         return ArithmeticCodec(self.task, self.reverse, width, self.operands[1], self.signs, self.scratchpad)
 
     def load(self, seed: int) -> Material:
+        if self.paths:
+            return self._load_files()
         codec = self.codec()
         train = self._training_rows(codec, seed)
         held_out = draw_distinct(self.space, seed, max(1, min(VALIDATION_ROWS, self.instances // 8)), "validation")
         return Material(codec, Part(train), self.part(codec, held_out), self._notes())
+
+    def _load_files(self) -> Material:
+        rows = read_rows(self.paths, self.task)
+        if not rows:
+            raise BadInput(f"{', '.join(map(str, self.paths))} has no rows")
+        train, validation, notes = part_rows(rows)
+        codec = codec_for([*train, *validation], self.codec())
+        return Material(
+            codec,
+            Part(frame_texts(codec, checked_pairs(train, codec), self.supervised)),
+            self._part(codec, checked_pairs(validation, codec)),
+            (*self._notes(), *notes),
+        )
 
     def _notes(self) -> tuple[str, ...]:
         if self.scratchpad and self.supervise == "answer":
@@ -118,7 +135,9 @@ class ArithmeticData(BaseModel):
 
     def part(self, codec: ArithmeticCodec, questions: Sequence[str]) -> Part:
         """Rows and questions of these problems with their right answers."""
-        pairs = [(question, solve(self.task, question)) for question in questions]
+        return self._part(codec, [(question, solve(self.task, question)) for question in questions])
+
+    def _part(self, codec: ArithmeticCodec, pairs: Sequence[tuple[str, str]]) -> Part:
         return Part(frame_texts(codec, pairs, self.supervised), tuple(self._question(*pair) for pair in pairs))
 
     def _question(self, question: str, answer: str) -> Question:
@@ -166,4 +185,16 @@ class ArithmeticData(BaseModel):
         return best
 
     def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
-        raise BadInput(f"no reader yet for {paths}")
+        """All rows of these files (of one split), with the answers that the files give."""
+        if not isinstance(codec, ArithmeticCodec):
+            raise BadInput("this run was not trained on arithmetic: its codec is of another kind")
+        rows = read_rows(paths, codec.task)
+        wanted = None if split is None else split_name(split)
+        chosen = [row for row in rows if wanted is None or row.split == wanted]
+        if not chosen:
+            splits = ", ".join(sorted({str(row.split) for row in rows})) or "none"
+            raise BadInput(
+                f"{', '.join(map(str, paths))} has no rows"
+                + (f" of split {split!r}; it has {splits}" if split else "")
+            )
+        return self._part(codec, checked_pairs(chosen, codec))

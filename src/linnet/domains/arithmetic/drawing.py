@@ -114,7 +114,8 @@ def _distinct_sums(
     found: list[str] = []
     fruitless = 0
     while len(found) < rows and fruitless < 2:
-        drawn = _draw_sums(space, random, int((rows - len(found)) / share * 1.2) + TRIES, balanced)
+        tries = int((rows - len(found)) / share * 1.2) + (TRIES if fruitless else 64)
+        drawn = _draw_sums(space, random, tries, balanced)
         new = []
         for place, (row, count) in enumerate(zip(drawn.operands.tolist(), drawn.counts.tolist(), strict=True)):
             problem = tuple(row[:count])

@@ -22,6 +22,7 @@ TASKS: tuple[Task, ...] = ("add", "subtract", "multiply", "expression", "base", 
 OPERATORS = {"add": "+", "subtract": "-", "multiply": "*"}
 BASES = {"binary": 2, "hex": 16}
 SHARES = {"train": (0, 8), "validation": (8, 9), "test": (9, 10)}  # tenths of the hash space
+LONGEST_VALUE = 1000  # characters; so that no number or product meets Python's limit on integer texts
 
 _PLAIN = r"(?:0|[1-9][0-9]*)"
 _SIGNED = r"(?:0|-?[1-9][0-9]*)"
@@ -69,6 +70,8 @@ def answers_may_be_negative(task: Task, signs: bool) -> bool:
 
 def read_value(task: Task, signs: bool, text: str) -> tuple[str, str]:
     """Question and answer (empty in a prompt) in canonical spelling; spaces are left out, `=` may be missing."""
+    if len(text) > LONGEST_VALUE:
+        raise BadInput(f"{text[:30]!r}... has {len(text)} characters; a problem has at most {LONGEST_VALUE}")
     if " " in text:
         if _SPACED_NUMBER.search(text):
             raise BadInput(f"{text[:60]!r} has a space inside a number")

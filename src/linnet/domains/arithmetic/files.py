@@ -1,0 +1,159 @@
+"""Arithmetic files, plain or `.gz`, and folders of them.
+
+A row is an `a+b=c` line or a JSON line with `input`, `gold` (and `steps`, `split`), or `expr`, `result`.
+Reading is strict: a row that cannot be used is named with its file and line. Writing is atomic.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linnet.domains.arithmetic.problems import Task, guess_task, read_value
+from linnet.errors import BadInput, RunFailed
+
+SPLITS = {"train": "train", "dev": "validation", "val": "validation", "valid": "validation"}
+SPLITS |= {"validation": "validation", "test": "test"}
+_ENDINGS = (".txt", ".jsonl", ".json")
+_KEYS = (("input", "gold"), ("expr", "result"))
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a file before it is read; `split` is what the file's name says, `listed` that a folder held it."""
+
+    path: Path
+    number: int
+    text: str
+    split: str | None
+    listed: bool
+
+    @property
+    def place(self) -> str:
+        return f"{self.path}:{self.number}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A problem as a file has it, in canonical spelling. `split` is None where nothing names one."""
+
+    line: Line
+    task: Task
+    question: str
+    answer: str
+    split: str | None
+    steps: tuple[str, ...] = ()
+
+
+def split_name(word: str) -> str:
+    """`validation` for dev, val and so on."""
+    if word not in SPLITS:
+        raise BadInput(f"{word!r} is not a split; there is {', '.join(SPLITS)}")
+    return SPLITS[word]
+
+
+def lines_of(paths: Sequence[Path]) -> Iterator[Line]:
+    """All lines that are not blank, of files and of folders (there: .txt and .jsonl, also .gz)."""
+    for given in paths:
+        path = Path(given)
+        if path.is_dir():
+            found = sorted(p for p in path.rglob("*") if p.name.removesuffix(".gz").endswith(_ENDINGS))
+            if not found:
+                raise BadInput(f"{path} holds no .txt or .jsonl file (plain or .gz)")
+            for file in found:
+                yield from _lines(file, True)
+        else:
+            yield from _lines(path, False)
+
+
+def _lines(path: Path, listed: bool) -> Iterator[Line]:
+    words = re.split(r"[^a-z]+", path.name.split(".")[0].lower())
+    split = next((SPLITS[word] for word in words if word in SPLITS), None)
+    try:
+        with (
+            gzip.open(path, "rt", encoding="utf-8")
+            if path.name.endswith(".gz")
+            else path.open(encoding="utf-8") as f
+        ):
+            for number, text in enumerate(f, start=1):
+                if text.strip():
+                    yield Line(path, number, text.strip(), split, listed)
+    except FileNotFoundError:
+        raise BadInput(f"there is no file {path}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is not UTF-8 text: {error}") from None
+    except (EOFError, zlib.error, OSError) as error:
+        raise BadInput(f"{path} cannot be read: {error}") from None
+
+
+def read_line(line: Line, task: Task | None) -> Row:
+    """The problem on a line; without a task, the narrowest one that it belongs to."""
+    try:
+        return _read_json(line, task) if line.text.startswith("{") else _row(line, task, line.text, None, ())
+    except BadInput as error:
+        raise BadInput(f"{line.place}: {error}") from None
+
+
+def read_rows(paths: Sequence[Path], task: Task | None) -> list[Row]:
+    return [read_line(line, task) for line in lines_of(paths)]
+
+
+def _read_json(line: Line, task: Task | None) -> Row:
+    try:
+        stored: dict[str, Any] = json.loads(line.text)
+    except (ValueError, RecursionError) as error:
+        raise BadInput(f"the line is not JSON: {error}") from None
+    for asked, said in _KEYS:
+        if asked in stored and said in stored:
+            text = f"{stored[asked]}={stored[said]}"
+            break
+    else:
+        raise BadInput(f"the row has the keys {', '.join(stored)}; it needs input and gold, or expr and result")
+    steps, split = stored.get("steps") or (), stored.get("split")
+    if not isinstance(steps, list | tuple) or not all(isinstance(step, str) for step in steps):
+        raise BadInput("steps has to be a list of texts")
+    return _row(line, task, text, None if split is None else split_name(str(split)), tuple(steps))
+
+
+def _row(line: Line, task: Task | None, text: str, split: str | None, steps: tuple[str, ...]) -> Row:
+    belongs = guess_task(text.partition("=")[0].replace(" ", ""))
+    try:
+        question, answer = read_value(task or belongs, True, text)
+    except BadInput as error:
+        hint = f"; for such rows set data.task={belongs}" if task not in (None, belongs) else ""
+        raise BadInput(f"{error}{hint}") from None
+    if not answer:
+        raise BadInput(f"{text[:60]!r} has no answer; a row is question=answer")
+    return Row(line, task or belongs, question, answer, split or (line.split if line.listed else None), steps)
+
+
+def write_files(texts: Mapping[Path, Iterable[str]], force: bool) -> None:
+    """Write lines to files, all or none: beside under a dot name first, then renamed."""
+    taken = [str(path) for path in texts if path.exists()]
+    if taken and not force:
+        raise BadInput(f"{', '.join(taken)} is already there; --force replaces it")
+    beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
+    try:
+        for path, lines in texts.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with beside[path].open("w", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+                file.flush()
+                os.fsync(file.fileno())
+        for path in texts:
+            beside[path].replace(path)
+    except (PermissionError, NotADirectoryError, FileExistsError) as error:
+        raise BadInput(f"cannot write there: {error}") from None
+    except OSError as error:
+        raise RunFailed(f"writing failed, no file was changed: {error}") from None
+    finally:
+        for leftover in beside.values():
+            if leftover.exists():
+                leftover.unlink()
