@@ -58,7 +58,9 @@ def known_visits(samples: Samples) -> Known:
     inside = np.repeat([False, True], [len(past), len(history)])
     order = np.argsort(keys, kind="stable")
     keys, inside = keys[order], inside[order]
-    last = np.append(keys[1:] != keys[:-1], True)[: len(keys)]  # of a visit in both, the history's entry comes last
+    last = np.append(keys[1:] != keys[:-1], True)[
+        : len(keys)
+    ]  # of a visit in both, the history's entry comes last
     keys, inside = keys[last], inside[last]
     return Known(keys // span, keys % span, inside)
 

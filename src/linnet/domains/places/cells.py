@@ -112,7 +112,7 @@ def _face_uv(lon: np.ndarray, lat: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     axis = np.argmax(np.abs(xyz), -1)
     largest = np.take_along_axis(xyz, axis[..., None], -1)[..., 0]
     face = axis + 3 * (largest < 0)
-    with np.errstate(divide="ignore", invalid="ignore"):  # only the chosen face's quotient is used
+    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):  # only the chosen face's quotient is used
         u = np.choose(face, [y / x, -x / y, -x / z, z / x, z / y, -y / z])
         v = np.choose(face, [z / x, z / y, -y / z, y / x, -x / y, -x / z])
     return face, u, v

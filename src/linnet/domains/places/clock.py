@@ -179,7 +179,9 @@ def day_times(
     """
     fixed = fixed_offset(zone)
     if fixed is None:
-        raise BadInput(f'day numbers carry no date, so their zone has to be an offset such as "+08:00", not "{zone}"')
+        raise BadInput(
+            f'day numbers carry no date, so their zone has to be an offset such as "+08:00", not "{zone}"'
+        )
     first = (np.zeros(len(day), np.int64) if weekday is None else weekday.astype(np.int64) - day) % 7
     # 1970-01-05 was a Monday, day 4 of 1970
     _, lead = np.unique(user, return_index=True)

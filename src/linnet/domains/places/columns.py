@@ -16,12 +16,12 @@ from linnet.errors import BadInput, nearest
 Shape = Literal["fixes", "stays", "check-ins"]
 
 NAMES: dict[str, tuple[str, ...]] = {
-    "user": ("user", "user_id", "userid", "uid", "user_name", "username", "person", "agent", "agent_id", "id_user"),
+    "user": ("user", "user_id", "userid", "uid", "user_name", "username", "person", "agent", "agent_id"),
     "time": (
-        "time", "timestamp", "datetime", "ts", "tracked_at", "checkin_time", "check_in_time", "utc_time",
-        "utctimestamp", "utc_timestamp", "date_time", "created_at", "checked_in_at",
+        "time", "timestamp", "datetime", "ts", "tracked_at", "checkin_time", "check_in_time",
+        "utc_time", "utctimestamp", "utc_timestamp", "date_time", "created_at", "checked_in_at",
     ),
-    "start": ("started_at", "start_time", "start", "t_start", "arrival", "arrived_at", "begin", "leaving_datetime"),
+    "start": ("started_at", "start_time", "start", "t_start", "arrival", "arrived_at", "begin"),
     "end": ("finished_at", "end_time", "end", "t_end", "departure", "departed_at", "finish", "ended_at"),
     "duration": ("duration_min", "duration", "duration_minutes", "minutes", "stay_min"),
     "start_day": ("start_day", "day"),
@@ -88,17 +88,18 @@ def parse_mapping(text: str) -> dict[str, str]:
 
 
 def find_columns(present: Sequence[str], named: Mapping[str, str], where: str) -> Columns:
-    """Give every role its column; refuse unknown roles, missing columns, and tables that are none of the shapes."""
+    """Give every role its column; refuse unknown roles and tables that lack what every shape needs."""
     for role, name in named.items():
         if role not in NAMES and not _CELL_ROLE.match(role):
             raise BadInput(f'there is no role "{role}" for a column{nearest(role, NAMES)}')
         if name not in present:
             raise BadInput(f'{where} has no column "{name}" (for {role}){nearest(name, present)}')
     by_lower = {name.lower(): name for name in reversed(present) if name not in named.values()}
-    roles = {role: name for role, name in named.items()}
-    for role, candidates in NAMES.items():
-        if role not in roles and (name := next((by_lower[c] for c in candidates if c in by_lower), None)):
-            roles[role] = name
+    roles = dict(named)
+    for role, usual in NAMES.items():
+        found_names = [by_lower[name] for name in usual if name in by_lower]
+        if role not in roles and found_names:
+            roles[role] = found_names[0]
     for name in present:
         match = _CELL.match(name)
         if match and name not in roles.values() and f"s2_l{int(match[1])}" not in roles:

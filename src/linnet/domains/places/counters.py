@@ -75,8 +75,9 @@ class Markov:
 class Counter:
     """Transitions from here, visit share, and recency in the history: no parameter was fitted.
 
-    score(c) = N_past(here -> c) + N_history(here -> c) + share * P_past(c) + recent * sum over the history's visits
-    of c of decay ** (visits since then). Past and history are counted apart, as the rule was published.
+    score(c) = N_past(here -> c) + N_history(here -> c) + share * P_past(c) + recent * R(c), where R sums
+    decay ** (visits since then) over the visits of c in the history. Past and history are counted apart, as
+    the rule was published.
     """
 
     share: float = 0.1

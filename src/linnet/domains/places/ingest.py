@@ -28,11 +28,20 @@ from linnet.errors import BadInput, nearest
 if TYPE_CHECKING:
     import polars as pl
 
-_SPLIT_NAMES = {"train": 0, "training": 0, "validation": 1, "valid": 1, "val": 1, "dev": 1, "test": 2, "testing": 2}
+_SPLIT_NAMES = {
+    "train": 0,
+    "training": 0,
+    "validation": 1,
+    "valid": 1,
+    "val": 1,
+    "dev": 1,
+    "test": 2,
+    "testing": 2,
+}
 
 
 class Reading(BaseModel):
-    """How a table is read: columns by role, the zone of its times, the zone of the people, cells, stays, places."""
+    """How a table is read: columns by role, zones of its times and of the people, cells, stays, places."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -277,7 +286,9 @@ def _visits(rows: _Rows, columns: Columns, reading: Reading, findings: Findings,
     place, places, lonlat = rows.place, rows.places, None
     if "place" not in columns:
         found = np.full(len(place), -1)
-        found[order] = cluster(rows.extra["lon"][order], rows.extra["lat"][order], reading.clusters, rows.user[order])
+        found[order] = cluster(
+            rows.extra["lon"][order], rows.extra["lat"][order], reading.clusters, rows.user[order]
+        )
         findings.mended("stays in no cluster", order[found[order] < 0], "row dropped (a stay at no place)")
         order = order[found[order] >= 0]
         place, places = found, np.arange(found.max() + 1 if len(order) else 0)
@@ -369,13 +380,18 @@ def _cells(
         first[codes[known][::-1]] = np.flatnonzero(known)[::-1]
         of_place = np.where(first >= 0, of_visit[first], np.uint64(0))
         differing = known & (of_visit != of_place[codes])
-        findings.mended(f"level-{level} cells that differ within one place", order[differing], "the first one counts")
+        findings.mended(
+            f"level-{level} cells that differ within one place", order[differing], "the first one counts"
+        )
         found[level] = of_place
     if not found and lonlat is not None:
         known = np.isfinite(lonlat).all(1)
         leaf = np.zeros(places, np.uint64)
         leaf[known] = s2.cell_ids(lonlat[known, 0], lonlat[known, 1])
-        found = {level: np.where(known, s2.parents(np.where(known, leaf, 1), level), np.uint64(0)) for level in reading.levels}
+        found = {
+            level: np.where(known, s2.parents(np.where(known, leaf, 1), level), np.uint64(0))
+            for level in reading.levels
+        }
     whole = np.all([cell > 0 for cell in found.values()], axis=0) if found else np.zeros(0, bool)
     s2.check_tree({level: cell[whole] for level, cell in found.items()})
     return dict(sorted(found.items()))
@@ -389,7 +405,9 @@ def _from_fixes(rows: _Rows, order: np.ndarray, reading: Reading, findings: Find
     findings.mended("stays in no cluster", order[stays.first[labels < 0]], "dropped (a stay at no place)")
     kept = labels >= 0
     if not kept.any():
-        raise BadInput(f"{len(order)} fixes hold no stay of {reading.stays.minutes} minutes at a place visited twice")
+        raise BadInput(
+            f"{len(order)} fixes hold no stay of {reading.stays.minutes} minutes at a place visited twice"
+        )
     places, codes = _without_gaps_of(np.arange(labels.max() + 1), labels[kept])
     user_names, users = _without_gaps_of(rows.users, stays.user[kept])
     lonlat = centres(codes, stays.lon[kept], stays.lat[kept], len(places))

@@ -1,7 +1,8 @@
 """The published sample files, both ways: one JSON object a sample, with its history as parallel lists.
 
-Read, the samples of a file give back the visits that they mention; a visit that no sample mentions is unknown, so
-`past_*` of such samples covers less than that of a visit table. Written, they are the published form byte for byte.
+Read, the samples of a file give back the visits that they mention; a visit that no sample mentions is
+unknown, so `past_*` of such samples covers less than that of a visit table. Written, they are the published
+form byte for byte.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from linnet.domains.places import cells as s2
-from linnet.domains.places.splits import Samples, _train_end
+from linnet.domains.places.splits import Samples, train_end
 from linnet.domains.places.visits import DAY, MINUTE, NO_PART, PARTS, Visits
 from linnet.errors import BadInput
 
@@ -40,7 +41,7 @@ def read_samples(paths: Sequence[Path]) -> tuple[Visits, Samples]:
     of_visit = np.full(len(visits), NO_PART, np.int8)
     of_visit[history] = np.repeat(part, lengths)
     of_visit[target] = part
-    end = _train_end(visits, of_visit)[visits.user[target]]
+    end = train_end(visits, of_visit)[visits.user[target]]
     begin = visits.bounds[visits.user[target]]
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     samples = Samples(
@@ -50,8 +51,7 @@ def read_samples(paths: Sequence[Path]) -> tuple[Visits, Samples]:
 
 
 def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
-    opened = gzip.open(path, "rt") if path.name.endswith(".gz") else path.open()
-    with opened as lines:
+    with gzip.open(path, "rt") if path.name.endswith(".gz") else path.open() as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
@@ -105,7 +105,9 @@ def _mentioned(records: Sequence[dict[str, Any]]) -> dict[_Key, tuple[int, int, 
     found: dict[_Key, tuple[int, int, tuple[str, ...]]] = {}
     levels = _levels(records[0])
     for record in records:
-        cells = list(zip(*[record[f"h_s2_l{level}"] for level in levels], strict=True)) or [()] * len(record["h_place"])
+        cells = list(zip(*[record[f"h_s2_l{level}"] for level in levels], strict=True)) or [()] * len(
+            record["h_place"]
+        )
         for key, weekday, minutes, cell in zip(
             _history_keys(record), record["h_weekday"], record["h_duration"], cells, strict=True
         ):
@@ -138,16 +140,17 @@ def _visits(table: dict[_Key, tuple[int, int, tuple[str, ...]]]) -> tuple[Visits
         of_place[place] = ids
         by_level[int(s2.levels(ids[:1])[0])] = of_place
     visits = Visits(
-        user.astype(np.int32), place.astype(np.int32), start, start + minutes * MINUTE, np.zeros(len(keys), np.int32),
-        identifier, users, places, by_level,
+        user.astype(np.int32), place.astype(np.int32), start, start + minutes * MINUTE,
+        np.zeros(len(keys), np.int32), identifier, users, places, by_level,
     )  # fmt: skip
     return visits, {key: row for row, key in enumerate(keys)}
 
 
-def write_samples(path: Path, visits: Visits, samples: Samples, legacy: np.ndarray, *, local: bool = False) -> None:
+def write_samples(
+    path: Path, visits: Visits, samples: Samples, legacy: np.ndarray, *, local: bool = False
+) -> None:
     """One JSON object a line, train first; `legacy` is [P]. Times are those of the clock that was asked for."""
-    opened = gzip.open(path, "wt", compresslevel=6) if path.name.endswith(".gz") else path.open("w")
-    with opened as out:
+    with gzip.open(path, "wt", compresslevel=6) if path.name.endswith(".gz") else path.open("w") as out:
         out.writelines(sample_lines(visits, samples, legacy, local=local))
 
 

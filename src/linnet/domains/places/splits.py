@@ -18,6 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from linnet.domains.places.visits import NO_PART, PARTS, Visits, ranges
 from linnet.errors import BadInput
 
+CHUNK = 50_000  # samples looked at together, which bounds the memory
+
 
 class Recipe(BaseModel):
     """How visits become samples. `days` and `most` bound the history; `same_part` keeps it inside its part."""
@@ -110,8 +112,9 @@ def divide(visits: Visits, recipe: Recipe) -> np.ndarray:
         rank = np.arange(len(visits)) - first[visits.user]
         cut = np.floor(edges[:, None] * count[None, :] + 1e-9)[:, visits.user]
         return ((rank >= cut[0]).astype(np.int8) + (rank >= cut[1])).astype(np.int8)
-    chance = np.array([_chance(str(name), recipe.seed) for name in visits.users])
-    return ((chance >= edges[0]).astype(np.int8) + (chance >= edges[1]))[visits.user].astype(np.int8)
+    by_user = np.array([_chance(str(name), recipe.seed) for name in visits.users])
+    share = by_user[visits.user]
+    return ((share >= edges[0]).astype(np.int8) + (share >= edges[1])).astype(np.int8)
 
 
 def _chance(name: str, seed: int) -> float:
@@ -144,15 +147,16 @@ def make_samples(visits: Visits, part: np.ndarray, recipe: Recipe) -> Samples:
     if recipe.all_parts and recipe.by != "user":
         seen = np.zeros((len(visits.users), 3), bool)
         seen[visits.user[wanted], part[wanted]] = True
-        wanted &= seen.all(1)[visits.user]
+        wanted &= np.logical_and.reduce(seen, axis=1)[visits.user]
     target = np.flatnonzero(wanted)
-    position, _ = ranges(low[target], high[target])
     starts = np.concatenate([[0], np.cumsum(high[target] - low[target])]).astype(np.int64)
+    rows = np.empty(int(starts[-1]), np.int32)
+    for begin in range(0, len(target), CHUNK):
+        some = target[begin : begin + CHUNK]
+        rows[starts[begin] : starts[begin + len(some)]] = order[ranges(low[some], high[some])[0]]
     past_from = visits.bounds[visits.user[target]]
-    past_to = np.minimum(_train_end(visits, part)[visits.user[target]], target)
-    return Samples(
-        target, starts, order[position].astype(np.int32), past_from, np.maximum(past_to, past_from), part[target]
-    )
+    past_to = np.minimum(train_end(visits, part)[visits.user[target]], target)
+    return Samples(target, starts, rows, past_from, np.maximum(past_to, past_from), part[target])
 
 
 def _late_enough(visits: Visits, part: np.ndarray, day: np.ndarray, recipe: Recipe) -> np.ndarray:
@@ -163,7 +167,7 @@ def _late_enough(visits: Visits, part: np.ndarray, day: np.ndarray, recipe: Reci
     return day - first[group] >= recipe.skip_days
 
 
-def _train_end(visits: Visits, part: np.ndarray) -> np.ndarray:
+def train_end(visits: Visits, part: np.ndarray) -> np.ndarray:
     """int64 [users]: the row after the visits of a user's train part that precede every other part."""
     bounds = visits.bounds
     later = np.where(part != 0, np.arange(len(visits)), len(visits))
@@ -177,14 +181,17 @@ def need_parts(samples: Samples, wanted: tuple[int, ...] = (0, 1)) -> None:
     for part in wanted:
         if not (samples.part == part).any():
             raise BadInput(
-                f"the {PARTS[part]} part has no samples: {len(samples)} in all; a sample needs a history of enough "
-                "visits (recipe: least, days, skip_days), and users need samples in all parts unless all_parts=false"
+                f"the {PARTS[part]} part has no samples ({len(samples)} in all); a sample needs a history of "
+                "enough visits (least, days, skip_days), and without all_parts=false every user needs samples "
+                "in all parts"
             )
 
 
 def fingerprint(visits: Visits, recipe: Recipe, samples: Samples) -> str:
     """A short hash of the visits, of the recipe and of the samples that it gave."""
     digest = hashlib.sha256(visits.fingerprint().encode() + recipe.model_dump_json().encode())
-    for column in (samples.target, samples.starts, samples.rows, samples.past_from, samples.past_to, samples.part):
+    for column in (samples.target, samples.starts, samples.past_from, samples.past_to):
         digest.update(np.ascontiguousarray(column, np.int64).data)
+    digest.update(np.ascontiguousarray(samples.rows, np.int32).data)
+    digest.update(np.ascontiguousarray(samples.part, np.int8).data)
     return digest.hexdigest()[:16]

@@ -37,7 +37,9 @@ class Stays:
     first: np.ndarray  # [S] number of the first fix
 
 
-def distance(lon: np.ndarray, lat: np.ndarray, to_lon: np.ndarray | float, to_lat: np.ndarray | float) -> np.ndarray:
+def distance(
+    lon: np.ndarray, lat: np.ndarray, to_lon: np.ndarray | float, to_lat: np.ndarray | float
+) -> np.ndarray:
     """Haversine metres between points in degrees."""
     phi, to_phi = np.radians(lat), np.radians(to_lat)
     across = np.sin(np.radians(np.subtract(to_lon, lon)) / 2)
@@ -47,7 +49,11 @@ def distance(lon: np.ndarray, lat: np.ndarray, to_lon: np.ndarray | float, to_la
 
 def detect_stays(user: np.ndarray, time: np.ndarray, lon: np.ndarray, lat: np.ndarray, rule: StayRule) -> Stays:
     """Stays of every user; `time` in seconds."""
-    edges = np.flatnonzero(np.diff(user, prepend=user[:1] - 1, append=user[-1:] + 1)) if len(user) else np.zeros(1, int)
+    edges = (
+        np.flatnonzero(np.diff(user, prepend=user[:1] - 1, append=user[-1:] + 1))
+        if len(user)
+        else np.zeros(1, int)
+    )
     found: list[tuple[int, int, int]] = []
     for begin, stop in zip(edges[:-1], edges[1:], strict=True):
         found += _of_user(time, lon, lat, int(begin), int(stop), rule)

@@ -32,7 +32,9 @@ def files_of(paths: Iterable[Path]) -> list[Path]:
         if not path.exists():
             raise BadInput(f"{path} does not exist")
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(TEXT + PARQUET + SAMPLES))
+            inside = sorted(
+                p for p in path.rglob("*") if p.is_file() and p.name.endswith(TEXT + PARQUET + SAMPLES)
+            )
             if not inside:
                 raise BadInput(f"folder {path} holds no file named {', '.join(TEXT + PARQUET)}")
             found += inside
@@ -118,9 +120,15 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     column = geo["primary_column"]
     about = geo["columns"][column]
     crs = about.get("crs")
-    authority = (crs or {}).get("id", {"authority": "OGC", "code": "CRS84"}) if isinstance(crs, dict) or crs is None else {}
+    authority = (
+        (crs or {}).get("id", {"authority": "OGC", "code": "CRS84"})
+        if isinstance(crs, dict) or crs is None
+        else {}
+    )
     if (authority.get("authority"), str(authority.get("code"))) not in (("OGC", "CRS84"), ("EPSG", "4326")):
-        raise BadInput(f"{path}: the geometry is in {authority or crs}; longitude and latitude (EPSG:4326) are needed")
+        raise BadInput(
+            f"{path}: the geometry is in {authority or crs}; longitude and latitude (EPSG:4326) are needed"
+        )
     if about.get("encoding", "WKB") != "WKB":
         raise BadInput(f"{path}: geometry encoded as {about['encoding']}; only WKB points are read")
     lon, lat = decode_points(frame[column].to_list(), str(path))
@@ -134,7 +142,10 @@ def decode_points(blobs: Sequence[bytes | None], where: str) -> tuple[np.ndarray
     if wrong:
         raise BadInput(f"{where}: row {wrong[0]} of the geometry is no plain point ({len(wrong)} such rows)")
     blank = b"\x01\x01\x00\x00\x00" + np.array([np.nan, np.nan]).tobytes()
-    packed = np.frombuffer(b"".join(blank if gone else bytes(blob or b"") for blob, gone in zip(blobs, missing, strict=True)), np.uint8)
+    packed = np.frombuffer(
+        b"".join(blank if gone else bytes(blob or b"") for blob, gone in zip(blobs, missing, strict=True)),
+        np.uint8,
+    )
     packed = packed.reshape(-1, 21)
     little = packed[:, 0] == 1
     kinds = np.where(little, packed[:, 1], packed[:, 4])

@@ -1,0 +1,136 @@
+"""`linnet data check` for places: what is wrong row by row, what samples it gives, and what leaks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from linnet.domains.places.ingest import Reading, ingest
+from linnet.domains.places.samples_file import read_samples
+from linnet.domains.places.splits import (
+    CHECK_INS,
+    CHUNK,
+    PUBLISHED,
+    Recipe,
+    Samples,
+    divide,
+    fingerprint,
+    make_samples,
+)
+from linnet.domains.places.tables import SAMPLES, files_of
+from linnet.domains.places.visits import PARTS, Visits
+from linnet.errors import BadInput
+from linnet.records import DataRecord
+
+
+def check(paths: Sequence[Path], reading: Reading | None = None, recipe: Recipe | None = None) -> DataRecord:
+    """Everything that a person should know before training; problems that refuse the file are listed too."""
+    files = files_of(paths)
+    if all(path.name.endswith(SAMPLES) for path in files):
+        visits, samples = read_samples(files)
+        return _record(files, visits, samples, (), leaks(visits, samples))
+    try:
+        found = ingest(files, reading)
+    except BadInput as error:
+        return DataRecord(path=_names(files), rows={}, counts={}, problems=(str(error),))
+    recipe = recipe or default_recipe(found.visits)
+    part = divide(found.visits, recipe)
+    samples = make_samples(found.visits, part, recipe)
+    empty = [
+        f"empty split: no sample in the {name} part (recipe: {recipe.model_dump_json()})"
+        for number, name in enumerate(PARTS)
+        if not (samples.part == number).any()
+    ]
+    notes = (*found.notes(), f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}")
+    return _record(files, found.visits, samples, notes, [*empty, *leaks(found.visits, samples, part)])
+
+
+def default_recipe(visits: Visits) -> Recipe:
+    """A split column is obeyed; stays get the published 6:2:2 by day, check-ins shares of each user's visits."""
+    if visits.part is not None:
+        stays = bool((visits.end > visits.start).any())
+        return (PUBLISHED if stays else CHECK_INS).model_copy(update={"by": "column"})
+    return PUBLISHED if (visits.end > visits.start).any() else CHECK_INS
+
+
+def leaks(visits: Visits, samples: Samples, part: np.ndarray | None = None) -> list[str]:
+    """Ways in which a sample could know its answer, or a part could know another; none for an honest split."""
+    target = samples.target
+    number = np.zeros(len(_HISTORY_LEAKS), np.int64)
+    for begin in range(0, len(samples), CHUNK):
+        number += _history_leaks(visits, samples.choose(np.arange(begin, min(begin + CHUNK, len(samples)))))
+    found = [f"leak: {count} {name}" for count, name in zip(number, _HISTORY_LEAKS, strict=True) if count]
+    if (beyond := int((samples.past_to > target).sum())) > 0:
+        found.append(f"leak: {beyond} pasts that reach beyond their target")
+    both = np.intersect1d(target[samples.part == 0], target[samples.part > 0])
+    if len(both):
+        found.append(f"leak: {len(both)} visits are targets of the train part and of another")
+    if part is not None:
+        found += _parts_leak(visits, part)
+    return found
+
+
+_HISTORY_LEAKS = (
+    "histories that hold their own target",
+    "histories with visits that begin after their target",
+    "histories of another user",
+)
+
+
+def _history_leaks(visits: Visits, samples: Samples) -> np.ndarray:
+    """How many of these samples have each fault."""
+    row, of = samples.rows, samples.target[samples.owner]
+    faults = (row == of, visits.start[row] > visits.start[of], visits.user[row] != visits.user[of])
+    return np.array([len(np.unique(samples.owner[fault])) for fault in faults])
+
+
+def _parts_leak(visits: Visits, part: np.ndarray) -> list[str]:
+    first_later = np.full(len(visits.users), np.iinfo(np.int64).max)
+    np.minimum.at(first_later, visits.user[part > 0], visits.start[part > 0])
+    late = (part == 0) & (visits.start >= first_later[visits.user])
+    found = []
+    if late.any():
+        users = len(np.unique(visits.user[late]))
+        found.append(
+            f"leak: {int(late.sum())} train visits of {users} users are not earlier than their first visit of "
+            "another part; the model learns from the future of what it is asked"
+        )
+    return found
+
+
+def _record(
+    files: Sequence[Path], visits: Visits, samples: Samples, notes: Sequence[str], problems: Sequence[str]
+) -> DataRecord:
+    per_user = np.diff(visits.bounds)
+    rows = {
+        "visits": len(visits),
+        "users": len(visits.users),
+        "places": len(visits.places),
+        "samples": len(samples),
+    }
+    seen_by = _users_per_place(visits)
+    counts = {
+        "samples": {name: int((samples.part == number).sum()) for number, name in enumerate(PARTS)},
+        "visits per user": _spread(per_user),
+        "history": _spread(samples.lengths),
+        "places seen by": {"one user": int((seen_by == 1).sum()), "fewer than three": int((seen_by < 3).sum())},
+        "cells": {f"level {level}": len(np.unique(ids[ids > 0])) for level, ids in visits.cells.items()},
+    }
+    return DataRecord(path=_names(files), rows=rows, counts=counts, problems=(*notes, *problems))
+
+
+def _users_per_place(visits: Visits) -> np.ndarray:
+    pairs = np.unique(visits.place.astype(np.int64) * len(visits.users) + visits.user)
+    return np.bincount(pairs // max(len(visits.users), 1), minlength=len(visits.places))
+
+
+def _spread(values: np.ndarray) -> dict[str, int]:
+    if len(values) == 0:
+        return {}
+    return {"least": int(values.min()), "median": int(np.median(values)), "most": int(values.max())}
+
+
+def _names(files: Sequence[Path]) -> str:
+    return ", ".join(str(path) for path in files)
