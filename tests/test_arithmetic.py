@@ -236,3 +236,14 @@ def test_supervision_defaults_to_the_answer_and_to_all_with_a_scratchpad():
     assert ArithmeticData(scratchpad=True).supervised == "all"
     silent = ArithmeticData(scratchpad=True, supervise="answer", instances=10)
     assert "will not write them" in silent.load(0).notes[0]
+
+
+def test_expressions_have_two_to_four_operands_unless_said_otherwise():
+    assert ArithmeticData().space.operands == (2, 2)
+    assert ArithmeticData(task="expression").space.operands == (2, 4)
+    assert ArithmeticData(task="expression", operands=3).space.operands == (3, 3)
+
+
+def test_a_run_on_own_files_has_no_drawn_test_problems():
+    with pytest.raises(BadInput, match="own files"):
+        ArithmeticData(paths=("sums.txt",)).test_questions(5, 0)

@@ -239,6 +239,7 @@ def test_made_files_are_clean_and_can_be_trained_on(tmp_path, task):
     checked = check([tmp_path])
     assert checked.problems == () and sum(checked.rows.values()) == 200
     assert checked.counts["splits"] == {"train": 160, "validation": 20, "test": 20}
+    assert checked.counts["tasks"] == {task: 200}
     first = json.loads((tmp_path / "train.jsonl").read_text().splitlines()[0])
     fields = ["input", "gold", "task", "seed", "ground_truth_rule", "steps", "split", "instance_id"]
     assert list(first) == fields and first["seed"] == 1
@@ -305,6 +306,12 @@ def test_checking_counts_every_kind_of_problem_and_shows_the_first(tmp_path):
     assert len(record.problems) == 6
     with pytest.raises(BadInput, match="no rows"):
         check([write(tmp_path / "blank.txt", [""])])
+
+
+def test_rows_may_name_their_task(tmp_path):
+    named = [{"input": q, "gold": g, "task": t} for q, g, t in (("1+2", "3", "expression"), ("2*3", "6", "mul"))]
+    path = write(tmp_path / "named.jsonl", map(json.dumps, [*named, {"input": "1+2", "gold": "3"}]))
+    assert [r.task for r in read_rows([path], None)] == ["expression", "multiply", "add"]
 
 
 def test_tasks_are_guessed_from_their_questions():

@@ -30,7 +30,9 @@ def make_arithmetic(
     instances: Annotated[int, typer.Option("--instances", help="Rows of the three files together.")] = 20_000,
     with_steps: Annotated[bool, typer.Option("--with-steps", help="Write the steps to each answer.")] = False,
     digits: Annotated[Range, typer.Option("--digits", help="Fewest and most digits of an operand.")] = (1, 3),
-    operands: Annotated[Range, typer.Option("--operands", help="Fewest and most operands.")] = (2, 2),
+    operands: Annotated[
+        Range | None, typer.Option("--operands", help="Fewest and most operands: 2 2, in expressions 2 4.")
+    ] = None,
     depth: Annotated[Range, typer.Option("--depth", help="Fewest and most brackets around each other.")] = (0, 2),
     signs: Annotated[bool, typer.Option("--signs", help="Negative operands, too.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="The seed of what is drawn.")] = 42,

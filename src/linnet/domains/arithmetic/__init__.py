@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -45,7 +46,7 @@ class ArithmeticData(BaseModel):
     domain: Literal["arithmetic"] = "arithmetic"
     task: Task = "add"
     digits: tuple[int, int] = (1, 3)  # of each operand, fewest and most
-    operands: tuple[int, int] = (2, 2)
+    operands: tuple[int, int] | None = None  # how many; unset: 2, in expressions 2 to 4
     signs: bool = False  # negative operands
     depth: tuple[int, int] = (0, 2)  # of brackets, in expressions
     reverse: Reverse = "all"  # which numbers are written least significant digit first inside
@@ -68,7 +69,7 @@ class ArithmeticData(BaseModel):
     def _fits_together(self) -> ArithmeticData:
         for name, (low, high), least, most in (
             ("digits", self.digits, 1, 100),
-            ("operands", self.operands, 2, 20),
+            ("operands", self.operand_range, 2, 20),
             ("depth", self.depth, 0, 50),
         ):
             if not least <= low <= high <= most:
@@ -82,8 +83,12 @@ class ArithmeticData(BaseModel):
         return self
 
     @property
+    def operand_range(self) -> tuple[int, int]:
+        return self.operands or ((2, 4) if self.task == "expression" else (2, 2))
+
+    @property
     def space(self) -> Space:
-        return Space(self.task, self.digits, self.operands, self.signs, self.depth)
+        return Space(self.task, self.digits, self.operand_range, self.signs, self.depth)
 
     @property
     def supervised(self) -> Supervise:
@@ -92,7 +97,7 @@ class ArithmeticData(BaseModel):
     def codec(self) -> ArithmeticCodec:
         """The codec of drawn problems; files may need a wider one (see `load`)."""
         width = (self.width or self.digits[1]) if self.padded else None
-        return ArithmeticCodec(self.task, self.reverse, width, self.operands[1], self.signs, self.scratchpad)
+        return ArithmeticCodec(self.task, self.reverse, width, self.operand_range[1], self.signs, self.scratchpad)
 
     def load(self, seed: int) -> Material:
         if self.paths:
@@ -145,6 +150,8 @@ class ArithmeticData(BaseModel):
 
     def test_questions(self, n: int, seed: int) -> tuple[Question, ...]:
         """`n` distinct problems of the test share, drawn evenly (operands 0 .. 10^d-1); fewer in a small space."""
+        if self.paths:
+            raise BadInput("a run on own files has no drawn test problems: which ones it saw is not known")
         drawn = draw_distinct(self.space, seed, n, "test")
         return tuple(self._question(question, solve(self.task, question)) for question in drawn)
 
@@ -153,7 +160,7 @@ class ArithmeticData(BaseModel):
         codec, longest = self.codec(), self.digits[1]
         if self.task == "expression":
             deeper = self.depth[1] + 1
-            space = Space(self.task, self.digits, self.operands, self.signs, (deeper, deeper))
+            space = replace(self.space, depth=(deeper, deeper))
         else:
             most = longest + 2 if codec.width is None else min(longest + 2, codec.width)
             if most == longest:
@@ -161,7 +168,7 @@ class ArithmeticData(BaseModel):
                     f"numbers of more than {longest} digits do not fit into the padded width {codec.width}; "
                     f"a model that can be asked for them is trained with data.width={longest + 1} or more"
                 )
-            space = Space(self.task, (longest + 1, most), self.operands, self.signs, self.depth)
+            space = replace(self.space, digits=(longest + 1, most))
         drawn = draw_distinct(space, seed, n, None)
         return tuple(self._question(question, solve(self.task, question)) for question in drawn)
 

@@ -17,7 +17,7 @@ def evaluate(text: str, reductions: list[str] | None = None) -> int:
     """The value; `reductions` collects each operation as it is carried out, such as `3+4=7`."""
     reader = _Reader(text, reductions)
     value = reader.sum(0)
-    if reader.place != len(reader.tokens):
+    if reader.peek():
         raise reader.wrong("an operator")
     return value
 
@@ -36,7 +36,7 @@ class _Reader:
 
     def __init__(self, text: str, reductions: list[str] | None) -> None:
         self.text = text
-        self.tokens: list[str] = _TOKEN.findall(text)
+        self.tokens: list[str] = [*_TOKEN.findall(text), ""]  # "" stands for the end
         self.place = 0
         self.reductions = reductions
         if sum(map(len, self.tokens)) != len(text):
@@ -44,22 +44,17 @@ class _Reader:
             raise BadInput(f"{strange!r} in {text[:60]!r} is not part of an expression; there is 0-9 + - * ( )")
 
     def wrong(self, wanted: str) -> BadInput:
-        found = repr(self.tokens[self.place]) if self.place < len(self.tokens) else "the end"
+        found = repr(self.peek()) if self.peek() else "the end"
         before = "".join(self.tokens[: self.place])
         return BadInput(f"{self.text[:60]!r} needs {wanted} after {before[-30:]!r}, not {found}")
 
     def peek(self) -> str:
-        return self.tokens[self.place] if self.place < len(self.tokens) else ""
-
-    def take(self) -> str:
-        token = self.peek()
-        self.place += 1
-        return token
+        return self.tokens[self.place]
 
     def sum(self, depth: int) -> int:
         value = self.product(depth)
-        while self.peek() in ("+", "-"):
-            operator = self.take()
+        while (operator := self.peek()) in ("+", "-"):
+            self.place += 1
             other = self.product(depth)
             result = value + other if operator == "+" else value - other
             value = self.reduced(value, operator, other, result)
@@ -67,32 +62,31 @@ class _Reader:
 
     def product(self, depth: int) -> int:
         value = self.factor(depth)
-        while self.peek() in ("*", "("):
-            if self.peek() == "*":
-                self.take()
+        while (operator := self.peek()) in ("*", "("):
+            self.place += operator == "*"
             other = self.factor(depth)
             value = self.reduced(value, "*", other, value * other)
         return value
 
     def factor(self, depth: int) -> int:
-        if self.peek() == "(":
+        token = self.peek()
+        if token == "(":
             if depth == DEEPEST:
                 raise BadInput(f"the brackets of {self.text[:60]!r} are nested deeper than {DEEPEST}")
-            self.take()
+            self.place += 1
             value = self.sum(depth + 1)
             if self.peek() != ")":
                 raise self.wrong("a closing bracket")
-            self.take()
+            self.place += 1
             return value
-        sign = -1 if self.peek() == "-" else 1
-        if sign < 0:
-            self.take()
+        sign = -1 if token == "-" else 1
+        self.place += sign < 0
         number = self.peek()
         if not number.isdigit():
             raise self.wrong("a number")
         if number[0] == "0" and number != "0" or (sign < 0 and number == "0"):
             raise BadInput(f"{self.text[:60]!r} writes the number {number!r} with a leading zero or minus zero")
-        self.take()
+        self.place += 1
         return sign * int(number)
 
     def reduced(self, left: int, operator: str, right: int, value: int) -> int:

@@ -16,11 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from linnet.domains.arithmetic.problems import Task, guess_task, read_value
+from linnet.domains.arithmetic.problems import TASKS, Task, guess_task, read_value
 from linnet.errors import BadInput, RunFailed
 
 SPLITS = {"train": "train", "dev": "validation", "val": "validation", "valid": "validation"}
 SPLITS |= {"validation": "validation", "test": "test"}
+TASK_NAMES: dict[str, Task] = {task: task for task in TASKS}
+TASK_NAMES |= {"mul": "multiply", "base_convert": "base", "poly_expand": "polynomial"}
 _ENDINGS = (".txt", ".jsonl", ".json")
 _KEYS = (("input", "gold"), ("expr", "result"))
 
@@ -94,7 +96,7 @@ def _lines(path: Path, listed: bool) -> Iterator[Line]:
 
 
 def read_line(line: Line, task: Task | None) -> Row:
-    """The problem on a line; without a task, the narrowest one that it belongs to."""
+    """The problem on a line; without a task, the one that it names or the narrowest that it belongs to."""
     try:
         return _read_json(line, task) if line.text.startswith("{") else _row(line, task, line.text, None, ())
     except BadInput as error:
@@ -119,6 +121,8 @@ def _read_json(line: Line, task: Task | None) -> Row:
     steps, split = stored.get("steps") or (), stored.get("split")
     if not isinstance(steps, list | tuple) or not all(isinstance(step, str) for step in steps):
         raise BadInput("steps has to be a list of texts")
+    said_task = stored.get("task")
+    task = task or (TASK_NAMES.get(said_task) if isinstance(said_task, str) else None)
     return _row(line, task, text, None if split is None else split_name(str(split)), tuple(steps))
 
 
