@@ -5,8 +5,9 @@ Recipes make runs, `--set` changes them, and the resolved run is written before 
 
 from __future__ import annotations
 
+import difflib
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -90,29 +91,50 @@ def _without_none(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 def parse(tree: Mapping[str, Any], source: str) -> Run:
     """A run from nested settings; every mistake is named with its key and the nearest right name."""
+    check_format(tree, source)
+    try:
+        run = TypeAdapter(Run).validate_python(tree)
+    except ValidationError as error:
+        raise BadInput(f"{source}: {explain(error, tree)}") from None
+    read = flatten(run.model_dump(mode="json"))
+    for key, value in flatten(tree).items():
+        if isinstance(value, bool) and not isinstance(read.get(key), bool):  # pydantic takes true for 1
+            raise BadInput(f"{source}: {key} is no switch; it cannot be {str(value).lower()}")
+    return run
+
+
+def check_format(tree: Mapping[str, Any], source: str) -> None:
+    """Refuse settings that a newer linnet has written."""
     stored = tree.get("format", FORMAT)
     if isinstance(stored, int) and stored > FORMAT:
         raise BadInput(
             f"{source} has run format {stored}, and this linnet reads up to {FORMAT}: update linnet to open it"
         )
-    try:
-        return TypeAdapter(Run).validate_python(tree)
-    except ValidationError as error:
-        raise BadInput(f"{source}: {explain(error)}") from None
 
 
-def explain(error: ValidationError) -> str:
+def explain(error: ValidationError, tree: Mapping[str, Any]) -> str:
     """The first mistakes of a validation, in words."""
     said = []
     for mistake in error.errors()[:3]:
-        where = ".".join(str(part) for part in mistake["loc"] if part not in ("arithmetic", "text", "places"))
+        where = dotted(mistake["loc"], tree)
         if mistake["type"] == "extra_forbidden":
-            said.append(f'unknown key "{where}"{nearest(where, known_keys())}')
+            said.append(f'unknown key "{where}"{nearest_key(where, known_keys())}')
         else:
             got = mistake["input"] if isinstance(mistake["input"], str | int | float | bool) else None
             value = "" if got is None else f" (it is {got!r})"
             said.append(f"{where or 'settings'}: {mistake['msg'].removeprefix('Value error, ')}{value}")
     return "; ".join(said)
+
+
+def dotted(location: Iterable[int | str], tree: Any) -> str:
+    """Where a mistake is, without the names of the kinds that were chosen on the way there."""
+    keys = []
+    for part in location:
+        inside = tree if isinstance(tree, Mapping) else {}
+        if part in inside or part not in (inside.get("kind"), inside.get("domain")):
+            keys.append(str(part))
+            tree = inside.get(part)
+    return ".".join(keys)
 
 
 def known_keys() -> list[str]:
@@ -154,34 +176,55 @@ def parse_setting(setting: str) -> tuple[str, Any]:
 
 
 def changed(run: Run, settings: Iterable[tuple[str, Any]], source: str = "--set") -> Run:
-    """The run with these settings; a key may leave out its part where it is clear (`steps`, `depth`)."""
-    tree = run.model_dump(mode="json")
-    for key, value in settings:
-        path = full_key(tree, key, source).split(".")
-        branch = tree
-        for part in path[:-1]:
-            branch = branch[part]
-        leaf = path[-1]
-        if leaf == "schedule" and isinstance(value, str):
-            branch[leaf] = {"kind": value}
-        elif leaf == "kind" and path[-2] == "schedule":
+    """The run with these settings; a key may leave out its part where it is clear (`steps`, `lr`).
+
+    A schedule is chosen before its own settings are made, wherever it stands among them.
+    """
+    given = list(settings)
+    for key, value in given:
+        if chooses_schedule(key, value):
+            tree = run.model_dump(mode="json")
+            full_key(tree, key, source)
             tree["optim"]["schedule"] = {"kind": value}
+            run = parse(tree, f"{source} {key}={value}")
+    tree, wrong = run.model_dump(mode="json"), None
+    for key, value in given:
+        if chooses_schedule(key, value):
+            continue
+        put(tree, full_key(tree, key, source).split("."), value)
+        try:
+            run = parse(tree, f"{source} {key}={value}")
+        except BadInput as error:  # a later setting may make it fit, as the number of heads does for a width
+            wrong = wrong or error
         else:
-            branch[leaf] = value
-            if leaf in ("steps", "epochs"):
-                tree["training"]["epochs" if leaf == "steps" else "steps"] = None
-        run = parse(tree, f"{source} {key}={value}")
-        tree = run.model_dump(mode="json")
+            tree, wrong = run.model_dump(mode="json"), None
+    if wrong is not None:
+        raise wrong
     return run
 
 
+def chooses_schedule(key: str, value: Any) -> bool:
+    ending = key.split(".")[-2:]
+    return ending == ["schedule", "kind"] or (ending[-1] == "schedule" and isinstance(value, str))
+
+
+def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
+    """Change one setting in place. Steps and epochs replace each other."""
+    branch = tree
+    for part in path[:-1]:
+        branch = branch[part]
+    branch[path[-1]] = value
+    if path[-1] in ("steps", "epochs"):
+        tree["training"]["epochs" if path[-1] == "steps" else "steps"] = None
+
+
 def full_key(tree: Mapping[str, Any], key: str, source: str) -> str:
-    """The dotted key that is meant; a short one must fit exactly one setting."""
+    """The dotted key that is meant; a short one must fit exactly one setting, or else one group of them."""
     flat = flatten(tree)
     groups = {".".join(name.split(".")[:end]) for name in flat for end in range(1, name.count(".") + 1)}
     if key in flat or key in groups:
         return key
-    fits = [name for name in flat if name.endswith("." + key)]
+    fits = [name for name in flat if name.endswith("." + key)] or [n for n in groups if n.endswith("." + key)]
     shallowest = [name for name in fits if name.count(".") == min(fit.count(".") for fit in fits)]
     if len(shallowest) == 1:
         return shallowest[0]
@@ -190,4 +233,13 @@ def full_key(tree: Mapping[str, Any], key: str, source: str) -> str:
     parent = key.rpartition(".")[0]
     if flat.get(parent) == {} or any(name.startswith(f"{parent}.") for name in flat if parent == "model.fields"):
         return key  # an open group, such as model.fields
-    raise BadInput(f'{source}: unknown key "{key}"{nearest(key, flat)}')
+    raise BadInput(f'{source}: unknown key "{key}"{nearest_key(key, flat)}')
+
+
+def nearest_key(key: str, known: Iterable[str]) -> str:
+    """The hint of `nearest` for a key that may have left out its part, as `wamup` has."""
+    parts = key.count(".") + 1
+    endings = {name: ".".join(name.split(".")[-parts:]) for name in known}
+    close = difflib.get_close_matches(key, sorted(set(endings.values())), n=1, cutoff=0.5)
+    meant = [f'"{name}"' for name, ending in endings.items() if ending in close]
+    return f"; did you mean {' or '.join(meant)}?" if meant else nearest(key, endings)
