@@ -5,7 +5,7 @@ Each domain is one frozen settings object, the `[data]` part of a run. What it m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -26,10 +26,16 @@ class Question:
 
 @dataclass(frozen=True)
 class Part:
-    """One part of a data set: rows to be predicted, and questions to be answered where there are any."""
+    """One part of a data set: rows to be predicted, and questions to be answered where there are any.
+
+    `baseline` counts, when it is called, what a model without a network reaches on these rows (nats per scored
+    token); `note` is said next to each likelihood score, such as that the tokenizer loses something.
+    """
 
     sequences: Sequences
     questions: tuple[Question, ...] = ()
+    baseline: Callable[[], Baseline | None] | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ class Meter:
         self._write(self.line(tally, now - self.began), redraw=on_terminal)
 
     def close(self, tally: Tally) -> None:
-        """The last line: everything was read."""
-        if not self.quiet:
+        """The last line: everything was read. What was short is not worth a line in a log."""
+        if not self.quiet and (self.stream.isatty() or self.drawn > self.began or self.seconds >= EVERY_SECONDS):
             self._write(self.line(tally, self.seconds), redraw=False)
 
     @property

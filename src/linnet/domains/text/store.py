@@ -50,7 +50,7 @@ class SourceMark(Stored):
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         stat = path.stat()
-        return cls(name=str(path.absolute()), size=stat.st_size, modified_ns=stat.st_mtime_ns, sha256=digest)
+        return cls(name=absolute(source), size=stat.st_size, modified_ns=stat.st_mtime_ns, sha256=digest)
 
     def changed(self) -> str:
         """How the file differs from this mark, or nothing; it is read again only if its time changed."""
@@ -94,6 +94,19 @@ class Manifest(Stored):
     @property
     def rows(self) -> int:
         return sum(shard.rows for shard in self.shards)
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a store has to be made from; no tokenizer means that the store's own will do."""
+
+    sources: tuple[Source, ...]
+    settings: Mapping[str, Any]
+    tokenizer: str | None = None
+
+
+def absolute(source: Source) -> str:
+    return source.name if source.form == "hf" else str(Path(source.name).absolute())
 
 
 def marks_of(sources: Iterable[Source]) -> tuple[SourceMark, ...]:
@@ -234,7 +247,7 @@ class EveryTarget:
         return np.asarray(found != places)
 
 
-def open_store(folder: Path, wanted: Manifest | None = None) -> Store:
+def open_store(folder: Path, wanted: Wanted | None = None) -> Store:
     """A complete store; refused when it is cut, unfinished, or (against `wanted`) made from something else."""
     manifest = _read_manifest(folder)
     if manifest is None:
@@ -243,31 +256,44 @@ def open_store(folder: Path, wanted: Manifest | None = None) -> Store:
         raise BadInput(
             f"the token store {folder} is unfinished ({manifest.rows:,} rows); encode it again to go on"
         )
-    _refuse_other(folder, manifest, wanted)
+    refuse_other(folder, manifest, wanted)
     store = Store(folder, manifest)
     store.sequences()
     return store
 
 
+def is_complete(folder: Path) -> bool:
+    """Whether there is a store, and its encoding was finished."""
+    manifest = _read_manifest(folder)
+    return manifest is not None and manifest.complete
+
+
 def write_store(
     folder: Path,
     codec: TokenizerCodec,
-    wanted: Manifest,
+    wanted: Wanted,
     read: Callable[[Tally], Iterator[Passage]],
     *,
+    remarks: tuple[str, ...] = (),
     meter: Meter | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Store:
     """The store of these documents: opened if it is there, finished if it was interrupted, else made."""
     found = _read_manifest(folder)
     if found is not None:
-        _refuse_other(folder, found, wanted)
+        refuse_other(folder, found, wanted)
         if found.complete:
             return open_store(folder, wanted)
     elif folder.exists() and any(folder.iterdir()):
         raise BadInput(f"{folder} is not empty and holds no token store; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    manifest = found or wanted
+    manifest = found or Manifest(
+        dtype=row_type(codec).str,
+        tokenizer=codec.fingerprint(),
+        sources=marks_of(wanted.sources),
+        settings=dict(wanted.settings),
+        remarks=remarks,
+    )
     _write_json(folder / "codec.json", codec.to_json())
     _write_manifest(folder, manifest)
 
@@ -287,7 +313,7 @@ def write_store(
     if not manifest.rows:
         raise BadInput(f"no documents to encode into {folder}: this part of the corpus is empty")
     _write_starts(folder, manifest)
-    _write_manifest(folder, manifest.model_copy(update={"remarks": tally.remarks(), "complete": True}))
+    _write_manifest(folder, manifest.model_copy(update={"complete": True}))
     return open_store(folder, wanted)
 
 
@@ -356,22 +382,22 @@ def _write_starts(folder: Path, manifest: Manifest) -> None:
     _beside(path).replace(path)
 
 
-def _refuse_other(folder: Path, found: Manifest, wanted: Manifest | None) -> None:
+def refuse_other(folder: Path, found: Manifest, wanted: Wanted | None) -> None:
     """Refuse a store that was made from other sources, in another way, or with another tokenizer."""
     advice = f"delete the folder {folder} or name another one"
-    if wanted is not None and found.tokenizer != wanted.tokenizer:
+    if wanted is not None and wanted.tokenizer not in (None, found.tokenizer):
         raise BadInput(
             f"the token store {folder} was made with another tokenizer ({found.tokenizer}, "
             f"not {wanted.tokenizer}); {advice}"
         )
     if wanted is not None and found.settings != wanted.settings:
-        differing = sorted(
-            k for k in {*found.settings, *wanted.settings} if found.settings.get(k) != wanted.settings.get(k)
-        )
-        said = ", ".join(f"{k} was {found.settings.get(k)} and is {wanted.settings.get(k)}" for k in differing)
+        before, now = found.settings, wanted.settings
+        differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
+        said = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in differing)
         raise BadInput(f"the token store {folder} is stale: {said}; {advice}")
-    before = {mark.name: mark for mark in found.sources}
-    if wanted is not None and (other := set(before) ^ {mark.name for mark in wanted.sources}):
+    if wanted is not None and (
+        other := {mark.name for mark in found.sources} ^ {absolute(source) for source in wanted.sources}
+    ):
         raise BadInput(f"the token store {folder} is stale: it was made from other files ({min(other)}); {advice}")
     for mark in found.sources:
         if changed := mark.changed():

@@ -23,8 +23,8 @@ from linnet.errors import BadInput, nearest
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-BEGIN, END, UNKNOWN = "<begin>", "<end>", "<unk>"
-BEGIN_NAMES = (BEGIN, "<s>", "<bos>", "<|begin_of_text|>", "<|im_start|>", "[CLS]", "<|startoftext|>")
+END, UNKNOWN = "<end>", "<unk>"  # the end of one document is where the next begins
+BEGIN_NAMES = ("<begin>", "<s>", "<bos>", "<|begin_of_text|>", "<|im_start|>", "[CLS]", "<|startoftext|>")
 END_NAMES = (END, "</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]")
 
 
@@ -86,6 +86,11 @@ class TokenizerCodec:
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         small = np.uint16 if len(self.tokens) <= 1 << 16 else np.uint32
         return np.fromiter(itertools.chain.from_iterable(ids), small, int(lengths.sum())), lengths
+
+    def there_and_back(self, texts: Sequence[str]) -> list[str]:
+        """The texts as they come back from their tokens."""
+        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return list(self.tokenizer.decode_batch(ids, skip_special_tokens=False))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; where ids end amid a character, U+FFFD stands for its bytes."""

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
-from linnet.domains.text.tokenization import BEGIN, END, UNKNOWN, TokenizerCodec, tokenizers_library
+from linnet.domains.text.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
 from linnet.errors import BadInput
 
 SUPPORT = 100  # characters of training text that a learned token should stand on
@@ -68,7 +68,7 @@ def train_tokenizer(
     content = makers[wanted.kind](fed, wanted, vocabulary)
     if not tally.documents:
         raise BadInput("the tokenizer was given no documents: the corpus is empty")
-    codec = TokenizerCodec(_plain_specials(content, wanted.specials), BEGIN, END)
+    codec = TokenizerCodec(_plain_specials(content, wanted.specials), END, END)
     if len(codec.tokens) < vocabulary and wanted.kind != "characters":
         notes = (
             f"the vocabulary has {len(codec.tokens):,} tokens instead of {vocabulary:,}: the corpus has no more "
@@ -133,7 +133,7 @@ def _byte_level(wanted: Tokenizing, model: Any) -> Any:
 
 def _byte_pairs(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
     library = tokenizers_library()
-    specials = [BEGIN, END, *wanted.specials]
+    specials = [END, *wanted.specials]
     _refuse_small(vocabulary, 256 + len(specials), "one token for each byte")
     tokenizer = _byte_level(wanted, library.models.BPE())
     trainer = library.trainers.BpeTrainer(
@@ -149,7 +149,7 @@ def _byte_pairs(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
 
 def _unigram(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
     library = tokenizers_library()
-    specials = [BEGIN, END, *wanted.specials]
+    specials = [END, *wanted.specials]
     _refuse_small(vocabulary, 256 + len(specials), "one token for each byte")
     tokenizer = _byte_level(wanted, library.models.Unigram())
     trainer = library.trainers.UnigramTrainer(
@@ -162,7 +162,7 @@ def _unigram(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
 def _words(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
     """Words and single marks, the most frequent first, equal counts in the order of their bytes."""
     library = tokenizers_library()
-    specials = [BEGIN, END, UNKNOWN, *wanted.specials]
+    specials = [END, UNKNOWN, *wanted.specials]
     _refuse_small(vocabulary, 1 + len(specials), "the special tokens and a word")
     cuts = library.pre_tokenizers
     tokenizer = library.Tokenizer(library.models.WordLevel(unk_token=UNKNOWN))
@@ -187,7 +187,7 @@ def _characters(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
     for texts in fed:
         for text in texts:
             counts.update(text.lower() if wanted.lowercase else text)
-    specials = [BEGIN, END, UNKNOWN, *wanted.specials]
+    specials = [END, UNKNOWN, *wanted.specials]
     kept = sorted(counts, key=lambda c: (-counts[c], c))[: max(vocabulary - len(specials), 1)]
     entries = {token: i for i, token in enumerate([*specials, *sorted(kept)])}
     tokenizer = library.Tokenizer(library.models.BPE(vocab=entries, merges=[], unk_token=UNKNOWN, fuse_unk=False))
