@@ -113,18 +113,30 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
+    @staticmethod
+    def refuse(path: Path, *, force: bool) -> None:
+        """Say at once why no new run can be there; `force` means that a run there may be replaced."""
+        above = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if above.is_dir() and not os.access(above, os.W_OK | os.X_OK):
+            raise BadInput(f"cannot write into {path}: no permission at {above}")
+        if above != path and not above.is_dir():
+            raise BadInput(f"cannot write into {path}: {above} is not a folder")
+        # What a run that was killed while it wrote its settings leaves behind is not worth keeping.
+        if above != path or (path.is_dir() and all(e.name.startswith(".run.toml.") for e in path.iterdir())):
+            return
+        if not force:
+            raise BadInput(f"{path} exists; choose another --out, or replace it with --force")
+        if not (path / "run.toml").is_file():
+            raise BadInput(f"{path} exists and is not a run, so --force does not replace it")
+
     @classmethod
     def create(cls, path: Path, *, force: bool) -> RunFolder:
         """A new folder; what exists stays unless `force` says that a run there may be replaced."""
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            if not force:
-                raise BadInput(f"{path} exists; choose another --out, or replace it with --force")
-            if not path.is_dir() or not (path / "run.toml").is_file():
-                raise BadInput(f"{path} exists and is not a run, so --force does not replace it")
-            shutil.rmtree(path)
+        cls.refuse(path, force=force)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            (path / "checkpoints").mkdir()
+            if path.exists():
+                shutil.rmtree(path)
+            path.mkdir(parents=True)
         except OSError as error:
             raise BadInput(f"cannot write into {path}: {error.strerror or error}") from None
         return cls(path)
@@ -154,6 +166,7 @@ class RunFolder:
         if checkpoint.ema is not None:
             files["ema.safetensors"] = checkpoint.ema
         try:
+            self.checkpoints.mkdir(exist_ok=True)
             for leftover in self.checkpoints.glob(".*"):
                 shutil.rmtree(leftover)
             hidden.mkdir()
@@ -177,9 +190,12 @@ class RunFolder:
             kept = f"; the last good checkpoint is {self.at(good[-1])}" if good else ""
             raise RunFailed(f"the checkpoint of step {step} could not be written ({error}){kept}") from error
 
-    def prune(self, keep: int, best: int | None) -> None:
-        """Remove all but the newest `keep` checkpoints and the best."""
-        for step in self.steps()[:-keep]:
+    def prune(self, keep: int, newest: int, best: int | None) -> None:
+        """Remove all but the newest `keep` checkpoints and the best.
+
+        One that is newer than `newest` was broken when the run was resumed; it does not count.
+        """
+        for step in [step for step in self.steps() if step <= newest][:-keep]:
             if step != best:
                 shutil.rmtree(self.at(step))
 

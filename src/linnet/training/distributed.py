@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 
 from linnet.data import Batch
-from linnet.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -28,6 +27,8 @@ class Processes:
         if world == 1:
             return cls()
         if not dist.is_initialized():
+            if device == "cuda":
+                torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
             dist.init_process_group("nccl" if device == "cuda" else "gloo")
         return cls(dist.get_rank(), world)
 
@@ -76,9 +77,3 @@ class Processes:
             return batch.slice(slice(first, last))
         spare = batch.slice(slice(0, 1))
         return replace(spare, weights=torch.zeros_like(spare.weights))
-
-    def check(self, accumulation: int, batch: int) -> None:
-        if batch < self.world * accumulation:
-            raise BadInput(
-                f"a batch of {batch} rows is too small for {self.world} processes x {accumulation} micro-batches"
-            )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import cast
@@ -101,13 +102,13 @@ class Learner:
 
     def _gradients(self, batch: Batch, step: int) -> Tensor:
         """Add up the gradients of all micro-batches; returns nats per counted token of the whole batch."""
-        world, parts = self.processes.world, self.run.training.accumulation
+        world, parts = self.processes.world, micro_batches(batch, self.run.training.accumulation)
         counted = batch.weights.sum().clamp(min=1).to(self.device)
         nats = torch.zeros((), device=self.device)
-        for part, micro in enumerate(micro_batches(batch, parts)):
+        for part, micro in enumerate(parts):
             share = self.processes.share(micro).to(self.device)
             torch.manual_seed(draw(self.run.seed, step, part, self.processes.rank))
-            with self._quiet(part < parts - 1), autocast(self.device, self.run.precision):
+            with self._quiet(part < len(parts) - 1), autocast(self.device, self.run.precision):
                 loss = self.objective(inputs_of(share), share.targets, share.weights)
                 # DDP takes the mean over processes; times their number it is the sum again.
                 self.scaler.scale(loss * (world / counted)).backward()
@@ -147,10 +148,8 @@ class Learner:
             self.scaler.load_state_dict(checkpoint.loop.scaler)
 
 
-def micro_batches(batch: Batch, parts: int) -> Iterator[Batch]:
+def micro_batches(batch: Batch, parts: int) -> list[Batch]:
     """The batch in `parts` slices of nearly equal numbers of rows; a short batch makes fewer."""
     rows = len(batch.ids)
-    for part in range(parts):
-        first, last = rows * part // parts, rows * (part + 1) // parts
-        if first < last:
-            yield batch.slice(slice(first, last))
+    bounds = [rows * part // parts for part in range(parts + 1)]
+    return [batch.slice(slice(*pair)) for pair in itertools.pairwise(bounds) if pair[0] < pair[1]]

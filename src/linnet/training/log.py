@@ -40,6 +40,10 @@ class Log:
         if len(self.pending) >= self.run.training.log_every:
             self.flush()
 
+    def restart_clock(self) -> None:
+        """Validations and checkpoints are not part of the step after them."""
+        self.before = time.perf_counter()
+
     @property
     def offset(self) -> int:
         """Where the metrics end now; a checkpoint remembers it, so that no step is ever listed twice."""

@@ -11,7 +11,7 @@ import torch
 
 from linnet.data import Padded, Plan, Prefetcher
 from linnet.domains import Material
-from linnet.evaluation import nats
+from linnet.evaluation import nats, windows
 from linnet.model.attention import choose
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
@@ -28,9 +28,12 @@ from linnet.training.sinks import JsonLines, Sink
 
 
 def plan_of(run: Run, sequences: Sequences) -> Plan:
-    """Which rows make up which step. Compiled steps are padded to one length, so that they compile once."""
+    """Which rows make up which step; a row that is longer than the context is read in pieces.
+
+    Compiled steps are padded to one length, so that they compile once.
+    """
     fixed = run.model.context if run.training.compile == "on" else None
-    return Padded(sequences, run.training.batch, run.seed, fixed=fixed)
+    return Padded(windows(sequences, run.model.context), run.training.batch, run.seed, fixed=fixed)
 
 
 def validation_steps(run: Run, plan: Plan, steps: int) -> int:
@@ -56,7 +59,8 @@ def train(
     """Train a resolved run to its end, from the beginning or from a checkpoint; returns the final state."""
     rows, steps, device = material.train.sequences, run.training.steps, torch.device(run.device)
     assert steps is not None, "a resolved run has a number of steps"
-    learner = Learner(run, device, processes)
+    with out_of_memory_in_words(run):
+        learner = Learner(run, device, processes)
     loop = LoopState(data=rows.fingerprint())
     if start is not None:
         learner.restore(start, str(folder.path))
@@ -89,8 +93,9 @@ def train(
                 if processes.first:
                     loop.metrics_bytes = log.offset
                     folder.save(learner.checkpoint(loop))
-                    folder.prune(run.training.keep, loop.best_step)
+                    folder.prune(run.training.keep, loop.step, loop.best_step)
                 processes.wait()
+                log.restart_clock()
             if has_stopped_early(run, loop):
                 log.note(loop.step, f"stopped early: {loop.worse} validations without a better loss")
                 break
@@ -140,16 +145,18 @@ def validate(run: Run, learner: Learner, sequences: Sequences, loop: LoopState, 
     loss = measure(learner.model)
     ema_loss = None if learner.averaged is None else measure(learner.averaged)
     chosen = loss if ema_loss is None else ema_loss
-    if loop.best_loss is None or chosen < loop.best_loss:
-        loop.best_loss, loop.best_step, loop.worse = chosen, loop.step, 0
-    else:
-        loop.worse += 1
-    loop.last_loss = chosen
     entropy = attention_entropy(learner.model, sequences) if processes.first else ()
     tokens = sequences.targets
     log.write(
         ValidationRecord(step=loop.step, loss=loss, ema_loss=ema_loss, tokens=tokens, attention_entropy=entropy)
     )
+    if not (math.isfinite(loss) and math.isfinite(chosen)):
+        raise Diverged(f"the validation loss after step {loop.step} is {loss}")
+    if loop.best_loss is None or chosen < loop.best_loss:
+        loop.best_loss, loop.best_step, loop.worse = chosen, loop.step, 0
+    else:
+        loop.worse += 1
+    loop.last_loss = chosen
 
 
 def attention_entropy(model: Model, sequences: Sequences, rows: int = 16) -> tuple[float, ...]:

@@ -10,6 +10,7 @@ import torch
 from linnet.domains import Material
 from linnet.errors import BadInput
 from linnet.model.costs import costs
+from linnet.training.loop import plan_of
 from linnet.training.run import Run
 
 # Compiling takes about this long and then saves about this share of every step (measured: dev/LOG.md).
@@ -50,12 +51,12 @@ def complete(run: Run, material: Material) -> Run:
         raise BadInput("the training part has no rows")
     longest = max(int(part.sequences.lengths.max(initial=2)) for part in (material.train, material.validation)) - 1
     model = changed_model(run, vocabulary=len(material.codec.tokens), context=run.model.context or longest)
+    run = run.model_copy(update={"model": model})
     steps = run.training.steps
-    per_epoch = -(-len(rows) // run.training.batch)
     if steps is None:
-        steps = max(1, round((run.training.epochs or 1.0) * per_epoch))
+        steps = max(1, round((run.training.epochs or 1.0) * plan_of(run, rows).steps_per_epoch))
     training = run.training.model_copy(update={"steps": steps, "epochs": None})
-    run = run.model_copy(update={"model": model, "training": training})
+    run = run.model_copy(update={"training": training})
     if training.compile == "auto":
         choice = "on" if compiling_repays(run, float(rows.lengths.mean())) else "off"
         run = run.model_copy(update={"training": training.model_copy(update={"compile": choice})})

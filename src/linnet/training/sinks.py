@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, RunFailed, nearest
 from linnet.records import Record, StepRecord, ValidationRecord
 
 
@@ -30,9 +30,11 @@ class JsonLines:
 
     def __init__(self, path: Path, offset: int = 0) -> None:
         path.touch(exist_ok=True)
-        self._file: io.BufferedRandom = path.open("r+b")
+        self._path = path
+        self._file = path.open("r+b", buffering=0)
+        kept = self._file.read(offset)
         # Lines that were lost with a crashed machine are not made up for by a hole of zero bytes.
-        self._file.truncate(min(offset, path.stat().st_size))
+        self._file.truncate(len(kept) if len(kept) == offset else kept.rfind(b"\n") + 1)
         self._file.seek(0, io.SEEK_END)
 
     @property
@@ -41,8 +43,12 @@ class JsonLines:
         return self._file.tell()
 
     def write(self, record: Record) -> None:
-        self._file.write(record.line().encode() + b"\n")
-        self._file.flush()
+        line = record.line().encode() + b"\n"
+        try:
+            while line:
+                line = line[self._file.write(line) :]
+        except OSError as error:
+            raise RunFailed(f"could not write {self._path}: {error.strerror or error}") from error
 
     def close(self) -> None:
         self._file.close()

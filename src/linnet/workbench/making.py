@@ -20,7 +20,7 @@ from linnet.training.distributed import Processes
 from linnet.training.loop import train as train_loop
 from linnet.training.progress import Course
 from linnet.training.resolve import complete, settle
-from linnet.training.run import Run, changed, flatten, parse_setting, read_toml, to_toml
+from linnet.training.run import Run, changed, check_format, flatten, parse_setting, read_toml, to_toml
 from linnet.training.sinks import JsonLines, Sink, open_trackers
 from linnet.workbench.opening import load, read_run
 from linnet.workbench.report import write_report
@@ -48,6 +48,7 @@ def prepare(
         name = tree.pop("recipe", None)
         if not isinstance(name, str):
             raise BadInput(f'{recipe} needs a line such as recipe = "arithmetic" to start from')
+        check_format(tree, recipe)
         tree.pop("format", None)
         run = changed(recipes.named(name), flatten(tree).items(), recipe)
     else:
@@ -75,20 +76,25 @@ def train(
     """Train a recipe into a new run folder. `asked` is what `prepare` takes."""
     run = settle(prepare(recipe, **asked))
     processes = Processes.join(run.device)
-    path = out if out is not None else free_folder(run.recipe)
+    path = Path(out) if out is not None else free_folder(run, processes)
     if processes.first:
-        folder = RunFolder.create(path, force=force)
-        write_atomically(folder.settings, to_toml(run).encode())
+        RunFolder.refuse(path, force=force)
+    # Data that cannot be used leave nothing behind, and replace nothing.
+    material = run.data.load(run.seed)
+    run = complete(run, material)
+    if processes.first:
+        RunFolder.create(path, force=force)
     processes.wait()
-    return go_on(RunFolder(path), run, processes, progress)
+    return go_on(RunFolder(path), run, material, processes, progress)
 
 
-def free_folder(recipe: str) -> Path:
+def free_folder(run: Run, processes: Processes) -> Path:
     """runs/RECIPE-001, or the next number that is free."""
     number = 1
-    while (path := Path("runs") / f"{recipe}-{number:03d}").exists():
+    while (Path("runs") / f"{run.recipe}-{number:03d}").exists():
         number += 1
-    return path
+    number = int(processes.agree(number, torch.device(run.device)))
+    return Path("runs") / f"{run.recipe}-{number:03d}"
 
 
 def resume(path: Path | str, *, progress: Progress | None = None) -> RunRecord:
@@ -97,16 +103,19 @@ def resume(path: Path | str, *, progress: Progress | None = None) -> RunRecord:
     run = read_run(folder)
     if folder.record.is_file():
         return RunRecord.model_validate_json(folder.record.read_text(encoding="utf-8"))
-    return go_on(folder, run, Processes.join(run.device), progress)
+    run = settle(run)
+    processes = Processes.join(run.device)
+    material = run.data.load(run.seed)
+    return go_on(folder, complete(run, material), material, processes, progress)
 
 
-def go_on(folder: RunFolder, run: Run, processes: Processes, progress: Progress | None) -> RunRecord:
+def go_on(
+    folder: RunFolder, run: Run, material: Material, processes: Processes, progress: Progress | None
+) -> RunRecord:
     """From the newest whole checkpoint, or from the start, to the final record."""
     torch.set_num_threads(run.threads)
     notes: list[str] = []
     start = folder.newest(notes.append)
-    material = run.data.load(run.seed)
-    run = complete(run, material)
     notes += [*material.notes, *too_long(run, material)]
     check_data(material, start, folder)
     with ExitStack() as stack:
