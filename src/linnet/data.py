@@ -100,6 +100,119 @@ class Padded:
         return pad_rows(self.sequences, chosen, self.multiple, self.fixed)
 
 
+WHOLE = 1 << 20  # up to so many rows, an epoch is one permutation of all of them
+CHUNK = 1 << 14  # else rows are shuffled within chunks of this size, and the chunks among each other
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Rows end to end in batches of one shape: nothing is padded, and every scored token counts once an epoch.
+
+    What is laid end to end is (token, next token): a row of n tokens takes n - 1 places, and no target reaches
+    over the end of its row. Rows are reshuffled every epoch, so they are cut at other places each time.
+    `context` is the length of a line; with `apart`, tokens see only their own row. Each line of a batch goes
+    through its own stretch of the epoch. The memory in use does not grow with the number of rows beyond `WHOLE`.
+    """
+
+    sequences: Sequences
+    rows: int
+    context: int
+    seed: int
+    apart: bool = False
+    shuffle: bool = True
+
+    def __post_init__(self) -> None:
+        if self.pairs == 0:
+            raise BadInput("the data set has no rows of two tokens or more")
+        if self.rows < 1 or self.context < 1:
+            raise BadInput(f"a batch needs at least one row of one token, not {self.rows} x {self.context}")
+
+    @property
+    def pairs(self) -> int:
+        """How many (token, next token) one epoch has."""
+        return int(self.sequences.starts[-1]) - len(self.sequences)
+
+    @property
+    def lines(self) -> int:
+        return -(-self.pairs // self.context)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-self.lines // self.rows)
+
+    @functools.cached_property
+    def _chunk(self) -> int:
+        return len(self.sequences) if len(self.sequences) <= WHOLE else CHUNK
+
+    @functools.cached_property
+    def _layout(self) -> Callable[[int | None, int], tuple[np.ndarray, np.ndarray]]:
+        return functools.lru_cache(maxsize=2 if self._chunk != CHUNK else self.rows + 2)(self._lay_out)
+
+    @functools.cached_property
+    def _bounds(self) -> np.ndarray:
+        """How many pairs stand before each chunk, and before the end, as the rows lie."""
+        edges = np.append(np.arange(0, len(self.sequences), self._chunk), len(self.sequences))
+        return np.asarray(self.sequences.starts[edges]) - edges
+
+    def batch(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        number = epoch if self.shuffle else None
+        lines = [line * self.steps_per_epoch + place for line in range(self.rows)]
+        cut = [self._line(number, line) for line in lines if line < self.lines]
+        shape = (min(self.rows, self.lines), self.context)
+        at, inside = np.zeros(shape, np.int64), np.zeros(shape, bool)
+        documents = np.full(shape, -1)
+        for row, (places, document) in enumerate(cut):
+            at[row, : len(places)], inside[row, : len(places)] = places, True
+            documents[row, : len(places)] = document
+        after = at + inside
+        ids, targets = (np.where(inside, self.sequences.ids[where], 0).astype(np.int64) for where in (at, after))
+        weights = (self.sequences.scored[after] & inside).astype(np.float32)
+        return Batch(
+            torch.from_numpy(ids),
+            torch.from_numpy(targets),
+            torch.from_numpy(weights),
+            torch.from_numpy(inside.sum(1)),
+            torch.from_numpy(documents) if self.apart else None,
+            {name: torch.from_numpy(values[at]) for name, values in self.sequences.fields.items()},
+        )
+
+    def _line(self, epoch: int | None, line: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where the tokens of one line lie, and a number for the row that each belongs to."""
+        order, ends = self._chunk_order(epoch)
+        first, last = line * self.context, min((line + 1) * self.context, self.pairs)
+        chunk, known = int(np.searchsorted(ends, first, side="right")), 0
+        places: list[np.ndarray] = []
+        documents: list[np.ndarray] = []
+        while first < last:
+            before = int(ends[chunk - 1]) if chunk else 0
+            low, high = first - before, min(last, int(ends[chunk])) - before  # pairs of this chunk
+            starts, stops = self._layout(epoch, int(order[chunk]))
+            row = slice(int(np.searchsorted(stops, low, side="right")), int(np.searchsorted(stops, high)) + 1)
+            begins = np.append(stops[row.start - 1] if row.start else 0, stops[row][:-1])
+            lengths = np.minimum(stops[row], high) - np.maximum(begins, low)
+            places.append(np.repeat(starts[row] - begins, lengths) + np.arange(low, high))
+            documents.append(np.repeat(np.arange(known, known + len(lengths)), lengths))
+            first, chunk, known = before + high, chunk + 1, known + len(lengths)
+        return np.concatenate(places), np.concatenate(documents)
+
+    def _chunk_order(self, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
+        """The chunks in the order of this epoch, and how many pairs there are up to the end of each."""
+        order = epoch_order(len(self._bounds) - 1, self.seed, epoch)
+        return order, np.cumsum(np.diff(self._bounds)[order])
+
+    def _lay_out(self, epoch: int | None, chunk: int) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of a chunk in the order of this epoch: where each starts, and how many pairs up to its end."""
+        first = chunk * self._chunk
+        starts = np.asarray(self.sequences.starts[first : first + self._chunk + 1])
+        order = np.arange(len(starts) - 1)
+        if epoch is not None:
+            order = np.random.Generator(np.random.Philox(key=[self.seed, (epoch << 32) + chunk + 1])).permutation(
+                order
+            )
+        return starts[order], np.cumsum(np.diff(starts)[order] - 1)
+
+
 @functools.lru_cache(maxsize=4)
 def epoch_order(rows: int, seed: int, epoch: int | None) -> np.ndarray:
     """The order of the rows in one epoch; None leaves them as they lie."""
@@ -110,7 +223,7 @@ def epoch_order(rows: int, seed: int, epoch: int | None) -> np.ndarray:
 
 def pad_rows(sequences: Sequences, chosen: np.ndarray, multiple: int = 1, fixed: int | None = None) -> Batch:
     """Lay these rows side by side: inputs without their last token, targets without their first."""
-    lengths = sequences.lengths[chosen] - 1
+    lengths = sequences.starts[chosen + 1] - sequences.starts[chosen] - 1
     longest = int(lengths.max())
     width = fixed if fixed is not None else -(-longest // multiple) * multiple
     if longest > width:

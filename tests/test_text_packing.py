@@ -1,0 +1,104 @@
+"""Packed batches: every target once an epoch, in one shape, whatever the chunks."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linnet import data
+from linnet.data import Batch, Packed
+from linnet.errors import BadInput
+from linnet.sequences import Sequences
+
+
+def rows_of(lengths: list[int]) -> Sequences:
+    """Rows in which token number i has the id i, so that each pair is known by its input."""
+    starts = np.cumsum([0, *lengths], dtype=np.int64)
+    scored = np.arange(starts[-1]) % 7 != 3
+    scored[starts[:-1]] = False
+    return Sequences(np.arange(starts[-1]), starts, scored, 0, 0, {"half": np.arange(starts[-1]) // 2})
+
+
+def inside(batch: Batch) -> torch.Tensor:
+    return torch.arange(batch.ids.shape[1]) < batch.lengths[:, None]
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 12), min_size=1, max_size=30),
+    rows=st.integers(1, 5),
+    context=st.integers(1, 9),
+    chunk=st.sampled_from([3, 1 << 20]),
+    apart=st.booleans(),
+)
+def test_every_pair_comes_once_an_epoch(
+    lengths: list[int], rows: int, context: int, chunk: int, apart: bool
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(data, "WHOLE", min(chunk, 8))
+        patch.setattr(data, "CHUNK", chunk)
+        sequences = rows_of(lengths)
+        pairs = sum(lengths) - len(lengths)
+        if not pairs:
+            with pytest.raises(BadInput, match="no rows of two tokens"):
+                Packed(sequences, rows, context, 1)
+            return
+        plan = Packed(sequences, rows, context, 1, apart)
+        lasts = {int(stop) - 1 for stop in sequences.starts[1:]}
+        wanted = Counter(i for i in range(sum(lengths)) if i not in lasts)
+        for epoch in range(2):
+            found: Counter[int] = Counter()
+            for step in range(plan.steps_per_epoch):
+                batch = plan.batch(epoch * plan.steps_per_epoch + step)
+                real = inside(batch)
+                assert batch.ids.shape == (min(rows, plan.lines), context)
+                found.update(batch.ids[real].tolist())
+                assert (batch.targets[real] == batch.ids[real] + 1).all()
+                assert (batch.fields["half"][real] == batch.ids[real] // 2).all()
+                np.testing.assert_array_equal(
+                    batch.weights[real] > 0, sequences.scored[batch.targets[real].numpy()]
+                )
+                assert not batch.weights[~real].any()
+                check_documents(batch, sequences, apart)
+            assert found == wanted
+
+
+def check_documents(batch: Batch, sequences: Sequences, apart: bool) -> None:
+    if not apart:
+        assert batch.documents is None
+        return
+    assert batch.documents is not None
+    for ids, numbers, length in zip(batch.ids, batch.documents, batch.lengths, strict=True):
+        row = np.searchsorted(sequences.starts, ids[:length].numpy(), side="right")
+        same = row[1:] == row[:-1]
+        np.testing.assert_array_equal(np.diff(numbers[:length]) == 0, same)
+        assert (numbers[length:] == -1).all()
+
+
+def test_rows_keep_their_order_without_shuffling() -> None:
+    plan = Packed(rows_of([4, 3, 5]), 1, 3, 1, shuffle=False)
+    ids = torch.cat([plan.batch(step).ids.flatten() for step in range(plan.steps_per_epoch)])
+    assert ids.tolist() == [0, 1, 2, 4, 5, 7, 8, 9, 10]
+
+
+def test_batches_are_functions_of_seed_and_step() -> None:
+    sequences = rows_of([5] * 40)
+    plan, again, other = (Packed(sequences, 4, 8, seed) for seed in (1, 1, 2))
+    forward = [plan.batch(step) for step in range(25)]
+    for step in reversed(range(25)):
+        assert torch.equal(again.batch(step).ids, forward[step].ids)
+    assert not torch.equal(other.batch(0).ids, forward[0].ids)
+    assert not torch.equal(plan.batch(plan.steps_per_epoch).ids, forward[0].ids)
+
+
+def test_lines_of_a_batch_come_from_all_over_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "WHOLE", 8)
+    monkeypatch.setattr(data, "CHUNK", 8)
+    plan = Packed(rows_of([5] * 800), 8, 16, 3)
+    chunks = {int(i) // 40 for i in plan.batch(0).ids[:, 0]}
+    assert len(chunks) >= 7
