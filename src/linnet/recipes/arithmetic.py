@@ -23,7 +23,7 @@ def adder(recipe: str, digits: int, instances: int, steps: int) -> Run:
 
 def arithmetic() -> Run:
     """The three-digit adder."""
-    return adder("arithmetic", 3, 50_000, 1000)
+    return adder("arithmetic", 3, 50_000, 600)
 
 
 def adder10() -> Run:

@@ -12,9 +12,11 @@ import torch
 
 from linnet import recipes
 from linnet.domains import Material
+from linnet.domains.text import TextData
 from linnet.errors import BadInput, RunFailed
 from linnet.model.costs import costs
 from linnet.records import NoteRecord, RunRecord
+from linnet.training.allocator import keep_freed_memory
 from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, write_atomically
 from linnet.training.distributed import Processes
 from linnet.training.loop import train as train_loop
@@ -22,7 +24,7 @@ from linnet.training.progress import Course
 from linnet.training.resolve import complete, settle
 from linnet.training.run import Run, changed, check_format, flatten, parse_setting, read_toml, to_toml
 from linnet.training.sinks import JsonLines, Sink, open_trackers
-from linnet.workbench.opening import load, read_run
+from linnet.workbench.opening import load, read_codec, read_run
 from linnet.workbench.report import write_report
 from linnet.workbench.scoring import score
 
@@ -105,7 +107,8 @@ def resume(path: Path | str, *, progress: Progress | None = None) -> RunRecord:
         return RunRecord.model_validate_json(folder.record.read_text(encoding="utf-8"))
     run = settle(run)
     processes = Processes.join(run.device)
-    material = run.data.load(run.seed)
+    known = read_codec(folder) if folder.codec.is_file() else None
+    material = run.data.load(run.seed, known) if isinstance(run.data, TextData) else run.data.load(run.seed)
     return go_on(folder, complete(run, material), material, processes, progress)
 
 
@@ -114,6 +117,7 @@ def go_on(
 ) -> RunRecord:
     """From the newest whole checkpoint, or from the start, to the final record."""
     torch.set_num_threads(run.threads)
+    keep_freed_memory()
     notes: list[str] = []
     start = folder.newest(notes.append)
     notes += [*material.notes, *too_long(run, material)]
@@ -160,12 +164,12 @@ def too_long(run: Run, material: Material) -> list[str]:
     """Rows that the context cuts are counted and named before training starts."""
     said = []
     for name, part in (("training", material.train), ("validation", material.validation)):
-        longer = part.sequences.lengths > run.model.context + 1
-        if longer.any():
-            first = int(longer.argmax())
-            length = int(part.sequences.lengths[first]) - 1
+        rows = part.sequences
+        count, first = rows.longer_than(run.model.context + 1)
+        if count:
+            length = int(rows.starts[first + 1] - rows.starts[first]) - 1
             said.append(
-                f"{int(longer.sum())} of {len(longer)} {name} rows are longer than the context of "
+                f"{count} of {len(rows)} {name} rows are longer than the context of "
                 f"{run.model.context} tokens and are read in pieces; the first is row {first + 1} with {length}"
             )
     return said
