@@ -84,6 +84,9 @@ def random_batch(shape: Shape, seed: int = 0) -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(shape.batch, shape.context), lengths, None, {})
 
 
+Step = Callable[[], Tensor]
+
+
 class PlainTrainer:
     """The usual loop around the plain GPT: fused AdamW, clipping, nothing else."""
 
@@ -104,9 +107,7 @@ class PlainTrainer:
         return loss.detach()
 
 
-def time_in_turn(
-    steps: dict[str, Callable[[], Tensor]], repeats: int, wait: Callable[[], None]
-) -> dict[str, float]:
+def time_in_turn(steps: dict[str, Step], repeats: int, wait: Callable[[], None]) -> dict[str, float]:
     """Median seconds of each system; they take turns, after two unmeasured steps each."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 2):
@@ -135,7 +136,7 @@ def bench_train(shape: Shape, *, precision: str = "auto", compile: str = "off", 
     steps: dict[str, Step] = {"linnet": lambda: ours.step(batch, 0, 1).loss}
     for name, (number, compiled) in plain.items():
         trainer = PlainTrainer(plain_copy(ours.model), device, number, compiled)
-        steps[name] = lambda trainer=trainer: trainer.step(batch.ids, batch.targets)  # type: ignore[misc]
+        steps[name] = lambda trainer=trainer: trainer.step(batch.ids, batch.targets)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = time_in_turn(steps, repeats, wait)
     tokens = shape.batch * shape.context
@@ -167,6 +168,5 @@ def agree(ours: Learner, batch: Batch, device: torch.device) -> None:
         mine = ours.model.head.nll(hidden, batch.targets.to(device)).mean()
         theirs = plain(batch.ids.to(device), batch.targets.to(device))
     if abs(float(mine - theirs)) > TOLERANCE:
-        raise RunFailed(
-            f"ours gives {float(mine):.5f} nats and the plain GPT {float(theirs):.5f}: nothing is timed"
-        )
+        losses = f"ours gives {float(mine):.5f} nats and the plain GPT {float(theirs):.5f}"
+        raise RunFailed(f"{losses}: nothing is timed")
