@@ -6,6 +6,7 @@ its own copy; the steps alternate, so a machine that drifts drifts for all of th
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable
@@ -107,8 +108,8 @@ class PlainTrainer:
         return loss.detach()
 
 
-def time_in_turn(steps: dict[str, Step], repeats: int, wait: Callable[[], None]) -> dict[str, float]:
-    """Median seconds of each system; they take turns, after two unmeasured steps each."""
+def time_in_turn(steps: dict[str, Step], repeats: int, wait: Callable[[], None]) -> dict[str, list[float]]:
+    """Seconds of each system in each turn; they take turns, after two unmeasured steps each."""
     seconds: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(repeats + 2):
         for name, step in steps.items():
@@ -118,7 +119,12 @@ def time_in_turn(steps: dict[str, Step], repeats: int, wait: Callable[[], None])
             wait()
             if turn >= 2:
                 seconds[name].append(time.perf_counter() - began)
-    return {name: statistics.median(times) for name, times in seconds.items()}
+    return seconds
+
+
+def times_faster(seconds: dict[str, list[float]], peer: str) -> list[float]:
+    """How many times as fast as this peer ours was, turn by turn, in ascending order."""
+    return sorted(theirs / mine for mine, theirs in zip(seconds["linnet"], seconds[peer], strict=True))
 
 
 def bench_train(shape: Shape, *, precision: str = "auto", compile: str = "off", repeats: int = 7) -> BenchRecord:
@@ -136,23 +142,25 @@ def bench_train(shape: Shape, *, precision: str = "auto", compile: str = "off", 
     steps: dict[str, Step] = {"linnet": lambda: ours.step(batch, 0, 1).loss}
     for name, (number, compiled) in plain.items():
         trainer = PlainTrainer(plain_copy(ours.model), device, number, compiled)
-        steps[name] = lambda trainer=trainer: trainer.step(batch.ids, batch.targets)
+        steps[name] = functools.partial(trainer.step, batch.ids, batch.targets)
     wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     seconds = time_in_turn(steps, repeats, wait)
     tokens = shape.batch * shape.context
-    speeds = {name: tokens / taken for name, taken in seconds.items()}
+    speeds = {name: tokens / statistics.median(taken) for name, taken in seconds.items()}
     mine = speeds.pop("linnet")
+    ratios = {name: times_faster(seconds, name) for name in speeds}
+    spread = "; ".join(f"{name}: ratios from {found[0]:.2f} to {found[-1]:.2f}" for name, found in ratios.items())
     peak = matmul_flops(run.precision, device.type)
     share = "" if peak is None else f", {mine * training_flops(ours) / peak:.0%} of the measured matmul peak"
     return BenchRecord(
         name=f"train {shape.name}, {run.precision}, compile {compile}",
         ours=mine,
         peers=dict(speeds),
-        ratios={name: mine / speed for name, speed in speeds.items()},
+        ratios={name: statistics.median(found) for name, found in ratios.items()},
         unit="tokens/s",
         n=repeats,
         machine=one_line(),
-        note=f"freed memory {'kept' if kept else 'not kept'} in all systems{share}",
+        note=f"freed memory {'kept' if kept else 'not kept'} in all systems{share}; {spread}",
     )
 
 
