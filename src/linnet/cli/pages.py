@@ -66,24 +66,26 @@ def argument_usage(shown: str, default: object) -> str:
 def option_row(parameter: inspect.Parameter, kind: object, said: OptionInfo) -> str:
     # In an Annotated option the first name stands where the default would be.
     names = ", ".join(f"`{name}`" for name in (said.default, *(said.param_decls or ())) if isinstance(name, str))
-    default = "" if parameter.default in (None, False) else f" (default: {parameter.default})"
+    known = parameter.default
+    if known in (None, False, inspect.Parameter.empty):
+        default = ""
+    else:
+        default = f" (default: {' '.join(map(str, known)) if isinstance(known, tuple) else known})"
     help_text = (said.help or "").replace("|", "\\|")
     return f"| {names} | {value_of(kind, said)} | {help_text}{default} |"
 
 
 def value_of(kind: object, said: OptionInfo) -> str:
     """What follows the option: nothing for a switch, the choices, or the kind of value."""
-    inner = [part for part in typing.get_args(kind) or (kind,) if part is not types.NoneType]
-    single = inner[0]
-    if typing.get_origin(single) is list:
-        single = typing.get_args(single)[0]
-    if single is bool:
-        return ""
     if said.metavar:
         return said.metavar
-    if isinstance(single, type) and issubclass(single, Enum):
-        return ", ".join(str(choice.value) for choice in single)
-    return {int: "integer", float: "number", str: "text", Path: "path"}[typing.cast(type, single)]
+    if isinstance(kind, types.UnionType):
+        (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
+    if typing.get_origin(kind) is tuple:
+        return "two integers"
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return ", ".join(str(choice.value) for choice in kind)
+    return {bool: "", int: "integer", float: "number", str: "text", Path: "path"}[typing.cast(type, kind)]
 
 
 if __name__ == "__main__":
