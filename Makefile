@@ -48,9 +48,8 @@ test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 demo: $(VENV)/installed
-	$(LINNET) train arithmetic --out $(DEMO)/adder --seed 1 --force
-	$(LINNET) data make arithmetic --task add --instances 10000 --seed 2 --out $(DEMO)/sums --force
-	$(LINNET) eval $(DEMO)/adder --data $(DEMO)/sums/test.jsonl
+	$(LINNET) train arithmetic --out $(DEMO)/adder --force
+	$(LINNET) eval $(DEMO)/adder
 	$(LINNET) generate $(DEMO)/adder "123+456=" "999+1=" "507+498=" --temperature 0
 	$(LINNET) inspect attention $(DEMO)/adder "123+456=579"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from linnet.records import DoctorRecord
+from linnet.training.resolve import NARROWEST_BFLOAT16, automatic_precision
 
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "int8": torch.int8}
 
@@ -36,9 +37,12 @@ def matmul_flops(precision: str, device: str = "cpu", seconds: float = 0.4) -> f
     largest = 2048 if device == "cpu" else 8192
     best, size, began = 0.0, 128, time.perf_counter()
     while True:
-        took = _product_seconds(size, dtype, device)
-        if took is None:
+        # On a busy machine a single small product may be caught in a pause, so the quickest of a few counts.
+        tries = [_product_seconds(size, dtype, device) for _ in range(5 if size <= 512 else 1)]
+        known = [took for took in tries if took is not None]
+        if not known:
             return None
+        took = min(known)
         best = max(best, 2.0 * size**3 / took)
         left = seconds - (time.perf_counter() - began)
         # The next size is eight times the work, twice: once to warm up and once that counts.
@@ -69,10 +73,15 @@ def _wait(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def matmul_peaks(device: str) -> dict[str, float]:
-    """GFLOP/s by precision, of those that this device has."""
-    peaks = {name: matmul_flops(name, device) for name in PRECISIONS}
-    return {name: round(flops / 1e9, 2) for name, flops in peaks.items() if flops is not None}
+def matmul_peaks(device: str, rounds: int = 3) -> dict[str, float]:
+    """GFLOP/s by precision, of those that this device has; taken in turn, so that a pause does not hit one alone."""
+    peaks: dict[str, float] = {}
+    for _ in range(rounds):
+        for name in PRECISIONS:
+            flops = matmul_flops(name, device)
+            if flops is not None:
+                peaks[name] = max(peaks.get(name, 0.0), round(flops / 1e9, 2))
+    return peaks
 
 
 def read_cpuinfo(text: str) -> tuple[str, tuple[str, ...]]:
@@ -141,7 +150,13 @@ def remarks(device: str, sets: tuple[str, ...], peaks: dict[str, float], memory_
         for name, known in FAST_PRODUCTS.items()
         if f"cpu.{name}" in peaks
     ]
+    said.append(_precision_remark(device))
     cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    busy = os.getloadavg()[0]
+    if busy > 0.7 * cores:
+        said.append(
+            f"the machine is busy (load {busy:.1f} on {cores} cores): alone it is faster than measured here"
+        )
     if torch.get_num_threads() < cores:
         said.append(f"torch uses {torch.get_num_threads()} of {cores} cores: OMP_NUM_THREADS or a limit says so")
     if not any(shutil.which(compiler) for compiler in ("c++", "g++", "clang++", "cl")):
@@ -161,6 +176,12 @@ def _product_remark(name: str, known: set[str], sets: tuple[str, ...], peaks: di
         else "has no instructions for them"
     )
     return f"{name} products on the processor are {1 / ratio:.0f} times slower than float32: it {has}"
+
+
+def _precision_remark(device: str) -> str:
+    chosen = automatic_precision(device, NARROWEST_BFLOAT16)
+    wide = f" from a width of {NARROWEST_BFLOAT16} on" if (device, chosen) == ("cpu", "bfloat16") else ""
+    return f"precision auto trains in {chosen} here{wide}"
 
 
 def _gpu_remark() -> str:

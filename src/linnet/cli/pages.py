@@ -67,7 +67,9 @@ def option_row(parameter: inspect.Parameter, kind: object, said: OptionInfo) -> 
     # In an Annotated option the first name stands where the default would be.
     names = ", ".join(f"`{name}`" for name in (said.default, *(said.param_decls or ())) if isinstance(name, str))
     known = parameter.default
-    if known in (None, False, inspect.Parameter.empty):
+    if known is inspect.Parameter.empty:
+        default = " (needed)"
+    elif known in (None, False):
         default = ""
     else:
         default = f" (default: {' '.join(map(str, known)) if isinstance(known, tuple) else known})"
