@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from linnet.data import pad_rows
 from linnet.domains import Question
 from linnet.model.inputs import Inputs
-from linnet.model.model import Model
+from linnet.model.model import Model, evaluating
 from linnet.records import Baseline, Score
 from linnet.sequences import Sequences
 
@@ -77,10 +76,9 @@ def nats(
     """Negative log-likelihood of every scored token, in windows sorted by length so that little is padded."""
     pieces = windows(sequences, model.config.context)
     order = np.argsort(pieces.lengths, kind="stable")
+    order = order[pieces.lengths[order] > 1]  # a single token has nothing to be predicted from
     sums, counts = np.zeros(len(pieces)), np.zeros(len(pieces), np.int64)
-    trained = model.training
-    model.eval()
-    with torch.inference_mode():
+    with evaluating(model):
         for first in range(0, len(order), rows):
             chosen = order[first : first + rows]
             batch = pad_rows(pieces, chosen).to(model.device)
@@ -89,7 +87,6 @@ def nats(
                 lost = model.head.nll(model(inputs).hidden, batch.targets)
             sums[chosen] = (lost.double() * batch.weights).sum(1).cpu().numpy()
             counts[chosen] = batch.weights.sum(1).long().cpu().numpy()
-    model.train(trained)
     return Nats(sums, counts)
 
 
@@ -106,13 +103,17 @@ def wilson(right: int, n: int) -> tuple[float, float]:
 
 def bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """The 95 % interval of sum(sums) / sum(counts), resampling units (rows, users) with Poisson weights."""
+    if not counts.sum():
+        return 0.0, 0.0
     if len(sums) < 2:
-        return (float(sums.sum() / counts.sum()),) * 2 if counts.sum() else (0.0, 0.0)
+        return (float(sums.sum() / counts.sum()),) * 2
     random = np.random.default_rng(seed)
     ratios = []
     for first in range(0, REPLICATES, 50):
         weights = random.poisson(1.0, (min(50, REPLICATES - first), len(sums)))
-        ratios.append((weights @ sums) / np.maximum(weights @ counts, 1e-12))
+        totals = weights @ counts
+        drawn = totals > 0  # few units are at times all left out
+        ratios.append((weights @ sums)[drawn] / totals[drawn])
     low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
     return float(low), float(high)
 

@@ -16,7 +16,7 @@ import torch
 from linnet.decoding.sampling import Sampling, stream
 from linnet.errors import BadInput
 from linnet.model.inputs import Inputs
-from linnet.model.model import Model
+from linnet.model.model import Model, evaluating
 
 Stop = Literal["end", "length", "stop"]
 
@@ -66,21 +66,21 @@ def generate(
     """One sample for each ask, in their order; at most `rows` of them are computed together."""
     check(model, asks, max_tokens)
     for first in range(0, len(asks), rows):
-        yield from _batch(model, asks[first : first + rows], sampling, end, max_tokens, seed)
+        with evaluating(model):
+            samples = _batch(model, asks[first : first + rows], sampling, end, max_tokens, seed)
+        yield from samples
 
 
-@torch.inference_mode()
 def _batch(
     model: Model, asks: Sequence[Ask], sampling: Sampling, end: int | None, max_tokens: int, seed: int
 ) -> list[Sample]:
     """All rows step together; a row that has ended leaves, so the batch shrinks."""
-    model.eval()
     streams = [stream(seed, ask.prompt, ask.sample) for ask in asks]
     lengths = torch.tensor([len(ask.prompt) for ask in asks])
     ids = torch.zeros(len(asks), int(lengths.max()), dtype=torch.int64)
     for row, ask in enumerate(asks):
         ids[row, : len(ask.prompt)] = torch.tensor(ask.prompt)
-    state = model.empty_state(len(asks), int(lengths.max()) + max_tokens)
+    state = model.empty_state(len(asks), min(int(lengths.max()) + max_tokens, model.config.context))
     output = model(Inputs(ids.to(model.device), lengths=lengths.to(model.device)), state)
     last = output.hidden[torch.arange(len(asks)), lengths.to(model.device) - 1]
 
@@ -109,7 +109,9 @@ def _batch(
         assert state is not None
         if len(going) < len(alive):
             kept = torch.tensor(going, device=model.device)
-            state, chosen = state.select(kept), chosen[kept]
             alive = [alive[place] for place in going]
+            remembered = max(len(asks[row].prompt) + len(drawn[row]) - 1 for row in alive)
+            # Nothing is forgotten: the rows that are left may be shorter than those that went.
+            state, chosen = state.select(kept).truncate(remembered), chosen[kept]
         output = model(chosen[:, None], state)
         last = output.hidden[:, -1]

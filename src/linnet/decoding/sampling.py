@@ -40,7 +40,8 @@ class Sampling:
         """Ids [B] for logits [B, V] and one uniform number a row [B]."""
         if self.temperature == 0:
             return logits.argmax(-1)
-        shares = self.cut((logits.double() / self.temperature).softmax(-1))
+        below = logits.double() - logits.amax(-1, keepdim=True)  # so that no temperature overflows
+        shares = self.cut((below / self.temperature).softmax(-1))
         totals = shares.cumsum(-1)
         drawn = uniform[:, None] * totals[:, -1:]
         # The first id whose running total exceeds the draw; ids of share 0 never are.

@@ -62,7 +62,7 @@ def explicit(
         pattern = observe("attn.hook_pattern", pattern)
     if dropout:
         pattern = F.dropout(pattern, dropout)
-    mixed = pattern.to(v.dtype).view(rows, kv_heads, heads // kv_heads * queries, keys) @ v
+    mixed = pattern.to(v.dtype).reshape(rows, kv_heads, heads // kv_heads * queries, keys) @ v
     return mixed.view(rows, heads, queries, width)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -64,7 +64,7 @@ class ModelConfig(Part):
     norm: NormConfig = NormConfig()
     head: HeadConfig = HeadConfig()
     dropout: float = Field(0.0, ge=0, lt=1)
-    fields: dict[str, int] = Field(default_factory=dict)  # side fields and how many values each has
+    fields: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)  # side fields: how many values
     init_std: float = Field(0.02, gt=0)
     scaled_residual: bool = True  # shrink what writes into the residual stream by sqrt(2 x depth)
 

@@ -41,7 +41,7 @@ class Head(nn.Module):
         rows = chunk_rows(len(self.weight))
         pieces = [
             F.cross_entropy(self(flat[i : i + rows]).float(), wanted[i : i + rows], reduction="none")
-            for i in range(0, len(flat), rows)
+            for i in range(0, max(1, len(flat)), rows)
         ]
         return torch.cat(pieces).view(targets.shape)
 
@@ -56,6 +56,8 @@ class Head(nn.Module):
         if torch.compiler.is_compiling():
             nats = F.cross_entropy(self(flat).float(), targets, reduction="none")
             return (nats * weights).sum()
+        if not torch.is_grad_enabled():
+            return (self.nll(flat, targets) * weights).sum()
         return ChunkedLoss.apply(flat, self.weight, self.bias, targets, weights, self.softcap)
 
 

@@ -6,9 +6,10 @@ Legend: B = rows, T = new tokens a row (padded on the right), P = prefix vectors
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ class Inputs:
     prefix: Tensor | None = None  # float [B, P, W], stands before the ids
     lengths: Tensor | None = None  # int64 [B]; None: every row has all T tokens
     documents: Tensor | None = None  # int64 [B, T]; tokens attend within their document only
-    ancestors: Tensor | None = None  # bool [B, T, T]; a packed tree: which tokens are above (and is) each token
+    ancestors: Tensor | None = None  # bool [B, T, T]; a packed tree: the tokens above each token
 
     @classmethod
     def of(cls, inputs: Inputs | Tensor) -> Inputs:
@@ -37,11 +38,16 @@ class Inputs:
             "lengths": (inputs.lengths, (rows,)),
             "documents": (inputs.documents, (rows, tokens)),
             "ancestors": (inputs.ancestors, (rows, tokens, tokens)),
+            **{f"values of the field {name}": (value, (rows, tokens)) for name, value in inputs.fields.items()},
         }
         for name, (value, shape) in wanted.items():
             if value is not None and tuple(value.shape) != shape:
                 raise ValueError(f"{name} need the shape {list(shape)}, not {list(value.shape)}")
-        return inputs
+        if inputs.ancestors is None:
+            return inputs
+        # Each token sees itself, padding too: a query that saw nothing would be NaN, and NaN spreads.
+        itself = torch.eye(tokens, dtype=torch.bool, device=ids.device)
+        return replace(inputs, ancestors=inputs.ancestors | itself)
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,10 @@ def without_memory(inputs: Inputs, tokens: int, causal: bool) -> Mask:
     if inputs.documents is not None:
         parts.append(inputs.documents[:, None, :, None] == inputs.documents[:, None, None, :])
     if not causal and inputs.lengths is not None:
-        inside = torch.arange(tokens, device=device) < (inputs.lengths + tokens - inputs.ids.shape[1])[:, None]
-        parts.append(inside[:, None, None, :])
+        # An empty row sees its first padding, since a query that saw nothing would be NaN.
+        lengths = (inputs.lengths + tokens - inputs.ids.shape[1]).clamp(min=1)
+        inside = torch.arange(tokens, device=device) < lengths[:, None]
+        parts.append(inside[:, None, None, :].expand(-1, -1, tokens, -1))
     if not parts:
         return Mask(None, causal)
     allowed = parts[0] if len(parts) == 1 else parts[0] & parts[1]

@@ -5,7 +5,9 @@ Legend: B = rows, P = prefix vectors, T = new tokens, W = model width.
 
 from __future__ import annotations
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import torch
 import torch.nn.functional as F
@@ -70,17 +72,23 @@ class Model(nn.Module):
     def _initialise(self) -> None:
         """N(0, init_std) for matrices, less for those that write into the residual stream; biases 0, norms 1.
 
-        An embedding that is also the head starts small enough for the first loss to be the log of the vocabulary.
+        Embeddings and the head start small enough for the first loss to be the log of the vocabulary within 1 %.
         """
-        std = self.config.init_std
-        writes = std / math.sqrt(2 * self.config.depth) if self.config.scaled_residual else std
+        config, std = self.config, self.config.init_std
+        writes = std / math.sqrt(2 * config.depth) if config.scaled_residual else std
+        # Logits of variance s add s / 2 nats to the first loss, and a tied head favours the token it has read.
+        outer = min(std, 0.07 * math.sqrt(math.log(max(2, config.vocabulary)) / config.width))
         for name, parameter in self.named_parameters():
             if parameter.ndim < 2:
                 if name.endswith("bias") or "bias_" in name:
                     nn.init.zeros_(parameter)
                 continue
-            written = name.endswith(("mixer.out.weight", "feedforward.down.weight"))
-            nn.init.normal_(parameter, std=writes if written else std)
+            if not name.startswith("blocks."):
+                nn.init.normal_(parameter, std=outer)
+            elif name.endswith(("mixer.out.weight", "feedforward.down.weight")):
+                nn.init.normal_(parameter, std=writes)
+            else:
+                nn.init.normal_(parameter, std=std)
 
     @property
     def device(self) -> torch.device:
@@ -102,8 +110,9 @@ class Model(nn.Module):
     ) -> Output:
         """Hidden vectors [B, P + T, W]; the state goes on when one came in. `keep` and `edit` name taps."""
         inputs = Inputs.of(inputs)
-        taps = Taps(keep, edit)
+        taps = Taps(self.config, keep, edit)
         tokens = inputs.ids.shape[1] + (0 if inputs.prefix is None else inputs.prefix.shape[1])
+        self._refuse(inputs, state, tokens)
         memory = None if state is None else state.take().room_for(tokens)
         frame = self._frame(inputs, memory, tokens)
         x = self._embed(inputs, frame, taps)
@@ -123,7 +132,6 @@ class Model(nn.Module):
     def _frame(self, inputs: Inputs, memory: Memory | None, tokens: int) -> Frame:
         """Positions and mask of this call, made in one place."""
         device = inputs.ids.device
-        self._refuse(inputs, memory, tokens)
         place = torch.arange(tokens, device=device)[None]
         prefix = tokens - inputs.ids.shape[1]
         lengths = None if inputs.lengths is None else inputs.lengths + prefix
@@ -141,36 +149,54 @@ class Model(nn.Module):
         mask = masks.with_memory(inputs, slots, memory.lengths, span, tokens)
         return Frame(positions, slots, span, lengths, mask, turn(positions, self.config))
 
-    def _refuse(self, inputs: Inputs, memory: Memory | None, tokens: int) -> None:
-        """Combinations that have no meaning are named, not computed."""
-        config = self.config
+    def _refuse(self, inputs: Inputs, state: State | None, tokens: int) -> None:
+        """What has no meaning is named before anything is computed or consumed."""
+        config, rows = self.config, len(inputs.ids)
+        if set(inputs.fields) != set(self.field_embeddings):
+            wanted = sorted(self.field_embeddings)
+            raise ValueError(f"this model reads the fields {wanted}, not {sorted(inputs.fields)}")
+        if inputs.prefix is not None and inputs.prefix.shape != (rows, inputs.prefix.shape[1], config.width):
+            shape = list(inputs.prefix.shape)
+            raise ValueError(f"prefix vectors need the shape [{rows}, any, {config.width}], not {shape}")
+        if state is not None and state.rows != rows:
+            raise ValueError(f"the state remembers {state.rows} rows, and ids came for {rows}")
         if "gru" in config.mixers and (inputs.documents is not None or inputs.ancestors is not None):
             raise ValueError("a recurrent mixer runs over whole rows; it cannot keep documents or branches apart")
         if inputs.prefix is not None and (inputs.documents is not None or inputs.ancestors is not None):
             raise ValueError("prefix vectors cannot stand before packed documents or a tree")
-        if memory is not None and inputs.documents is not None:
+        if state is not None and inputs.documents is not None:
             raise ValueError("documents pack several sequences into a row; a state continues one a row")
-        if memory is not None and not config.attention.causal:
+        if state is not None and not config.attention.causal:
             raise ValueError("a model that attends both ways has no state to go on from")
-        filled = 0 if memory is None else memory.filled
+        filled = 0 if state is None else state.filled
         if config.positions == "learned" and filled + tokens > config.context:
             raise ValueError(f"learned positions end at {config.context} tokens, and {filled + tokens} are needed")
 
     def _embed(self, inputs: Inputs, frame: Frame, taps: Taps) -> Tensor:
         x = self.embedding(inputs.ids)
-        if set(inputs.fields) != set(self.field_embeddings):
-            wanted = sorted(self.field_embeddings)
-            raise ValueError(f"this model reads the fields {wanted}, not {sorted(inputs.fields)}")
         for name, embedding in self.field_embeddings.items():
             x = x + embedding(inputs.fields[name])
         if inputs.prefix is not None:
             x = torch.cat((inputs.prefix.to(x.dtype), x), dim=1)
         x = taps.at("hook_embed", x)
         if self.position_embedding is not None:
-            x = x + taps.at("hook_pos_embed", self.position_embedding(frame.positions))
+            x = x + taps.at("hook_pos_embed", self.position_embedding(frame.positions).expand_as(x))
         elif self.config.positions == "sinusoidal":
-            x = x + taps.at("hook_pos_embed", sinusoids(frame.positions, self.config.width).to(x.dtype))
+            placed = sinusoids(frame.positions, self.config.width).to(x.dtype)
+            x = x + taps.at("hook_pos_embed", placed.expand_as(x))
         return self.dropout(x)
+
+
+@contextlib.contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Without gradients and dropout inside, and as before outside."""
+    trained = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        model.train(trained)
 
 
 def within_documents(documents: Tensor, place: Tensor) -> Tensor:

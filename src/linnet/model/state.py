@@ -123,6 +123,11 @@ class State:
         return len(self._live().lengths)
 
     @property
+    def filled(self) -> int:
+        """No row remembers more tokens than this; known without asking the device."""
+        return self._live().filled
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all buffers, free slots included."""
         memory = self._live()
@@ -143,11 +148,13 @@ class State:
 
         A recurrent layer cannot go back: there, truncating to fewer tokens than a row holds raises.
         """
-        recurrent = any(isinstance(layer, Recurrent) for layer in self._live().layers)
-        memory = self.take()
-        limit = torch.as_tensor(length, device=memory.lengths.device)
-        shorter = torch.minimum(memory.lengths, limit)
+        memory = self._live()
+        if isinstance(length, int) and length < 0:
+            raise ValueError(f"a state cannot be truncated to {length} tokens")
+        shorter = torch.minimum(memory.lengths, torch.as_tensor(length, device=memory.lengths.device))
+        recurrent = any(isinstance(layer, Recurrent) for layer in memory.layers)
         if recurrent and not torch.equal(shorter, memory.lengths):
             raise ValueError("a recurrent layer cannot forget its last tokens; fork with select before going on")
+        memory = self.take()
         filled = min(memory.filled, length) if isinstance(length, int) else memory.filled
         return State(replace(memory, lengths=shorter, filled=filled))

@@ -81,7 +81,12 @@ def expand(config: ModelConfig, patterns: Iterable[str]) -> tuple[str, ...]:
 class Taps:
     """What one forward call was asked to return and to replace."""
 
-    def __init__(self, keep: tuple[str, ...], edit: tuple[tuple[str, Edit], ...]) -> None:
+    def __init__(self, config: ModelConfig, keep: tuple[str, ...], edit: tuple[tuple[str, Edit], ...]) -> None:
+        if keep or edit:
+            table = points(config)
+            for name in (*keep, *(edited for edited, _ in edit)):
+                if name not in table:
+                    raise BadInput(f'this model has no tap "{name}"{nearest(name, table)}')
         self.keep = keep
         self.edit = edit
         self.kept: dict[str, Tensor] = {}
@@ -94,7 +99,11 @@ class Taps:
         """The value at this point: replaced if asked, remembered if asked."""
         for edited, replacement in self.edit:
             if edited == name:
-                value = replacement(value)
+                edited_value = replacement(value)
+                if edited_value.shape != value.shape:
+                    shapes = f"{list(value.shape)} and not {list(edited_value.shape)}"
+                    raise ValueError(f"an edit of {name} has to give the shape {shapes}")
+                value = edited_value
         if name in self.keep:
             self.kept[name] = value
         return value

@@ -1,0 +1,73 @@
+"""Models of a few thousand parameters for tests, with weights large enough for a fault of wiring to show."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from hypothesis import strategies as st
+
+from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
+from linnet.model.model import Model
+
+POSITIONS = ("rotary", "sinusoidal", "learned", "none")
+MIXERS = ("attention", "gru", ("attention", "gru"))
+
+
+def small_config(**changes: Any) -> ModelConfig:
+    """Two layers, two heads over one pair of keys and values, width 12; `changes` are fields of the config."""
+    chosen = {"vocabulary": 13, "context": 24, "width": 12, "depth": 2, **changes}
+    chosen.setdefault("attention", AttentionConfig(heads=2, kv_heads=1, head_width=4))
+    return ModelConfig.model_validate(chosen)
+
+
+def random_model(config: ModelConfig, seed: int = 0) -> Model:
+    """In eval mode; every weight matters, biases and norms too, which fresh ones would hide."""
+    random = torch.Generator().manual_seed(seed)
+    model = Model(config)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            noise = torch.randn(parameter.shape, generator=random)
+            if parameter.ndim < 2:
+                parameter.add_(0.3 * noise)
+            else:
+                parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
+    return model.eval()
+
+
+def random_ids(rows: int, tokens: int, *, vocabulary: int = 13, seed: int = 0) -> torch.Tensor:
+    return torch.randint(vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+@st.composite
+def configs(draw: st.DrawFn, *, mixers: tuple[Any, ...] = MIXERS, causal: bool = True) -> ModelConfig:
+    """Any legal combination of the choices that make a model."""
+    kv_heads = draw(st.sampled_from([1, 2]))
+    kind = draw(st.sampled_from(["rms", "layer"]))
+    return ModelConfig(
+        vocabulary=13,
+        context=24,
+        width=draw(st.sampled_from([8, 16])),
+        depth=2,
+        mixer=draw(st.sampled_from(mixers)),
+        positions=draw(st.sampled_from(POSITIONS)),
+        attention=AttentionConfig(
+            heads=kv_heads * draw(st.sampled_from([1, 2])),
+            kv_heads=kv_heads,
+            head_width=draw(st.sampled_from([None, 2, 6])),
+            causal=causal,
+            qk_norm=draw(st.booleans()),
+            bias=draw(st.booleans()),
+        ),
+        feedforward=FeedForwardConfig(
+            kind=draw(st.sampled_from(["gelu", "geglu", "swiglu", "relu2"])),
+            width=draw(st.sampled_from([None, 10])),
+            bias=draw(st.booleans()),
+        ),
+        norm=NormConfig(kind=kind, bias=kind == "layer" and draw(st.booleans())),
+        head=HeadConfig(
+            tied=draw(st.booleans()), bias=draw(st.booleans()), softcap=draw(st.sampled_from([None, 5.0]))
+        ),
+        scaled_residual=draw(st.booleans()),
+    )

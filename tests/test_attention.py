@@ -1,0 +1,189 @@
+"""The forms of attention against one written out in float64, and against each other.
+
+Legend: B = rows, H = heads, Hk = key-value heads, T = queries, S = keys, D = head width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from linnet.model import attention
+from linnet.model.config import AttentionConfig
+from linnet.model.masks import Mask
+from small_models import random_ids, random_model, small_config
+
+gpu = pytest.mark.gpu
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+
+
+@dataclass(frozen=True)
+class Case:
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    mask: Mask
+
+    def run(self, kernel: attention.Kernel) -> Tensor:
+        return attention.attend(kernel, self.q, self.k, self.v, self.mask, 0.0)
+
+
+@st.composite
+def cases(draw: st.DrawFn, one_query: bool = False) -> Case:
+    rows, kv_heads, sharing = (draw(st.integers(1, 3)) for _ in range(3))
+    width = draw(st.sampled_from([1, 2, 3, 8, 16, 40]))
+    keys = draw(st.integers(1, 14))
+    kind = draw(st.sampled_from(["all", "causal", "dense", "dense for all rows"]))
+    queries = 1 if one_query else keys if kind == "causal" else draw(st.integers(1, 14))
+    random = torch.Generator().manual_seed(draw(st.integers(0, 1000)))
+    scale = draw(st.sampled_from([0.1, 1.0, 5.0]))
+    q = scale * torch.randn(rows, kv_heads * sharing, queries, width, generator=random)
+    k, v = (torch.randn(rows, kv_heads, keys, width, generator=random) for _ in range(2))
+    if kind == "all":
+        return Case(q, k, v, Mask(None, False))
+    if kind == "causal":
+        return Case(q, k[:, :, :queries], v[:, :, :queries], Mask(None, True))
+    masked = 1 if kind == "dense for all rows" else rows
+    allowed = torch.rand(masked, 1, queries, keys, generator=random) < 0.5
+    allowed[..., draw(st.integers(0, keys - 1))] = True  # each query may see something
+    return Case(q, k, v, Mask(allowed, False))
+
+
+def oracle(case: Case) -> Tensor:
+    """Head by head, query by query, in float64."""
+    q, k, v = case.q.double(), case.k.double(), case.v.double()
+    rows, heads, queries, width = q.shape
+    sharing, keys = heads // k.shape[1], k.shape[2]
+    mixed = torch.zeros(q.shape, dtype=torch.float64)
+    for b in range(rows):
+        for h in range(heads):
+            for t in range(queries):
+                seen = torch.ones(keys, dtype=torch.bool)
+                if case.mask.allowed is not None:
+                    seen = case.mask.allowed[b % len(case.mask.allowed), 0, t]
+                elif case.mask.causal:
+                    seen = torch.arange(keys) <= t
+                scores = k[b, h // sharing][seen] @ q[b, h, t] / math.sqrt(width)
+                mixed[b, h, t] = scores.softmax(0) @ v[b, h // sharing][seen]
+    return mixed
+
+
+@settings(max_examples=60, deadline=None)
+@given(case=cases(), block=st.integers(1, 6))
+def test_every_form_agrees_with_attention_written_out(case, block):
+    expected = oracle(case)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", block)
+        for kernel in ("explicit", "blocked", "fused"):
+            torch.testing.assert_close(case.run(kernel).double(), expected, rtol=1e-5, atol=1e-5, msg=kernel)
+
+
+@settings(max_examples=30, deadline=None)
+@given(case=cases(one_query=True))
+def test_one_query_has_a_form_of_its_own(case):
+    expected = oracle(case)
+    for kernel in ("multiply_sum", "explicit", "fused"):
+        torch.testing.assert_close(case.run(kernel).double(), expected, rtol=1e-5, atol=1e-5, msg=kernel)
+
+
+@settings(max_examples=30, deadline=None)
+@given(case=cases(), block=st.integers(1, 6))
+def test_the_gradients_of_all_forms_agree(case, block):
+    leaves = [leaf.requires_grad_() for leaf in (case.q, case.k, case.v)]
+    kernels = ["explicit", "blocked", "fused"] + (["multiply_sum"] if case.q.shape[2] == 1 else [])
+    upstream = torch.randn(case.q.shape, generator=torch.Generator().manual_seed(0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "BLOCK", block)
+        gradients = [torch.autograd.grad(case.run(kernel), leaves, upstream) for kernel in kernels]
+    for kernel, found in zip(kernels, gradients, strict=True):
+        for one, other in zip(found, gradients[0], strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=kernel)
+
+
+def test_multiply_sum_is_for_one_query():
+    q = torch.randn(1, 2, 3, 4)
+    with pytest.raises(ValueError, match="one query, not 3"):
+        attention.multiply_sum(q, q, q, Mask(None, True), 0.0)
+
+
+def test_the_form_follows_device_and_shape():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert attention.choose(cpu, 128, 128, compiling=False) == "explicit"
+    assert attention.choose(cpu, 1, 128, compiling=False) == "explicit"
+    assert attention.choose(cpu, 1, 128, compiling=True) == "multiply_sum"
+    assert attention.choose(cpu, 1024, 1024, compiling=False) == "blocked"
+    assert attention.choose(cuda, 128, 128, compiling=True) == "fused"
+
+
+@pytest.mark.parametrize("kernel", ["explicit", "blocked", "fused", "multiply_sum"])
+def test_dropout_drops_and_keeps_the_mean(kernel):
+    torch.manual_seed(0)
+    queries = 1 if kernel == "multiply_sum" else 12
+    q, k = torch.randn(400, 2, queries, 4), torch.randn(400, 2, 12, 4)
+    mixed = attention.attend(kernel, q, k, torch.ones_like(k), Mask(None, False), 0.3)
+    assert mixed.std() > 0.05  # without dropout each entry is exactly 1
+    assert abs(float(mixed.mean()) - 1) < 0.02
+
+
+def test_long_rows_are_read_in_blocks_and_agree_with_the_explicit_form():
+    model = random_model(small_config(context=600, depth=1, width=8))
+    ids = random_ids(1, 2 * attention.BLOCK + 5)
+    with torch.inference_mode():
+        in_blocks = model(ids).hidden
+        shown = model(ids, keep=("blocks.0.attn.hook_pattern",)).hidden  # only the explicit form has a pattern
+    torch.testing.assert_close(in_blocks, shown, rtol=1e-5, atol=1e-5)
+
+
+def test_the_model_gives_the_same_with_every_form(monkeypatch):
+    model = random_model(small_config())
+    ids = random_ids(3, 9)
+    found = {}
+    for kernel in ("explicit", "blocked", "fused"):
+        monkeypatch.setattr(attention, "choose", lambda *_, kernel=kernel, **__: kernel)
+        found[kernel] = model(ids).hidden
+    torch.testing.assert_close(found["blocked"], found["explicit"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(found["fused"], found["explicit"], rtol=1e-5, atol=1e-5)
+
+
+@gpu
+@needs_cuda
+@pytest.mark.parametrize("kv_heads", [8, 2])
+def test_training_on_cuda_runs_the_flash_kernel(kv_heads):
+    shape = {"rows": 4, "tokens": 128, "width": 64}
+    make = {"device": "cuda", "dtype": torch.bfloat16, "requires_grad": True}
+    q = torch.randn(shape["rows"], 8, shape["tokens"], shape["width"], **make)
+    k, v = (torch.randn(shape["rows"], kv_heads, shape["tokens"], shape["width"], **make) for _ in range(2))
+    assert attention.choose(q.device, 128, 128, compiling=False) == "fused"
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):  # raises where the flash kernel cannot serve
+        mixed = attention.fused(q, k, v, Mask(None, True), 0.0)
+        mixed.sum().backward()
+    expected = attention.explicit(q.float(), k.float(), v.float(), Mask(None, True), 0.0)
+    torch.testing.assert_close(mixed.float(), expected, rtol=2e-2, atol=2e-2)
+
+
+@gpu
+@needs_cuda
+def test_a_whole_training_step_on_cuda_uses_flash_and_nothing_else():
+    heads = AttentionConfig(heads=2, kv_heads=1, head_width=32)
+    model = random_model(small_config(width=64, attention=heads)).to("cuda").to(torch.bfloat16).train()
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):
+        hidden = model(random_ids(2, 24).to("cuda")).hidden
+        model.head.loss(hidden, random_ids(2, 24).to("cuda"), torch.ones(2, 24, device="cuda")).backward()
+
+
+@gpu
+@needs_cuda
+@settings(max_examples=40, deadline=None)
+@given(case=cases())
+def test_the_forms_agree_on_cuda(case):
+    where = torch.device("cuda")
+    allowed = None if case.mask.allowed is None else case.mask.allowed.to(where)
+    moved = Case(case.q.to(where), case.k.to(where), case.v.to(where), Mask(allowed, case.mask.causal))
+    torch.testing.assert_close(moved.run("fused"), moved.run("explicit"), rtol=1e-4, atol=1e-5)
