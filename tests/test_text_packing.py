@@ -74,8 +74,9 @@ def check_documents(batch: Batch, sequences: Sequences, apart: bool) -> None:
         return
     assert batch.documents is not None
     for ids, numbers, length in zip(batch.ids, batch.documents, batch.lengths, strict=True):
-        row = np.searchsorted(sequences.starts, ids[:length].numpy(), side="right")
-        same = row[1:] == row[:-1]
+        ids = ids[:length]
+        row = np.searchsorted(sequences.starts, ids.numpy(), side="right")
+        same = (row[1:] == row[:-1]) & (ids[1:] == ids[:-1] + 1).numpy()
         np.testing.assert_array_equal(np.diff(numbers[:length]) == 0, same)
         assert (numbers[length:] == -1).all()
 

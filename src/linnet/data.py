@@ -109,9 +109,9 @@ class Packed:
     """Rows end to end in batches of one shape: nothing is padded, and every scored token counts once an epoch.
 
     What is laid end to end is (token, next token): a row of n tokens takes n - 1 places, and no target reaches
-    over the end of its row. Rows are reshuffled every epoch, so they are cut at other places each time.
-    `context` is the length of a line; with `apart`, tokens see only their own row. Each line of a batch goes
-    through its own stretch of the epoch. The memory in use does not grow with the number of rows beyond `WHOLE`.
+    over the end of its row. Every epoch shuffles the rows, moves the places where they are cut into lines of
+    `context`, and shuffles the lines. With `apart`, tokens see only their own row. Beyond `WHOLE` rows the lines
+    of a batch each go through their own stretch of the epoch, and the memory in use does not grow any more.
     """
 
     sequences: Sequences
@@ -158,7 +158,8 @@ class Packed:
         epoch, place = divmod(step, self.steps_per_epoch)
         number = epoch if self.shuffle else None
         lines = [line * self.steps_per_epoch + place for line in range(self.rows)]
-        cut = [self._line(number, line) for line in lines if line < self.lines]
+        order = epoch_order(self.lines, self.seed, number) if self._chunk != CHUNK and self.shuffle else None
+        cut = [self._line(number, line if order is None else order[line]) for line in lines if line < self.lines]
         shape = (min(self.rows, self.lines), self.context)
         at, inside = np.zeros(shape, np.int64), np.zeros(shape, bool)
         documents = np.full(shape, -1)
@@ -179,8 +180,20 @@ class Packed:
 
     def _line(self, epoch: int | None, line: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the tokens of one line lie, and a number for the row that each belongs to."""
-        order, ends = self._chunk_order(epoch)
-        first, last = line * self.context, min((line + 1) * self.context, self.pairs)
+        moved, _, _ = self._course(epoch)
+        first = line * self.context
+        length = min(self.context, self.pairs - first)
+        first = (first + moved) % self.pairs
+        pieces = [self._stretch(epoch, first, min(first + length, self.pairs))]
+        if first + length > self.pairs:  # the line in which the end of the epoch meets its start
+            pieces.append(self._stretch(epoch, 0, first + length - self.pairs))
+            pieces[1] = (pieces[1][0], pieces[1][1] + pieces[0][1][-1] + 1)
+        places, documents = zip(*pieces, strict=True)
+        return np.concatenate(places), np.concatenate(documents)
+
+    def _stretch(self, epoch: int | None, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+        """The same for pairs `first` to `last` of the shuffled epoch."""
+        _, order, ends = self._course(epoch)
         chunk, known = int(np.searchsorted(ends, first, side="right")), 0
         places: list[np.ndarray] = []
         documents: list[np.ndarray] = []
@@ -196,10 +209,18 @@ class Packed:
             first, chunk, known = before + high, chunk + 1, known + len(lengths)
         return np.concatenate(places), np.concatenate(documents)
 
-    def _chunk_order(self, epoch: int | None) -> tuple[np.ndarray, np.ndarray]:
-        """The chunks in the order of this epoch, and how many pairs there are up to the end of each."""
+    def _random(self, epoch: int, purpose: int) -> np.random.Generator:
+        return np.random.Generator(np.random.Philox(key=[self.seed, (epoch << 32) + (1 << 31) + purpose]))
+
+    @functools.cached_property
+    def _course(self) -> Callable[[int | None], tuple[int, np.ndarray, np.ndarray]]:
+        return functools.lru_cache(maxsize=2)(self._plan_epoch)
+
+    def _plan_epoch(self, epoch: int | None) -> tuple[int, np.ndarray, np.ndarray]:
+        """Where the epoch starts, the order of its chunks, and how many pairs there are up to the end of each."""
         order = epoch_order(len(self._bounds) - 1, self.seed, epoch)
-        return order, np.cumsum(np.diff(self._bounds)[order])
+        moved = 0 if epoch is None else int(self._random(epoch, 0).integers(self.pairs))
+        return moved, order, np.cumsum(np.diff(self._bounds)[order])
 
     def _lay_out(self, epoch: int | None, chunk: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of a chunk in the order of this epoch: where each starts, and how many pairs up to its end."""
@@ -207,9 +228,7 @@ class Packed:
         starts = np.asarray(self.sequences.starts[first : first + self._chunk + 1])
         order = np.arange(len(starts) - 1)
         if epoch is not None:
-            order = np.random.Generator(np.random.Philox(key=[self.seed, (epoch << 32) + chunk + 1])).permutation(
-                order
-            )
+            order = self._random(epoch, chunk + 1).permutation(order)
         return starts[order], np.cumsum(np.diff(starts)[order] - 1)
 
 

@@ -7,7 +7,7 @@ Legend: tokens = all tokens of all rows; rows = number of sequences.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -93,7 +93,21 @@ class Sequences:
 
     def longer_than(self, context: int) -> np.ndarray:
         """Rows whose inputs (all tokens but the last) are more than a context holds."""
-        return np.flatnonzero(self.lengths - 1 > context)
+        found, seen = [np.empty(0, np.int64)], 0
+        for lengths in self._length_blocks():
+            found.append(seen + np.flatnonzero(lengths - 1 > context))
+            seen += len(lengths)
+        return np.concatenate(found)
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest row."""
+        return max((int(lengths.max()) for lengths in self._length_blocks()), default=0)
+
+    def _length_blocks(self) -> Iterator[np.ndarray]:
+        """The lengths, some at a time, since `starts` may be a memory map of any size."""
+        for first in range(0, len(self), 1 << 20):
+            yield np.diff(self.starts[first : first + (1 << 20) + 1])
 
     @property
     def targets(self) -> int:

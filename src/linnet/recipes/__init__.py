@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from linnet.errors import BadInput, nearest
-from linnet.recipes import arithmetic
+from linnet.recipes import arithmetic, text
 from linnet.training.run import Run
 
-RECIPES: Mapping[str, Callable[[], Run]] = {**arithmetic.RECIPES}
+RECIPES: Mapping[str, Callable[[], Run]] = {**arithmetic.RECIPES, **text.RECIPES}
 
 
 def named(name: str) -> Run:

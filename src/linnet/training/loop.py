@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 
 import torch
 
-from linnet.data import Padded, Plan, Prefetcher
+from linnet.data import Packed, Padded, Plan, Prefetcher
 from linnet.domains import Material
 from linnet.evaluation import nats, windows
 from linnet.model.attention import choose
@@ -32,6 +32,9 @@ def plan_of(run: Run, sequences: Sequences) -> Plan:
 
     Compiled steps are padded to one length, so that they compile once.
     """
+    if run.training.packing != "padded":
+        apart = run.training.packing == "apart"
+        return Packed(sequences, run.training.batch, run.model.context, run.seed, apart)
     fixed = run.model.context if run.training.compile == "on" else None
     return Padded(windows(sequences, run.model.context), run.training.batch, run.seed, fixed=fixed)
 

@@ -49,8 +49,10 @@ def complete(run: Run, material: Material) -> Run:
     rows = material.train.sequences
     if len(rows) == 0:
         raise BadInput("the training part has no rows")
-    longest = max(int(part.sequences.lengths.max(initial=2)) for part in (material.train, material.validation)) - 1
-    model = changed_model(run, vocabulary=len(material.codec.tokens), context=run.model.context or longest)
+    context = (
+        run.model.context or max(part.sequences.longest for part in (material.train, material.validation)) - 1
+    )
+    model = changed_model(run, vocabulary=len(material.codec.tokens), context=max(1, context))
     run = run.model_copy(update={"model": model})
     steps = run.training.steps
     if steps is None:
@@ -58,7 +60,8 @@ def complete(run: Run, material: Material) -> Run:
     training = run.training.model_copy(update={"steps": steps, "epochs": None})
     run = run.model_copy(update={"training": training})
     if training.compile == "auto":
-        choice = "on" if compiling_repays(run, float(rows.lengths.mean())) else "off"
+        filled = len(rows.ids) / len(rows) if training.packing == "padded" else float(run.model.context)
+        choice = "on" if compiling_repays(run, filled) else "off"
         run = run.model_copy(update={"training": training.model_copy(update={"compile": choice})})
     return run
 

@@ -15,13 +15,14 @@ import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from linnet.domains.arithmetic import ArithmeticData
+from linnet.domains.text import TextData
 from linnet.errors import BadInput, nearest
 from linnet.model.config import ModelConfig, Part
 from linnet.training.schedules import Cosine, Schedule
 
 FORMAT = 1
 
-Data = Annotated[ArithmeticData, Field(discriminator="domain")]
+Data = Annotated[ArithmeticData | TextData, Field(discriminator="domain")]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -47,6 +48,7 @@ class TrainingConfig(Part):
     epochs: float | None = Field(None, gt=0)
     batch: int = Field(64, ge=1)
     accumulation: int = Field(1, ge=1)
+    packing: Literal["padded", "packed", "apart"] = "padded"  # apart: packed, and no row sees another
     eval_every: int | None = Field(None, ge=1)  # steps; None: see evals_per_epoch
     evals_per_epoch: float | None = Field(None, gt=0)  # None and no eval_every: ten validations in all
     patience: int | None = Field(None, ge=1)  # validations without a better loss; None: never stop early
@@ -139,8 +141,8 @@ def dotted(location: Iterable[int | str], tree: Any) -> str:
 
 def known_keys() -> list[str]:
     """Every setting that some run has, dotted."""
-    run = Run(recipe="", data=ArithmeticData())
-    return sorted(flatten(run.model_dump(mode="json")))
+    runs = [Run(recipe="", data=data) for data in (ArithmeticData(), TextData())]
+    return sorted({key for run in runs for key in flatten(run.model_dump(mode="json"))})
 
 
 def read_toml(path: Path) -> dict[str, Any]:

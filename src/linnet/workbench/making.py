@@ -165,11 +165,12 @@ def too_long(run: Run, material: Material) -> list[str]:
     said = []
     for name, part in (("training", material.train), ("validation", material.validation)):
         rows = part.sequences
-        count, first = rows.longer_than(run.model.context + 1)
-        if count:
+        longer = rows.longer_than(run.model.context)
+        if len(longer):
+            first = int(longer[0])
             length = int(rows.starts[first + 1] - rows.starts[first]) - 1
             said.append(
-                f"{count} of {len(rows)} {name} rows are longer than the context of "
+                f"{len(longer)} of {len(rows)} {name} rows are longer than the context of "
                 f"{run.model.context} tokens and are read in pieces; the first is row {first + 1} with {length}"
             )
     return said

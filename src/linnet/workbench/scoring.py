@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
+import numpy as np
+
 from linnet.codecs import Codec
 from linnet.decoding.generate import Ask, generate
 from linnet.decoding.sampling import Sampling
 from linnet.domains import Domain, Part, Question
-from linnet.evaluation import exact_scores, likelihood_scores, nats, unigram
+from linnet.domains.text import TextData
+from linnet.domains.text.blocks import block_rows, block_score, joined
+from linnet.evaluation import bootstrap, exact_scores, likelihood_scores, nats, unigram
 from linnet.model.model import Model
 from linnet.records import Baseline, Score
+from linnet.sequences import Sequences
 
 
 def score(
@@ -30,9 +35,60 @@ def score(
         scores += exact_scores(part.questions, answers, domain.right, domain.baseline)
     if len(part.sequences) and part.sequences.targets:
         measured = nats(model, part.sequences, rows=rows, region=region)
-        beaten = Baseline(name="unigram", value=unigram(part.sequences, len(codec.tokens)))
-        scores += likelihood_scores(measured, part.sequences, beaten)
+        beaten, said = beaten_by_counting(part, codec)
+        found = likelihood_scores(measured, part.sequences, beaten)
+        if isinstance(domain, TextData) and domain.block is not None:
+            found += block_metric(model, codec, part.sequences, domain.block, beaten, rows=rows, region=region)
+        note = "; ".join(text for text in (part.note, said) if text)
+        scores += [one if one.note else one.model_copy(update={"note": note}) for one in found]
     return scores
+
+
+def beaten_by_counting(part: Part, codec: Codec) -> tuple[Baseline, str]:
+    """The best model that only counts (nats per scored token), and the others in words."""
+    found = [Baseline(name="unigram", value=unigram(part.sequences, len(codec.tokens)))]
+    counted = part.baseline() if part.baseline is not None else None
+    if counted is not None:
+        found.append(counted)
+    best = min(found, key=lambda baseline: baseline.value)
+    others = [f"{other.name} {other.value:.4f} nats per token" for other in found if other is not best]
+    return best, ", ".join(others)
+
+
+def block_metric(
+    model: Model,
+    codec: Codec,
+    sequences: Sequences,
+    block: tuple[int, int],
+    beaten: Baseline,
+    *,
+    rows: int,
+    region: Callable[[], AbstractContextManager[object]],
+) -> list[Score]:
+    """The number of the headline protocol, with its coverage; nothing where no span is full."""
+    tokens = joined(sequences, codec.begin is not None)
+    batch, context = block
+    if len(tokens) <= batch * context:
+        return []
+    cut = block_rows(tokens, batch, context)
+    starts = np.arange(len(cut) + 1, dtype=np.int64) * (context + 1)
+    scored = np.ones(cut.size, bool)
+    scored[starts[:-1]] = False
+    measured = nats(model, Sequences(cut.reshape(-1), starts, scored, 0, 0), rows=rows, region=region)
+    found = block_score(measured.sums, len(tokens), batch, context, sequences.characters, len(sequences))
+    low, high = bootstrap(measured.sums, np.full(len(measured.sums), found.characters / len(measured.sums)))
+    return [
+        Score(
+            name="block_nats_per_char",
+            value=found.nats_per_char,
+            n=found.characters,
+            low=low,
+            high=high,
+            baseline=Baseline(name=beaten.name, value=beaten.value * found.tokens / found.characters),
+            note=f"the headline protocol at {batch} x {context}: {found.spans} spans, {found.coverage:.1%} of the "
+            "tokens; the end mark counts as 5 characters; not comparable with the scores above",
+        )
+    ]
 
 
 def answer(

@@ -40,8 +40,8 @@ def joined(rows: Sequences, has_begin: bool) -> np.ndarray:
     return rows.ids[:][kept].astype(np.int64)
 
 
-def block_rows(tokens: np.ndarray, rows: int, context: int) -> tuple[np.ndarray, np.ndarray]:
-    """Inputs and targets [spans x B, T] of every full span."""
+def block_rows(tokens: np.ndarray, rows: int, context: int) -> np.ndarray:
+    """The rows [spans x B, T + 1] of every full span: the last T tokens of each are predicted from the first T."""
     size = rows * context + 1
     spans = len(tokens) // size
     if spans == 0:
@@ -50,19 +50,18 @@ def block_rows(tokens: np.ndarray, rows: int, context: int) -> tuple[np.ndarray,
             f"{len(tokens):,}: its value would be 0 whatever the model; choose a smaller block"
         )
     cut = tokens[: spans * size].reshape(spans, size)
-    return cut[:, :-1].reshape(-1, context), cut[:, 1:].reshape(-1, context)
+    inputs, targets = cut[:, :-1].reshape(-1, context), cut[:, 1:].reshape(-1, context)
+    return np.concatenate([inputs, targets[:, -1:]], axis=1)
 
 
 def block_score(
     nats: np.ndarray, tokens: int, rows: int, context: int, characters: int, documents: int
 ) -> BlockScore:
-    """The protocol's number from the nats [spans x B, T] of the targets that `block_rows` gave."""
+    """The protocol's number from the nats of the rows that `block_rows` gave, [spans x B, T] or summed over T."""
     spans = tokens // (rows * context + 1)
-    if nats.shape != (spans * rows, context) or spans == 0:
-        raise BadInput(
-            f"{spans} spans of {rows} x {context} have nats of shape {(spans * rows, context)}, not {nats.shape}"
-        )
+    if spans == 0 or nats.shape not in ((spans * rows, context), (spans * rows,)):
+        raise BadInput(f"{spans} spans of {rows} x {context} have {spans * rows} rows of nats, not shape {nats.shape}")
     counted = characters + MARK * documents
     return BlockScore(
-        float(nats.sum(dtype=np.float64)) / counted, coverage(tokens, rows, context), spans, nats.size, counted
+        float(nats.sum(dtype=np.float64)) / counted, coverage(tokens, rows, context), spans, spans * rows * context, counted
     )
