@@ -216,6 +216,9 @@ class RunFolder:
 
     def read(self, step: int) -> Checkpoint:
         loop, hashes = self.loop(step)
+        strange = {file.name for file in self.at(step).glob("*.safetensors")} - hashes.keys()
+        if strange:
+            raise ValueError(f"loop.json does not know {', '.join(sorted(strange))}")
         return Checkpoint(
             self.tensors(step, "weights.safetensors"),
             self.tensors(step, "ema.safetensors") if "ema.safetensors" in hashes else None,

@@ -1,0 +1,317 @@
+"""The run folder: written whole or not at all, read only when it is what was written, and never unpickled."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linnet.errors import BadInput, RunFailed
+from linnet.training import checkpoint as checkpoint_module
+from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, load_weights, write_atomically
+
+SOURCE = Path(__file__).parents[1] / "src" / "linnet"
+FILES = ["weights.safetensors", "ema.safetensors", "loop.safetensors", "loop.json"]
+
+
+def checkpoint_of(step: int, size: int = 6, **loop: float) -> Checkpoint:
+    """A small checkpoint whose values follow from its step."""
+    values = torch.arange(size, dtype=torch.float32) / 7 + step
+    state = LoopState(step=step, tokens=100 * step, best_loss=1 / 3, best_step=step, data="abc")
+    return Checkpoint(
+        {"embedding.weight": values.view(2, -1), "final_norm.weight": values.view(3, -1).T},
+        {"embedding.weight": values.view(2, -1) * 2, "final_norm.weight": values.view(3, -1).T * 2},
+        {"adamw/embedding.weight/exp_avg": -values, "adamw/embedding.weight/step": torch.tensor(float(step))},
+        replace(state, **loop),
+    )
+
+
+def equal(one: Checkpoint, other: Checkpoint) -> bool:
+    assert one.ema is not None and other.ema is not None
+    pairs = [(one.weights, other.weights), (one.ema, other.ema), (one.optim, other.optim)]
+    return one.loop == other.loop and all(
+        a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a) for a, b in pairs
+    )
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    made = RunFolder.create(tmp_path / "run", force=False)
+    made.settings.write_text("format = 1\n")
+    return made
+
+
+def test_a_checkpoint_comes_back_as_it_was(folder: RunFolder) -> None:
+    folder.save(checkpoint_of(20))
+    assert equal(folder.read(20), checkpoint_of(20))
+    assert names(folder.checkpoints) == ["000020", *(f"000020/{name}" for name in sorted(FILES))]
+
+
+def test_the_same_values_have_the_same_bytes(folder: RunFolder, tmp_path: Path) -> None:
+    other = RunFolder.create(tmp_path / "other", force=False)
+    folder.save(checkpoint_of(20))
+    other.save(checkpoint_of(20))
+    for name in FILES:
+        assert (folder.at(20) / name).read_bytes() == (other.at(20) / name).read_bytes(), name
+
+
+def test_weights_have_at_most_one_metadata_key(folder: RunFolder) -> None:
+    folder.save(checkpoint_of(20))
+    for name in FILES[:3]:
+        content = (folder.at(20) / name).read_bytes()
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        assert len(header.get("__metadata__", {})) <= 1
+
+
+def test_nothing_is_ever_unpickled() -> None:
+    """Neither by name nor through a function that unpickles unseen."""
+    forbidden = re.compile(
+        r"\bpickle|torch\.load\b|torch\.save\b|allow_pickle|joblib|\bdill\b|shelve|marshal|"
+        r"(broadcast|gather|scatter|send|recv)_object|read_pickle"
+    )
+    for path in SOURCE.rglob("*.py"):
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            assert not forbidden.search(line.partition("#")[0]), f"{path.name}, line {number}: {line.strip()}"
+
+
+@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize("damage", ["cut", "empty", "gone", "altered", "swapped", "a folder"])
+def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
+    folder: RunFolder, name: str, damage: str
+) -> None:
+    folder.save(checkpoint_of(20))
+    folder.save(checkpoint_of(40))
+    path = folder.at(40) / name
+    content = path.read_bytes()
+    path.unlink()
+    match damage:
+        case "cut":
+            path.write_bytes(content[: len(content) // 2])
+        case "empty":
+            path.write_bytes(b"")
+        case "altered":
+            path.write_bytes(content[:-9] + bytes([content[-9] ^ 1]) + content[-8:])
+        case "swapped":
+            shutil.copy(folder.at(20) / name, path)
+        case "a folder":
+            path.mkdir()
+    said: list[str] = []
+    found = folder.newest(said.append)
+    if name == "loop.json" and damage == "swapped":
+        name = "weights.safetensors"  # a whole loop.json, of other weights
+    assert found is not None and equal(found, checkpoint_of(20))
+    assert len(said) == 1 and str(folder.at(40)) in said[0] and "left aside" in said[0]
+    assert name == "loop.json" or name in said[0]
+
+
+@settings(max_examples=60)
+@given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+def test_no_altered_byte_goes_unnoticed(
+    tmp_path_factory: pytest.TempPathFactory, name: str, place: float, flip: int
+) -> None:
+    folder = RunFolder.create(tmp_path_factory.mktemp("flips") / "run", force=False)
+    folder.save(checkpoint_of(20))
+    path = folder.at(20) / name
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] ^= flip
+    path.write_bytes(content)
+    found = folder.newest(lambda text: None)
+    assert found is None or (name == "loop.json" and equal(found, checkpoint_of(20))), "white space may change"
+
+
+def test_without_a_whole_checkpoint_there_is_none(folder: RunFolder) -> None:
+    assert folder.newest(pytest.fail) is None
+    for step in (20, 40):
+        folder.save(checkpoint_of(step))
+        (folder.at(step) / "loop.json").write_text("[]")
+    said: list[str] = []
+    assert folder.newest(said.append) is None
+    assert [str(folder.at(step)) in text for step, text in zip((40, 20), said, strict=True)] == [True, True]
+
+
+def test_the_newest_and_the_best_stay(folder: RunFolder) -> None:
+    for step in (10, 20, 30, 40, 50):
+        folder.save(checkpoint_of(step, best_step=min(step, 20)))
+        folder.prune(2, step, min(step, 20))
+    assert folder.steps() == [20, 40, 50]
+    assert folder.best() == 20
+
+
+def test_a_broken_checkpoint_does_not_push_out_whole_ones(folder: RunFolder) -> None:
+    """A run that went on from step 20 because 40 was broken keeps what it writes."""
+    for step in (20, 40):
+        folder.save(checkpoint_of(step))
+    (folder.at(40) / "weights.safetensors").write_bytes(b"")
+    folder.save(checkpoint_of(30))
+    folder.prune(1, 30, 30)
+    found = folder.newest(lambda text: None)
+    assert found is not None and found.loop.step == 30
+
+
+def test_the_best_checkpoint_may_be_gone(folder: RunFolder) -> None:
+    assert folder.best() is None
+    folder.save(checkpoint_of(30, best_step=10))
+    assert folder.best() == 30
+
+
+def test_what_a_killed_save_leaves_behind_is_not_a_checkpoint(folder: RunFolder) -> None:
+    folder.save(checkpoint_of(20))
+    half = folder.checkpoints / ".000040.123"
+    half.mkdir()
+    (half / "weights.safetensors").write_bytes(b"half")
+    assert folder.steps() == [20]
+    folder.save(checkpoint_of(60))
+    assert not half.exists()
+
+
+def fail_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
+    """Let the disk be full from this flush on."""
+    calls = iter(range(1, 10_000))
+
+    def fsync(handle: int) -> None:
+        if next(calls) >= call:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(checkpoint_module.os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("call", range(1, 9))
+def test_a_failing_write_leaves_the_last_checkpoint_and_no_half_one(
+    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, call: int
+) -> None:
+    folder.save(checkpoint_of(20))
+    before = names(folder.path)
+    fail_at(monkeypatch, call)
+    with pytest.raises(RunFailed) as failed:
+        folder.save(checkpoint_of(40))
+    assert "step 40 could not be written" in str(failed.value)
+    assert "No space left on device" in str(failed.value)
+    assert f"the last good checkpoint is {folder.at(20)}" in str(failed.value)
+    assert failed.value.exit_code == 1
+    assert names(folder.path) == before
+    assert equal(folder.read(20), checkpoint_of(20))
+
+
+def test_a_failing_write_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "record.json"
+    write_atomically(path, b"old")
+    fail_at(monkeypatch, 1)
+    with pytest.raises(RunFailed, match=f"could not write {re.escape(str(path))}: No space left"):
+        write_atomically(path, b"new")
+    assert names(tmp_path) == ["record.json"]
+    assert path.read_bytes() == b"old"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A disk of 256 kB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_and_no_half_one(small_disk: Path) -> None:
+    folder = RunFolder.create(small_disk / "run", force=False)
+    folder.save(checkpoint_of(20, size=6000))
+    before = names(folder.path)
+    with pytest.raises(RunFailed, match=r"No space left on device.*the last good checkpoint is .*000020"):
+        folder.save(checkpoint_of(40, size=12000))
+    assert names(folder.path) == before
+    assert equal(folder.read(20), checkpoint_of(20, size=6000))
+
+
+def test_a_new_run_replaces_nothing_by_itself(tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "run.toml").write_text("format = 1\n")
+    with pytest.raises(BadInput, match=r"run exists; choose another --out, or replace it with --force"):
+        RunFolder.create(path, force=False)
+    assert names(path) == ["run.toml"]
+    RunFolder.create(path, force=True)
+    assert names(path) == []
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_force_replaces_only_runs(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "thesis"
+    if kind == "file":
+        path.write_text("all of it")
+    else:
+        path.mkdir()
+        (path / "chapter").write_text("one")
+    before = names(tmp_path)
+    with pytest.raises(BadInput, match=r"thesis exists; choose another"):
+        RunFolder.create(path, force=False)
+    with pytest.raises(BadInput, match="is not a run, so --force does not replace it"):
+        RunFolder.create(path, force=True)
+    assert names(tmp_path) == before
+
+
+def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
+    RunFolder.create(tmp_path, force=False)
+    (tmp_path / ".run.toml.123").write_text("half")  # killed while it wrote its settings
+    RunFolder.create(tmp_path, force=False)
+    assert names(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    path = tmp_path / "file" / "below" / "run"
+    with pytest.raises(BadInput, match=rf"cannot write into {path}: {tmp_path}/file is not a folder"):
+        RunFolder.create(path, force=False)
+
+
+def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
+    """The superuser may write anywhere, except where nobody may."""
+    if os.getuid():
+        tmp_path.chmod(0o500)
+    else:
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "ro,size=64k", "tmpfs", str(tmp_path)], capture_output=True, text=True
+        )
+        if mounted.returncode:
+            pytest.skip(f"a disk that may only be read cannot be mounted here: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(BadInput, match=r"cannot write into .*run: no permission at"):
+            RunFolder.create(tmp_path / "run", force=False)
+    finally:
+        if os.getuid():
+            tmp_path.chmod(0o700)
+        else:
+            subprocess.run(["umount", "-l", str(tmp_path)], check=True)
+
+
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match=f"there is no run .*in {tmp_path}"):
+        RunFolder.open(tmp_path)
+    with pytest.raises(BadInput, match="there is no folder"):
+        RunFolder.open(tmp_path / "nowhere")
+
+
+def test_weights_that_do_not_fit_are_named() -> None:
+    module = torch.nn.Linear(2, 3)
+    with pytest.raises(BadInput, match=r"the weights in here do not fit.*missing bias; unknown bjas"):
+        load_weights(module, {"weight": torch.zeros(3, 2), "bjas": torch.zeros(3)}, "here")
+    with pytest.raises(BadInput, match=r"weight has the shape \[2, 3\], not \[3, 2\]"):
+        load_weights(module, {"weight": torch.zeros(2, 3), "bias": torch.zeros(3)}, "here")
