@@ -1,0 +1,72 @@
+"""Distributions over places from a history by scatter-add (copies, counts, recency), and cell filters.
+
+Each function here has a loop form in `linnet.benchmarks.place_loops`, which says the same thing a visit at a time.
+Padding has weight zero everywhere, so it never enters a prediction.
+Legend: B = rows, T = visits of the longest row (padded on the right), V = places, L = cells of a level.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+FilterKind = Literal["none", "hard", "soft"]
+NEVER = -1e9  # the logit of a place that a hard filter forbids
+
+
+def scatter_places(weights: Tensor, ids: Tensor, places: int) -> Tensor:
+    """[B, V]: the weights [B, T] of the visits to each place, added up."""
+    return weights.new_zeros(len(ids), places).scatter_add(1, ids, weights)
+
+
+def copy_distribution(attention: Tensor, ids: Tensor, valid: Tensor, places: int) -> Tensor:
+    """[B, V]: what the attention over the visits says about places."""
+    return scatter_places(attention * valid, ids, places)
+
+
+def frequency(ids: Tensor, valid: Tensor, places: int) -> Tensor:
+    """[B, V]: each place's share of the visits."""
+    counts = scatter_places(valid.to(torch.get_default_dtype()), ids, places)
+    return counts / counts.sum(1, keepdim=True).clamp(min=1)
+
+
+def recency(ids: Tensor, valid: Tensor, lengths: Tensor, decay: Tensor, places: int) -> Tensor:
+    """[B, V]: shares when each visit counts decay ** (visits since then); differentiable in the decay."""
+    since = (lengths[:, None] - 1 - torch.arange(ids.shape[1], device=ids.device)).clamp(min=0)
+    weights = decay.clamp(0.01, 0.999) ** since * valid
+    total = scatter_places(weights, ids, places)
+    return total / total.sum(1, keepdim=True).clamp(min=1e-8)
+
+
+def hard_filter(logits: Tensor, cells: Tensor, cell_of_place: Tensor) -> Tensor:
+    """Only places inside the row's chosen cell [B] keep their logits [B, V]; a cell without places forbids none.
+
+    `cell_of_place` [V] is one index a place, so the filter is one comparison and no table of children is built.
+    """
+    inside = cell_of_place[None, :] == cells[:, None]
+    inside |= ~inside.any(1, keepdim=True)
+    return torch.where(inside, logits, torch.full_like(logits, NEVER))
+
+
+def soft_filter(logits: Tensor, cell_logits: Tensor, cell_of_place: Tensor, alpha: float) -> Tensor:
+    """p(place) * p(cell of the place) ** alpha, not normalised; alpha = 0 changes nothing."""
+    return logits + alpha * cell_logits.log_softmax(1)[:, cell_of_place]
+
+
+def cell_probabilities(probabilities: Tensor, cell_of_place: Tensor, cells: int) -> Tensor:
+    """[B, L]: the probability of a cell is the sum over its places, so no cell contradicts its places."""
+    index = cell_of_place[None, :].expand(len(probabilities), -1)
+    return probabilities.new_zeros(len(probabilities), cells).scatter_add(1, index, probabilities)
+
+
+def descend(level_logits: list[Tensor], parents: list[Tensor]) -> Tensor:
+    """[B]: the chosen cell of the finest level: the best cell of the first level, then its best child, and so on.
+
+    `parents[k]` [L_k+1] is the parent of each cell of level k + 1; a cell without children keeps all of them.
+    """
+    chosen = level_logits[0].argmax(1)
+    for logits, parent in zip(level_logits[1:], parents, strict=True):
+        chosen = hard_filter(logits, chosen, parent).argmax(1)
+    return chosen
