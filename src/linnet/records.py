@@ -184,6 +184,29 @@ class DataRecord(Record):
     problems: tuple[str, ...]
 
 
+class TokenizerRecord(Record):
+    """A tokenizer and what it does to some text: `tokenizer train` and `tokenizer check`."""
+
+    kind: Literal["tokenizer"] = "tokenizer"
+    path: str
+    action: Literal["trained", "checked"]
+    vocabulary: int
+    documents: int
+    characters: int
+    utf8_bytes: int
+    tokens: int
+    characters_per_token: float
+    unknown: int
+    unused: int
+    unused_examples: tuple[str, ...]
+    lossless: bool
+    lossy_documents: int
+    first_loss: str
+    seconds: float
+    megabytes_per_second: float
+    notes: tuple[str, ...]
+
+
 class DoctorRecord(Record):
     """The machine, what it is good at, and what is slow here and why."""
 

@@ -5,6 +5,7 @@ Only what typer needs is imported here: `linnet --help` has to answer before tor
 
 from __future__ import annotations
 
+import json
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +19,11 @@ class Device(StrEnum):
     auto = "auto"
     cpu = "cpu"
     cuda = "cuda"
+
+
+class BadBytes(StrEnum):
+    refused = "strict"
+    replaced = "replace"
 
 
 class Precision(StrEnum):
@@ -59,9 +65,27 @@ FileOption = Annotated[
     Path | None,
     typer.Option("--file", help='One prompt a line, or one JSON object with a "prompt".', show_default=False),
 ]
+SampleOption = Annotated[
+    int | None, typer.Option("--sample", min=1, help="Use so many documents of the text.", show_default=False)
+]
+TokenizerOption = Annotated[
+    Path | None,
+    typer.Option("--tokenizer", help="A tokenizer.json to use, or where to keep the new one.", show_default=False),
+]
+ErrorsOption = Annotated[
+    BadBytes | None,
+    typer.Option("--errors", help="What to do with bytes that are not UTF-8.", show_default=False),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists at --out.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON lines, one record each, and nothing else.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
+
+
+def text_settings(sample: int | None, tokenizer: Path | None, errors: BadBytes | None) -> list[str]:
+    """The settings that these options stand for."""
+    file = None if tokenizer is None else json.dumps(str(tokenizer.absolute()))
+    named = {"data.sample": sample, "data.tokenizer.file": file, "data.errors": errors}
+    return [f"{key}={value}" for key, value in named.items() if value is not None]
 
 
 def exclude(**given: object) -> None:

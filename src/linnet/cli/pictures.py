@@ -25,6 +25,7 @@ from linnet.records import (
     Score,
     ScoresRecord,
     ShowRecord,
+    TokenizerRecord,
 )
 
 SHADES = " ░▒▓█"
@@ -58,6 +59,8 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return Group(Text(f"{record.run} on {record.data}"), scores(record.scores))
         case GenerationRecord():
             return generation(record)
+        case TokenizerRecord():
+            return tokenizer(record)
         case AttentionRecord():
             return attention(record, shades)
         case ShowRecord():
@@ -121,6 +124,29 @@ def run(record: RunRecord) -> RenderableType:
         f"({record.tokens_per_second:,.0f} tokens/s)",
     }
     return Group(pairs(facts), scores(record.scores))
+
+
+def tokenizer(record: TokenizerRecord) -> RenderableType:
+    lost = "every document comes back"
+    if not record.lossless:
+        lost = f"LOSSY: {record.lossy_documents:,} of {record.documents:,} documents differ ({record.first_loss})"
+    unused = f"{record.unused:,} of {record.vocabulary:,}"
+    if record.unused_examples:
+        unused += f", such as {' '.join(record.unused_examples[:5])}"
+    size = f"{record.documents:,} documents, {record.characters:,} characters, {record.tokens:,} tokens"
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for name, value in (
+        ("tokenizer", record.path),
+        ("text", size),
+        ("length", f"{record.characters_per_token:.3f} characters a token"),
+        ("lossless", lost),
+        ("unknown", f"{record.unknown:,} tokens"),
+        ("unused", unused),
+        (record.action, f"{record.seconds:.1f} s, {record.megabytes_per_second:.1f} MB/s"),
+        *(("note", note) for note in record.notes),
+    ):
+        table.add_row(name, Text(value))
+    return table
 
 
 def generation(record: GenerationRecord) -> RenderableType:

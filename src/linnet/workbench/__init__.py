@@ -3,6 +3,19 @@
 from linnet.workbench.listing import runs, show
 from linnet.workbench.making import resume, train
 from linnet.workbench.opening import Opened, load
+from linnet.workbench.tokenizers import tokenizer_check, tokenizer_train
 from linnet.workbench.using import attention, evaluate, generate
 
-__all__ = ["Opened", "attention", "evaluate", "generate", "load", "resume", "runs", "show", "train"]
+__all__ = [
+    "Opened",
+    "attention",
+    "evaluate",
+    "generate",
+    "load",
+    "resume",
+    "runs",
+    "show",
+    "tokenizer_check",
+    "tokenizer_train",
+    "train",
+]

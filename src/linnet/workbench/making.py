@@ -24,7 +24,7 @@ from linnet.training.progress import Course
 from linnet.training.resolve import complete, settle
 from linnet.training.run import Run, changed, check_format, flatten, parse_setting, read_toml, to_toml
 from linnet.training.sinks import JsonLines, Sink, open_trackers
-from linnet.workbench.opening import load, read_codec, read_run
+from linnet.workbench.opening import load, located, read_codec, read_run
 from linnet.workbench.report import write_report
 from linnet.workbench.scoring import score
 
@@ -45,6 +45,7 @@ def prepare(
     """The run that a recipe or a .toml file means, with everything that was asked to be different."""
     if steps is not None and epochs is not None:
         raise BadInput("--steps and --epochs exclude each other; give one of them")
+    asked: list[tuple[str, Any]] = [parse_setting(setting) for setting in settings]
     if recipe.endswith(".toml"):
         tree = read_toml(Path(recipe))
         name = tree.pop("recipe", None)
@@ -52,15 +53,12 @@ def prepare(
             raise BadInput(f'{recipe} needs a line such as recipe = "arithmetic" to start from')
         check_format(tree, recipe)
         tree.pop("format", None)
-        run = changed(recipes.named(name), flatten(tree).items(), recipe)
+        size = tree.pop("size", None)
+        run = changed(recipes.named(name, size), flatten(tree).items(), recipe)
     else:
-        run = recipes.named(recipe)
-    files = [file.resolve() for file in data]
-    for file in files:
-        if not file.exists():
-            raise BadInput(f"there is no file {file}")
-    asked: list[tuple[str, Any]] = [parse_setting(setting) for setting in settings]
-    if files:
+        asked, sizes = [pair for pair in asked if pair[0] != "size"], dict(asked)
+        run = recipes.named(recipe, sizes.get("size"))
+    if files := located(data):
         asked.append(("data.paths", [str(file) for file in files]))
     options = {"seed": seed, "device": device, "precision": precision, "steps": steps, "epochs": epochs}
     asked += [(key, value) for key, value in options.items() if value is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,15 @@ class Opened:
         """The ids of a prompt, with the begin token of models that have one."""
         begin = [] if self.codec.begin is None else [self.codec.begin]
         return (*begin, *self.codec.encode(text).ids.tolist())
+
+
+def located(data: Sequence[Path]) -> list[Path]:
+    """The whole paths of files and folders that exist; `hf:NAME` is a data set of the hub and stays as it is."""
+    found = [file if str(file).startswith("hf:") else file.resolve() for file in data]
+    for file in found:
+        if not str(file).startswith("hf:") and not file.exists():
+            raise BadInput(f"there is no file {file}")
+    return found
 
 
 def read_run(folder: RunFolder) -> Run:

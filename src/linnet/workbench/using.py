@@ -16,7 +16,7 @@ from linnet.probing.attention import patterns
 from linnet.records import AttentionRecord, GenerationRecord, ScoresRecord
 from linnet.sequences import Sequences
 from linnet.training.run import parse_setting
-from linnet.workbench.opening import Opened, load
+from linnet.workbench.opening import Opened, load, located
 from linnet.workbench.scoring import score
 
 TEST_QUESTIONS = 10_000
@@ -51,10 +51,9 @@ def evaluate(
     """Score a run on whole files, or on held-out problems of a domain that draws its own."""
     opened = load(path, checkpoint=checkpoint, device=device, precision=precision)
     chosen = settings_of(settings, batch=256, n=TEST_QUESTIONS)
-    missing = [file for file in data if not file.exists()]
-    if missing:
-        raise BadInput(f"there is no file {missing[0]}")
-    part = opened.run.data.read(opened.codec, data, split) if data else held_out(opened, split, chosen["n"])
+    part = (
+        opened.run.data.read(opened.codec, located(data), split) if data else held_out(opened, split, chosen["n"])
+    )
     if len(part.sequences) == 0 and not part.questions:
         where = f"rows with split {split!r}" if split else "rows"
         raise BadInput(f"there are no {where} in {', '.join(map(str, data))}")

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from linnet.codecs import Codec
 from linnet.domains import Material, Part, Question
@@ -60,6 +60,14 @@ class TextData(BaseModel):
     tokenizer: Tokenizing = Tokenizing()
     store: Path | None = None
     block: tuple[int, int] | None = None
+
+    @field_validator("paths", "validation_paths", "store")
+    @classmethod
+    def _whole_paths(cls, value: Any) -> Any:
+        """A run is resumed from any folder."""
+        if isinstance(value, tuple):
+            return tuple(path if str(path).startswith("hf:") else path.absolute() for path in value)
+        return value if value is None else value.absolute()
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         """The same parts for every seed. A resumed run brings the codec that it began with."""
@@ -185,8 +193,8 @@ def rows_in_memory(codec: TokenizerCodec, stream: Stream) -> Sequences:
 def lossiness(codec: TokenizerCodec, stream: Stream) -> str:
     """Whether documents come back from their tokens, and what the first loss is; nothing if all do."""
     total, lost, first = 0, 0, ""
-    for passage in stream(Tally()):
-        for text, back in zip(passage.texts, codec.there_and_back(passage.texts), strict=True):
+    for texts in (texts for passage in stream(Tally()) for texts in passage.portions()):
+        for text, back in zip(texts, codec.there_and_back(texts), strict=True):
             total += 1
             if back != text:
                 first = first or f"{text[:40]!r} becomes {back[:40]!r}"

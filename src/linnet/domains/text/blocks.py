@@ -60,8 +60,9 @@ def block_score(
     """The protocol's number from the nats of the rows that `block_rows` gave, [spans x B, T] or summed over T."""
     spans = tokens // (rows * context + 1)
     if spans == 0 or nats.shape not in ((spans * rows, context), (spans * rows,)):
-        raise BadInput(f"{spans} spans of {rows} x {context} have {spans * rows} rows of nats, not shape {nats.shape}")
+        raise BadInput(
+            f"{spans} spans of {rows} x {context} have {spans * rows} rows of nats, not shape {nats.shape}"
+        )
     counted = characters + MARK * documents
-    return BlockScore(
-        float(nats.sum(dtype=np.float64)) / counted, coverage(tokens, rows, context), spans, spans * rows * context, counted
-    )
+    total, covered = float(nats.sum(dtype=np.float64)), coverage(tokens, rows, context)
+    return BlockScore(total / counted, covered, spans, spans * rows * context, counted)

@@ -50,6 +50,21 @@ class Corpus:
     def sources(self) -> tuple[Source, ...]:
         return find_sources(self.names)
 
+    def everything(self, count: bool = False) -> tuple[Stream, int | None]:
+        """All documents (or a sample of them) as one part, and how many characters where that was counted."""
+        if self.sample is None and not count:
+            return lambda tally: read_passages(self.sources(), self.reading, tally), None
+        tally, sizes = Tally(), _Sizes()
+        for passage in read_passages(self.sources(), self.reading, tally):
+            sizes.add(Passage(passage.texts))
+        taken = tally.documents if self.sample is None else min(self.sample, tally.documents)
+        marks = Draw(tally.documents, taken, self.seed, purpose=1)
+
+        def stream(tally: Tally) -> Iterator[Passage]:
+            return _marked(read_passages(self.sources(), self.reading, tally), marks.marks(), True)
+
+        return stream, sizes.characters * taken // max(1, tally.documents)
+
     def divide(self) -> Parts:
         """Count what there is (one reading), and say which documents belong to which part."""
         tally, sizes = Tally(), _Sizes()

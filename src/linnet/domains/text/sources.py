@@ -22,7 +22,8 @@ from typing import Any, BinaryIO, Literal, NamedTuple
 from linnet.errors import BadInput
 
 BLOCK = 1 << 20  # bytes read at a time
-LONGEST = 1 << 23  # characters; a longer document is cut at a space, and counted
+PORTION = 1 << 20  # characters handed on at a time
+LONGEST = 1 << 22  # characters; a longer document is cut at a space, and counted
 READABLE = (".txt", ".txt.gz", ".text", ".md", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
 MAGIC = {
     b"\x89PNG": "a PNG image",
@@ -94,6 +95,17 @@ class Passage(NamedTuple):
 
     texts: list[str]
     splits: list[str] | None = None
+
+    def portions(self) -> Iterator[list[str]]:
+        """The texts in lists of about a million characters, which is what one call of a tokenizer is given."""
+        first = held = 0
+        for i, text in enumerate(self.texts):
+            held += len(text)
+            if held >= PORTION:
+                yield self.texts[first : i + 1]
+                first, held = i + 1, 0
+        if first < len(self.texts):
+            yield self.texts[first:]
 
 
 def find_sources(names: Sequence[str | Path]) -> tuple[Source, ...]:

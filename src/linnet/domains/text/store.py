@@ -27,7 +27,6 @@ from linnet.sequences import Sequences
 
 FORMAT = 1
 SHARD_TOKENS = 1 << 26
-CHARACTERS_AT_ONCE = 1 << 20  # encoded in one call
 
 
 class Stored(BaseModel):
@@ -139,20 +138,9 @@ def encode_rows(
 ) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
     """Framed rows, their lengths, characters and bytes: some hundred thousand characters at a time."""
     for passage in passages:
-        for texts in _portions(passage.texts):
+        for texts in passage.portions():
             flat, lengths = frame_rows(codec, *codec.encode_many(texts))
             yield flat, lengths, sum(map(len, texts)), sum(len(text.encode()) for text in texts)
-
-
-def _portions(texts: list[str]) -> Iterator[list[str]]:
-    first, held = 0, 0
-    for i, text in enumerate(texts):
-        held += len(text)
-        if held >= CHARACTERS_AT_ONCE:
-            yield texts[first : i + 1]
-            first, held = i + 1, 0
-    if first < len(texts):
-        yield texts[first:]
 
 
 @dataclass(frozen=True)
