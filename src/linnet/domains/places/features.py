@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linnet.domains.places.candidates import Candidates, Known
+from linnet.domains.places.others import Moves, OthersTable
 from linnet.domains.places.splits import Samples
 from linnet.domains.places.visits import DAY, MINUTE, Visits
 
@@ -19,55 +20,10 @@ LONGEST_STAY = 2879 * MINUTE
 DAY_MINUTES = 1440
 
 
-@dataclass(frozen=True)
-class Others:
-    """Moves between labels in the train part, by everybody and by each user, to be subtracted."""
-
-    labels: int
-    moves: dict[str, np.ndarray]  # sorted keys and counts of (from, to) and of (user, from, to)
-    visits: np.ndarray  # int64 [labels]
-    own_visits: tuple[np.ndarray, np.ndarray]  # keys (user, label) and counts
-    leaving: np.ndarray  # int64 [labels]
-    own_leaving: tuple[np.ndarray, np.ndarray]
-
-    @classmethod
-    def of(cls, visits: Visits, part: np.ndarray, label: np.ndarray) -> Others:
-        size = int(label.max(initial=0)) + 1
-        train = part == 0
-        pair = np.flatnonzero(train[1:] & train[:-1] & (visits.user[1:] == visits.user[:-1]))
-        source, goal, user = label[pair], label[pair + 1], visits.user[pair].astype(np.int64)
-        keys, counts = np.unique(source * size + goal, return_counts=True)
-        own_keys, own_counts = np.unique((user * size + source) * size + goal, return_counts=True)
-        mine = np.unique(visits.user[train] * np.int64(size) + label[train], return_counts=True)
-        return cls(
-            size,
-            {"keys": keys, "counts": counts, "own keys": own_keys, "own counts": own_counts},
-            np.bincount(label[train], minlength=size),
-            mine,
-            np.bincount(source, minlength=size),
-            np.unique(user * size + source, return_counts=True),
-        )
-
-    def moved(self, user: np.ndarray, source: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Moves source -> goal of everybody but the user."""
-        everybody = _look_up(self.moves["keys"], self.moves["counts"], source * self.labels + goal)
-        own_key = (user * self.labels + source) * self.labels + goal
-        return everybody - _look_up(self.moves["own keys"], self.moves["own counts"], own_key)
-
-    def left(self, user: np.ndarray, source: np.ndarray) -> np.ndarray:
-        """Departures from source of everybody but the user."""
-        return self.leaving[source] - _look_up(*self.own_leaving, user * self.labels + source)
-
-    def visited(self, user: np.ndarray, goal: np.ndarray) -> np.ndarray:
-        """Visits to goal of everybody but the user."""
-        return self.visits[goal] - _look_up(*self.own_visits, user * self.labels + goal)
-
-
-def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    if len(keys) == 0:
-        return np.zeros(len(wanted), np.int64)
-    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-    return np.where(keys[place] == wanted, values[place], 0)
+def count_others(visits: Visits, part: np.ndarray, label: np.ndarray) -> OthersTable:
+    """Moves and stays of the train part, by label."""
+    train = np.flatnonzero(part == 0)
+    return OthersTable.of(Moves.of(visits.user[train], label[train], train), int(label.max(initial=0)) + 1)
 
 
 @dataclass(frozen=True)
@@ -143,7 +99,7 @@ def kernels(seen: Evidence) -> dict[str, np.ndarray]:
 
 
 def candidate_features(
-    visits: Visits, samples: Samples, known: Known, found: Candidates, label: np.ndarray, others: Others
+    visits: Visits, samples: Samples, known: Known, found: Candidates, label: np.ndarray, others: OthersTable
 ) -> tuple[np.ndarray, list[str]]:
     """float32 [C, features] and their names."""
     seen = evidence(visits, samples, known, label)

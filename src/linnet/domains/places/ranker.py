@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from linnet.domains.places.candidates import Candidates, candidates, known_visits
-from linnet.domains.places.features import Others, candidate_features
+from linnet.domains.places.features import candidate_features, count_others
+from linnet.domains.places.others import OthersTable
 from linnet.domains.places.scores import Ranking
 from linnet.domains.places.splits import Samples
 from linnet.domains.places.visits import Visits
@@ -37,7 +38,7 @@ class Ranker:
     """A fitted ranker; it ranks samples as the counting rules do."""
 
     booster: Any
-    others: Others
+    others: OthersTable
 
     def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
         labels, scores, lengths = [], [], []
@@ -48,11 +49,11 @@ class Ranker:
             labels.append(found.label)
             lengths.append(np.diff(found.starts))
         starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
-        return Ranking(starts, np.concatenate(labels), np.concatenate(scores), self.others.labels)
+        return Ranking(starts, np.concatenate(labels), np.concatenate(scores), self.others.size)
 
 
 def _features(
-    visits: Visits, samples: Samples, label: np.ndarray, others: Others
+    visits: Visits, samples: Samples, label: np.ndarray, others: OthersTable
 ) -> tuple[Candidates, np.ndarray]:
     known = known_visits(samples)
     found = candidates(samples, known, label)
@@ -76,7 +77,7 @@ def fit_ranker(
         import lightgbm
     except ImportError:
         raise BadInput("the boosted ranker needs lightgbm: pip install linnet[places]") from None
-    others = Others.of(visits, part, label)
+    others = count_others(visits, part, label)
     sets: list[Any] = []
     for samples in (train, validation):
         features, relevance, groups = _training_rows(visits, samples, label, others)
@@ -88,7 +89,7 @@ def fit_ranker(
 
 
 def _training_rows(
-    visits: Visits, samples: Samples, label: np.ndarray, others: Others
+    visits: Visits, samples: Samples, label: np.ndarray, others: OthersTable
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, 1 for the target, and how many rows each sample has."""
     rows, relevance, groups = [], [], []
