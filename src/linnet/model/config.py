@@ -56,7 +56,7 @@ class ModelConfig(Part):
     vocabulary: int = Field(0, ge=0)
     context: int = Field(0, ge=0)
     width: int = Field(128, ge=1)
-    depth: int = Field(4, ge=1)
+    depth: int = Field(4, ge=1, le=1000)
     mixer: Mixer | tuple[Mixer, ...] = "attention"
     positions: Literal["rotary", "sinusoidal", "learned", "none"] = "rotary"
     attention: AttentionConfig = AttentionConfig()
