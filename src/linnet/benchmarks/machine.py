@@ -74,7 +74,7 @@ def _wait(device: str) -> None:
 
 
 def matmul_peaks(device: str, rounds: int = 3) -> dict[str, float]:
-    """GFLOP/s by precision, of those that this device has; taken in turn, so that a pause does not hit one alone."""
+    """GFLOP/s by precision, where the device has it; taken in turn, so that a pause does not hit one alone."""
     peaks: dict[str, float] = {}
     for _ in range(rounds):
         for name in PRECISIONS:

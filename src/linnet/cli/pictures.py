@@ -93,7 +93,9 @@ def pairs(facts: Mapping[str, str]) -> Table:
 
 
 def number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4f}".rstrip("0").rstrip(".") or "0"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def size(count: float) -> str:
