@@ -110,8 +110,8 @@ class Packed:
 
     What is laid end to end is (token, next token): a row of n tokens takes n - 1 places, and no target reaches
     over the end of its row. Every epoch shuffles the rows, moves the places where they are cut into lines of
-    `context`, and shuffles the lines. With `apart`, tokens see only their own row. Beyond `WHOLE` rows the lines
-    of a batch each go through their own stretch of the epoch, and the memory in use does not grow any more.
+    `context`, and shuffles the lines. With `apart`, tokens see only their own row. Beyond `WHOLE` rows or lines
+    each line of a batch goes through its own stretch of the epoch, and the memory in use does not grow any more.
     """
 
     sequences: Sequences
@@ -158,8 +158,11 @@ class Packed:
         epoch, place = divmod(step, self.steps_per_epoch)
         number = epoch if self.shuffle else None
         lines = [line * self.steps_per_epoch + place for line in range(self.rows)]
-        order = epoch_order(self.lines, self.seed, number) if self._chunk != CHUNK and self.shuffle else None
-        cut = [self._line(number, line if order is None else order[line]) for line in lines if line < self.lines]
+        if self.shuffle and max(len(self.sequences), self.lines) <= WHOLE:
+            lines = epoch_order(self.lines, self.seed, epoch)[
+                [line for line in lines if line < self.lines]
+            ].tolist()
+        cut = [self._line(number, line) for line in lines if line < self.lines]
         shape = (min(self.rows, self.lines), self.context)
         at, inside = np.zeros(shape, np.int64), np.zeros(shape, bool)
         documents = np.full(shape, -1)

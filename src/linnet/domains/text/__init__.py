@@ -194,7 +194,7 @@ def lossiness(codec: TokenizerCodec, stream: Stream) -> str:
     """Whether documents come back from their tokens, and what the first loss is; nothing if all do."""
     total, lost, first = 0, 0, ""
     for texts in (texts for passage in stream(Tally()) for texts in passage.portions()):
-        for text, back in zip(texts, codec.there_and_back(texts), strict=True):
+        for text, back in zip(texts, codec.texts_of(codec.ids_of(texts)), strict=True):
             total += 1
             if back != text:
                 first = first or f"{text[:40]!r} becomes {back[:40]!r}"

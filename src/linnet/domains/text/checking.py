@@ -44,10 +44,10 @@ def examine(
     for passage in passages:
         for texts in passage.portions():
             began = time.perf_counter()
-            ids, _ = codec.encode_many(texts)
+            ids = codec.ids_of(texts)
             found.seconds += time.perf_counter() - began
-            found.counts += np.bincount(ids, minlength=len(found.counts))
-            for text, back in zip(texts, codec.there_and_back(texts), strict=True):
+            found.counts += np.bincount(codec.flat(ids)[0], minlength=len(found.counts))
+            for text, back in zip(texts, codec.texts_of(ids), strict=True):
                 if back != text:
                     found.lossy += 1
                     found.first_loss = found.first_loss or f"{text[:60]!r} becomes {back[:60]!r}"

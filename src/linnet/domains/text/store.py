@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -287,16 +287,18 @@ def write_store(
 
     tally = Tally()
     rest = _without_first(read(tally), manifest.rows)
-    shard = _ShardWriter(folder, len(manifest.shards), np.dtype(manifest.dtype))
     meter = meter or Meter("encoding", 0, 0, quiet=True)
-    for flat, lengths, characters, utf8_bytes in encode_rows(codec, rest):
-        shard.add(flat, lengths, characters, utf8_bytes)
-        meter.advance(tally, utf8_bytes)
-        if shard.tokens >= shard_tokens:
-            manifest = shard.close(manifest)
-            _write_manifest(folder, manifest)
-            shard = _ShardWriter(folder, len(manifest.shards), np.dtype(manifest.dtype))
-    manifest = shard.close(manifest)
+    encoded, more = encode_rows(codec, rest), True
+    while more:
+        shard, more = _ShardWriter(folder, len(manifest.shards), np.dtype(manifest.dtype)), False
+        with shard:
+            for flat, lengths, characters, utf8_bytes in encoded:
+                shard.add(flat, lengths, characters, utf8_bytes)
+                meter.advance(tally, utf8_bytes)
+                if more := shard.tokens >= shard_tokens:
+                    break
+        manifest = shard.added_to(manifest)
+        _write_manifest(folder, manifest)
     meter.close(tally)
     if not manifest.rows:
         raise BadInput(f"no documents to encode into {folder}: this part of the corpus is empty")
@@ -306,14 +308,14 @@ def write_store(
 
 
 class _ShardWriter:
-    """One shard on its way to the disk."""
+    """One shard on its way to the disk; it gets its name when the `with` block ends well."""
 
     def __init__(self, folder: Path, number: int, dtype: np.dtype[Any]) -> None:
         self.paths = _tokens_file(folder, number), _rows_file(folder, number)
         self.dtype = dtype
         self.tokens = self.rows = self.characters = self.utf8_bytes = 0
         self.digest = hashlib.sha256()
-        self.streams = [_beside(path).open("wb") for path in self.paths]
+        self.streams: list[BinaryIO] = []
 
     def add(self, flat: np.ndarray, lengths: np.ndarray, characters: int, utf8_bytes: int) -> None:
         for stream, values in zip(self.streams, (flat.astype(self.dtype), lengths.astype("<u4")), strict=True):
@@ -324,16 +326,22 @@ class _ShardWriter:
         self.characters += characters
         self.utf8_bytes += utf8_bytes
 
-    def close(self, manifest: Manifest) -> Manifest:
-        """The manifest with this shard; an empty one leaves no trace."""
+    def __enter__(self) -> None:
+        self.streams = [_beside(path).open("wb") for path in self.paths]
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         for stream, path in zip(self.streams, self.paths, strict=True):
-            stream.flush()
-            os.fsync(stream.fileno())
+            if kind is None:
+                stream.flush()
+                os.fsync(stream.fileno())
             stream.close()
-            if self.rows:
+            if kind is None and self.rows:
                 _beside(path).replace(path)
             else:
                 _beside(path).unlink()
+
+    def added_to(self, manifest: Manifest) -> Manifest:
+        """The manifest with this shard; an empty one left no trace."""
         if not self.rows:
             return manifest
         shard = Shard(tokens=self.tokens, rows=self.rows, sha256=self.digest.hexdigest())

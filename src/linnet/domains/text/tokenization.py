@@ -82,14 +82,19 @@ class TokenizerCodec:
 
     def encode_many(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         """The ids of many texts end to end, and how many each has; all cores work on it."""
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return self.flat(self.ids_of(texts))
+
+    def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def flat(self, ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
+        """Lists of ids as one array, and the length of each."""
         lengths = np.fromiter(map(len, ids), np.int64, len(ids))
         small = np.uint16 if len(self.tokens) <= 1 << 16 else np.uint32
         return np.fromiter(itertools.chain.from_iterable(ids), small, int(lengths.sum())), lengths
 
-    def there_and_back(self, texts: Sequence[str]) -> list[str]:
-        """The texts as they come back from their tokens."""
-        ids = [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+    def texts_of(self, ids: list[list[int]]) -> list[str]:
+        """The texts of many lists of ids that are without begin and end."""
         return list(self.tokenizer.decode_batch(ids, skip_special_tokens=False))
 
     def decode(self, ids: Iterable[int]) -> str:

@@ -1,0 +1,249 @@
+"""The token store: the same rows as in memory, however it was interrupted, and never a stale or a cut one."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from linnet.data import Packed
+from linnet.domains.text.sources import Passage, Reading, Tally, find_sources, read_passages
+from linnet.domains.text.store import (
+    EveryTarget,
+    Joined,
+    Manifest,
+    Shard,
+    Store,
+    Wanted,
+    encode_rows,
+    open_store,
+    write_store,
+)
+from linnet.domains.text.tokenization import TokenizerCodec
+from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
+from linnet.errors import BadInput
+
+TEXTS = [f"document number {i} says {'so ' * (i % 5)}é" for i in range(200)]
+
+
+@pytest.fixture(scope="module")
+def codec() -> TokenizerCodec:
+    tally = Tally(documents=len(TEXTS))
+    return train_tokenizer([Passage(TEXTS)], tally, Tokenizing(vocabulary=290)).codec
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(TEXTS))
+    return path
+
+
+def wanted(corpus: Path, codec: TokenizerCodec | None = None, **settings: object) -> Wanted:
+    return Wanted(find_sources([corpus]), settings, codec.fingerprint() if codec else None)
+
+
+def write(
+    folder: Path, corpus: Path, codec: TokenizerCodec, shard_tokens: int = 1 << 26, **settings: object
+) -> Store:
+    def read(tally: Tally) -> Iterator[Passage]:
+        for passage in read_passages(find_sources([corpus]), Reading(), tally):
+            for first in range(0, len(passage.texts), 20):
+                yield Passage(passage.texts[first : first + 20])
+
+    return write_store(folder, codec, wanted(corpus, codec, **settings), read, shard_tokens=shard_tokens)
+
+
+def in_memory(codec: TokenizerCodec) -> np.ndarray:
+    return np.concatenate([rows for rows, *_ in encode_rows(codec, [Passage(TEXTS)])])
+
+
+@pytest.mark.parametrize("shard_tokens", [1 << 26, 500])
+def test_a_store_holds_the_rows_of_the_corpus(
+    tmp_path: Path, corpus: Path, codec: TokenizerCodec, shard_tokens: int
+) -> None:
+    store = write(tmp_path / "store", corpus, codec, shard_tokens)
+    assert (len(store.manifest.shards) > 3) == (shard_tokens == 500)
+    rows = store.sequences()
+    np.testing.assert_array_equal(rows.ids[:], in_memory(codec))
+    assert [codec.decode(rows.row(i)) for i in range(len(rows))] == TEXTS
+    assert (rows.characters, rows.utf8_bytes) == (sum(map(len, TEXTS)), sum(len(t.encode()) for t in TEXTS))
+    scored = np.ones(len(rows.ids), bool)
+    scored[rows.starts[:-1]] = False
+    np.testing.assert_array_equal(rows.scored[:], scored)
+    assert rows.targets == scored.sum()
+    assert rows.longest == max(np.diff(rows.starts))
+    assert store.codec == codec
+    store.verify()
+
+
+def test_shards_do_not_change_the_batches(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
+    whole, parts = (write(tmp_path / str(n), corpus, codec, n).sequences() for n in (1 << 26, 300))
+    one, other = Packed(whole, 3, 16, 1), Packed(parts, 3, 16, 1)
+    for step in range(one.steps_per_epoch):
+        assert (one.batch(step).ids == other.batch(step).ids).all()
+        assert (one.batch(step).weights == other.batch(step).weights).all()
+
+
+def test_an_interrupted_encoding_goes_on(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
+    folder, read_again = tmp_path / "store", []
+
+    def interrupted(tally: Tally) -> Iterator[Passage]:
+        for first in range(0, 120, 20):
+            yield Passage(TEXTS[first : first + 20])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        write_store(folder, codec, wanted(corpus, codec), interrupted, shard_tokens=500)
+    with pytest.raises(BadInput, match="is unfinished"):
+        open_store(folder)
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("tokens-*.bin")}
+    assert before
+
+    def read(tally: Tally) -> Iterator[Passage]:
+        for first in range(0, 200, 20):
+            read_again.append(first)
+            yield Passage(TEXTS[first : first + 20])
+
+    store = write_store(folder, codec, wanted(corpus, codec), read, shard_tokens=500)
+    np.testing.assert_array_equal(store.sequences().ids[:], in_memory(codec))
+    assert all((folder / name).stat().st_mtime_ns == then for name, then in before.items())
+    assert not list(folder.glob(".*.part"))
+    store.verify()
+    read_again.clear()
+    write_store(folder, codec, wanted(corpus, codec), read)
+    assert read_again == [], "a complete store is opened and nothing is read"
+
+
+def test_a_stale_store_is_refused_with_what_changed(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
+    folder = tmp_path / "store"
+    write(folder, corpus, codec, sample=5)
+    with pytest.raises(BadInput, match="is stale: sample was 5 and is 6; delete the folder"):
+        open_store(folder, wanted(corpus, codec, sample=6))
+    stat = corpus.stat()
+    os.utime(corpus, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
+    open_store(folder, wanted(corpus, codec, sample=5))  # touched, and the same
+    corpus.write_text(corpus.read_text().replace("number 7", "number 8"))
+    with pytest.raises(BadInput, match="is stale: the content of .*corpus.txt has changed"):
+        open_store(folder)
+    corpus.write_text("shorter")
+    with pytest.raises(BadInput, match="has 7 bytes, and had"):
+        write(folder, corpus, codec, sample=5)
+    corpus.unlink()
+    with pytest.raises(BadInput, match="corpus.txt is gone"):
+        open_store(folder)
+
+
+def test_other_files_and_another_tokenizer_are_refused(
+    tmp_path: Path, corpus: Path, codec: TokenizerCodec
+) -> None:
+    folder = tmp_path / "store"
+    write(folder, corpus, codec)
+    (tmp_path / "more.txt").write_text("more")
+    with pytest.raises(BadInput, match=r"made from other files \(.*more.txt\)"):
+        open_store(folder, Wanted(find_sources([corpus, tmp_path / "more.txt"]), {}))
+    other = train_tokenizer([Passage(TEXTS)], Tally(documents=9), Tokenizing(vocabulary=280)).codec
+    with pytest.raises(BadInput, match="was made with another tokenizer"):
+        open_store(folder, wanted(corpus, other))
+
+
+def test_a_shard_that_was_cut_is_named(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
+    store = write(tmp_path / "store", corpus, codec, 500)
+    shard = store.folder / "tokens-00001.bin"
+    content = shard.read_bytes()
+    shard.write_bytes(content[:-10])
+    with pytest.raises(BadInput, match=f"tokens-00001.bin was cut: it has {len(content) - 10:,} bytes"):
+        open_store(store.folder)
+    shard.write_bytes(content[:-2] + b"xx")
+    open_store(store.folder)
+    with pytest.raises(BadInput, match="tokens-00001.bin does not hold what was written"):
+        store.verify()
+    shard.unlink()
+    with pytest.raises(BadInput, match="tokens-00001.bin was cut: it has 0 bytes"):
+        open_store(store.folder)
+
+
+def test_folders_that_are_something_else_are_left_alone(
+    tmp_path: Path, corpus: Path, codec: TokenizerCodec
+) -> None:
+    with pytest.raises(BadInput, match="holds no token store"):
+        open_store(tmp_path)
+    with pytest.raises(BadInput, match="is not empty and holds no token store"):
+        write(tmp_path, corpus, codec)
+    store = write(tmp_path / "store", corpus, codec)
+    manifest = store.folder / "manifest.json"
+    text = manifest.read_text()
+    manifest.write_text(text[:50])
+    with pytest.raises(BadInput, match="manifest.json cannot be read"):
+        open_store(store.folder)
+    manifest.write_text(text.replace('"format": 1', '"format": 9'))
+    with pytest.raises(BadInput, match="has format 9, and this linnet reads up to 1"):
+        open_store(store.folder)
+
+
+def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(tmp_path: Path) -> None:
+    def peak(tokens: int, rows: int) -> int:
+        """Of opening a store of zeros (sparse files take no room) and making three batches."""
+        folder = tmp_path / str(tokens)
+        folder.mkdir()
+        for name, size in (("tokens-00000.bin", 2 * tokens), ("starts.bin", 8 * (rows + 1))):
+            with (folder / name).open("wb") as stream:
+                stream.truncate(size)
+        starts = np.memmap(folder / "starts.bin", "<i8", "r+")
+        starts[:] = np.arange(rows + 1) * (tokens // rows)
+        del starts
+        manifest = Manifest(
+            dtype="<u2",
+            tokenizer="",
+            sources=(),
+            settings={},
+            shards=(Shard(tokens=tokens, rows=rows, sha256=""),),
+            complete=True,
+        )
+        (folder / "manifest.json").write_text(manifest.model_dump_json())
+        tracemalloc.start()
+        plan = Packed(open_store(folder).sequences(), 8, 256, 1)
+        for step in (0, 1, plan.steps_per_epoch - 1):
+            assert plan.batch(step).ids.shape == (8, 256)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    small = peak(5_000_000, 1_000)
+    assert peak(5_000_000_000, 1_000) < 1.1 * small + 50_000
+
+
+def test_many_short_rows_cost_no_more_memory_either(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from linnet import data
+
+    monkeypatch.setattr(data, "WHOLE", 1 << 12)
+    monkeypatch.setattr(data, "CHUNK", 1 << 8)
+
+    def peak(rows: int) -> int:
+        starts = np.memmap(tmp_path / f"{rows}.bin", "<i8", "w+", shape=(rows + 1,))
+        starts[:] = np.arange(rows + 1) * 12
+        ids = np.memmap(tmp_path / f"{rows}.ids", "<u2", "w+", shape=(rows * 12,))
+        from linnet.sequences import Sequences
+
+        tracemalloc.start()
+        plan = Packed(Sequences(ids, starts, EveryTarget(starts), 0, 0, identity="x"), 8, 64, 1)
+        for step in range(5):
+            plan.batch(step)
+        size = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return size
+
+    small = peak(20_000)
+    assert peak(400_000) < 1.1 * small + 100_000
+
+
+def test_joined_arrays_read_like_one() -> None:
+    joined = Joined((np.arange(5), np.arange(5, 7), np.arange(7, 20)))
+    places = np.array([[0, 4, 5], [6, 7, 19]])
+    np.testing.assert_array_equal(joined[places], places)
+    np.testing.assert_array_equal(joined[3:9], np.arange(3, 9))
+    assert len(joined) == 20 and joined[:].tolist() == list(range(20))
