@@ -1,0 +1,69 @@
+"""Rows of visits as batches: padded columns of ids and fields, with one target at the last visit of each row."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from linnet.data import Batch, epoch_order
+from linnet.domains.places.rows import Gathered, VisitRows
+from linnet.errors import BadInput
+
+WINDOW = 16  # batches whose rows are sorted by length together, so that little is padded
+
+
+@dataclass(frozen=True)
+class VisitPlan:
+    """Every row once an epoch. Rows of similar length come together, in an order that the seed decides."""
+
+    rows: VisitRows
+    batch_rows: int
+    seed: int
+    augment: bool = True
+
+    def __post_init__(self) -> None:
+        if len(self.rows) == 0:
+            raise BadInput("the data set has no samples")
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return -(-len(self.rows) // self.batch_rows)
+
+    def batch(self, step: int) -> Batch:
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = epoch_order(len(self.rows), self.seed, epoch)
+        first = place // WINDOW * WINDOW * self.batch_rows
+        window = order[first : first + WINDOW * self.batch_rows]
+        by_length = window[np.argsort(self.rows.lengths[window], kind="stable")]
+        count = -(-len(window) // self.batch_rows)
+        turn = np.random.Generator(np.random.Philox(key=[self.seed, 1 + step // WINDOW])).permutation(count)
+        number = int(turn[place % WINDOW % count])
+        chosen = by_length[number * self.batch_rows : (number + 1) * self.batch_rows]
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 40) + step])) if self.augment else None
+        return pad(self.rows.gather(chosen, rng))
+
+
+def pad(gathered: Gathered) -> Batch:
+    """[B, T] columns, padded on the right with zeros."""
+    lengths = np.diff(gathered.starts)
+    rows, width = len(lengths), int(lengths.max())
+    owner = np.repeat(np.arange(rows), lengths)
+    column = np.arange(len(owner)) - gathered.starts[owner]
+    last = lengths - 1
+
+    def laid(values: np.ndarray) -> torch.Tensor:
+        table = np.zeros((rows, width), np.int64)
+        table[owner, column] = values
+        return torch.from_numpy(table)
+
+    def at_last(values: np.ndarray) -> torch.Tensor:
+        table = np.zeros((rows, width), np.int64)
+        table[np.arange(rows), last] = values
+        return torch.from_numpy(table)
+
+    fields = {name: laid(values) for name, values in gathered.fields.items()}
+    fields |= {f"next_{name}": at_last(values) for name, values in gathered.next.items()}
+    weights = at_last(np.ones(rows, np.int64)).to(torch.float32)
+    return Batch(laid(gathered.ids), at_last(gathered.target), weights, torch.from_numpy(lengths), None, fields)

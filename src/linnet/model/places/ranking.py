@@ -1,0 +1,118 @@
+"""From a model and rows to rankings: what it names for every sample, in the open and in the legacy vocabulary.
+
+Legend: n = samples, C = candidates of all samples, V = known ids, P = places of the visit table.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from linnet.data import Batch
+from linnet.domains.places.codec import FIRST
+from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.scores import Ranked, Ranking, rank_dense, vocabularies
+from linnet.model.inputs import Inputs
+from linnet.model.places.batches import pad
+from linnet.model.places.published import CopyModel
+from linnet.model.places.scorer import Scorer
+
+Region = Callable[[], contextlib.AbstractContextManager[object]]
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Candidates of every sample by place of the table; the rest of the probability is elsewhere."""
+
+    ranking: Ranking  # over places of the visit table
+    elsewhere: np.ndarray  # float64 [n]
+    unseen: np.ndarray  # float64 [n] the share of elsewhere that training did not know
+
+    def legacy(self, ids: np.ndarray) -> Ranking:
+        """The same over known ids [P -> V]: all places that training did not see are class 1."""
+        rows = len(self.ranking)
+        owner = np.concatenate([self.ranking.owner, np.arange(rows)])
+        label = np.concatenate([ids[self.ranking.label], np.ones(rows, np.int64)])
+        score = np.concatenate([self.ranking.score, self.elsewhere * self.unseen])
+        span = int(ids.max(initial=1)) + 1
+        keys, inverse = np.unique(owner * span + label, return_inverse=True)
+        starts = np.searchsorted(keys // span, np.arange(rows + 1)).astype(np.int64)
+        return Ranking(starts, keys % span, np.bincount(inverse.ravel(), score, len(keys)), span)
+
+
+def inputs_of(batch: Batch) -> Inputs:
+    return Inputs(batch.ids, fields=batch.fields, lengths=batch.lengths)
+
+
+def in_batches(rows: VisitRows, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
+    """All rows once, short ones first, so that little is padded; never cut."""
+    order = np.argsort(rows.lengths, kind="stable")
+    for begin in range(0, len(order), size):
+        chosen = order[begin : begin + size]
+        yield chosen, pad(rows.gather(chosen))
+
+
+def answer(model: Scorer, rows: VisitRows, size: int = 256, region: Region = contextlib.nullcontext) -> Answers:
+    """What a scorer names for every row."""
+    elsewhere, unseen = np.zeros(len(rows)), np.zeros(len(rows))
+    owner, label, score = [], [], []
+    model.eval()
+    with torch.inference_mode(), region():
+        for chosen, batch in in_batches(rows, size):
+            said = model.predict(inputs_of(batch))
+            elsewhere[chosen] = said.elsewhere.double().exp().numpy()
+            unseen[chosen] = torch.sigmoid(said.unseen.double()).numpy()
+            owner.append(chosen[said.options.owner.numpy()])
+            label.append(said.options.place.numpy())
+            score.append(said.logp.double().exp().numpy())
+    owners, order = np.concatenate(owner), np.argsort(np.concatenate(owner), kind="stable")
+    starts = np.searchsorted(owners[order], np.arange(len(rows) + 1)).astype(np.int64)
+    ranking = Ranking(starts, np.concatenate(label)[order], np.concatenate(score)[order], len(rows.visits.places))
+    return Answers(ranking, elsewhere, unseen)
+
+
+def name_dense(
+    model: CopyModel, rows: VisitRows, size: int = 256, region: Region = contextlib.nullcontext
+) -> tuple[np.ndarray, tuple[np.ndarray, ...]]:
+    """Log-probabilities [n, V] of a copying network, and logits of the cells of each level."""
+    places: np.ndarray | None = None
+    cells: list[np.ndarray] = []
+    model.eval()
+    with torch.inference_mode(), region():
+        for chosen, batch in in_batches(rows, size):
+            named = model.predict(inputs_of(batch))
+            found = [named.places.double().numpy(), *(level.double().numpy() for level in named.cells)]
+            if places is None:
+                places = np.zeros((len(rows), found[0].shape[1]))
+                cells = [np.zeros((len(rows), level.shape[1])) for level in found[1:]]
+            for table, part in zip([places, *cells], found, strict=True):
+                table[chosen] = part
+    assert places is not None
+    return places, tuple(cells)
+
+
+def ranks(
+    model: nn.Module, rows: VisitRows, size: int = 256, region: Region = contextlib.nullcontext
+) -> dict[str, Ranked]:
+    """Where the truth came, open, strict and legacy."""
+    ids = rows.codec.place_ids(rows.visits.places)
+    truth = rows.visits.place[rows.samples.target].astype(np.int64)
+    if isinstance(model, Scorer):
+        said = answer(model, rows, size, region)
+        return vocabularies(said.ranking, truth, ids, said.legacy(ids))
+    assert isinstance(model, CopyModel)
+    return dense_ranks(name_dense(model, rows, size, region)[0], ids[truth])
+
+
+def dense_ranks(scores: np.ndarray, truth: np.ndarray) -> dict[str, Ranked]:
+    """A network over known ids: it can never name a place that training did not see, only their class."""
+    names = scores.copy()
+    names[:, :FIRST] = -np.inf
+    unseen = truth < FIRST
+    named = rank_dense(names, np.where(unseen, -1, truth))
+    return {"open": named, "strict": named.never(unseen), "legacy": rank_dense(scores, truth)}
