@@ -66,7 +66,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class VisitRows:
-    """Rows of samples over a visit table. `past` decides whether more than the history is read."""
+    """Rows of samples over a visit table. Without `past` the published form: places, cells, user of the history."""
 
     visits: Visits
     samples: Samples
@@ -136,15 +136,22 @@ class VisitRows:
             row = np.concatenate([last[extra_owner], row])
             order = np.argsort(owner, kind="stable")
             owner, place, kind, row = owner[order], place[order], kind[order], row[order]
-        fields = self._fields(some, owner, place, kind, row)
-        fields["known"] = self._known(place, unseen_before[owner])
+        fields = self._fields(some, owner, place)
+        if self.past:
+            fields |= self._evidence(some, owner, place, kind, row)
+            fields["known"] = self._known(place, unseen_before[owner])
         starts = np.searchsorted(owner, np.arange(len(some) + 1)).astype(np.int64)
         next_place = visits.place[target].astype(np.int64)
         following = {"place": next_place, "known": self._known(next_place, unseen_before)}
         following |= {name: column[next_place] for name, column in ids.items() if name.startswith("cell")}
         return Gathered(starts, ids["place"][place], fields, ids["place"][next_place], following)
 
-    def _fields(
+    def _fields(self, some: Samples, owner: np.ndarray, place: np.ndarray) -> dict[str, np.ndarray]:
+        user = self._ids["user"][self.visits.user[some.target]][owner]
+        cells = {name: column[place] for name, column in self._ids.items() if name.startswith("cell")}
+        return {"user": user} | cells
+
+    def _evidence(
         self, some: Samples, owner: np.ndarray, place: np.ndarray, kind: np.ndarray, row: np.ndarray
     ) -> dict[str, np.ndarray]:
         visits, ids, others = self.visits, self._ids, self.codec.others
@@ -155,12 +162,11 @@ class VisitRows:
         follows = np.zeros(len(row), np.int64)
         follows[1:] = (row[1:] == row[:-1] + 1) & (owner[1:] == owner[:-1])
         follows &= kind != SUGGESTION
-        fields = {
-            "place": place, "user": user, "start": start, "leave": start + stay[row], "kind": kind,
-            "follows": follows, "moved": others.moved(user, here, ids["place"][place]),
-            "left": others.left(user, here), "visited": others.visited(user, ids["place"][place]),
+        return {
+            "place": place, "start": start, "leave": start + stay[row], "kind": kind, "follows": follows,
+            "moved": others.moved(user, here, ids["place"][place]), "left": others.left(user, here),
+            "visited": others.visited(user, ids["place"][place]),
         }  # fmt: skip
-        return fields | {name: column[place] for name, column in ids.items() if name.startswith("cell")}
 
     def _known(self, place: np.ndarray, before: np.ndarray) -> np.ndarray:
         """1 for places that the train part, or its cut, had seen."""
