@@ -8,7 +8,14 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 
-from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
+from linnet.model.config import (
+    AttentionConfig,
+    FeedForwardConfig,
+    HeadConfig,
+    ModelConfig,
+    NormConfig,
+    RotaryScaling,
+)
 from linnet.model.model import Model
 
 POSITIONS = ("rotary", "sinusoidal", "learned", "none")
@@ -59,9 +66,11 @@ def configs(draw: st.DrawFn, *, mixers: tuple[Any, ...] = MIXERS, causal: bool =
             causal=causal,
             qk_norm=draw(st.booleans()),
             bias=draw(st.booleans()),
+            rotary_width=draw(st.sampled_from([None, 2])),
+            rotary_scaling=draw(st.sampled_from([None, RotaryScaling(kind="llama3", factor=4, context=16)])),
         ),
         feedforward=FeedForwardConfig(
-            kind=draw(st.sampled_from(["gelu", "geglu", "swiglu", "relu2"])),
+            kind=draw(st.sampled_from(["gelu", "gelu_tanh", "geglu", "swiglu", "relu2"])),
             width=draw(st.sampled_from([None, 10])),
             bias=draw(st.booleans()),
         ),
@@ -70,4 +79,5 @@ def configs(draw: st.DrawFn, *, mixers: tuple[Any, ...] = MIXERS, causal: bool =
             tied=draw(st.booleans()), bias=draw(st.booleans()), softcap=draw(st.sampled_from([None, 5.0]))
         ),
         scaled_residual=draw(st.booleans()),
+        parallel=draw(st.booleans()),
     )

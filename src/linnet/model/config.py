@@ -13,6 +13,26 @@ class Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+class RotaryScaling(Part):
+    """How the angles of a model that was trained on `context` tokens were slowed down for longer rows.
+
+    `linear` slows every rate by `factor`. `llama3` slows those that turn less than `low` times in the context,
+    leaves those that turn more than `high` times, and blends in between.
+    """
+
+    kind: Literal["linear", "llama3"]
+    factor: float = Field(gt=0)
+    low: float = Field(1.0, gt=0)
+    high: float = Field(4.0, gt=0)
+    context: int = Field(8192, ge=1)
+
+    @model_validator(mode="after")
+    def _low_is_below_high(self) -> RotaryScaling:
+        if self.low >= self.high:
+            raise ValueError(f"low={self.low} must be below high={self.high}")
+        return self
+
+
 class AttentionConfig(Part):
     heads: int = Field(4, ge=1)
     kv_heads: int | None = Field(None, ge=1)  # None: as many as heads
@@ -21,10 +41,12 @@ class AttentionConfig(Part):
     qk_norm: bool = False
     bias: bool = False
     rotary_base: float = Field(10_000.0, gt=1)
+    rotary_width: int | None = Field(None, ge=2)  # how much of each head turns; None: all of it
+    rotary_scaling: RotaryScaling | None = None
 
 
 class FeedForwardConfig(Part):
-    kind: Literal["gelu", "geglu", "swiglu", "relu2"] = "swiglu"
+    kind: Literal["gelu", "gelu_tanh", "geglu", "swiglu", "relu2"] = "swiglu"  # gelu_tanh: the approximation
     width: int | None = Field(None, ge=1)  # None: 4 x width, or 8/3 x width rounded up to 32 when gated
     bias: bool = False
 
@@ -67,6 +89,7 @@ class ModelConfig(Part):
     fields: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)  # side fields: how many values
     init_std: float = Field(0.02, gt=0)
     scaled_residual: bool = True  # shrink what writes into the residual stream by sqrt(2 x depth)
+    parallel: bool = False  # the mixer and the feed-forward of a layer read the same residual stream
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelConfig:
@@ -75,8 +98,11 @@ class ModelConfig(Part):
             raise ValueError(f"width {self.width} does not divide into {heads} heads; set attention.head_width")
         if heads % kv_heads:
             raise ValueError(f"{heads} heads cannot share {kv_heads} key-value heads evenly")
-        if self.positions == "rotary" and "attention" in self.mixers and self.head_width % 2:
-            raise ValueError(f"rotary positions need an even head width, not {self.head_width}")
+        if self.positions == "rotary" and "attention" in self.mixers:
+            if self.rotary_width % 2:
+                raise ValueError(f"rotary positions need an even head width, not {self.rotary_width}")
+            if self.rotary_width > self.head_width:
+                raise ValueError(f"rotary_width {self.rotary_width} is more than a head of {self.head_width} has")
         if len(self.mixers) != self.depth:
             raise ValueError(f"{len(self.mixers)} mixers are named for a depth of {self.depth}")
         return self
@@ -93,6 +119,10 @@ class ModelConfig(Part):
     @property
     def head_width(self) -> int:
         return self.attention.head_width or self.width // self.attention.heads
+
+    @property
+    def rotary_width(self) -> int:
+        return self.attention.rotary_width or self.head_width
 
     @property
     def gated(self) -> bool:

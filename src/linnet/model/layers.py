@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linnet.model.config import ModelConfig
+from linnet.model.config import ModelConfig, RotaryScaling
 from linnet.model.taps import Taps
 
 
@@ -23,18 +23,38 @@ def norm(config: ModelConfig, width: int | None = None) -> nn.Module:
     return nn.LayerNorm(size, eps=config.norm.eps, bias=config.norm.bias)
 
 
-def rotation(positions: Tensor, width: int, base: float) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [..., T, D / 2] of the rotary angles at these positions [..., T]."""
-    rates = base ** (-torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
+def rotation(
+    positions: Tensor, width: int, base: float, scaling: RotaryScaling | None = None
+) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., T, R / 2] of the rotary angles at these positions [..., T], R = `width`."""
+    # In the order of operations that other toolkits use too: the angles of far positions magnify each rounding.
+    rates = 1.0 / base ** (torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
+    if scaling is not None:
+        rates = slowed(rates, scaling)
     angles = positions.to(torch.float32)[..., None] * rates
     return angles.cos(), angles.sin()
 
 
+def slowed(rates: Tensor, scaling: RotaryScaling) -> Tensor:
+    """Rotary rates for rows longer than those of training, in the way that `scaling` says."""
+    slow = rates / scaling.factor
+    if scaling.kind == "linear":
+        return slow
+    turns = scaling.context * rates / (2 * math.pi)  # in the context of training
+    share = ((turns - scaling.low) / (scaling.high - scaling.low)).clamp(0, 1)
+    return (1 - share) * slow + share * rates
+
+
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn each pair (i, i + D/2) of x [B, H, T, D] by its angle; cosines and sines are [1 or B, 1, T, D/2]."""
-    first, second = x.chunk(2, dim=-1)
+    """Turn each pair (i, i + R/2) of x [B, H, T, D] by its angle; cosines and sines are [1 or B, 1, T, R/2].
+
+    What lies beyond the first R of the D values stays as it is.
+    """
+    turning = 2 * cosines.shape[-1]
+    first, second = (x if turning == x.shape[-1] else x[..., :turning]).chunk(2, dim=-1)
     cosines, sines = cosines.to(x.dtype), sines.to(x.dtype)
-    return torch.cat((first * cosines - second * sines, second * cosines + first * sines), dim=-1)
+    turned = (first * cosines - second * sines, second * cosines + first * sines)
+    return torch.cat(turned if turning == x.shape[-1] else (*turned, x[..., turning:]), dim=-1)
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:
@@ -63,7 +83,7 @@ class FeedForward(nn.Module):
     def _activate(self, pre: Tensor) -> Tensor:
         if self.kind == "relu2":
             return F.relu(pre).square()
-        if self.kind == "gelu":
-            return F.gelu(pre)
+        if not self.gated:
+            return F.gelu(pre, approximate="tanh" if self.kind == "gelu_tanh" else "none")
         gate, value = pre.chunk(2, dim=-1)
         return (F.silu(gate) if self.kind == "swiglu" else F.gelu(gate)) * value

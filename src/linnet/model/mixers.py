@@ -35,7 +35,8 @@ def turn(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor] | None
     """The rotary angles of a call, made once and shared by all layers."""
     if config.positions != "rotary" or "attention" not in config.mixers:
         return None
-    cosines, sines = rotation(positions, config.head_width, config.attention.rotary_base)
+    attention = config.attention
+    cosines, sines = rotation(positions, config.rotary_width, attention.rotary_base, attention.rotary_scaling)
     return cosines[:, None], sines[:, None]
 
 

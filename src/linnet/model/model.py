@@ -24,7 +24,7 @@ from linnet.model.taps import Edit, Taps
 
 
 class Block(nn.Module):
-    """Pre-norm: x + mixer(norm(x)), then x + feed-forward(norm(x))."""
+    """Pre-norm: x + mixer(norm(x)), then x + feed-forward(norm(x)); both at once from the same x if `parallel`."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
@@ -33,6 +33,7 @@ class Block(nn.Module):
         self.mixer = Attention(config) if config.mixers[layer] == "attention" else Gru(config)
         self.feedforward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
+        self.parallel = config.parallel
 
     def forward(
         self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps
@@ -41,9 +42,11 @@ class Block(nn.Module):
         x = taps.at(f"{name}.hook_resid_pre", x)
         normed = taps.at(f"{name}.ln1.hook_normalized", self.ln1(x))
         mixed, memory = self.mixer(normed, memory, frame, taps, f"{name}.attn")
+        before = x
         x = x + self.dropout(taps.at(f"{name}.hook_attn_out", mixed))
-        x = taps.at(f"{name}.hook_resid_mid", x)
-        normed = taps.at(f"{name}.ln2.hook_normalized", self.ln2(x))
+        if not self.parallel:
+            before = x = taps.at(f"{name}.hook_resid_mid", x)
+        normed = taps.at(f"{name}.ln2.hook_normalized", self.ln2(before))
         x = x + self.dropout(taps.at(f"{name}.hook_mlp_out", self.feedforward(normed, taps, f"{name}.mlp")))
         return taps.at(f"{name}.hook_resid_post", x), memory
 

@@ -61,6 +61,8 @@ def points(config: ModelConfig) -> dict[str, tuple[str, ...]]:
             rotary = config.positions == "rotary"
             block |= {name: axes for name, axes in ATTENTION.items() if rotary or "rot_" not in name}
         block |= BLOCK
+        if config.parallel:  # the residual stream has no point between the two
+            del block["hook_resid_mid"]
         table |= {f"blocks.{layer}.{name}": axes for name, axes in block.items()}
     table["ln_final.hook_normalized"] = OUTER["ln_final.hook_normalized"]
     return table
