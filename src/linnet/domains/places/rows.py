@@ -66,7 +66,7 @@ class Cut:
 
 @dataclass(frozen=True)
 class VisitRows:
-    """Rows of samples over a visit table. Without `past` the published form: places, cells, user of the history."""
+    """Rows of samples over a visit table. Without `past`: the published form, places and cells of the history."""
 
     visits: Visits
     samples: Samples
