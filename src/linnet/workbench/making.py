@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from linnet import recipes
 from linnet.domains import Material
 from linnet.domains.text import TextData
-from linnet.errors import BadInput, RunFailed
+from linnet.errors import BadInput, LinnetError, RunFailed
 from linnet.model.costs import costs
 from linnet.records import NoteRecord, RunRecord
 from linnet.training.allocator import keep_freed_memory
@@ -79,13 +80,29 @@ def train(
     path = Path(out) if out is not None else free_folder(run, processes)
     if processes.first:
         RunFolder.refuse(path, force=force)
-    # Data that cannot be used leave nothing behind, and replace nothing.
-    material = run.data.load(run.seed)
-    run = complete(run, material)
-    if processes.first:
-        RunFolder.create(path, force=force)
+    replacing = (path / "run.toml").is_file()
+    with claimed(path, run) if processes.first and not replacing else nullcontext():
+        material = run.data.load(run.seed)
+        run = complete(run, material)
+    if processes.first and replacing:
+        RunFolder.create(path, force=True)
     processes.wait()
     return go_on(RunFolder(path), run, material, processes, progress)
+
+
+@contextmanager
+def claimed(path: Path, run: Run) -> Iterator[None]:
+    """A new run stands on the disk before its data are read, so that it can be resumed if it is killed there.
+
+    Data that cannot be used leave nothing behind.
+    """
+    folder = RunFolder.create(path, force=False)
+    write_atomically(folder.settings, to_toml(run).encode())
+    try:
+        yield
+    except LinnetError:
+        shutil.rmtree(path)
+        raise
 
 
 def free_folder(run: Run, processes: Processes) -> Path:
