@@ -6,11 +6,12 @@ text: a document that says `<end>` does not end there.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,7 +78,8 @@ class TokenizerCodec:
         return None if name is None else self.tokenizer.token_to_id(name)
 
     def encode(self, value: str) -> Encoded:
-        ids = self.tokenizer.encode(value, add_special_tokens=False).ids
+        with _refusing(value):
+            ids = self.tokenizer.encode(value, add_special_tokens=False).ids
         return Encoded(np.array(ids, dtype=np.int64))
 
     def encode_many(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -85,7 +87,8 @@ class TokenizerCodec:
         return self.flat(self.ids_of(texts))
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
-        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        with _refusing(*texts[:1]):
+            return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def flat(self, ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
         """Lists of ids as one array, and the length of each."""
@@ -147,6 +150,15 @@ class TokenizerCodec:
     @property
     def _special_names(self) -> list[str]:
         return [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
+
+
+@contextlib.contextmanager
+def _refusing(*texts: str) -> Iterator[None]:
+    """Tokenizers that came from elsewhere may have no token for some characters, and none that stands for them."""
+    try:
+        yield
+    except Exception as error:  # the library raises nothing narrower
+        raise BadInput(f"the tokenizer has no token for a part of {' '.join(texts)[:60]!r}: {error}") from error
 
 
 def tokenizers_library() -> Any:

@@ -1,0 +1,131 @@
+"""Tensors of a folder in the safetensors form, in one file or in shards with an index.
+
+Headers are read first, so that a file that was cut is named together with the tensor that it ends in.
+Nothing is ever unpickled: a folder that only has pickled weights is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from linnet.errors import BadInput
+
+PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".model_state", ".th"})
+ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+FLOATS = {"F64", "F32", "F16", "BF16"}
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where one tensor is, as the header of its file says."""
+
+    file: Path
+    name: str  # in that file
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class StoredTensors:
+    """All tensors of a folder by name; values are read when they are asked for."""
+
+    folder: Path
+    places: Mapping[str, Place]
+
+    @classmethod
+    def open(cls, folder: Path) -> StoredTensors:
+        places: dict[str, Place] = {}
+        for file, expected in shards(folder).items():
+            found = header(file)
+            for name in expected:
+                if name not in found:
+                    raise BadInput(f"{folder / INDEX} says that {file.name} holds {name}, and it does not")
+            places |= found
+        return cls(folder, places)
+
+    def read(self, names: Iterable[str]) -> Iterator[Tensor]:
+        """These tensors in float32."""
+        for name in names:
+            place = self.places[name]
+            if place.dtype not in FLOATS:
+                known = ", ".join(sorted(FLOATS))
+                raise BadInput(f"{place.file}: {name} is stored as {place.dtype}; linnet reads {known}")
+            try:
+                with safe_open(place.file, framework="pt") as opened:
+                    tensor: Tensor = opened.get_tensor(place.name)
+            except SafetensorError as error:
+                raise BadInput(f"{place.file}: {name} cannot be read ({error})") from None
+            yield tensor.to(torch.float32)
+
+    def equal(self, first: str, second: str) -> bool:
+        one, other = self.read((first, second))
+        return torch.equal(one, other)
+
+
+def shards(folder: Path) -> dict[Path, tuple[str, ...]]:
+    """The safetensors files of a folder, and the tensors that an index promises in each."""
+    index = folder / INDEX
+    if index.is_file():
+        promised = read_json(index).get("weight_map")
+        if not isinstance(promised, dict) or not all(isinstance(name, str) for name in promised.values()):
+            raise BadInput(f'{index} has no "weight_map" from tensor names to files')
+        if outside := sorted({name for name in promised.values() if Path(name).name != name}):
+            raise BadInput(f"{index} names a file outside its folder: {outside[0]}")
+        names = sorted(set(promised.values()))
+        if missing := [name for name in names if not (folder / name).is_file()]:
+            raise BadInput(f"{index} names {', '.join(missing)}, which {folder} does not have")
+        return {folder / name: tuple(t for t, file in promised.items() if file == name) for name in names}
+    if (folder / ONE_FILE).is_file():
+        return {folder / ONE_FILE: ()}
+    if pickled := sorted(file.name for file in folder.iterdir() if file.suffix in PICKLED):
+        raise BadInput(
+            f"{folder} has pickled weights only ({', '.join(pickled[:3])}), and reading those can run any code; "
+            f"have whoever wrote them save {ONE_FILE} (transformers: save_pretrained does)"
+        )
+    raise BadInput(f"{folder} has neither {ONE_FILE} nor {INDEX}")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """A JSON object from a file."""
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInput(f"there is no {file}") from None
+    except (OSError, ValueError) as error:
+        raise BadInput(f"{file} is not JSON: {error}") from None
+    if not isinstance(stored, dict):
+        raise BadInput(f"{file} holds {type(stored).__name__}, not a JSON object")
+    return stored
+
+
+def header(file: Path) -> dict[str, Place]:
+    """What a safetensors file says it holds, after a look at whether it is long enough for that."""
+    size = file.stat().st_size
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        if size < 8 or length > size - 8:
+            told = f"its header takes {length:,} bytes" if size >= 8 else "a header takes 8 bytes at least"
+            raise BadInput(f"{file} is cut or no safetensors file: {told}, and the file has {size:,}")
+        try:
+            stored = json.loads(stream.read(length))
+            entries = {
+                name: (entry["dtype"], tuple(map(int, entry["shape"])), int(entry["data_offsets"][1]))
+                for name, entry in stored.items()
+                if name != "__metadata__"
+            }
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+            raise BadInput(f"{file} is no safetensors file: its header cannot be read ({error})") from None
+    for name, (_, _, stop) in sorted(entries.items(), key=lambda entry: entry[1][2]):
+        if 8 + length + stop > size:
+            raise BadInput(
+                f"{file} is cut: tensor {name} ends at byte {8 + length + stop:,}, and the file has {size:,}"
+            )
+    return {name: Place(file, name, shape, dtype) for name, (dtype, shape, _) in entries.items()}

@@ -1,0 +1,231 @@
+"""Tokenizers in other people's folders: read from them, and written so that they give the same ids there.
+
+What is written adds the begin token exactly where linnet does, and takes special tokens in a text as text.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from linnet.codecs import CharacterCodec, Codec
+from linnet.domains.arithmetic.codec import ArithmeticCodec
+from linnet.domains.text.tokenization import TokenizerCodec, tokenizers_library
+from linnet.errors import BadInput
+from linnet.exchange.tensors import read_json
+
+
+@dataclass(frozen=True)
+class Written:
+    """The text of a tokenizer.json with the names of its begin and end tokens, or why there is none."""
+
+    content: str | None
+    begin: str | None = None
+    end: str | None = None
+    why_not: str = ""
+
+    def settings(self, context: int) -> dict[str, Any]:
+        """The tokenizer_config.json beside it."""
+        return {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "bos_token": self.begin,
+            "eos_token": self.end,
+            "model_max_length": context,
+            "model_input_names": ["input_ids", "attention_mask"],
+            "clean_up_tokenization_spaces": False,
+            "split_special_tokens": True,
+        }
+
+
+def written(codec: Codec) -> Written:
+    """The tokenizer that gives the ids of this codec, where one can."""
+    match codec:
+        case TokenizerCodec():
+            return Written(with_begin(codec), codec.begin_name, codec.end_name)
+        case CharacterCodec():
+            return _characters(codec.tokens, "<begin>" if codec.has_begin else None, spaces=True)
+        case ArithmeticCodec():
+            if rules := _rewriting(codec):
+                return Written(
+                    None, why_not=f"the codec of this run {', '.join(rules)}, which no tokenizer.json can say"
+                )
+            return _characters(codec.tokens, "<begin>", spaces=False)
+    kind = codec.to_json()["kind"]
+    return Written(None, why_not=f'the codec of this run ("{kind}") reads no plain text')
+
+
+def _rewriting(codec: ArithmeticCodec) -> list[str]:
+    """What an arithmetic codec does beside naming characters."""
+    rules = []
+    if codec.reverse != "none":
+        rules.append(f"reverses the digits of {'answers' if codec.reverse == 'answer' else 'numbers'}")
+    if codec.width is not None:
+        rules.append(f"pads numbers to {codec.width} digits")
+    if codec.scratchpad:
+        rules.append("writes steps between question and answer")
+    if codec.task == "base":
+        rules.append("has one token for words")
+    return rules
+
+
+def with_begin(codec: TokenizerCodec) -> str:
+    """The tokenizer.json of a codec, set to add its begin token and nothing else."""
+    if added(codec) == (() if codec.begin is None else (codec.begin,), ()):
+        return codec.content
+    stored = json.loads(codec.content)
+    stored["post_processor"] = None if codec.begin_name is None else _template(codec.begin_name, codec.begin)
+    return json.dumps(stored, ensure_ascii=False)
+
+
+def added(codec: TokenizerCodec) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that the tokenizer by itself puts before and after a text."""
+    try:
+        probe, bare = "a", codec.encode("a").ids.tolist()
+    except BadInput:  # a vocabulary without this letter; any other word of it will do
+        probe = next(name for i, name in enumerate(codec.tokens) if i not in (codec.begin, codec.end))
+        bare = codec.encode(probe).ids.tolist()
+    whole = codec.tokenizer.encode(probe).ids
+    for start in range(len(whole) - len(bare) + 1):
+        if whole[start : start + len(bare)] == bare:
+            return tuple(whole[:start]), tuple(whole[start + len(bare) :])
+    return (), ()
+
+
+def _template(name: str, token: int | None) -> dict[str, Any]:
+    added = {"SpecialToken": {"id": name, "type_id": 0}}
+    first, second = ({"Sequence": {"id": text, "type_id": 0}} for text in "AB")
+    return {
+        "type": "TemplateProcessing",
+        "single": [added, first],
+        "pair": [added, first, added, second],
+        "special_tokens": {name: {"id": name, "ids": [token], "tokens": [name]}},
+    }
+
+
+def _characters(tokens: tuple[str, ...], begin: str | None, *, spaces: bool) -> Written:
+    """One token a character. A character without a token is an error there too: nothing stands for it."""
+    library = tokenizers_library()
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = library.Tokenizer(library.models.WordLevel(vocabulary, unk_token="<no such character>"))
+    if not spaces:
+        tokenizer.normalizer = library.normalizers.Replace(" ", "")
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Split(library.Regex(r"[\s\S]"), "isolated")
+    tokenizer.decoder = library.decoders.Fuse()
+    tokenizer.add_special_tokens([name for name in (begin, "<end>") if name is not None])
+    stored = json.loads(tokenizer.to_str())
+    if begin is not None:
+        stored["post_processor"] = _template(begin, vocabulary[begin])
+    return Written(json.dumps(stored, ensure_ascii=False), begin, "<end>")
+
+
+@dataclass(frozen=True)
+class Read:
+    """The codec of a folder, and what its reader should know about it."""
+
+    codec: TokenizerCodec
+    notes: tuple[str, ...] = ()
+
+
+def read_tokenizer(folder: Path, config: Mapping[str, Any], vocabulary: int) -> Read:
+    """The tokenizer of a model folder. Begin and end tokens are those that its own library would use, or none."""
+    said = _optional(folder / "tokenizer_config.json")
+    generation = _optional(folder / "generation_config.json")
+    ending = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
+    file = folder / "tokenizer.json"
+    if file.is_file():
+        content = _text(file)
+    elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
+        file = folder / "vocab.json"
+        content = _byte_pairs(folder, config)
+    elif others := [name for name in ("tokenizer.model", "vocab.json") if (folder / name).is_file()]:
+        raise BadInput(
+            f"{folder} has {others[0]} and no tokenizer.json; let transformers write one: "
+            f"AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
+        )
+    else:
+        return _numbers(folder, vocabulary, ending)
+    try:
+        bare = TokenizerCodec(content, None, None)
+        names = bare.tokens
+    except BadInput as error:
+        raise BadInput(f"{file}: {error}") from None
+    end = _name(said, "eos_token", names) or next((names[i] for i in ending if i < len(names)), None)
+    begin = _begin(bare, said)
+    _refuse_beyond(file, bare, vocabulary, (begin, end))
+    return Read(TokenizerCodec(content, begin, end))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadInput(f"{file} cannot be read: {error}") from None
+
+
+def _optional(file: Path) -> dict[str, Any]:
+    return read_json(file) if file.is_file() else {}
+
+
+def _ids(value: object) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [i for i in values if isinstance(i, int) and not isinstance(i, bool) and i >= 0]
+
+
+def _name(said: Mapping[str, Any], key: str, names: tuple[str, ...]) -> str | None:
+    value = said.get(key)
+    name = value.get("content") if isinstance(value, dict) else value
+    return name if isinstance(name, str) and name in names else None
+
+
+def _begin(codec: TokenizerCodec, said: Mapping[str, Any]) -> str | None:
+    """The token that this tokenizer puts in front of every text, if it does."""
+    if said.get("add_bos_token") is False:
+        return None
+    if said.get("add_bos_token") is True and (named := _name(said, "bos_token", codec.tokens)):
+        return named
+    before, _ = added(codec)
+    return codec.tokens[before[0]] if before else None
+
+
+def _refuse_beyond(
+    file: Path, codec: TokenizerCodec, vocabulary: int, framing: tuple[str | None, str | None]
+) -> None:
+    """Every token that a text may become needs an embedding; special tokens never come from a text."""
+    if len(codec.tokens) <= vocabulary:
+        return
+    special = {i for i, token in codec.tokenizer.get_added_tokens_decoder().items() if token.special}
+    for i in range(vocabulary, len(codec.tokens)):
+        if i not in special or codec.tokens[i] in framing:
+            said = f"config.json says vocab_size={vocabulary}"
+            raise BadInput(f'{file} has the token "{codec.tokens[i]}" with id {i}, and {said}')
+
+
+def _byte_pairs(folder: Path, config: Mapping[str, Any]) -> str:
+    """The tokenizer of a folder that only has the two files of the first GPT-2."""
+    if config.get("model_type") != "gpt2":
+        raise BadInput(f"{folder} has no tokenizer.json, and vocab.json alone does not say how it cuts words")
+    library = tokenizers_library()
+    try:
+        model = library.models.BPE.from_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    except Exception as error:  # the library raises a bare Exception for any flaw in the files
+        raise BadInput(f"{folder}: vocab.json and merges.txt cannot be read: {error}") from error
+    tokenizer = library.Tokenizer(model)
+    tokenizer.pre_tokenizer = library.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = library.decoders.ByteLevel()
+    if tokenizer.token_to_id("<|endoftext|>") is not None:
+        tokenizer.add_special_tokens(["<|endoftext|>"])
+    return str(tokenizer.to_str())
+
+
+def _numbers(folder: Path, vocabulary: int, ending: list[int]) -> Read:
+    """Without a tokenizer a prompt is its ids, in words: `5 17 3`."""
+    library = tokenizers_library()
+    names = {str(i): i for i in range(vocabulary)}
+    tokenizer = library.Tokenizer(library.models.WordLevel(names, unk_token="<no such id>"))
+    tokenizer.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
+    end = next((str(i) for i in ending if i < vocabulary), None)
+    codec = TokenizerCodec(str(tokenizer.to_str()), None, end)
+    return Read(codec, (f'{folder} has no tokenizer: prompts and answers are token ids, such as "5 17 3"',))
