@@ -8,11 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from linnet.codecs import Codec
 from linnet.records import Baseline
 from linnet.sequences import Sequences
+
+if TYPE_CHECKING:
+    from linnet.domains.places.rows import VisitRows
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,12 @@ class Part:
     questions: tuple[Question, ...] = ()
     baseline: Callable[[], Baseline | None] | None = None
     note: str = ""
+    visits: VisitRows | None = None  # places: samples gathered from a visit table stand in for the sequences
+
+    @property
+    def rows(self) -> Sequences | VisitRows:
+        """What batches are cut from."""
+        return self.sequences if self.visits is None else self.visits
 
 
 @dataclass(frozen=True)

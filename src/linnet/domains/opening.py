@@ -7,6 +7,7 @@ from typing import Any
 
 from linnet.codecs import CharacterCodec, Codec
 from linnet.domains.arithmetic.codec import ArithmeticCodec
+from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 
@@ -18,6 +19,8 @@ def codec_of(stored: Mapping[str, Any]) -> Codec:
             return CharacterCodec.from_json(stored)
         case "arithmetic":
             return ArithmeticCodec.from_json(stored)
+        case "places":
+            return PlacesCodec.from_json(stored)
         case "tokenizer":
             return TokenizerCodec.from_json(stored)
         case kind:

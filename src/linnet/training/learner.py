@@ -22,6 +22,7 @@ from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
 from linnet.training.distributed import Processes
+from linnet.training.networks import Network, Objective, decoder, new_network
 from linnet.training.optim import averaged, load_state_tensors, optimizers, set_rate, state_tensors
 from linnet.training.run import Run
 
@@ -37,17 +38,6 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
 
 def inputs_of(batch: Batch) -> Inputs:
     return Inputs(batch.ids, fields=batch.fields, lengths=batch.lengths, documents=batch.documents)
-
-
-class Objective(nn.Module):
-    """From a batch to the weighted sum of nats: the one function that is differentiated, compiled and shared."""
-
-    def __init__(self, model: Model) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, inputs: Inputs, targets: Tensor, weights: Tensor) -> Tensor:
-        return self.model.head.loss(self.model(inputs).hidden, targets, weights)
 
 
 @dataclass(frozen=True)
@@ -70,12 +60,12 @@ class Learner:
     def __init__(self, run: Run, device: torch.device, processes: Processes) -> None:
         self.run, self.device, self.processes = run, device, processes
         torch.manual_seed(draw(run.seed, -1, 0, 0))
-        self.model = Model(run.model).to(device)
-        self.optims = optimizers(self.model, run.optim)
-        self.ema: AveragedModel | None = averaged(self.model, run.optim.ema)
+        self.network: Network = new_network(run).to(device)
+        self.optims = optimizers(self.network, run.optim)
+        self.ema: AveragedModel | None = averaged(self.network, run.optim.ema)
         scaled = run.precision == "float16" and device.type == "cuda"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self.objective: nn.Module = Objective(self.model)
+        self.objective: nn.Module = Objective(self.network)
         if processes.world > 1:
             self.objective = DistributedDataParallel(self.objective)
         if run.training.compile == "on":
@@ -84,12 +74,12 @@ class Learner:
     def step(self, batch: Batch, step: int, steps: int) -> Moved:
         """One optimiser step on this batch, cut into micro-batches whose tokens all weigh the same."""
         config = self.run.optim
-        self.model.train()
+        self.network.train()
         loss = self._gradients(batch, step)
         for optim in self.optims:
             self.scaler.unscale_(optim)
         limit = config.clip if config.clip else float("inf")
-        norm = nn.utils.clip_grad_norm_(self.model.parameters(), limit)
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         set_rate(self.optims, config.schedule.factor(step, steps))
         for optim in self.optims:
             self.scaler.step(optim)
@@ -97,7 +87,7 @@ class Learner:
         for optim in self.optims:
             optim.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update_parameters(self.network)
         return Moved(loss, norm)
 
     def _gradients(self, batch: Batch, step: int) -> Tensor:
@@ -125,9 +115,14 @@ class Learner:
             yield
 
     @property
-    def averaged(self) -> Model | None:
+    def model(self) -> Model:
+        """The network, where it is the model of tokens."""
+        return decoder(self.network)
+
+    @property
+    def averaged(self) -> Network | None:
         """The model with averaged weights; None where the run keeps none."""
-        return None if self.ema is None else cast(Model, self.ema.module)
+        return None if self.ema is None else cast(Network, self.ema.module)
 
     def checkpoint(self, loop: LoopState) -> Checkpoint:
         if self.ema is not None:
@@ -135,12 +130,12 @@ class Learner:
         if self.scaler.is_enabled():
             loop.scaler = self.scaler.state_dict()
         ema = None if self.averaged is None else weights_of(self.averaged)
-        return Checkpoint(weights_of(self.model), ema, state_tensors(self.model, self.optims), loop)
+        return Checkpoint(weights_of(self.network), ema, state_tensors(self.network, self.optims), loop)
 
     def restore(self, checkpoint: Checkpoint, source: str) -> None:
         """Go on from exactly here."""
-        load_weights(self.model, checkpoint.weights, source)
-        load_state_tensors(self.model, self.optims, checkpoint.optim)
+        load_weights(self.network, checkpoint.weights, source)
+        load_state_tensors(self.network, self.optims, checkpoint.optim)
         if self.ema is not None and checkpoint.ema is not None:
             load_weights(self.ema.module, checkpoint.ema, source)
             self.ema.n_averaged.fill_(checkpoint.loop.ema_updates)

@@ -10,11 +10,17 @@ from contextlib import closing, contextmanager
 import torch
 
 from linnet.data import Packed, Padded, Plan, Prefetcher
-from linnet.domains import Material
+from linnet.domains import Material, Part
+from linnet.domains.places.codec import PlacesCodec
+from linnet.domains.places.data import PlacesData
+from linnet.domains.places.rows import VisitRows
 from linnet.evaluation import nats, windows
 from linnet.model.attention import choose
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
+from linnet.model.places.batches import VisitPlan
+from linnet.model.places.published import CopyModel
+from linnet.model.places.ranking import shortfall
 from linnet.model.taps import expand
 from linnet.records import ValidationRecord
 from linnet.sequences import Sequences
@@ -23,15 +29,18 @@ from linnet.training.distributed import Processes
 from linnet.training.guards import Stopped, out_of_memory_in_words, stop_signals
 from linnet.training.learner import Learner, autocast
 from linnet.training.log import Diverged, Log
+from linnet.training.networks import Network
 from linnet.training.run import Run
 from linnet.training.sinks import JsonLines, Sink
 
 
-def plan_of(run: Run, sequences: Sequences) -> Plan:
+def plan_of(run: Run, sequences: Sequences | VisitRows) -> Plan:
     """Which rows make up which step; a row that is longer than the context is read in pieces.
 
     Compiled steps are padded to one length, so that they compile once.
     """
+    if isinstance(sequences, VisitRows):
+        return VisitPlan(sequences, run.training.batch, run.seed)
     if run.training.packing != "padded":
         apart = run.training.packing == "apart"
         return Packed(sequences, run.training.batch, run.model.context, run.seed, apart)
@@ -60,10 +69,12 @@ def train(
     sinks: Sequence[Sink] = (),
 ) -> LoopState:
     """Train a resolved run to its end, from the beginning or from a checkpoint; returns the final state."""
-    rows, steps, device = material.train.sequences, run.training.steps, torch.device(run.device)
+    rows, steps, device = material.train.rows, run.training.steps, torch.device(run.device)
     assert steps is not None, "a resolved run has a number of steps"
     with out_of_memory_in_words(run):
         learner = Learner(run, device, processes)
+    if isinstance(learner.network, CopyModel) and isinstance(material.codec, PlacesCodec):
+        learner.network.adopt(material.codec)
     loop = LoopState(data=rows.fingerprint())
     if start is not None:
         learner.restore(start, str(folder.path))
@@ -89,9 +100,10 @@ def train(
             stopping = processes.any(stop.is_set(), device)
             if due:
                 log.flush()
-                validate(run, learner, material.validation.sequences, loop, log)
+                validate(run, learner, material.validation, loop, log)
             if due or stopping:
                 log.flush()
+                refuse_overflow(learner, loop.step)
                 loop.seconds, began = loop.seconds + time.perf_counter() - began, time.perf_counter()
                 if processes.first:
                     loop.metrics_bytes = log.offset
@@ -111,6 +123,14 @@ def has_stopped_early(run: Run, loop: LoopState) -> bool:
     return run.training.patience is not None and loop.worse >= run.training.patience
 
 
+def refuse_overflow(learner: Learner, step: int) -> None:
+    """Weights too large to be squared give a finite loss behind a norm, and no gradient; they are not saved."""
+    with torch.no_grad():
+        norm = float(torch.nn.utils.get_total_norm(learner.network.parameters()))
+    if not math.isfinite(norm):
+        raise Diverged(f"the weights after step {step} have the norm {norm}")
+
+
 @contextmanager
 def naming_last_good(folder: RunFolder) -> Iterator[None]:
     """A run that diverges says where it was last in order."""
@@ -124,32 +144,29 @@ def naming_last_good(folder: RunFolder) -> Iterator[None]:
 
 def introduce(run: Run, log: Log) -> None:
     """Say once what was decided for this run."""
-    if "attention" in run.model.mixers:
+    if "attention" in run.model.mixers and run.next_place is None:
         compiling = run.training.compile == "on"
         kernel = choose(torch.device(run.device), run.model.context, run.model.context, compiling=compiling)
         log.note(0, f"attention at {run.model.context} tokens: {kernel}")
     log.note(0, f"precision {run.precision}, compile {run.training.compile}, {run.threads} threads")
 
 
-def validate(run: Run, learner: Learner, sequences: Sequences, loop: LoopState, log: Log) -> None:
+def validate(run: Run, learner: Learner, part: Part, loop: LoopState, log: Log) -> None:
     """Loss over the whole validation part under raw and averaged weights; decides which checkpoint is the best."""
-    if len(sequences) == 0:
+    if len(part.rows) == 0:
         return
     processes, device = learner.processes, learner.device
 
-    def measure(model: Model) -> float:
-        if not processes.first:
-            return processes.agree(0.0, device)
-        measured = nats(
-            model, sequences, rows=run.training.eval_batch, region=lambda: autocast(device, run.precision)
-        )
-        return processes.agree(measured.mean, device)
+    def measure(model: Network) -> float:
+        return processes.agree(loss_of(run, model, part, device) if processes.first else 0.0, device)
 
-    loss = measure(learner.model)
+    loss = measure(learner.network)
     ema_loss = None if learner.averaged is None else measure(learner.averaged)
     chosen = loss if ema_loss is None else ema_loss
-    entropy = attention_entropy(learner.model, sequences) if processes.first else ()
-    tokens = sequences.targets
+    model, tokens = learner.network, part.rows.targets
+    entropy: tuple[float, ...] = ()
+    if processes.first and isinstance(model, Model):
+        entropy = attention_entropy(model, part.sequences)
     log.write(
         ValidationRecord(step=loop.step, loss=loss, ema_loss=ema_loss, tokens=tokens, attention_entropy=entropy)
     )
@@ -160,6 +177,15 @@ def validate(run: Run, learner: Learner, sequences: Sequences, loop: LoopState, 
     else:
         loop.worse += 1
     loop.last_loss = chosen
+
+
+def loss_of(run: Run, model: Network, part: Part, device: torch.device) -> float:
+    """What a checkpoint is judged by: nats per target, or the share of places that it does not name."""
+    region, size = lambda: autocast(device, run.precision), run.training.eval_batch
+    if isinstance(model, Model):
+        return nats(model, part.sequences, rows=size, region=region).mean
+    assert part.visits is not None and isinstance(run.data, PlacesData)
+    return shortfall(model, part.visits, run.data.select, size, region)
 
 
 def attention_entropy(model: Model, sequences: Sequences, rows: int = 16) -> tuple[float, ...]:

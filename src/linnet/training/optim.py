@@ -13,20 +13,23 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from linnet.model.model import Model
+from linnet.training.networks import Network
 from linnet.training.run import OptimConfig
 
 
-def named_groups(model: Model) -> dict[str, list[tuple[str, nn.Parameter]]]:
+def named_groups(model: Network) -> dict[str, list[tuple[str, nn.Parameter]]]:
     """The parameters by the role that decides how they are moved."""
     groups: dict[str, list[tuple[str, nn.Parameter]]] = {"matrices": [], "embeddings": [], "vectors": []}
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)} | {id(model.head.weight)}
+    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    if isinstance(model, Model):
+        embeddings.add(id(model.head.weight))
     for name, parameter in model.named_parameters():
         role = "vectors" if parameter.ndim < 2 else "embeddings" if id(parameter) in embeddings else "matrices"
         groups[role].append((name, parameter))
     return groups
 
 
-def optimizers(model: Model, config: OptimConfig) -> list[torch.optim.Optimizer]:
+def optimizers(model: Network, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """AdamW alone, or Muon for the matrices and AdamW for the rest."""
     groups = named_groups(model)
     adam_roles = ("matrices", "embeddings", "vectors") if config.kind == "adamw" else ("embeddings", "vectors")
@@ -64,12 +67,12 @@ def set_rate(optims: Sequence[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = group["peak"] * factor
 
 
-def averaged(model: Model, decay: float) -> AveragedModel | None:
+def averaged(model: Network, decay: float) -> AveragedModel | None:
     """torch's exponential moving average of the weights; None where the run keeps none."""
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
 
 
-def state_tensors(model: Model, optims: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+def state_tensors(model: Network, optims: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """All optimiser state, named `<optimiser>/<parameter>/<slot>`."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     return {
@@ -81,7 +84,7 @@ def state_tensors(model: Model, optims: Sequence[torch.optim.Optimizer]) -> dict
 
 
 def load_state_tensors(
-    model: Model, optims: Sequence[torch.optim.Optimizer], stored: Mapping[str, Tensor]
+    model: Network, optims: Sequence[torch.optim.Optimizer], stored: Mapping[str, Tensor]
 ) -> None:
     """Put the state back, exactly as it was saved."""
     parameters = dict(model.named_parameters())

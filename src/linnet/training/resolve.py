@@ -8,9 +8,12 @@ from typing import Any, Literal
 import torch
 
 from linnet.domains import Material
+from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.errors import BadInput
 from linnet.model.costs import costs
+from linnet.model.places.config import CopyConfig
 from linnet.training.loop import plan_of
+from linnet.training.networks import parameters
 from linnet.training.run import Run
 
 # Compiling takes about this long and then saves about this share of every step (measured: dev/LOG.md).
@@ -46,6 +49,8 @@ def automatic_precision(device: str, width: int) -> Literal["float32", "bfloat16
 
 def complete(run: Run, material: Material) -> Run:
     """Fill in the sizes that follow from the data: vocabulary, context, steps, and whether compiling repays."""
+    if material.train.visits is not None:
+        return complete_places(run, material)
     rows = material.train.sequences
     if len(rows) == 0:
         raise BadInput("the training part has no rows")
@@ -63,6 +68,29 @@ def complete(run: Run, material: Material) -> Run:
         filled = len(rows.ids) / len(rows) if training.packing == "padded" else float(run.model.context)
         choice = "on" if compiling_repays(run, filled) else "off"
         run = run.model_copy(update={"training": training.model_copy(update={"compile": choice})})
+    return capped(run)
+
+
+def complete_places(run: Run, material: Material) -> Run:
+    """Sizes of tables from the codec where the recipe leaves them open; nothing here is compiled."""
+    codec, chosen = material.codec, run.next_place
+    assert isinstance(codec, PlacesCodec)
+    if chosen is None:
+        raise BadInput('a run on places needs a network of places: start from the recipe "places"')
+    if isinstance(chosen, CopyConfig):
+        chosen = chosen.sized(codec.sizes, len(codec.users) + FIRST)
+    steps = run.training.steps
+    if steps is None:
+        steps = max(1, round((run.training.epochs or 1.0) * plan_of(run, material.train.rows).steps_per_epoch))
+    training = run.training.model_copy(update={"steps": steps, "epochs": None, "compile": "off"})
+    return capped(run.model_copy(update={"next_place": chosen, "training": training}))
+
+
+def capped(run: Run) -> Run:
+    """The run itself, if its network keeps to the number of parameters that it may have."""
+    most = run.training.most_parameters
+    if most is not None and (count := parameters(run)) > most:
+        raise BadInput(f"the network has {count:,} parameters, and most_parameters allows {most:,}")
     return run
 
 

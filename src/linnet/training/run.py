@@ -15,14 +15,16 @@ import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from linnet.domains.arithmetic import ArithmeticData
+from linnet.domains.places.data import PlacesData
 from linnet.domains.text import TextData
 from linnet.errors import BadInput, nearest
 from linnet.model.config import ModelConfig, Part
+from linnet.model.places.config import PlaceModelConfig
 from linnet.training.schedules import Cosine, Schedule
 
 FORMAT = 1
 
-Data = Annotated[ArithmeticData | TextData, Field(discriminator="domain")]
+Data = Annotated[ArithmeticData | TextData | PlacesData, Field(discriminator="domain")]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
@@ -56,6 +58,7 @@ class TrainingConfig(Part):
     compile: Literal["auto", "on", "off"] = "auto"
     log_every: int = Field(1, ge=1)  # steps between looks at the device; every step is logged all the same
     prefetch: int = Field(4, ge=1)
+    most_parameters: int | None = Field(None, ge=1)  # a larger network is refused before it trains
     eval_batch: int = Field(256, ge=1)
     sinks: tuple[str, ...] = ()
 
@@ -75,6 +78,7 @@ class Run(Part):
     threads: int = Field(0, ge=0)  # 0: as many as torch finds; stored, because sums depend on it
     data: Data
     model: ModelConfig = ModelConfig()
+    next_place: PlaceModelConfig | None = None  # runs on places: this network stands in for `model`
     optim: OptimConfig = OptimConfig()
     training: TrainingConfig = TrainingConfig()
 

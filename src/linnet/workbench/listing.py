@@ -34,8 +34,8 @@ def scores_of(folder: RunFolder) -> tuple[Score, ...]:
 
 
 def costs_of(run: Run) -> Costs | None:
-    """None before the data have told the vocabulary and the context."""
-    if not run.model.vocabulary or not run.model.context:
+    """None before the data have told the vocabulary and the context, and for networks of places."""
+    if run.next_place is not None or not run.model.vocabulary or not run.model.context:
         return None
     rows = -(-run.training.batch // run.training.accumulation)
     return costs(run.model, batch_tokens=rows * run.model.context, ema=bool(run.optim.ema))

@@ -21,6 +21,7 @@ from linnet.training.allocator import keep_freed_memory
 from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, write_atomically
 from linnet.training.distributed import Processes
 from linnet.training.loop import train as train_loop
+from linnet.training.networks import parameters
 from linnet.training.progress import Course
 from linnet.training.resolve import complete, settle
 from linnet.training.run import Run, changed, check_format, flatten, parse_setting, read_toml, to_toml
@@ -167,7 +168,7 @@ def open_sinks(folder: RunFolder, run: Run, start: Checkpoint | None, progress: 
             steps=run.training.steps or 0,
             first=done,
             rows=run.training.batch,
-            flops_per_token=3 * costs(run.model).flops_per_token,
+            flops_per_token=0 if run.next_place else 3 * costs(run.model).flops_per_token,
             device=run.device,
             precision=run.precision,
         )
@@ -193,7 +194,7 @@ def too_long(run: Run, material: Material) -> list[str]:
 
 def check_data(material: Material, start: Checkpoint | None, folder: RunFolder) -> None:
     """A resumed run must find the rows that it started with."""
-    if start is not None and start.loop.data != material.train.sequences.fingerprint():
+    if start is not None and start.loop.data != material.train.rows.fingerprint():
         raise RunFailed(f"the training data of {folder.path} changed since the run started; resume needs the same")
 
 
@@ -218,7 +219,7 @@ def unscored(folder: RunFolder, run: Run, loop: LoopState) -> RunRecord:
     return RunRecord(
         path=str(folder.path),
         recipe=run.recipe,
-        parameters=costs(run.model).parameters,
+        parameters=parameters(run),
         steps=loop.step,
         tokens=loop.tokens,
         seconds=loop.seconds,

@@ -13,10 +13,13 @@ from safetensors import SafetensorError
 
 from linnet.codecs import Codec
 from linnet.domains.opening import codec_of
+from linnet.domains.places.codec import PlacesCodec
 from linnet.errors import BadInput
 from linnet.model.model import Model
+from linnet.model.places.published import CopyModel
 from linnet.training.checkpoint import RunFolder, load_weights
 from linnet.training.learner import autocast
+from linnet.training.networks import Network, decoder, new_network
 from linnet.training.resolve import automatic_precision
 from linnet.training.run import Run, parse, read_toml
 
@@ -26,9 +29,14 @@ class Opened:
     folder: RunFolder
     run: Run
     codec: Codec
-    model: Model
+    network: Network
     step: int
     region: Callable[[], AbstractContextManager[object]]  # the precision that was asked for
+
+    @property
+    def model(self) -> Model:
+        """The network, where it is the model of tokens."""
+        return decoder(self.network)
 
     def prompt(self, text: str) -> tuple[int, ...]:
         """The ids of a prompt, with the begin token of models that have one."""
@@ -70,7 +78,7 @@ def load(
     if step not in folder.steps():
         there = ", ".join(map(str, folder.steps()))
         raise BadInput(f"{path} has no checkpoint of step {step}; there is {there}")
-    model = Model(run.model)
+    model = new_network(run)
     name = "ema.safetensors" if run.optim.ema else "weights.safetensors"
     try:
         load_weights(model, folder.tensors(step, name), str(folder.at(step)))
@@ -79,7 +87,10 @@ def load(
     place = torch.device(chosen_device(device))
     model = model.to(place).eval()
     used = precision if precision not in (None, "auto") else automatic(precision, place, run)
-    return Opened(folder, run, read_codec(folder), model, step, lambda: autocast(place, used))
+    codec = read_codec(folder)
+    if isinstance(model, CopyModel) and isinstance(codec, PlacesCodec):
+        model.adopt(codec)
+    return Opened(folder, run, codec, model, step, lambda: autocast(place, used))
 
 
 def chosen_device(device: str | None) -> str:

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from linnet.errors import BadInput
 from linnet.model.config import Part
 
 LEVELS = 3  # cell levels, coarse to fine
@@ -33,6 +34,24 @@ class CopyConfig(Part):
     level_weights: tuple[float, float, float, float] = (0.05, 0.10, 0.15, 0.70)  # cells coarse to fine, place
     levels: Literal["heads", "tree"] = "heads"  # tree: a cell's probability is the sum over its places
     smoothing: float = Field(0.0, ge=0, lt=1)
+    filter: Literal["none", "hard", "soft"] = "none"  # what cells may do to places when predicting
+    alpha: float = Field(0.2, ge=0)  # of the soft filter: p(place) * p(cell) ** alpha
+
+    def sized(self, needed: tuple[int, ...], users: int) -> CopyConfig:
+        """With sizes from the data where they are 0; tables that are too small are refused."""
+        cells = (*needed[:-1], *[2] * (LEVELS - len(needed) + 1))[:LEVELS]
+        wanted = {"places": needed[-1], "users": users, **{f"cells[{n}]": size for n, size in enumerate(cells)}}
+        given = {
+            "places": self.places,
+            "users": self.users,
+            **{f"cells[{n}]": s for n, s in enumerate(self.cells)},
+        }
+        for name, least in wanted.items():
+            if 0 < given[name] < least:
+                raise BadInput(f"next_place.{name} is {given[name]}, and the data need {least}")
+        filled = tuple(given[f"cells[{n}]"] or size for n, size in enumerate(cells))
+        sizes = {"places": self.places or needed[-1], "users": self.users or users, "cells": filled}
+        return self.model_copy(update=sizes)
 
 
 class ScorerConfig(Part):

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from linnet.domains.places.codec import PlacesCodec
 from linnet.model.inputs import Inputs
 from linnet.model.layers import sinusoids
 from linnet.model.places.config import CopyConfig
@@ -100,7 +101,14 @@ class CopyModel(nn.Module):
             if parameter.ndim > 1:
                 nn.init.xavier_uniform_(parameter)
         for level in range(3):
-            self.register_buffer(f"cell_of_place{level}", torch.zeros(config.places, dtype=torch.int64))
+            table = torch.zeros(config.places, dtype=torch.int64)
+            self.register_buffer(f"cell_of_place{level}", table, persistent=False)
+
+    def adopt(self, codec: PlacesCodec) -> None:
+        """Learn the cell of every place from the codec; needed by the tree of levels and by filters."""
+        for table, level in zip(self.tree, codec.levels, strict=False):
+            known = torch.from_numpy(codec.tree(level))
+            table[: len(known)] = known
 
     @property
     def tree(self) -> tuple[Tensor, Tensor, Tensor]:

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import nn
 
 from linnet.data import Batch
 from linnet.domains.places.codec import FIRST
 from linnet.domains.places.rows import VisitRows
-from linnet.domains.places.scores import Ranked, Ranking, rank_dense, vocabularies
+from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, vocabularies
 from linnet.model.inputs import Inputs
 from linnet.model.places.batches import pad
 from linnet.model.places.published import CopyModel
@@ -97,7 +96,7 @@ def name_dense(
 
 
 def ranks(
-    model: nn.Module, rows: VisitRows, size: int = 256, region: Region = contextlib.nullcontext
+    model: CopyModel | Scorer, rows: VisitRows, size: int = 256, region: Region = contextlib.nullcontext
 ) -> dict[str, Ranked]:
     """Where the truth came, open, strict and legacy."""
     ids = rows.codec.place_ids(rows.visits.places)
@@ -105,7 +104,6 @@ def ranks(
     if isinstance(model, Scorer):
         said = answer(model, rows, size, region)
         return vocabularies(said.ranking, truth, ids, said.legacy(ids))
-    assert isinstance(model, CopyModel)
     return dense_ranks(name_dense(model, rows, size, region)[0], ids[truth])
 
 
@@ -116,3 +114,20 @@ def dense_ranks(scores: np.ndarray, truth: np.ndarray) -> dict[str, Ranked]:
     unseen = truth < FIRST
     named = rank_dense(names, np.where(unseen, -1, truth))
     return {"open": named, "strict": named.never(unseen), "legacy": rank_dense(scores, truth)}
+
+
+def shortfall(model: CopyModel | Scorer, rows: VisitRows, select: str, size: int, region: Region) -> float:
+    """What the best checkpoint has least of: nats a target, or targets that are not named first."""
+    trained = model.training
+    model.eval()
+    if select == "loss":
+        total = 0.0
+        with torch.inference_mode(), region():
+            for _, batch in in_batches(rows, size):
+                total += float(model.loss(inputs_of(batch), batch.targets, batch.weights))
+        value = total / len(rows)
+    else:
+        vocabulary = {"acc@1": "open", "legacy.acc@1": "legacy", "strict.acc@1": "strict"}[select]
+        value = 1 - float(measures(ranks(model, rows, size, region)[vocabulary])["acc@1"].mean())
+    model.train(trained)
+    return value
