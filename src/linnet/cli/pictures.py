@@ -5,7 +5,7 @@ Legend of attention: values[layer][head][query][key], shares between 0 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.columns import Columns
@@ -74,11 +74,11 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
     return Text(record.line())
 
 
-def table(*headings: str, numbers: str = "") -> Table:
+def table(*headings: str, numbers: Container[str] = ()) -> Table:
     """An empty table; the headings in `numbers` are of columns that line up on the right."""
     grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
     for heading in headings:
-        right = heading in numbers.split()
+        right = heading in numbers
         grid.add_column(heading, justify="right" if right else "left", no_wrap=right)
     return grid
 
@@ -95,7 +95,7 @@ def pairs(facts: Mapping[str, str]) -> Table:
 def number(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
-    return f"{value:.1e}" if 0 < abs(value) < 5e-4 else f"{value:.4f}".rstrip("0").rstrip(".")
+    return f"{value:.1e}" if 1e-9 < abs(value) < 5e-4 else f"{value:.4f}".rstrip("0").rstrip(".")
 
 
 def size(count: float) -> str:
@@ -109,7 +109,7 @@ def size(count: float) -> str:
 def scores(all_scores: Sequence[Score]) -> RenderableType:
     if not all_scores:
         return Text("no scores", style="dim")
-    grid = table("score", "value", "95 % interval", "n", "baseline", "", numbers="value n")
+    grid = table("score", "value", "95 % interval", "n", "baseline", "", numbers=("value", "n"))
     for score in all_scores:
         interval = f"{number(score.low)} .. {number(score.high)}"
         baseline = f"{number(score.baseline.value)} {score.baseline.name}"
@@ -217,7 +217,9 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
     differing = list(dict.fromkeys(name for record in records for name in record.settings))
-    grid = table("rank", "run", "recipe", "state", "step", "score", "value", *differing, numbers="rank step value")
+    grid = table(
+        "rank", "run", "recipe", "state", "step", "score", "value", *differing, numbers=("rank", "step", "value")
+    )
     for record in records:
         value = "" if record.value is None else number(record.value)
         settings = [Text(str(record.settings.get(name, ""))) for name in differing]
@@ -227,13 +229,13 @@ def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
 
 
 def data(record: DataRecord) -> RenderableType:
-    rows = table("part", "rows", numbers="rows")
+    rows = table("part", "rows", numbers=("rows",))
     for part, count in record.rows.items():
         rows.add_row(Text(part), f"{count:,}")
     parts: list[RenderableType] = [Text(record.path), rows]
     for name, counts in record.counts.items():
         most = max(counts.values(), default=0)
-        grid = table(name, "rows", "", numbers="rows")
+        grid = table(name, "rows", "", numbers=("rows",))
         for label, count in counts.items():
             grid.add_row(Text(label), f"{count:,}", "#" * round(30 * count / most) if most else "")
         parts += [Text(""), grid]
@@ -248,14 +250,14 @@ def doctor(record: DoctorRecord) -> RenderableType:
         "instructions": " ".join(record.instruction_sets),
         "software": f"python {record.python}, torch {record.torch}",
     }
-    peaks = table("matrix products", "GFLOP/s", numbers="GFLOP/s")
+    peaks = table("matrix products", "GFLOP/s", numbers=("GFLOP/s",))
     for name, peak in record.matmul_gflops.items():
         peaks.add_row(name, number(peak))
     return Group(pairs(facts), Text(""), peaks, Text(""), *[Text(f"- {remark}") for remark in record.remarks])
 
 
 def bench(record: BenchRecord) -> RenderableType:
-    grid = table("", record.unit, "ours / peer", numbers=f"{record.unit} peer")
+    grid = table("", record.unit, "ours / peer", numbers=(record.unit, "ours / peer"))
     grid.add_row("linnet", number(record.ours), "")
     for name, value in record.peers.items():
         ratio = record.ratios.get(name)

@@ -1,0 +1,135 @@
+"""Records as people see them, and the machine as it is described to them."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from linnet.benchmarks.machine import matmul_flops, read_cpuinfo, remarks
+from linnet.cli.pictures import draw, flat, number, shade, size, visible
+from linnet.records import (
+    AttentionRecord,
+    Baseline,
+    BenchRecord,
+    GenerationRecord,
+    ListedRunRecord,
+    Record,
+    Score,
+    ScoresRecord,
+)
+
+
+def drawn(*records: Record) -> list[str]:
+    out = io.StringIO()
+    draw(records, out)
+    return out.getvalue().splitlines()
+
+
+def test_scores_have_their_interval_and_what_they_have_to_beat() -> None:
+    baseline = Baseline(name="most common answer [7]", value=0.002)
+    exact = Score(name="exact", value=0.9996, n=10_000, low=0.9989, high=1.0, baseline=baseline, note="[all] rows")
+    loss = Score(name="nats_per_char", value=3.9e-5, n=7012, low=3.5e-18, high=1234.5, baseline=baseline)
+    assert drawn(ScoresRecord(run="runs/a", data="sums.txt", scores=(exact, loss))) == [
+        "runs/a on sums.txt",
+        "score            value  95 % interval       n  baseline",
+        "exact           0.9996  0.9989 .. 1    10,000  0.002 most common answer [7]  [all] rows",
+        "nats_per_char  3.9e-05  0 .. 1,234      7,012  0.002 most common answer [7]",
+    ]
+
+
+def test_attention_is_a_shaded_square_for_each_head() -> None:
+    half = [[1.0, 0.0], [0.5, 0.5]]
+    picture = drawn(AttentionRecord(tokens=("<begin>", "7"), values=[[half, [[1.0, 0.0], [0.03, 0.97]]]]))
+    assert picture == [
+        "layer 0  head 0    layer 0  head 1",
+        "        < 7                < 7",
+        "<begin> ██         <begin> ██",
+        "      7 ▓▓▓▓             7   ██",
+        "each row is a query, each column a key; shares: ░ from 0.05, ▒ from 0.2, ▓ from 0.4, █ from 0.7",
+    ]
+
+
+def test_a_generation_is_shown_as_it_is() -> None:
+    said = GenerationRecord(prompt="[bold]", text="1[/bold]", ids=(1,), logprob=-0.5, stop="end")
+    assert drawn(said) == ["[bold]1[/bold]   logprob -0.500, end"]
+
+
+def test_listed_runs_share_a_table() -> None:
+    rows = [
+        ListedRunRecord(
+            rank=rank,
+            path=f"runs/{rank}",
+            recipe="r",
+            state="finished",
+            step=1000,
+            score="exact",
+            value=1 / rank,
+            settings={"model.depth": depth},
+        )
+        for rank, depth in ((1, 8), (2, None))
+    ]
+    assert drawn(*rows) == [
+        "rank  run     recipe  state      step  score  value  model.depth",
+        "   1  runs/1  r       finished  1,000  exact      1  8",
+        "   2  runs/2  r       finished  1,000  exact    0.5  None",
+    ]
+
+
+def test_a_peer_that_is_missing_is_named() -> None:
+    record = BenchRecord(
+        name="train",
+        ours=2000.0,
+        peers={"plain": 1000.0, "other": None},
+        ratios={"plain": 2.0, "other": None},
+        unit="tokens/s",
+        n=5,
+        machine="a machine",
+    )
+    assert drawn(record) == [
+        "train, 5 repeats, a machine",
+        "             tokens/s  ours / peer",
+        "linnet          2,000",
+        "plain           1,000         2.00",
+        "other   not installed",
+    ]
+
+
+def test_numbers_sizes_and_names() -> None:
+    assert [number(x) for x in (0, 1, 0.5, 4e-5, 1234.5, 100.0)] == ["0", "1", "0.5", "4.0e-05", "1,234", "100"]
+    assert [size(x) for x in (512, 2048, 5 << 20, 3 << 30)] == ["512 bytes", "2.0 KB", "5.0 MB", "3.0 GB"]
+    assert [visible(x) for x in ("a", " b", "\n", "")] == ["a", "_b", "_", "_"]
+    assert [shade(x, " .:*#") for x in (0.0, 0.05, 0.2, 0.4, 1.0)] == [" ", ".", ":", "*", "#"]
+    assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "sets"),
+    [
+        (
+            "model name\t: Some CPU\nflags\t\t: fpu avx2 fma\n\nmodel name\t: Some CPU\n",
+            "Some CPU",
+            ("fma", "avx2"),
+        ),
+        ("processor : 0\nFeatures : fp asimd bf16\n", "", ("asimd", "bf16")),
+        ("", "", ()),
+    ],
+)
+def test_cpuinfo(text: str, name: str, sets: tuple[str, ...]) -> None:
+    assert read_cpuinfo(text) == (name, sets)
+
+
+def test_what_is_slow_is_explained() -> None:
+    peaks = {"cpu.float32": 100.0, "cpu.bfloat16": 2.0, "cpu.int8": 150.0}
+    said = remarks("cpu", ("avx2", "avx_vnni"), peaks, memory_gb=2.0)
+    assert (
+        "bfloat16 products on the processor are 50 times slower than float32: it has no instructions for them"
+        in said
+    )
+    assert "int8 products on the processor are 1.5 times as fast as float32" in said
+    assert any("2.0 GB of memory" in remark for remark in said)
+
+
+def test_peaks_are_measured() -> None:
+    flops = matmul_flops("float32", seconds=0.01)
+    assert flops is not None and flops > 0
