@@ -157,6 +157,8 @@ def wrong(tmp: Path) -> dict[str, tuple[list[str | Path], str]]:
     (tmp / "broken.toml").write_text("recipe = \n")
     (tmp / "broken.jsonl").write_text('{"prompt": \n')
     (tmp / "nameless.jsonl").write_text('{"text": "1+1="}\n')
+    (tmp / "latin.txt").write_bytes("Gr\u00fc\u00dfe".encode("latin-1"))
+    (tmp / "cut.txt.gz").write_bytes(gzip.compress(b"1+2=\n" * 1000)[:20])
     train: list[str | Path] = ["train", "tiny-arithmetic", "--out", tmp / "new"]
     return {
         "recipe": (["train", "arithmetik"], 'no recipe "arithmetik"; did you mean "arithmetic"?'),
@@ -178,6 +180,8 @@ def wrong(tmp: Path) -> dict[str, tuple[list[str | Path], str]]:
         "prompt file": (["generate", tmp, "--file", tmp / "absent.txt"], "absent.txt"),
         "broken prompt": (["generate", tmp, "--file", tmp / "broken.jsonl"], "broken.jsonl, line 1"),
         "no prompt": (["generate", tmp, "--file", tmp / "nameless.jsonl"], '"prompt"'),
+        "encoding": (["generate", tmp, "--file", tmp / "latin.txt"], "not UTF-8"),
+        "cut archive": (["generate", tmp, "--file", tmp / "cut.txt.gz"], "not a whole gzip file"),
         "device": ([*train, "--device", "tpu"], "tpu"),
         "verb": (["trian"], "trian"),
         "option": ([*train, "--stpes", "3"], "--stpes"),

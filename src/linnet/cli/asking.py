@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import json as standard_json
-from collections.abc import Iterator
+import zlib
 from pathlib import Path
 from typing import Annotated
 
@@ -83,15 +82,25 @@ def generate(
             face.show(record)
 
 
-def prompts_of(path: Path) -> Iterator[str]:
+def prompts_of(path: Path) -> list[str]:
     """The prompts of a file: each line is one as it stands, or a JSON object that has a `prompt`."""
-    with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
-        for place, line in enumerate(lines, 1):
-            text = line.rstrip("\r\n")
-            if text.startswith("{"):
-                yield _prompt_of(text, f"{path}, line {place}")
-            elif text:
-                yield text
+    import gzip
+
+    try:
+        content = path.read_bytes()
+        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").split("\n")
+    except UnicodeDecodeError as wrong:
+        raise BadInput(f"{path}: byte {wrong.start} is not UTF-8 text") from wrong
+    except (gzip.BadGzipFile, EOFError, zlib.error) as wrong:
+        raise BadInput(f"{path}: not a whole gzip file: {wrong}") from wrong
+    found = []
+    for place, line in enumerate(lines, 1):
+        text = line.rstrip("\r")
+        if text.startswith("{"):
+            found.append(_prompt_of(text, f"{path}, line {place}"))
+        elif text:
+            found.append(text)
+    return found
 
 
 def _prompt_of(text: str, where: str) -> str:
