@@ -246,4 +246,11 @@ def test_joined_arrays_read_like_one() -> None:
     places = np.array([[0, 4, 5], [6, 7, 19]])
     np.testing.assert_array_equal(joined[places], places)
     np.testing.assert_array_equal(joined[3:9], np.arange(3, 9))
+    np.testing.assert_array_equal(joined[np.arange(20) % 3 == 0], np.arange(0, 20, 3))
+    np.testing.assert_array_equal(np.asarray(joined), np.arange(20))
+    with pytest.raises(IndexError, match="places from 0 to 19"):
+        joined[20]
+    marks = EveryTarget(np.array([0, 3, 20]))
+    assert np.flatnonzero(~np.asarray(marks)).tolist() == [0, 3]
+    assert np.arange(20)[marks].tolist() == joined[marks].tolist() == [1, 2, *range(4, 20)]
     assert len(joined) == 20 and joined[:].tolist() == list(range(20))

@@ -150,7 +150,8 @@ class TextData(BaseModel):
     def _wanted(self, part: str, tokenizer: str | None) -> Wanted:
         """What decides the content of a store of this part."""
         others = find_sources(self.validation_paths) if self.validation_paths else ()
-        chosen = self.model_dump(mode="json", exclude={"paths", "validation_paths", "store", "block", "domain"})
+        left_out = {"paths", "validation_paths", "store", "block", "domain"}
+        chosen = self.model_dump(mode="json", exclude={name: True for name in left_out} | {"tokenizer": {"file"}})
         return Wanted((*self._corpus.sources(), *others), chosen | {"part": part}, tokenizer)
 
     @property

@@ -201,10 +201,11 @@ class Joined:
     def __len__(self) -> int:
         return int(self.offsets[-1])
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype)
+
     def __getitem__(self, places: Any, /) -> np.ndarray:
-        if isinstance(places, slice):
-            places = np.arange(*places.indices(len(self)))
-        places = np.asarray(places)
+        places = _indices(places, len(self))
         flat = places.reshape(-1)
         which = np.searchsorted(self.offsets, flat, side="right") - 1
         found = np.empty(len(flat), self.dtype)
@@ -227,12 +228,25 @@ class EveryTarget:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return self[:].astype(dtype or self.dtype)
+
     def __getitem__(self, places: Any, /) -> np.ndarray:
-        if isinstance(places, slice):
-            places = np.arange(*places.indices(len(self)))
-        places = np.asarray(places)
+        places = _indices(places, len(self))
         found = self.starts[np.searchsorted(self.starts, places, side="right") - 1]
         return np.asarray(found != places)
+
+
+def _indices(places: Any, length: int) -> np.ndarray:
+    """Whole numbers for a slice, a mask or an array of places."""
+    if isinstance(places, slice):
+        return np.arange(*places.indices(length))
+    places = np.asarray(places)
+    if places.dtype == bool:
+        return np.flatnonzero(places)
+    if places.size and not -1 < places.min() <= places.max() < length:
+        raise IndexError(f"places from 0 to {length - 1}, not {places.min()} to {places.max()}")
+    return places
 
 
 def open_store(folder: Path, wanted: Wanted | None = None) -> Store:

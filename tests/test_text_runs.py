@@ -1,0 +1,221 @@
+"""Text runs end to end: what a person types, and the numbers that come back."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from linnet import recipes, workbench
+from linnet.cli.app import build
+from linnet.domains.text import TextData
+from linnet.domains.text.tokenization import TokenizerCodec
+from linnet.errors import BadInput
+from linnet.model.costs import costs
+from linnet.recipes import text
+from linnet.training.run import parse, to_toml
+from linnet.workbench.making import prepare
+from text_corpora import corpus, sentences
+
+FEW = ["--set", "training.steps=12", "--set", "training.eval_every=6", "--set", "threads=1"]
+
+
+def linnet(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(build(), [str(argument) for argument in arguments])
+
+
+def record(result: Result) -> dict:  # type: ignore[type-arg]
+    assert result.exit_code == 0, result.stderr
+    (line,) = result.stdout.splitlines()
+    return dict(json.loads(line))
+
+
+def scores(result: Result) -> dict[str, dict]:  # type: ignore[type-arg]
+    return {score["name"]: score for score in record(result)["scores"]}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return corpus(tmp_path_factory.mktemp("text") / "c.txt", 400)
+
+
+@pytest.fixture(scope="module")
+def run(data: Path) -> Path:
+    out = data.parent / "run"
+    result = linnet(
+        "train", "tiny-text", "--data", data, "--out", out, "--set", "data.block=[4,16]", *FEW, "--json"
+    )
+    said = record(result)
+    assert said["steps"] == 12
+    assert "40 of 400 documents are held out" in result.stderr
+    return out
+
+
+def test_training_ends_with_scores_and_what_they_have_to_beat(run: Path, data: Path) -> None:
+    found = {score["name"]: score for score in json.loads((run / "record.json").read_text())["scores"]}
+    held = TextData(paths=(data,), tokenizer=text.tiny().data.tokenizer).load(1).validation.sequences  # type: ignore[union-attr]
+    assert found["nats_per_char"]["n"] == held.characters
+    assert found["bits_per_byte"]["n"] == held.utf8_bytes
+    assert found["nats_per_token"]["n"] == held.targets
+    assert found["nats_per_char"]["baseline"]["name"] == "5-gram"
+    assert "unigram" in found["nats_per_char"]["note"]
+    block = found["block_nats_per_char"]
+    assert block["n"] == held.characters + 5 * len(held)
+    assert "the headline protocol at 4 x 16" in block["note"] and "% of the tokens" in block["note"]
+
+
+def test_scores_do_not_depend_on_the_batch(run: Path, data: Path) -> None:
+    some, other = (
+        scores(linnet("eval", run, "--data", data, "--json", "--set", f"batch={batch}")) for batch in (1, 64)
+    )
+    assert some["nats_per_char"]["n"] == len("".join(sentences(400)))
+    for name, score in some.items():
+        assert score["value"] == pytest.approx(other[name]["value"], rel=1e-5)
+
+
+def test_a_run_writes_text(run: Path) -> None:
+    result = linnet("generate", run, "the cat ", "--max-tokens", "8", "-n", "2", "--json")
+    assert result.exit_code == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    codec = workbench.load(run).codec
+    assert len(lines) == 2
+    for line in lines:
+        assert line["prompt"] == "the cat " and len(line["ids"]) <= 8
+        assert isinstance(codec, TokenizerCodec)
+        assert codec.continuation(codec.encode("the cat ").ids.tolist(), line["ids"]) == line["text"]
+
+
+def test_a_stopped_run_ends_where_an_unbroken_one_does(run: Path, data: Path, tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    from linnet.training.checkpoint import RunFolder
+
+    out = tmp_path / "again"
+    linnet("train", "tiny-text", "--data", data, "--out", out, "--set", "data.block=[4,16]", *FEW)
+    folder = RunFolder(out)
+    last, middle = folder.at(12), folder.at(6)
+    wanted = load_file(last / "weights.safetensors")
+    for file in last.iterdir():
+        file.unlink()
+    last.rmdir()
+    folder.record.unlink()
+    assert middle.is_dir()
+    assert record(linnet("resume", out, "--json"))["steps"] == 12
+    for name, value in load_file(last / "weights.safetensors").items():
+        assert (value == wanted[name]).all(), name
+
+
+def test_a_store_and_memory_train_the_same(run: Path, data: Path, tmp_path: Path) -> None:
+    settings = ["--set", "data.block=[4,16]", "--set", f"data.store={tmp_path / 'store'}"]
+    for _ in range(2):
+        said = scores(
+            linnet(
+                "train", "tiny-text", "--data", data, "--out", tmp_path / "r", "--force", *settings, *FEW, "--json"
+            )
+        )
+        before = json.loads((run / "record.json").read_text())["scores"]
+        assert {name: score["value"] for name, score in said.items()} == {s["name"]: s["value"] for s in before}
+
+
+@pytest.mark.parametrize("packing", ["padded", "apart"])
+def test_other_plans_train_too(data: Path, tmp_path: Path, packing: str) -> None:
+    packed = ["--set", f"packing={packing}", "--set", "context=8"]
+    result = linnet("train", "tiny-text", "--data", data, "--out", tmp_path / "r", *packed, *FEW, "--json")
+    assert "rows are longer than the context of 8 tokens and are read in pieces" in result.stderr
+    assert scores(result)["nats_per_char"]["n"] == scores(result)["nats_per_char"]["n"]
+
+
+def test_characters_of_a_book(tmp_path: Path) -> None:
+    book = tmp_path / "book.txt"
+    book.write_text("\n".join(sentences(200)))
+    result = linnet("train", "tiny-characters", "--data", book, "--out", tmp_path / "r", *FEW, "--json")
+    size = len(book.read_text())
+    assert scores(result)["nats_per_char"]["n"] == size - int(size * 0.9)
+
+
+def test_short_options_stand_for_settings(data: Path, tmp_path: Path) -> None:
+    file, bad = tmp_path / "t.json", tmp_path / "bad.txt"
+    bad.write_bytes(data.read_bytes() + b"\xff\n")
+    refused = linnet("train", "tiny-text", "--data", bad, "--out", tmp_path / "r", *FEW)
+    assert refused.exit_code == 2 and "(0xff) is not UTF-8" in refused.stderr
+    assert not (tmp_path / "r").exists()
+    options = ["--errors", "replace", "--sample", "100", "--tokenizer", file]
+    said = linnet("train", "tiny-text", "--data", bad, "--out", tmp_path / "r", *options, *FEW, "--json")
+    record(said)
+    assert "100 of 401 documents are used" in said.stderr and file.is_file()
+
+
+def test_the_dial_derives_the_rest() -> None:
+    runs = [recipes.named("text", size) for size in (1, 2, 4, 8, 12)]
+    widths = [run.model.width for run in runs]
+    assert widths == [64, 128, 256, 512, 768]
+    assert [run.optim.lr for run in runs] == sorted((run.optim.lr for run in runs), reverse=True)
+    tokens = [run.training.batch * run.model.context for run in runs]
+    assert tokens == sorted(tokens)
+    assert prepare("text", settings=["size=2", "data.sample=7"]).model.depth == 2
+    with pytest.raises(BadInput, match="size=99 is no size"):
+        recipes.named("text", 99)
+    with pytest.raises(BadInput, match='recipe "headlines" has no size; text, wiki have one'):
+        prepare("headlines", settings=["size=2"])
+
+
+@pytest.mark.parametrize("name", sorted(text.RECIPES))
+def test_recipes_survive_their_file(name: str) -> None:
+    import tomllib
+
+    run = recipes.named(name)
+    assert parse(tomllib.loads(to_toml(run)), name) == run
+
+
+def test_headline_models_have_the_sizes_of_the_reports() -> None:
+    def parameters(name: str, vocabulary: int) -> int:
+        model = recipes.named(name).model
+        return costs(model.model_copy(update={"vocabulary": vocabulary})).parameters
+
+    assert parameters("headlines-s4", 16_000) == 27_140_096
+    assert parameters("headlines", 16_000) <= 50_000_000
+    assert 700_000 < parameters("shakespeare", 68) < 900_000
+
+
+def test_tokenizers_are_made_and_checked(data: Path, tmp_path: Path) -> None:
+    file, counts = tmp_path / "tokenizer.json", tmp_path / "counts.tsv"
+    arguments = [
+        "--data",
+        data,
+        "--out",
+        file,
+        "--vocabulary",
+        "300",
+        "--counts",
+        counts,
+        "--set",
+        "urls=true",
+        "--json",
+    ]
+    made = record(linnet("tokenizer", "train", *arguments))
+    assert (made["kind"], made["action"], made["lossless"]) == ("tokenizer", "trained", True)
+    assert made["vocabulary"] == 300 and made["documents"] == 400
+    assert made["characters_per_token"] == made["characters"] / made["tokens"] > 1.5
+    lines = [line.split("\t") for line in counts.read_text().splitlines()]
+    assert sum(int(count) for count, _ in lines) == made["tokens"]
+    refused = linnet("tokenizer", "train", *arguments)
+    assert refused.exit_code == 2 and "--force replaces it" in refused.stderr
+    other = tmp_path / "other.txt"
+    other.write_text("ünbekannte wörter\n")
+    checked = record(linnet("tokenizer", "check", file, "--data", other, "--json"))
+    assert checked["lossless"] and checked["unused"] > 200 and checked["unknown"] == 0
+    words = record(
+        linnet("tokenizer", "train", "--kind", "words", "--data", data, "--out", tmp_path / "w.json", "--json")
+    )
+    assert "instead of 16,000" in words["notes"][0]
+    lossy = linnet("tokenizer", "check", tmp_path / "w.json", "--data", other)
+    assert "LOSSY: 1 of 1 documents differ ('ünbekannte wörter' becomes '<unk> <unk>')" in lossy.stdout
+    assert record(linnet("tokenizer", "check", tmp_path / "w.json", "--data", other, "--json"))["unknown"] == 2
+
+
+def test_the_tokenizer_of_a_run_can_be_checked(run: Path, data: Path) -> None:
+    assert record(linnet("tokenizer", "check", run, "--data", data, "--json"))["lossless"]
+    refused = linnet("tokenizer", "check", run, "--data", data, "--set", "feld=x")
+    assert refused.exit_code == 2 and 'did you mean "field"' in refused.stderr
