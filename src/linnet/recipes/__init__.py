@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from linnet.errors import BadInput, nearest
-from linnet.recipes import arithmetic, text
+from linnet.recipes import arithmetic, places, text
 from linnet.training.run import Run
 
-RECIPES: Mapping[str, Callable[[], Run]] = {**arithmetic.RECIPES, **text.RECIPES}
+RECIPES: Mapping[str, Callable[[], Run]] = {**arithmetic.RECIPES, **text.RECIPES, **places.RECIPES}
 
 
 def named(name: str, size: int | None = None) -> Run:

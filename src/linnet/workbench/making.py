@@ -202,7 +202,7 @@ def finish(folder: RunFolder, run: Run, material: Material, loop: LoopState) -> 
     """Score the best weights on the validation part, and write the record and the report."""
     opened = load(folder.path, device=run.device)
     scores = score(
-        opened.model,
+        opened.network,
         material.codec,
         run.data,
         material.validation,

@@ -17,10 +17,12 @@ from linnet.evaluation import bootstrap, exact_scores, likelihood_scores, nats, 
 from linnet.model.model import Model
 from linnet.records import Baseline, Score
 from linnet.sequences import Sequences
+from linnet.training.networks import Network, decoder
+from linnet.workbench.places import place_scores
 
 
 def score(
-    model: Model,
+    network: Network,
     codec: Codec,
     domain: Domain,
     part: Part,
@@ -29,7 +31,10 @@ def score(
     region: Callable[[], AbstractContextManager[object]],
 ) -> list[Score]:
     """Every score that this part allows, each over all of its rows."""
-    scores = []
+    if part.visits is not None:
+        assert not isinstance(network, Model)
+        return place_scores(network, part.visits, size=rows, region=region)
+    model, scores = decoder(network), []
     if part.questions:
         answers = answer(model, codec, part.questions, rows=rows, region=region)
         scores += exact_scores(part.questions, answers, domain.right, domain.baseline)

@@ -54,10 +54,10 @@ def evaluate(
     part = (
         opened.run.data.read(opened.codec, located(data), split) if data else held_out(opened, split, chosen["n"])
     )
-    if len(part.sequences) == 0 and not part.questions:
+    if len(part.rows) == 0 and not part.questions:
         where = f"rows with split {split!r}" if split else "rows"
         raise BadInput(f"there are no {where} in {', '.join(map(str, data))}")
-    scores = score(opened.model, opened.codec, opened.run.data, part, rows=chosen["batch"], region=opened.region)
+    scores = score(opened.network, opened.codec, opened.run.data, part, rows=chosen["batch"], region=opened.region)
     named = ", ".join(map(str, data)) or f"{len(part.questions)} drawn problems ({split or 'test'})"
     return ScoresRecord(run=str(path), data=named, scores=tuple(scores))
 

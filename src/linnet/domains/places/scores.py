@@ -115,6 +115,17 @@ def weighted_f1(ranked: Ranked, weight: np.ndarray | None = None) -> float:
     return float((true * 2 * right / np.maximum(true + said, 1e-300)).sum() / max(true.sum(), 1e-300))
 
 
+def calibration_error(confidence: np.ndarray, hit: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence is from accuracy, over bins of equal numbers of samples."""
+    order = np.argsort(confidence, kind="stable")
+    gaps = [
+        len(members) * abs(float(confidence[members].mean()) - float(hit[members].mean()))
+        for members in np.array_split(order, bins)
+        if len(members)
+    ]
+    return sum(gaps) / max(len(confidence), 1)
+
+
 @dataclass(frozen=True)
 class Resampled:
     """Users drawn with replacement, the same draws for every score of a report."""

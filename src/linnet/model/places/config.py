@@ -10,7 +10,6 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from linnet.errors import BadInput
 from linnet.model.config import Part
 
 LEVELS = 3  # cell levels, coarse to fine
@@ -38,19 +37,10 @@ class CopyConfig(Part):
     alpha: float = Field(0.2, ge=0)  # of the soft filter: p(place) * p(cell) ** alpha
 
     def sized(self, needed: tuple[int, ...], users: int) -> CopyConfig:
-        """With sizes from the data where they are 0; tables that are too small are refused."""
+        """Tables as large as asked for, and larger where the data need more."""
         cells = (*needed[:-1], *[2] * (LEVELS - len(needed) + 1))[:LEVELS]
-        wanted = {"places": needed[-1], "users": users, **{f"cells[{n}]": size for n, size in enumerate(cells)}}
-        given = {
-            "places": self.places,
-            "users": self.users,
-            **{f"cells[{n}]": s for n, s in enumerate(self.cells)},
-        }
-        for name, least in wanted.items():
-            if 0 < given[name] < least:
-                raise BadInput(f"next_place.{name} is {given[name]}, and the data need {least}")
-        filled = tuple(given[f"cells[{n}]"] or size for n, size in enumerate(cells))
-        sizes = {"places": self.places or needed[-1], "users": self.users or users, "cells": filled}
+        wanted = tuple(max(given, size) for given, size in zip(self.cells, cells, strict=True))
+        sizes = {"places": max(self.places, needed[-1]), "users": max(self.users, users), "cells": wanted}
         return self.model_copy(update=sizes)
 
 

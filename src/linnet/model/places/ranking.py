@@ -18,6 +18,7 @@ from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, vocabularies
 from linnet.model.inputs import Inputs
 from linnet.model.places.batches import pad
+from linnet.model.places.copying import FilterKind, descend, hard_filter, soft_filter
 from linnet.model.places.published import CopyModel
 from linnet.model.places.scorer import Scorer
 
@@ -104,7 +105,19 @@ def ranks(
     if isinstance(model, Scorer):
         said = answer(model, rows, size, region)
         return vocabularies(said.ranking, truth, ids, said.legacy(ids))
-    return dense_ranks(name_dense(model, rows, size, region)[0], ids[truth])
+    places, _ = name_dense(model, rows, size, region)  # selection is always unfiltered
+    return dense_ranks(places, ids[truth])
+
+
+def filtered(model: CopyModel, places: np.ndarray, cells: tuple[np.ndarray, ...], kind: FilterKind) -> np.ndarray:
+    """The log-probabilities [n, V] after what the cells are allowed to say."""
+    if kind == "none":
+        return places
+    logits, levels = torch.from_numpy(places), [torch.from_numpy(level) for level in cells]
+    finest = model.tree[-1]
+    if kind == "soft":
+        return soft_filter(logits, levels[-1], finest, model.config.alpha).numpy()
+    return hard_filter(logits, descend(levels, model.parents()), finest).numpy()
 
 
 def dense_ranks(scores: np.ndarray, truth: np.ndarray) -> dict[str, Ranked]:

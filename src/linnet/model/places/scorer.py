@@ -252,7 +252,7 @@ class Member(nn.Module):
         self.kernel = nn.Parameter(weight)
         self.kernel_bias = nn.Parameter(bias)
         width = 3 * kernels + ASIDE + CONTEXT
-        self.norm = nn.BatchNorm1d(width, momentum=0.05)
+        self.norm = nn.Identity()
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
         self.score, self.linear = nn.Linear(hidden, 1), nn.Linear(width, 1)
         self.dropout = nn.Dropout(config.dropout)

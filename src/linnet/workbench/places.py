@@ -1,0 +1,139 @@
+"""The scores of a run on places: every measure, vocabulary and cell level, beside every rule that counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+
+from linnet.domains.places.counters import BASELINES
+from linnet.domains.places.features import departures
+from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.scores import (
+    Ranked,
+    Ranking,
+    Resampled,
+    calibration_error,
+    rank_dense,
+    rank_truth,
+    score_list,
+    vocabularies,
+)
+from linnet.domains.places.visits import DAY
+from linnet.errors import BadInput
+from linnet.model.places.copying import FilterKind
+from linnet.model.places.published import CopyModel
+from linnet.model.places.ranking import answer, dense_ranks, filtered, name_dense
+from linnet.model.places.scorer import Scorer
+from linnet.records import Baseline, Score
+
+Region = Callable[[], AbstractContextManager[object]]
+HISTORIES = ((1, 4), (5, 9), (10, 19), (20, 10**9))
+HOURS = ((0, 6), (6, 12), (12, 18), (18, 24))
+
+
+@dataclass(frozen=True)
+class Said:
+    """Ranks of the truth by table (open, legacy, strict, cell11, …), and how sure the first answers were."""
+
+    tables: dict[str, Ranked]
+    confidence: np.ndarray  # float64 [n] probability of what was named first, in the open vocabulary
+
+
+def place_scores(
+    network: CopyModel | Scorer, rows: VisitRows, *, size: int, region: Region, chosen: FilterKind | None = None
+) -> list[Score]:
+    """Every score of the samples in `rows`, each beside the best rule."""
+    said = say(network, rows, size=size, region=region, chosen=chosen)
+    user = rows.visits.user[rows.samples.target]
+    scores = score_list(said.tables, user, rules(rows), groups(rows))
+    return [*scores, calibration(said, user)]
+
+
+def say(
+    network: CopyModel | Scorer, rows: VisitRows, *, size: int, region: Region, chosen: FilterKind | None = None
+) -> Said:
+    """What a network names, as ranks of the truth."""
+    ids = rows.codec.place_ids(rows.visits.places)
+    truth = rows.visits.place[rows.samples.target].astype(np.int64)
+    if isinstance(network, Scorer):
+        if chosen not in (None, "none"):
+            raise BadInput("the scorer names places through its candidates; filter is for the copying networks")
+        answers = answer(network, rows, size, region)
+        tables = vocabularies(answers.ranking, truth, ids, answers.legacy(ids))
+        tables |= cell_tables(rows, answers.ranking, truth)
+        best = np.zeros(len(rows))
+        np.maximum.at(best, answers.ranking.owner, answers.ranking.score)
+        return Said(tables, best)
+    places, cells = name_dense(network, rows, size, region)
+    kind = network.config.filter if chosen is None else chosen
+    places = filtered(network, places, cells, kind)
+    tables = dense_ranks(places, ids[truth])
+    for number, level in enumerate(rows.codec.levels):
+        if level in rows.visits.cells:
+            true_cell = rows.codec.cell_ids(level, rows.visits.cells[level])[truth]
+            tables[f"cell{level}"] = rank_dense(cells[number], true_cell)
+    shares = np.exp(places - places.max(1, keepdims=True))
+    return Said(tables, shares.max(1) / shares.sum(1))
+
+
+def cell_tables(rows: VisitRows, ranking: Ranking, truth: np.ndarray) -> dict[str, Ranked]:
+    """The same ranking over cells: a cell's probability is the sum over its places."""
+    found = {}
+    for level, cells in rows.visits.cells.items():
+        names, number = np.unique(cells, return_inverse=True)
+        merged = ranking.merged(number.ravel(), len(names))
+        found[f"cell{level}"] = rank_truth(merged, number.ravel()[truth].astype(np.int64))
+    return found
+
+
+def rules(rows: VisitRows) -> dict[str, dict[str, Ranked]]:
+    """Every counting rule on the same samples, with the same information."""
+    visits, samples = rows.visits, rows.samples
+    ids = rows.codec.place_ids(visits.places)
+    truth = visits.place[samples.target].astype(np.int64)
+    found = {}
+    for name, rule in BASELINES.items():
+        ranking = rule.rank(visits, samples, visits.place.astype(np.int64))
+        legacy = rule.rank(visits, samples, ids[visits.place])
+        found[name] = vocabularies(ranking, truth, ids, legacy) | cell_tables(rows, ranking, truth)
+    return found
+
+
+def groups(rows: VisitRows) -> dict[str, np.ndarray]:
+    """Samples by departure hour, by length of the history, and first visits or returns."""
+    visits, samples = rows.visits, rows.samples
+    hour = departures(visits)[samples.last] % DAY // 3600
+    found = {f"hour={low:02d}-{high:02d}": (hour >= low) & (hour < high) for low, high in HOURS}
+    for low, high in HISTORIES:
+        name = f"history={low}-{high}" if high < 10**9 else f"history={low}+"
+        found[name] = (samples.lengths >= low) & (samples.lengths <= high)
+    fresh = first_visits(rows)
+    return found | {"visit=first": fresh, "visit=return": ~fresh}
+
+
+def first_visits(rows: VisitRows) -> np.ndarray:
+    """bool [n]: the user had never been at the target before, as far as the table knows."""
+    visits = rows.visits
+    key = visits.user.astype(np.int64) * len(visits.places) + visits.place
+    _, first = np.unique(key, return_index=True)
+    earliest = np.zeros(len(visits), bool)
+    earliest[first] = True  # rows are in the order of time, and np.unique gives the first of each
+    return earliest[rows.samples.target]
+
+
+def calibration(said: Said, user: np.ndarray) -> Score:
+    """How far the probability of the first answer is from its being right."""
+    hit = said.tables["open"].rank <= 1
+    draws = Resampled.draw(user)
+    error = calibration_error(said.confidence, hit)
+    gap = said.confidence - hit
+    low, high = draws.interval(gap)
+    always = abs(float(hit.mean()) - 1.0)
+    return Score(
+        name="ece", value=error, n=len(hit), low=max(0.0, error - (high - low) / 2), high=error + (high - low) / 2,
+        baseline=Baseline(name="always certain", value=always),
+        note="calibration of the first answer; the interval has the width of that of confidence minus accuracy",
+    )  # fmt: skip
