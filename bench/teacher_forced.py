@@ -2,10 +2,10 @@
 
     python bench/teacher_forced.py RUN [--n 2000]
 
-For problems of each bracket depth, and for one depth more than was trained, it prints three shares of one model:
-exact match of the answer that the model itself writes; all answer tokens right when each is predicted from the
-true ones before it (teacher forcing); and the last label alone right, which is the end token: whether the model knows that
-the number is over once it has been told the number.
+For problems of each bracket depth, and for one depth more than was trained, it prints three shares of one
+model: exact match of the answer that the model itself writes; all answer tokens right when each is predicted
+from the true ones before it (teacher forcing); and the last label alone right, which is the end token: whether
+the model knows that the number is over once it has been told the number.
 """
 
 from __future__ import annotations
