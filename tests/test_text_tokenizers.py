@@ -149,7 +149,7 @@ def test_characters_keep_the_most_frequent() -> None:
     assert trained("characters", ["aabbbc"], vocabulary=4).tokens[2:] == ("a", "b")
 
 
-@pytest.mark.parametrize("kind", ["bpe", "words", "characters"])
+@pytest.mark.parametrize("kind", ["bpe", "unigram", "words", "characters"])
 def test_training_twice_gives_the_same_file(kind: str, tmp_path: Path) -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
+from linnet.domains.text.unigram import byte_alphabet, learn_pieces
 from linnet.errors import BadInput
 
 SUPPORT = 100  # characters of training text that a learned token should stand on
@@ -151,11 +152,21 @@ def _unigram(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
     library = tokenizers_library()
     specials = [END, *wanted.specials]
     _refuse_small(vocabulary, 256 + len(specials), "one token for each byte")
-    tokenizer = _byte_level(wanted, library.models.Unigram())
-    trainer = library.trainers.UnigramTrainer(
-        vocab_size=vocabulary, special_tokens=specials, initial_alphabet=_alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(fed, trainer)
+    cuts, counts = splitter(wanted), Counter[str]()
+    lower = library.normalizers.Lowercase()
+    for texts in fed:
+        for text in texts:
+            whole = lower.normalize_str(text) if wanted.lowercase else text
+            counts.update(piece for piece, _ in cuts.pre_tokenize_str(whole))
+    alphabet = byte_alphabet()
+    letters = {byte: letter for letter, byte in alphabet.items()}
+    words = {bytes(map(alphabet.__getitem__, word)): count for word, count in counts.items()}
+    pieces = learn_pieces(words, vocabulary - len(specials), wanted.min_count)
+    never = min((score for _, score in pieces), default=0.0) - 100.0
+    entries = [(name, never) for name in specials]
+    entries += [("".join(map(letters.__getitem__, piece)), score) for piece, score in pieces]
+    tokenizer = _byte_level(wanted, library.models.Unigram(entries))
+    tokenizer.add_special_tokens(specials)
     return str(tokenizer.to_str())
 
 
