@@ -32,7 +32,8 @@ def published(recipe: str, encoder: Literal["gru", "transformer"]) -> Run:
     """As published, but for selection, which is unfiltered here."""
     shape = PUBLISHED
     if encoder == "transformer":
-        narrower = {"width": 80, "place_width": 40, "cell_widths": (20, 20, 26), "narrow": 40, "depth": 2}
+        narrower = {"width": 80, "place_width": 40, "cell_widths": (20, 20, 26), "narrow": 40, "depth": 2,
+                    "filter_level": 2}  # fmt: skip
         shape = PUBLISHED.model_copy(update={"encoder": encoder, **narrower})
     return Run(
         recipe=recipe,

@@ -21,11 +21,12 @@ import numpy as np
 
 from linnet.domains.places.candidates import Known, known_visits
 from linnet.domains.places.codec import FIRST, PlacesCodec
-from linnet.domains.places.features import LONGEST_STAY
+from linnet.domains.places.features import LONGEST_STAY, departures
 from linnet.domains.places.splits import Samples
-from linnet.domains.places.visits import Visits
+from linnet.domains.places.visits import DAY, Visits
 
-PAST, HISTORY, SUGGESTION = 0, 1, 2  # kinds of entries of a row
+PAST, RECENT, SUGGESTION = 0, 1, 2  # kinds of entries of a row
+RECENT_DAYS = 7  # before the day of the last departure; the day of the target would be news from the future
 ALWAYS = 1e9
 
 
@@ -124,7 +125,8 @@ class VisitRows:
         known = _latest(known, len(some), self.longest)
         last, target = some.last, some.target
         owner, place = known.owner, visits.place[known.row].astype(np.int64)
-        kind, row = known.inside.astype(np.int64), known.row
+        row = known.row
+        kind = is_recent(visits.clock()[row], departures(visits)[last][owner])
         if self.suggestions:
             extra_owner, extra = self._suggested.for_rows(ids, visits, owner, place, last)
             asking = ids["user"][visits.user[target]][extra_owner]
@@ -181,6 +183,11 @@ class VisitRows:
         until = cut.day[some.target] * rng.uniform(cut.lowest, 1.0, len(some))
         visible = known.inside | (cut.day[known.row] < until[known.owner])
         return _subset(known, visible), until / cut.span[some.target]
+
+
+def is_recent(start: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """RECENT or PAST for visits that began then, on the clock of the departure."""
+    return np.where(now // DAY - start // DAY <= RECENT_DAYS, RECENT, PAST)
 
 
 def _history(samples: Samples) -> Known:

@@ -27,7 +27,7 @@ _NEEDED = ("user", "place", "start_day", "weekday", "start_min", *_PER_VISIT)
 
 def read_samples(paths: Sequence[Path]) -> tuple[Visits, Samples]:
     """The visits that these samples mention, and the samples on them."""
-    records = [(where, record) for path in paths for where, record in _lines(path)]
+    records = [(where, record) for path in paths for where, record in json_lines(path)]
     if not records:
         raise BadInput(f"{paths[0]} holds no sample")
     for where, record in records:
@@ -50,7 +50,8 @@ def read_samples(paths: Sequence[Path]) -> tuple[Visits, Samples]:
     return visits, samples
 
 
-def _lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(where it stands, the object) of every line that is not blank."""
     with gzip.open(path, "rt") if path.name.endswith(".gz") else path.open() as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():

@@ -11,12 +11,14 @@ from linnet.data import Batch, epoch_order
 from linnet.domains.places.rows import Gathered, VisitRows
 from linnet.errors import BadInput
 
-WINDOW = 16  # batches whose rows are sorted by length together, so that little is padded
-
 
 @dataclass(frozen=True)
 class VisitPlan:
-    """Every row once an epoch. Rows of similar length come together, in an order that the seed decides."""
+    """Every row once an epoch, in an order that the seed decides.
+
+    Rows of similar length are not put together: they are often rows of one person, and steps on one person at a
+    time made worse models (dev/LOG.md).
+    """
 
     rows: VisitRows
     batch_rows: int
@@ -34,13 +36,7 @@ class VisitPlan:
     def batch(self, step: int) -> Batch:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = epoch_order(len(self.rows), self.seed, epoch)
-        first = place // WINDOW * WINDOW * self.batch_rows
-        window = order[first : first + WINDOW * self.batch_rows]
-        by_length = window[np.argsort(self.rows.lengths[window], kind="stable")]
-        count = -(-len(window) // self.batch_rows)
-        turn = np.random.Generator(np.random.Philox(key=[self.seed, 1 + step // WINDOW])).permutation(count)
-        number = int(turn[place % WINDOW % count])
-        chosen = by_length[number * self.batch_rows : (number + 1) * self.batch_rows]
+        chosen = order[place * self.batch_rows : (place + 1) * self.batch_rows]
         rng = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 40) + step])) if self.augment else None
         return pad(self.rows.gather(chosen, rng))
 

@@ -34,7 +34,8 @@ class CopyConfig(Part):
     levels: Literal["heads", "tree"] = "heads"  # tree: a cell's probability is the sum over its places
     smoothing: float = Field(0.0, ge=0, lt=1)
     filter: Literal["none", "hard", "soft"] = "none"  # what cells may do to places when predicting
-    alpha: float = Field(0.2, ge=0)  # of the soft filter: p(place) * p(cell) ** alpha
+    filter_level: int = Field(0, ge=0, lt=LEVELS)  # which cells: the coarse ones of the recurrent network
+    alpha: float = Field(0.1, ge=0)  # of the soft filter: p(place) * p(cell) ** alpha
 
     def sized(self, needed: tuple[int, ...], users: int) -> CopyConfig:
         """Tables as large as asked for, and larger where the data need more."""

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 FilterKind = Literal["none", "hard", "soft"]
+FIRST_CELL = 2  # 0 is the cell of padding, 1 that of places in no known cell
 NEVER = -1e9  # the logit of a place that a hard filter forbids
 
 
@@ -51,22 +52,19 @@ def hard_filter(logits: Tensor, cells: Tensor, cell_of_place: Tensor) -> Tensor:
 
 
 def soft_filter(logits: Tensor, cell_logits: Tensor, cell_of_place: Tensor, alpha: float) -> Tensor:
-    """p(place) * p(cell of the place) ** alpha, not normalised; alpha = 0 changes nothing."""
-    return logits + alpha * cell_logits.log_softmax(1)[:, cell_of_place]
+    """p(place) * p(cell of the place) ** alpha, not normalised; alpha = 0 changes nothing.
+
+    Cells have nothing to say about places that lie in none of them (the class of unseen places above all): those
+    get the factor of the most probable cell.
+    """
+    said = cell_logits.log_softmax(1)
+    factor = torch.where(
+        cell_of_place[None, :] < FIRST_CELL, said.max(1, keepdim=True).values, said[:, cell_of_place]
+    )
+    return logits + alpha * factor
 
 
 def cell_probabilities(probabilities: Tensor, cell_of_place: Tensor, cells: int) -> Tensor:
     """[B, L]: the probability of a cell is the sum over its places, so no cell contradicts its places."""
     index = cell_of_place[None, :].expand(len(probabilities), -1)
     return probabilities.new_zeros(len(probabilities), cells).scatter_add(1, index, probabilities)
-
-
-def descend(level_logits: list[Tensor], parents: list[Tensor]) -> Tensor:
-    """[B]: the chosen cell of the finest level: the best cell of the first level, then its best child, and so on.
-
-    `parents[k]` [L_k+1] is the parent of each cell of level k + 1; a cell without children keeps all of them.
-    """
-    chosen = level_logits[0].argmax(1)
-    for logits, parent in zip(level_logits[1:], parents, strict=True):
-        chosen = hard_filter(logits, chosen, parent).argmax(1)
-    return chosen

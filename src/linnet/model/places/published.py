@@ -115,13 +115,6 @@ class CopyModel(nn.Module):
         """[V] each: the cell of every place, coarse to fine."""
         return (self.cell_of_place0, self.cell_of_place1, self.cell_of_place2)  # type: ignore[return-value]
 
-    def parents(self) -> list[Tensor]:
-        """The parent of each cell of the second and of the third level."""
-        found = []
-        for coarse, fine, size in zip(self.tree, self.tree[1:], self.config.cells[1:], strict=False):
-            found.append(coarse.new_zeros(size).scatter(0, fine, coarse))
-        return found
-
     def predict(self, inputs: Inputs) -> Named:
         ids, config = inputs.ids, self.config
         lengths = torch.full((len(ids),), ids.shape[1]) if inputs.lengths is None else inputs.lengths

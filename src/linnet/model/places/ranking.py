@@ -18,7 +18,7 @@ from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, vocabularies
 from linnet.model.inputs import Inputs
 from linnet.model.places.batches import pad
-from linnet.model.places.copying import FilterKind, descend, hard_filter, soft_filter
+from linnet.model.places.copying import FilterKind, hard_filter, soft_filter
 from linnet.model.places.published import CopyModel
 from linnet.model.places.scorer import Scorer
 
@@ -113,11 +113,11 @@ def filtered(model: CopyModel, places: np.ndarray, cells: tuple[np.ndarray, ...]
     """The log-probabilities [n, V] after what the cells are allowed to say."""
     if kind == "none":
         return places
-    logits, levels = torch.from_numpy(places), [torch.from_numpy(level) for level in cells]
-    finest = model.tree[-1]
+    logits, level = torch.from_numpy(places), model.config.filter_level
+    said, cell_of_place = torch.from_numpy(cells[level]), model.tree[level]
     if kind == "soft":
-        return soft_filter(logits, levels[-1], finest, model.config.alpha).numpy()
-    return hard_filter(logits, descend(levels, model.parents()), finest).numpy()
+        return soft_filter(logits, said, cell_of_place, model.config.alpha).numpy()
+    return hard_filter(logits, said.argmax(1), cell_of_place).numpy()
 
 
 def dense_ranks(scores: np.ndarray, truth: np.ndarray) -> dict[str, Ranked]:

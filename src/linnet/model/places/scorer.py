@@ -252,7 +252,6 @@ class Member(nn.Module):
         self.kernel = nn.Parameter(weight)
         self.kernel_bias = nn.Parameter(bias)
         width = 3 * kernels + ASIDE + CONTEXT
-        self.norm = nn.Identity()
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
         self.score, self.linear = nn.Linear(hidden, 1), nn.Linear(width, 1)
         self.dropout = nn.Dropout(config.dropout)
@@ -270,7 +269,6 @@ class Member(nn.Module):
         total = options.sums(weight)
         share = total / (options.row_sums(total, rows)[owner] + 1e-3)
         x = torch.cat([(total + 0.03).log(), (share + 0.01).log(), share, parts.aside, parts.context[owner]], 1)
-        x = self.norm(x)
         hidden = self.dropout(F.gelu(self.first(x)))
         hidden = self.dropout(F.gelu(self.second(hidden)))
         own = (self.score(hidden) + self.linear(x)).squeeze(1)
