@@ -77,13 +77,16 @@ class FeedForward(nn.Module):
         self.down = nn.Linear(hidden, config.width, bias=bias)
 
     def forward(self, x: Tensor, taps: Taps, name: str) -> Tensor:
-        pre = taps.at(f"{name}.hook_pre", self.up(x))
-        return self.down(taps.at(f"{name}.hook_post", self._activate(pre)))
+        post = self._gated(x, taps, name) if self.gated else self._plain(x, taps, name)
+        return self.down(taps.at(f"{name}.hook_post", post))
 
-    def _activate(self, pre: Tensor) -> Tensor:
+    def _plain(self, x: Tensor, taps: Taps, name: str) -> Tensor:
+        pre = taps.at(f"{name}.hook_pre", self.up(x))
         if self.kind == "relu2":
             return F.relu(pre).square()
-        if not self.gated:
-            return F.gelu(pre, approximate="tanh" if self.kind == "gelu_tanh" else "none")
-        gate, value = pre.chunk(2, dim=-1)
+        return F.gelu(pre, approximate="tanh" if self.kind == "gelu_tanh" else "none")
+
+    def _gated(self, x: Tensor, taps: Taps, name: str) -> Tensor:
+        gate, value = self.up(x).chunk(2, dim=-1)
+        gate, value = taps.at(f"{name}.hook_pre", gate), taps.at(f"{name}.hook_pre_linear", value)
         return (F.silu(gate) if self.kind == "swiglu" else F.gelu(gate)) * value

@@ -34,6 +34,7 @@ BLOCK: Mapping[str, tuple[str, ...]] = {
     "hook_resid_mid": RESIDUAL,
     "ln2.hook_normalized": RESIDUAL,
     "mlp.hook_pre": ("row", "position", "hidden"),
+    "mlp.hook_pre_linear": ("row", "position", "hidden"),
     "mlp.hook_post": ("row", "position", "hidden"),
     "hook_mlp_out": RESIDUAL,
     "hook_resid_post": RESIDUAL,
@@ -60,7 +61,7 @@ def points(config: ModelConfig) -> dict[str, tuple[str, ...]]:
         if mixer == "attention":
             rotary = config.positions == "rotary"
             block |= {name: axes for name, axes in ATTENTION.items() if rotary or "rot_" not in name}
-        block |= BLOCK
+        block |= {name: axes for name, axes in BLOCK.items() if config.gated or name != "mlp.hook_pre_linear"}
         if config.parallel:  # the residual stream has no point between the two
             del block["hook_resid_mid"]
         table |= {f"blocks.{layer}.{name}": axes for name, axes in block.items()}
