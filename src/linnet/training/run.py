@@ -60,7 +60,7 @@ class TrainingConfig(Part):
     prefetch: int = Field(4, ge=1)
     most_parameters: int | None = Field(None, ge=1)  # a larger network is refused before it trains
     eval_batch: int = Field(256, ge=1)
-    sinks: tuple[str, ...] = ()
+    sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:

@@ -8,10 +8,10 @@ from typing import Any, Literal
 
 from linnet.errors import BadInput
 from linnet.model.costs import Costs, costs
-from linnet.records import ListedRunRecord, RunRecord, Score, ShowRecord
+from linnet.records import ListedRunRecord, Score, ShowRecord
 from linnet.training.checkpoint import RunFolder
 from linnet.training.run import Run, flatten
-from linnet.workbench.opening import read_run
+from linnet.workbench.opening import read_record, read_run
 
 RISING = ("exact", "acc@", "mrr", "ndcg", "f1", "accuracy", "legacy.", "strict.", "facts_true")
 
@@ -28,9 +28,8 @@ def state_of(folder: RunFolder) -> Literal["empty", "unfinished", "finished"]:
 
 
 def scores_of(folder: RunFolder) -> tuple[Score, ...]:
-    if not folder.record.is_file():
-        return ()
-    return RunRecord.model_validate_json(folder.record.read_text(encoding="utf-8")).scores
+    record = read_record(folder)
+    return () if record is None else record.scores
 
 
 def costs_of(run: Run) -> Costs | None:

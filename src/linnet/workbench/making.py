@@ -26,7 +26,7 @@ from linnet.training.progress import Course
 from linnet.training.resolve import complete, settle
 from linnet.training.run import Run, changed, check_format, flatten, parse_setting, read_toml, to_toml
 from linnet.training.sinks import JsonLines, Sink, open_trackers
-from linnet.workbench.opening import load, located, read_codec, read_run
+from linnet.workbench.opening import load, located, read_codec, read_record, read_run
 from linnet.workbench.report import write_report
 from linnet.workbench.scoring import score
 
@@ -119,8 +119,8 @@ def resume(path: Path | str, *, progress: Progress | None = None) -> RunRecord:
     """Go on with a run; one that is finished is only shown."""
     folder = RunFolder.open(Path(path))
     run = read_run(folder)
-    if folder.record.is_file():
-        return RunRecord.model_validate_json(folder.record.read_text(encoding="utf-8"))
+    if (record := read_record(folder)) is not None:
+        return record
     run = settle(run)
     processes = Processes.join(run.device)
     known = read_codec(folder) if folder.codec.is_file() else None

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from linnet.codecs import Codec
@@ -17,6 +18,7 @@ from linnet.domains.places.codec import PlacesCodec
 from linnet.errors import BadInput
 from linnet.model.model import Model
 from linnet.model.places.published import CopyModel
+from linnet.records import RunRecord
 from linnet.training.checkpoint import RunFolder, load_weights
 from linnet.training.learner import autocast
 from linnet.training.networks import Network, decoder, new_network
@@ -55,6 +57,18 @@ def located(data: Sequence[Path]) -> list[Path]:
 
 def read_run(folder: RunFolder) -> Run:
     return parse(read_toml(folder.settings), str(folder.settings))
+
+
+def read_record(folder: RunFolder) -> RunRecord | None:
+    """What the run ended with; None while it has not."""
+    try:
+        return RunRecord.model_validate_json(folder.record.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise BadInput(
+            f"{folder.record} is not what was written; remove it, and linnet resume {folder.path} makes it again"
+        ) from None
 
 
 def read_codec(folder: RunFolder) -> Codec:
