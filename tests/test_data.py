@@ -92,6 +92,15 @@ def test_a_fixed_length_is_the_length_of_every_batch() -> None:
         pad_rows(sequences_of([10]), np.array([0]), fixed=8)
 
 
+def test_padding_does_not_go_beyond_the_context() -> None:
+    """Learned positions end there."""
+    shapes = {
+        length: pad_rows(sequences_of([length + 1]), np.array([0]), 8, 10).ids.shape for length in (3, 9, 10)
+    }
+    assert shapes == {3: (1, 8), 9: (1, 10), 10: (1, 10)}
+    assert Padded(sequences_of([10]), 1, seed=0, context=10).batch(0).ids.shape == (1, 10)
+
+
 def test_rows_may_stay_as_they_lie() -> None:
     plan = Padded(sequences_of([3] * 7), 3, seed=0, shuffle=False)
     assert [rows_of(plan.batch(step)) for step in range(4)] == [[0, 1, 2], [3, 4, 5], [6], [0, 1, 2]]

@@ -314,6 +314,12 @@ def test_steps_and_epochs_replace_each_other() -> None:
     assert prepare("tiny-arithmetic", steps=3).training.steps == 3
 
 
+def test_validations_by_steps_and_by_epochs_replace_each_other() -> None:
+    one, other = set_all("evals_per_epoch=2").training, set_all("evals_per_epoch=2", "eval_every=7").training
+    assert (one.eval_every, one.evals_per_epoch) == (None, 2)
+    assert (other.eval_every, other.evals_per_epoch) == (7, None)
+
+
 def test_options_come_last() -> None:
     run = prepare("tiny-arithmetic", settings=["seed=3", "steps=4"], seed=9, steps=5, precision="float32")
     assert (run.seed, run.training.steps, run.precision) == (9, 5, "float32")

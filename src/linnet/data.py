@@ -72,8 +72,8 @@ class Plan(Protocol):
 class Padded:
     """Whole rows, reshuffled every epoch, padded to the longest row of the batch; no row is ever left out.
 
-    `multiple` rounds the padded length up, so that a compiled step meets few shapes; `fixed` is the one
-    length that every batch gets.
+    `multiple` rounds the padded length up, so that steps meet few shapes, but not beyond `context`; `fixed` is
+    the one length that every batch gets.
     """
 
     sequences: Sequences
@@ -81,6 +81,7 @@ class Padded:
     seed: int
     shuffle: bool = True
     multiple: int = 8
+    context: int | None = None
     fixed: int | None = None
 
     def __post_init__(self) -> None:
@@ -97,7 +98,7 @@ class Padded:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = epoch_order(len(self.sequences), self.seed, epoch if self.shuffle else None)
         chosen = order[place * self.rows : (place + 1) * self.rows]
-        return pad_rows(self.sequences, chosen, self.multiple, self.fixed)
+        return pad_rows(self.sequences, chosen, self.multiple, self.context, self.fixed)
 
 
 WHOLE = 1 << 20  # up to so many rows, an epoch is one permutation of all of them
@@ -243,11 +244,18 @@ def epoch_order(rows: int, seed: int, epoch: int | None) -> np.ndarray:
     return np.random.Generator(np.random.Philox(key=[seed, epoch])).permutation(rows)
 
 
-def pad_rows(sequences: Sequences, chosen: np.ndarray, multiple: int = 1, fixed: int | None = None) -> Batch:
+def pad_rows(
+    sequences: Sequences,
+    chosen: np.ndarray,
+    multiple: int = 1,
+    context: int | None = None,
+    fixed: int | None = None,
+) -> Batch:
     """Lay these rows side by side: inputs without their last token, targets without their first."""
     lengths = sequences.starts[chosen + 1] - sequences.starts[chosen] - 1
     longest = int(lengths.max())
-    width = fixed if fixed is not None else -(-longest // multiple) * multiple
+    rounded = -(-longest // multiple) * multiple
+    width = fixed if fixed is not None else max(longest, min(rounded, context or rounded))
     if longest > width:
         raise BadInput(f"a row of {longest} tokens does not fit into batches of {width} tokens")
     column = np.arange(width)

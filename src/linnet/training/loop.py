@@ -45,7 +45,8 @@ def plan_of(run: Run, sequences: Sequences | VisitRows) -> Plan:
         apart = run.training.packing == "apart"
         return Packed(sequences, run.training.batch, run.model.context, run.seed, apart)
     fixed = run.model.context if run.training.compile == "on" else None
-    return Padded(windows(sequences, run.model.context), run.training.batch, run.seed, fixed=fixed)
+    pieces = windows(sequences, run.model.context)
+    return Padded(pieces, run.training.batch, run.seed, context=run.model.context, fixed=fixed)
 
 
 def validation_steps(run: Run, plan: Plan, steps: int) -> int:

@@ -214,14 +214,22 @@ def chooses_schedule(key: str, value: Any) -> bool:
     return ending == ["schedule", "kind"] or (ending[-1] == "schedule" and isinstance(value, str))
 
 
+EITHER = {
+    "steps": "epochs",
+    "epochs": "steps",
+    "eval_every": "evals_per_epoch",
+    "evals_per_epoch": "eval_every",
+}
+
+
 def put(tree: dict[str, Any], path: Sequence[str], value: Any) -> None:
-    """Change one setting in place. Steps and epochs replace each other."""
+    """Change one setting in place; two ways to say the same replace each other."""
     branch = tree
     for part in path[:-1]:
         branch = branch[part]
     branch[path[-1]] = value
-    if path[-1] in ("steps", "epochs"):
-        tree["training"]["epochs" if path[-1] == "steps" else "steps"] = None
+    if path[-1] in EITHER:
+        tree["training"][EITHER[path[-1]]] = None
 
 
 def full_key(tree: Mapping[str, Any], key: str, source: str) -> str:
