@@ -207,6 +207,35 @@ class TokenizerRecord(Record):
     notes: tuple[str, ...]
 
 
+class ExportRecord(Record):
+    """What `export` wrote: each file with its bytes. `family` is what the other side loads it as."""
+
+    kind: Literal["export"] = "export"
+    run: str
+    path: str
+    to: Literal["hf", "gguf", "run"]
+    family: str
+    checkpoint: int
+    parameters: int
+    files: dict[str, int]
+    notes: tuple[str, ...]
+
+
+class ImportRecord(Record):
+    """What `import` made of somebody else's model; `begin` and `end` are names of tokens, where it has them."""
+
+    kind: Literal["import"] = "import"
+    path: str
+    source: str
+    family: str
+    parameters: int
+    vocabulary: int
+    context: int
+    begin: str | None
+    end: str | None
+    notes: tuple[str, ...]
+
+
 class DoctorRecord(Record):
     """The machine, what it is good at, and what is slow here and why."""
 

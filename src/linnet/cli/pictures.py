@@ -18,7 +18,9 @@ from linnet.records import (
     BenchRecord,
     DataRecord,
     DoctorRecord,
+    ExportRecord,
     GenerationRecord,
+    ImportRecord,
     ListedRunRecord,
     Record,
     RunRecord,
@@ -71,6 +73,10 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return doctor(record)
         case BenchRecord():
             return bench(record)
+        case ExportRecord():
+            return exported(record)
+        case ImportRecord():
+            return imported(record)
     return Text(record.line())
 
 
@@ -241,6 +247,25 @@ def data(record: DataRecord) -> RenderableType:
         parts += [Text(""), grid]
     parts += [Text(f"problem: {problem}", style="red") for problem in record.problems]
     return Group(*parts)
+
+
+def exported(record: ExportRecord) -> RenderableType:
+    facts = {
+        "from": f"{record.run}, step {record.checkpoint}, {record.parameters:,} parameters",
+        "written": f"{record.path} ({record.to}, {record.family})",
+        **{name: size(count) for name, count in record.files.items()},
+    }
+    return Group(pairs(facts), *(Text(note) for note in record.notes))
+
+
+def imported(record: ImportRecord) -> RenderableType:
+    facts = {
+        "from": f"{record.source} ({record.family})",
+        "written": f"{record.path}, {record.parameters:,} parameters",
+        "vocabulary": f"{record.vocabulary:,} tokens; begin {record.begin or 'none'}, end {record.end or 'none'}",
+        "context": f"{record.context:,} tokens",
+    }
+    return Group(pairs(facts), *(Text(note) for note in record.notes))
 
 
 def doctor(record: DoctorRecord) -> RenderableType:

@@ -146,7 +146,7 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any], vocabulary: int) -> 
             f"AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     else:
-        return _numbers(folder, vocabulary, ending)
+        return numbers(str(folder), vocabulary, ending)
     try:
         bare = TokenizerCodec(content, None, None)
         names = bare.tokens
@@ -220,7 +220,7 @@ def _byte_pairs(folder: Path, config: Mapping[str, Any]) -> str:
     return str(tokenizer.to_str())
 
 
-def _numbers(folder: Path, vocabulary: int, ending: list[int]) -> Read:
+def numbers(source: str, vocabulary: int, ending: list[int]) -> Read:
     """Without a tokenizer a prompt is its ids, in words: `5 17 3`."""
     library = tokenizers_library()
     names = {str(i): i for i in range(vocabulary)}
@@ -228,4 +228,4 @@ def _numbers(folder: Path, vocabulary: int, ending: list[int]) -> Read:
     tokenizer.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
     end = next((str(i) for i in ending if i < vocabulary), None)
     codec = TokenizerCodec(str(tokenizer.to_str()), None, end)
-    return Read(codec, (f'{folder} has no tokenizer: prompts and answers are token ids, such as "5 17 3"',))
+    return Read(codec, (f'{source} has no tokenizer: prompts and answers are token ids, such as "5 17 3"',))

@@ -1,5 +1,6 @@
 """What one does with linnet, as functions: every verb of the command line is one of these."""
 
+from linnet.workbench.exchanging import export_run, import_run
 from linnet.workbench.listing import runs, show
 from linnet.workbench.making import resume, train
 from linnet.workbench.opening import Opened, load
@@ -10,7 +11,9 @@ __all__ = [
     "Opened",
     "attention",
     "evaluate",
+    "export_run",
     "generate",
+    "import_run",
     "load",
     "resume",
     "runs",

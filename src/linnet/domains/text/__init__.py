@@ -93,7 +93,8 @@ class TextData(BaseModel):
             return passages if split is None else with_split(passages, split)
 
         rows = rows_in_memory(codec, stream)
-        return Part(rows, note=lossiness(codec, stream), baseline=functools.partial(self._ngrams_on, codec, rows))
+        said = "; ".join(text for text in (lossiness(codec, stream), unscored(codec, rows)) if text)
+        return Part(rows, note=said, baseline=functools.partial(self._ngrams_on, codec, rows))
 
     def right(self, question: Question, answer: str) -> bool:
         """Text asks no questions of this kind; a continuation is right if it is the same text."""
@@ -189,6 +190,13 @@ def rows_in_memory(codec: TokenizerCodec, stream: Stream) -> Sequences:
     scored = np.ones(len(ids), bool)
     scored[starts[:-1]] = False
     return Sequences(ids, starts, scored, characters, utf8_bytes)
+
+
+def unscored(codec: TokenizerCodec, rows: Sequences) -> str:
+    """What a model without a begin token cannot be asked for; nothing where it has one."""
+    if codec.begin is not None:
+        return ""
+    return f"no begin token: the first token of each of {len(rows):,} documents is not scored, and its text counts"
 
 
 def lossiness(codec: TokenizerCodec, stream: Stream) -> str:

@@ -1,0 +1,96 @@
+"""Verbs for models that leave in other people's formats, or come from there."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linnet.cli.face import speaking
+from linnet.cli.options import DebugOption, ForceOption, JsonOption, OutOption, RunArgument
+
+
+class Form(StrEnum):
+    hf = "hf"
+    gguf = "gguf"
+    run = "run"
+
+
+class Type(StrEnum):
+    f32 = "f32"
+    f16 = "f16"
+    bf16 = "bf16"
+    q8_0 = "q8_0"
+
+
+def export_model(
+    run: RunArgument,
+    folder: Annotated[
+        Path, typer.Argument(metavar="DIR", help="A new folder, or one .gguf file.", show_default=False)
+    ],
+    to: Annotated[
+        Form, typer.Option("--to", help="For transformers, for llama.cpp, or a clean copy of the run.")
+    ] = Form.hf,
+    types: Annotated[
+        list[Type] | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            help="f32 (unless another is named), f16, bf16 or, for gguf, q8_0; repeat it for several files.",
+        ),
+    ] = None,
+    checkpoint: Annotated[
+        int | None, typer.Option("--checkpoint", help="The step of the checkpoint to write.", show_default=False)
+    ] = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a model for other programs.
+
+    For instance: linnet export RUN DIR --to gguf --type f16 --type q8_0
+
+    hf is a Llama, or with qk_norm a Qwen3, which transformers loads without further code. gguf is for llama.cpp.
+    run is a copy to give away: the best weights, no optimiser state, no paths of this machine.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet import workbench
+
+        face.show(
+            workbench.export_run(
+                run,
+                folder,
+                to=to.value,
+                types=[kind.value for kind in types or []],
+                checkpoint=checkpoint,
+                force=force,
+            )
+        )
+
+
+def import_model(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="DIR", help="A Hugging Face folder, or one .gguf file.", show_default=False),
+    ],
+    out: OutOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Make a run of somebody else's model, at --out or in runs/.
+
+    Reads GPT-2, Llama (SmolLM is one), Qwen3 and GPT-NeoX (Pythia) from safetensors, Llama and Qwen3 from GGUF.
+    Pickled weights are refused, since reading them can run any code.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet import workbench
+
+        face.show(workbench.import_run(source, out, force=force))
+
+
+def join(app: typer.Typer) -> None:
+    app.command("export")(export_model)
+    app.command("import")(import_model)

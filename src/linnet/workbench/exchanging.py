@@ -1,0 +1,160 @@
+"""Models that leave in other people's formats, and models that come from there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+from linnet.domains.text import TextData
+from linnet.errors import BadInput
+from linnet.exchange.cleaning import write_copy
+from linnet.exchange.expressing import Portable, refuse
+from linnet.exchange.gguf_reading import read_gguf
+from linnet.exchange.gguf_writing import Kind, gguf_family, write_gguf
+from linnet.exchange.hf import DTYPES, Brought, Dtype, expressible, read_folder, write_folder
+from linnet.exchange.landing import new_file, new_folder
+from linnet.exchange.landing import refuse as refuse_place
+from linnet.model.costs import costs
+from linnet.model.model import Model
+from linnet.records import ExportRecord, ImportRecord, RunRecord
+from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, weights_of, write_atomically
+from linnet.training.run import Run, to_toml
+from linnet.workbench.making import unscored
+from linnet.workbench.opening import Opened, load
+from linnet.workbench.report import write_report
+
+Format = Literal["hf", "gguf", "run"]
+RECIPE = "imported"
+
+
+def export_run(
+    path: Path | str,
+    out: Path | str,
+    *,
+    to: Format = "hf",
+    types: Sequence[Kind] = (),
+    checkpoint: int | None = None,
+    force: bool = False,
+) -> ExportRecord:
+    """Write the model of a run, at its best checkpoint unless another is named, in one of three forms.
+
+    `types` are numbers of the weights: f32 (unless others are named), f16, bf16, and q8_0 for GGUF.
+    """
+    if to not in get_args(Format):
+        raise BadInput(f'there is no form "{to}"; there is {", ".join(get_args(Format))}')
+    if strange := [kind for kind in types if kind not in get_args(Kind)]:
+        raise BadInput(f'there is no type "{strange[0]}"; there is {", ".join(get_args(Kind))}')
+    write: Callable[..., ExportRecord] = {"hf": _to_hf, "gguf": _to_gguf, "run": _to_run}[to]
+    opened = load(path, checkpoint=checkpoint, device="cpu")
+    return write(opened, Path(path), Path(out), tuple(types), force)
+
+
+def _portable(opened: Opened, what: str) -> Portable:
+    """The model as other formats see it; networks of places have no form there."""
+    if not isinstance(opened.network, Model):
+        kind = type(opened.network).__name__
+        refuse(
+            [f"its network ({kind}) points at past visits, and every Llama gives ids from one vocabulary"], what
+        )
+    return Portable(opened.model.config, weights_of(opened.model), opened.codec)
+
+
+def _to_hf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force: bool) -> ExportRecord:
+    if len(types) > 1 or "q8_0" in types:
+        raise BadInput(f"a Hugging Face folder has weights of one type: {', '.join(DTYPES)}")
+    model = _portable(opened, "a Hugging Face folder")
+    expressible(model.config)
+    dtype: Dtype = next((known for known in DTYPES if known in types), "f32")
+    with new_folder(out, force=force, marker="config.json") as hidden:
+        family, notes = write_folder(hidden, model, dtype)
+    return _record(path, out, "hf", family, opened, sorted(out.iterdir()), notes)
+
+
+def _to_gguf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force: bool) -> ExportRecord:
+    kinds: tuple[Kind, ...] = types or ("f32",)
+    single = out.suffix == ".gguf"
+    if single and len(kinds) > 1:
+        raise BadInput(f"{out} is one file, and {len(kinds)} types were asked for; name a folder")
+    model = _portable(opened, "a GGUF file")
+    family, name = gguf_family(model.config), path.resolve().name
+    if not single and out.exists() and not out.is_dir():
+        raise BadInput(f"{out} is not a folder, and its name does not end with .gguf")
+    files: list[Path] = []
+    notes: dict[str, None] = {}
+    for kind in dict.fromkeys(kinds):
+        file = out if single else out / f"{name}-{kind.upper()}.gguf"
+        with new_file(file, force=force) as hidden:
+            notes |= dict.fromkeys(write_gguf(hidden, model, kind, name).notes)
+        files.append(file)
+    return _record(path, out, "gguf", family, opened, files, tuple(notes))
+
+
+def _to_run(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force: bool) -> ExportRecord:
+    if types:
+        raise BadInput("a copy of a run keeps its weights as they are; --type is for hf and gguf")
+    if out.exists() and out.resolve() == path.resolve():
+        raise BadInput(f"{out} is the run itself; name another folder")
+    folder, step = opened.folder, opened.step
+    if folder.record.is_file():
+        record = RunRecord.model_validate_json(folder.record.read_text(encoding="utf-8"))
+    else:
+        record = unscored(folder, opened.run, folder.loop(step)[0])
+    record = record.model_copy(update={"path": out.name})
+    with new_folder(out, force=force, marker="run.toml") as hidden:
+        write_copy(hidden, folder, opened.run, weights_of(opened.network), step, record)
+    written = sorted(file for file in out.rglob("*") if file.is_file())
+    return _record(path, out, "run", opened.run.recipe, opened, written, ())
+
+
+def _record(
+    path: Path, out: Path, to: Format, family: str, opened: Opened, files: Sequence[Path], notes: tuple[str, ...]
+) -> ExportRecord:
+    return ExportRecord(
+        run=str(path),
+        path=str(out),
+        to=to,
+        family=family,
+        checkpoint=opened.step,
+        parameters=sum(weight.numel() for weight in weights_of(opened.network).values()),
+        files={str(file.relative_to(out)) if file != out else out.name: file.stat().st_size for file in files},
+        notes=notes,
+    )
+
+
+def import_run(source: Path | str, out: Path | str | None = None, *, force: bool = False) -> ImportRecord:
+    """A Hugging Face folder or a GGUF file as a run that generates, scores text and opens like our own."""
+    source = Path(source)
+    out = Path("runs") / source.resolve().stem if out is None else Path(out)
+    refuse_place(out, force=force, marker="run.toml")
+    brought = read_gguf(source) if source.suffix == ".gguf" else read_folder(source)
+    model, name = brought.model, source.resolve().name
+    run = Run(recipe=RECIPE, precision="float32", data=TextData(), model=model.config)
+    with new_folder(out, force=force, marker="run.toml") as hidden:
+        _write_run(RunFolder(hidden), run, brought, name, out)
+    return ImportRecord(
+        path=str(out),
+        source=str(source),
+        family=brought.family,
+        parameters=costs(model.config).parameters,
+        vocabulary=model.config.vocabulary,
+        context=model.config.context,
+        begin=None if model.codec.begin is None else model.codec.tokens[model.codec.begin],
+        end=None if model.codec.end is None else model.codec.tokens[model.codec.end],
+        notes=brought.notes,
+    )
+
+
+def _write_run(folder: RunFolder, run: Run, brought: Brought, name: str, out: Path) -> None:
+    """The files of a finished run without training: one checkpoint, of step 0."""
+    model = brought.model
+    write_atomically(folder.settings, to_toml(run).encode())
+    write_atomically(folder.codec, json.dumps(model.codec.to_json(), ensure_ascii=False).encode())
+    loop = LoopState(step=0, best_step=0)
+    folder.save(Checkpoint(model.weights, None, {}, loop))
+    record = unscored(folder, run, loop).model_copy(update={"path": str(out)})
+    write_report(
+        folder, run, record, (f"imported from {name}, a model of the family {brought.family}", *brought.notes)
+    )
+    write_atomically(folder.record, record.model_dump_json(indent=1).encode())
