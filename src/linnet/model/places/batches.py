@@ -16,8 +16,7 @@ from linnet.errors import BadInput
 class VisitPlan:
     """Every row once an epoch, in an order that the seed decides.
 
-    Rows of similar length are not put together: they are often rows of one person, and steps on one person at a
-    time made worse models (dev/LOG.md).
+    Rows of similar length are not put together: they are often rows of one person.
     """
 
     rows: VisitRows

@@ -7,6 +7,8 @@ Legend: B = rows, T = visits of the longest row (padded on the right), V = place
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -39,6 +41,15 @@ def recency(ids: Tensor, valid: Tensor, lengths: Tensor, decay: Tensor, places: 
     weights = decay.clamp(0.01, 0.999) ** since * valid
     total = scatter_places(weights, ids, places)
     return total / total.sum(1, keepdim=True).clamp(min=1e-8)
+
+
+@dataclass(frozen=True)
+class Sums:
+    """The three sums of a copying network; oracles and older forms have the same signatures."""
+
+    copy: Callable[[Tensor, Tensor, Tensor, int], Tensor] = copy_distribution
+    frequency: Callable[[Tensor, Tensor, int], Tensor] = frequency
+    recency: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor] = recency
 
 
 def hard_filter(logits: Tensor, cells: Tensor, cell_of_place: Tensor) -> Tensor:

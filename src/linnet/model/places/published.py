@@ -18,7 +18,7 @@ from linnet.domains.places.codec import PlacesCodec
 from linnet.model.inputs import Inputs
 from linnet.model.layers import sinusoids
 from linnet.model.places.config import CopyConfig
-from linnet.model.places.copying import cell_probabilities, copy_distribution, frequency, recency
+from linnet.model.places.copying import Sums, cell_probabilities
 
 CELL_FIELDS = ("cell0", "cell1", "cell2")  # coarse to fine
 LOWEST = 1e-10
@@ -45,7 +45,8 @@ class Encoded(nn.Module):
         self.project = nn.Linear(sum(widths), config.width)
 
     def forward(self, inputs: Inputs) -> Tensor:
-        ids = [*(inputs.fields[name] for name in CELL_FIELDS), inputs.ids]
+        nowhere = torch.zeros_like(inputs.ids)  # data without coordinates have no cells
+        ids = [*(inputs.fields.get(name, nowhere) for name in CELL_FIELDS), inputs.ids]
         return self.project(torch.cat([table(column) for table, column in zip(self.tables, ids, strict=True)], -1))
 
 
@@ -81,9 +82,10 @@ class TransformerEncoder(nn.Module):
 class CopyModel(nn.Module):
     """`predict(inputs)` names the next place and its cells; `loss` is the weighted sum over levels."""
 
-    def __init__(self, config: CopyConfig) -> None:
+    def __init__(self, config: CopyConfig, sums: Sums | None = None) -> None:
         super().__init__()
         self.config = config
+        self.sums = sums or Sums()
         gru, width = config.encoder == "gru", config.width
         self.embed = Encoded(config, spare=1 if gru else 0)
         self.user = nn.Embedding(config.users, config.narrow if gru else width)
@@ -126,8 +128,8 @@ class CopyModel(nn.Module):
         last = states[torch.arange(len(ids), device=ids.device), lengths - 1]
         user = self.user(inputs.fields["user"][:, 0] % config.users)
         count, recent = (
-            frequency(ids, valid, config.places),
-            recency(ids, valid, lengths, self.decay, config.places),
+            self.sums.frequency(ids, valid, config.places),
+            self.sums.recency(ids, valid, lengths, self.decay, config.places),
         )
         counted, remembered = self.count_in(count), self.recent_in(recent)
         if config.encoder == "gru":
@@ -135,7 +137,7 @@ class CopyModel(nn.Module):
         told = self.counts(torch.cat([counted, remembered], -1))
         read, attention = self.attend(last[:, None], states, states, key_padding_mask=~valid)
         read = read[:, 0]
-        copied = copy_distribution(attention[:, 0], ids, valid, config.places) + 0.3 * count + 0.2 * recent
+        copied = self.sums.copy(attention[:, 0], ids, valid, config.places) + 0.3 * count + 0.2 * recent
         copied = copied / copied.sum(1, keepdim=True).clamp(min=LOWEST)
         gate = torch.sigmoid(self.gate(torch.cat([last, told, read], -1)))
         places, cells = self.generate(last, told, read, user)
@@ -152,12 +154,15 @@ class CopyModel(nn.Module):
         named = self.predict(inputs)
         row = torch.arange(len(targets), device=targets.device)
         at = weights.argmax(1)
-        wanted = [*(inputs.fields[f"next_{name}"][row, at] for name in CELL_FIELDS), targets[row, at]]
-        nats = [
-            F.cross_entropy(logits, target, reduction="none", label_smoothing=self.config.smoothing)
-            for logits, target in zip((*named.cells, named.places), wanted, strict=True)
-        ]
-        total = sum(w * nat for w, nat in zip(self.config.level_weights, nats, strict=True))
+        total = torch.zeros_like(named.places[:, 0])
+        for name, logits, share in zip(
+            (*CELL_FIELDS, ""), (*named.cells, named.places), self.config.level_weights, strict=True
+        ):
+            target = inputs.fields.get(f"next_{name}") if name else targets
+            if target is not None:
+                smoothing = self.config.smoothing
+                nats = F.cross_entropy(logits, target[row, at], reduction="none", label_smoothing=smoothing)
+                total = total + share * nats
         return (total * weights[row, at]).sum()
 
 

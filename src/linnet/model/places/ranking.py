@@ -22,6 +22,7 @@ from linnet.model.places.copying import FilterKind, hard_filter, soft_filter
 from linnet.model.places.published import CopyModel
 from linnet.model.places.scorer import Scorer
 
+DECIMALS = 5  # of a log-probability: what is closer is a tie, whatever batch it was computed in
 Region = Callable[[], contextlib.AbstractContextManager[object]]
 
 
@@ -69,7 +70,7 @@ def answer(model: Scorer, rows: VisitRows, size: int = 256, region: Region = con
             unseen[chosen] = torch.sigmoid(said.unseen.double()).numpy()
             owner.append(chosen[said.options.owner.numpy()])
             label.append(said.options.place.numpy())
-            score.append(said.logp.double().exp().numpy())
+            score.append(np.exp(np.round(said.logp.double().numpy(), DECIMALS)))
     owners, order = np.concatenate(owner), np.argsort(np.concatenate(owner), kind="stable")
     starts = np.searchsorted(owners[order], np.arange(len(rows) + 1)).astype(np.int64)
     ranking = Ranking(starts, np.concatenate(label)[order], np.concatenate(score)[order], len(rows.visits.places))
@@ -86,7 +87,8 @@ def name_dense(
     with torch.inference_mode(), region():
         for chosen, batch in in_batches(rows, size):
             named = model.predict(inputs_of(batch))
-            found = [named.places.double().numpy(), *(level.double().numpy() for level in named.cells)]
+            tables = (named.places, *named.cells)
+            found = [np.round(table.double().numpy(), DECIMALS) for table in tables]
             if places is None:
                 places = np.zeros((len(rows), found[0].shape[1]))
                 cells = [np.zeros((len(rows), level.shape[1])) for level in found[1:]]
