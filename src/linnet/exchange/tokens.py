@@ -5,6 +5,8 @@ What is written adds the begin token exactly where linnet does, and takes specia
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -82,16 +84,24 @@ def with_begin(codec: TokenizerCodec) -> str:
 
 def added(codec: TokenizerCodec) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The ids that the tokenizer by itself puts before and after a text."""
-    try:
-        probe, bare = "a", codec.encode("a").ids.tolist()
-    except BadInput:  # a vocabulary without this letter; any other word of it will do
-        probe = next(name for i, name in enumerate(codec.tokens) if i not in (codec.begin, codec.end))
-        bare = codec.encode(probe).ids.tolist()
+    probe = _readable(codec)
+    bare = codec.encode(probe).ids.tolist()
     whole = codec.tokenizer.encode(probe).ids
     for start in range(len(whole) - len(bare) + 1):
         if whole[start : start + len(bare)] == bare:
             return tuple(whole[:start]), tuple(whole[start + len(bare) :])
     return (), ()
+
+
+def _readable(codec: TokenizerCodec) -> str:
+    """A short text that this tokenizer has tokens for."""
+    special = codec.tokenizer.get_added_tokens_decoder()
+    learned = (codec.decode([i]) for i in range(len(codec.tokens)) if i not in special)
+    for text in itertools.chain("a", learned):
+        with contextlib.suppress(BadInput):
+            if len(codec.encode(text)):
+                return text
+    return ""
 
 
 def _template(name: str, token: int | None) -> dict[str, Any]:
