@@ -5,12 +5,8 @@ Legend: B = rows, T = tokens, S = keys, H = heads, Hk = key-value heads, W = mod
 
 from __future__ import annotations
 
-import ast
 import shutil
-import sys
-import types
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-import linnet.model
+from linnet.benchmarks.tapless import tapless_model
 from linnet.errors import BadInput
 from linnet.model.config import AttentionConfig, FeedForwardConfig, ModelConfig
 from linnet.model.inputs import Inputs
@@ -259,42 +255,12 @@ def test_torch_itself_says_that_it_cannot_compile_a_recurrent_layer_whole():
         torch.compile(model, fullgraph=True, backend="eager")(random_ids(1, 3))
 
 
-# The model with the taps cut out of its source.
-
-
-class CutOut(ast.NodeTransformer):
-    """`taps.at(name, x)` becomes `x`, and `taps.asks(...)` becomes False."""
-
-    def __init__(self) -> None:
-        self.cuts = 0
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        self.generic_visit(node)
-        called = node.func
-        if isinstance(called, ast.Attribute) and isinstance(called.value, ast.Name) and called.value.id == "taps":
-            self.cuts += 1
-            return node.args[1] if called.attr == "at" else ast.Constant(value=False)
-        return node
-
-
 @pytest.fixture(scope="module")
-def without_taps() -> Iterator[type]:
+def without_taps() -> Iterator[type[Model]]:
     """The class `Model` of a copy of the package's source, made without taps."""
-    names, cutter, made = ("layers", "mixers", "model"), CutOut(), []
-    for name in names:
-        path = Path(linnet.model.__file__).parent / f"{name}.py"
-        tree = ast.fix_missing_locations(cutter.visit(ast.parse(path.read_text("utf-8"))))
-        for node in ast.walk(tree):
-            if isinstance(node, ast.ImportFrom) and node.module in [f"linnet.model.{n}" for n in names]:
-                node.module = "tapless_" + node.module.rpartition(".")[2]
-        module = types.ModuleType(f"tapless_{name}")
-        sys.modules[module.__name__] = module
-        made.append(module.__name__)
-        exec(compile(tree, f"tapless {path}", "exec"), module.__dict__)
-    assert cutter.cuts == 23  # every call in these three files; none other is left
-    yield sys.modules["tapless_model"].Model
-    for name in made:
-        del sys.modules[name]
+    with tapless_model() as (bare, cuts):
+        assert cuts == 23  # every call in the files that are copied; none other is left
+        yield bare
 
 
 def graphs(model: torch.nn.Module, ids: Tensor) -> list[str]:
