@@ -145,6 +145,8 @@ def gpt_neox(said: Said) -> dict[str, Any]:
     head_width = _even(said, "hidden_size", width, heads)
     turning = rotary(said, theta="rotary_emb_base", share=said.number("rotary_pct", 0.25))
     turned = int(head_width * turning.pop("share"))
+    if turned < 2 or turned % 2:
+        said.problems.append(f"the share that turns is {turned} of {head_width} values of a head; it must be even")
     return {
         "vocabulary": said.whole("vocab_size"),
         "context": said.whole("max_position_embeddings", 2048),
@@ -216,6 +218,16 @@ READERS: Mapping[str, Callable[[Said], dict[str, Any]]] = {
 }
 
 
+def mistakes(error: ValidationError) -> list[str]:
+    """What is wrong with the settings of a model, each with its key where it is about one."""
+    found = []
+    for mistake in error.errors():
+        where = ".".join(map(str, mistake["loc"]))
+        message = mistake["msg"].removeprefix("Value error, ")
+        found.append(f"{where}: {message}" if where else message)
+    return found
+
+
 def config_of(tree: Mapping[str, Any], source: Path | str) -> tuple[str, ModelConfig]:
     """The family and the settings that a config.json stands for; refuses with all that stands in the way."""
     family = tree.get("model_type")
@@ -231,5 +243,5 @@ def config_of(tree: Mapping[str, Any], source: Path | str) -> tuple[str, ModelCo
         try:
             return family, ModelConfig.model_validate(fields)
         except ValidationError as error:
-            said.problems += [str(mistake["msg"]).removeprefix("Value error, ") for mistake in error.errors()]
+            said.problems += mistakes(error)
     raise BadInput(f"{source}: {'; '.join(said.problems)}")

@@ -16,7 +16,7 @@ from torch import Tensor, cat
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.exchange.expressing import Portable
-from linnet.exchange.families import Said
+from linnet.exchange.families import Said, mistakes
 from linnet.exchange.gguf_file import GgufFile
 from linnet.exchange.gguf_vocabulary import CONTROL, LLAMA3, QWEN2, UNUSED, USER_DEFINED
 from linnet.exchange.gguf_writing import gguf_name, parted
@@ -82,7 +82,7 @@ def config_of(file: GgufFile, family: str) -> ModelConfig:
         try:
             return ModelConfig.model_validate(fields)
         except ValidationError as error:
-            said.problems += [str(mistake["msg"]).removeprefix("Value error, ") for mistake in error.errors()]
+            said.problems += mistakes(error)
     raise BadInput(f"{file.path}: {'; '.join(said.problems)}")
 
 

@@ -139,5 +139,6 @@ def read_folder(folder: Path) -> Brought:
     said = read_json(folder / "config.json")
     family, config = config_of(said, folder / "config.json")
     stored = StoredTensors.open(folder)
+    weights = take(stored, family, config)
     read = read_tokenizer(folder, said, config.vocabulary)
-    return Brought(Portable(config, take(stored, family, config), read.codec), family, read.notes)
+    return Brought(Portable(config, weights, read.codec), family, read.notes)
