@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 from foreign_models import CORPUS, folder_of
 from linnet import workbench
 from linnet.cli.app import build
+from linnet.domains.places.generated import Process, write_check_ins
+from linnet.domains.places.generated import generate as make_check_ins
 from linnet.errors import BadInput
 from linnet.exchange.cleaning import bare, paths_in
 from linnet.exchange.hf import read_folder
@@ -182,3 +184,18 @@ def test_an_import_finds_a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(BadInput, match="exists and is not empty"):
         workbench.import_run("fox")
     assert workbench.import_run("fox", force=True).family == "llama"
+
+
+def test_a_network_of_places_can_be_given_away_but_is_no_llama(tmp_path: Path) -> None:
+    visits = tmp_path / "check-ins.csv"
+    write_check_ins(visits, make_check_ins(Process(users=8, visits=40, own=6, venues=60)))
+    run, copy = tmp_path / "run", tmp_path / "copy"
+    workbench.train("places-gru", out=run, data=[visits], steps=1)
+    for to in ("hf", "gguf"):
+        with pytest.raises(BadInput, match=r"its network \(CopyModel\) points at past visits"):
+            workbench.export_run(run, tmp_path / "out", to=to)  # type: ignore[arg-type]
+    record = workbench.export_run(run, copy, to="run")
+    assert record.parameters == workbench.resume(run).parameters
+    assert str(tmp_path) not in (copy / "run.toml").read_text()
+    ours, theirs = (workbench.evaluate(path, data=[visits], split="test") for path in (run, copy))
+    assert ours.scores == theirs.scores
