@@ -46,11 +46,16 @@ class Entries:
         rows, width = inputs.ids.shape
         device = inputs.ids.device
         lengths = torch.full((rows,), width, device=device) if inputs.lengths is None else inputs.lengths
-        valid = torch.arange(width, device=device)[None] < lengths[:, None]
-        owner = valid.nonzero()[:, 0]
-        last = lengths.cumsum(0) - 1
-        fields = {name: column[valid] for name, column in inputs.fields.items() if not name.startswith("next_")}
-        return cls(owner, inputs.ids[valid], fields, rows, last)
+        place = torch.arange(width, device=device)[None] < lengths[:, None]
+        real = place.view(-1).nonzero().squeeze(1)
+        fields = {
+            name: column.reshape(-1).index_select(0, real)
+            for name, column in inputs.fields.items()
+            if not name.startswith("next_")
+        }
+        return cls(
+            real // width, inputs.ids.reshape(-1).index_select(0, real), fields, rows, lengths.cumsum(0) - 1
+        )
 
     def now(self, name: str) -> Tensor:
         """[B]: a field of the last visit."""
@@ -278,10 +283,12 @@ class Member(nn.Module):
             [parts.distinct.log1p(), best.detach().clamp(-10, 20) * 0.1, (whole - best).detach()], 1
         )
         fresh, unseen, outside = self.elsewhere(torch.cat([parts.context, hints], 1)).T
-        offered = torch.where(options.suggested, self.suggest(parts.suggested).squeeze(1), -torch.inf)
-        _, any_offer = _row_softmax(offered, owner, rows, floor=outside)
         some_new = whole + fresh
         norm = torch.logaddexp(whole, some_new)
+        if parts.suggested is None:
+            return own - norm[owner], some_new - norm, unseen
+        offered = torch.where(options.suggested, self.suggest(parts.suggested).squeeze(1), -torch.inf)
+        _, any_offer = _row_softmax(offered, owner, rows, floor=outside)
         logp = torch.where(options.suggested, offered + (some_new - any_offer)[owner], own) - norm[owner]
         return logp, outside + some_new - any_offer - norm, unseen
 
@@ -316,7 +323,7 @@ class Parts:
     real: Tensor  # [E] 1 for visits, 0 for suggestions
     aside: Tensor  # [C, ASIDE]
     context: Tensor  # [B, CONTEXT]
-    suggested: Tensor  # [C, SUGGESTED]
+    suggested: Tensor | None  # [C, SUGGESTED]; None where nothing is suggested
     distinct: Tensor  # [B] candidates that the user has visited
 
     @classmethod
@@ -329,7 +336,7 @@ class Parts:
             real,
             aside(entries, options, seen),
             context(entries, options, seen),
-            suggestion_features(entries, options),
+            suggestion_features(entries, options) if options.suggested.any() else None,
             options.row_sums(visited, entries.rows),
         )
 

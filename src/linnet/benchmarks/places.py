@@ -1,0 +1,215 @@
+"""`linnet bench places`: the copying network beside its loop and one-hot forms, and predictions per second.
+
+First the largest difference of each vectorised sum and filter from its loop form, in float64 on real rows; nothing
+is timed when one is above the tolerance. Then steps of the same network with each form, in turn, and what batches
+of 64 to 512 cost and reach.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from linnet import recipes
+from linnet.benchmarks import place_loops as loops
+from linnet.benchmarks.machine import one_line
+from linnet.data import Batch
+from linnet.domains import Material
+from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.scores import measures
+from linnet.errors import RunFailed
+from linnet.model.places import copying
+from linnet.model.places.batches import VisitPlan, pad
+from linnet.model.places.config import ScorerConfig
+from linnet.model.places.copying import Sums
+from linnet.model.places.published import CopyModel
+from linnet.model.places.ranking import inputs_of, ranks
+from linnet.model.places.scorer import Scorer
+from linnet.records import BenchRecord
+from linnet.training.distributed import Processes
+from linnet.training.learner import Learner
+from linnet.training.resolve import complete, settle
+from linnet.training.run import Run, changed
+from linnet.workbench.following import Follower
+
+TOLERANCE = 1e-7
+BATCHES = (64, 128, 256, 512)
+
+
+def prepared(
+    data: Sequence[Path], settings: Sequence[tuple[str, object]], recipe: str = "places-gru"
+) -> tuple[Run, Material]:
+    """A resolved run of a copying network on these files, and what it reads."""
+    asked = [("data.paths", [str(path.resolve()) for path in data]), *settings]
+    run = settle(changed(recipes.named(recipe), asked))
+    torch.set_num_threads(run.threads)
+    material = run.data.load(run.seed)
+    return complete(run, material), material
+
+
+def bench_places(
+    data: Sequence[Path], settings: Sequence[tuple[str, object]] = (), *, repeats: int = 5, epochs: int = 10
+) -> Iterator[BenchRecord]:
+    """Differences, speeds of the three forms, and the table of batch sizes."""
+    run, material = prepared(data, settings)
+    rows, validation = material.train.visits, material.validation.visits
+    assert rows is not None and validation is not None
+    batch = VisitPlan(rows, 64, run.seed).batch(0)
+    yield differences(batch, Learner(run, torch.device("cpu"), Processes()).network, len(rows))
+    yield forms(run, rows, repeats)
+    yield predictions(run, validation)
+    yield latency(rows, validation)
+    for size in BATCHES:
+        yield one_size(run, rows, validation, size, epochs)
+
+
+def differences(batch: Batch, network: object, n: int) -> BenchRecord:
+    """The largest difference from the loop forms, in float64; raises when it is too large."""
+    assert isinstance(network, CopyModel)
+    ids, places = batch.ids, network.config.places
+    valid = torch.arange(ids.shape[1])[None] < batch.lengths[:, None]
+    attention = torch.rand(ids.shape, dtype=torch.float64)
+    decay, logits = torch.tensor(0.9, dtype=torch.float64), torch.randn(len(ids), places, dtype=torch.float64)
+    cells = torch.randn(len(ids), network.config.cells[0], dtype=torch.float64)
+    tree, chosen = network.tree[0], cells.argmax(1)
+    torch.set_default_dtype(torch.float64)
+    try:
+        pairs = {
+            "copy": (
+                copying.copy_distribution(attention, ids, valid, places),
+                loops.copy_loop(attention, ids, valid, places),
+            ),
+            "frequency": (copying.frequency(ids, valid, places), loops.frequency_loop(ids, valid, places)),
+            "recency": (
+                copying.recency(ids, valid, batch.lengths, decay, places),
+                loops.recency_loop(ids, valid, batch.lengths, decay, places),
+            ),
+            "hard filter": (
+                copying.hard_filter(logits, chosen, tree),
+                loops.hard_filter_loop(logits, chosen, tree),
+            ),
+            "soft filter": (
+                copying.soft_filter(logits, cells, tree, 0.1),
+                loops.soft_filter_loop(logits, cells, tree, 0.1),
+            ),
+        }
+    finally:
+        torch.set_default_dtype(torch.float32)
+    found: dict[str, float | None] = {name: float((one - two).abs().max()) for name, (one, two) in pairs.items()}
+    largest = max(value for value in found.values() if value is not None)
+    if largest > TOLERANCE:
+        raise RunFailed(f"a vectorised form is {largest:.2e} away from its loop form: nothing is timed ({found})")
+    return BenchRecord(
+        name="largest difference from the loop forms, float64", ours=largest, peers=found, ratios={},
+        unit="difference", n=len(ids), machine=one_line(), note=f"one batch of {len(ids)} rows of {n}",
+    )  # fmt: skip
+
+
+def forms(run: Run, rows: VisitRows, repeats: int) -> BenchRecord:
+    """Seconds an epoch of training with scatter-add, one-hot tables and loops, from steps taken in turn."""
+    plan = VisitPlan(rows, run.training.batch, run.seed)
+    steps: dict[str, Callable[[int], None]] = {}
+    for name, sums in (("linnet", Sums()), ("one-hot", loops.ONE_HOT), ("loops", loops.LOOPS)):
+        learner = Learner(run, torch.device("cpu"), Processes())
+        assert isinstance(learner.network, CopyModel)
+        learner.network.sums = sums
+        steps[name] = Stepper(learner, plan)
+    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    for turn in range(repeats + 1):
+        for name, step in steps.items():
+            count = 1 if name == "loops" else 6
+            began = time.perf_counter()
+            for number in range(count):
+                step(turn * 6 + number)
+            if turn:
+                seconds[name].append((time.perf_counter() - began) / count)
+    epoch = {name: statistics.median(taken) * plan.steps_per_epoch for name, taken in seconds.items()}
+    ours = epoch.pop("linnet")
+    ratios = {
+        name: sorted(theirs / mine for mine, theirs in zip(seconds["linnet"], seconds[name], strict=True))
+        for name in epoch
+    }
+    spread = "; ".join(f"{name}: {found[0]:.1f} to {found[-1]:.1f} times" for name, found in ratios.items())
+    return BenchRecord(
+        name=f"{run.recipe}, training at batch {run.training.batch}", ours=ours, peers=dict(epoch),
+        ratios={name: statistics.median(found) for name, found in ratios.items()}, unit="seconds an epoch",
+        n=repeats, machine=one_line(), note=f"{len(rows)} rows, {run.threads} threads; {spread}",
+    )  # fmt: skip
+
+
+@dataclass
+class Stepper:
+    """One training step on the batch of a number."""
+
+    learner: Learner
+    plan: VisitPlan
+
+    def __call__(self, number: int) -> None:
+        self.learner.step(self.plan.batch(number % self.plan.steps_per_epoch), number, 1000)
+
+
+def one_size(run: Run, rows: VisitRows, validation: VisitRows, size: int, epochs: int) -> BenchRecord:
+    """Train from the start at this batch size; the best legacy acc@1 on the validation part."""
+    scale = (size / run.training.batch) ** 0.5
+    asked: list[tuple[str, object]] = [("training.batch", size), ("optim.lr", run.optim.lr * scale)]
+    learner = Learner(changed(run, asked), torch.device("cpu"), Processes())
+    assert isinstance(learner.network, CopyModel)
+    learner.network.adopt(rows.codec)
+    plan = VisitPlan(rows, size, run.seed)
+    steps, best, taken = epochs * plan.steps_per_epoch, 0.0, []
+    for epoch in range(epochs):
+        began = time.perf_counter()
+        for number in range(plan.steps_per_epoch):
+            step = epoch * plan.steps_per_epoch + number
+            learner.step(plan.batch(step), step, steps)
+        taken.append(time.perf_counter() - began)
+        found = ranks(learner.network, validation)["legacy"]
+        best = max(best, float(measures(found)["acc@1"].mean()))
+    return BenchRecord(
+        name=f"batch {size}", ours=statistics.median(taken), peers={"best legacy acc@1 on validation": best},
+        ratios={}, unit="seconds an epoch", n=epochs, machine=one_line(),
+        note=f"{epochs} epochs, learning rate {run.optim.lr * scale:.2g} (scaled by the root of the batch)",
+    )  # fmt: skip
+
+
+def predictions(run: Run, rows: VisitRows, size: int = 512) -> BenchRecord:
+    """Histories a second of the copying network, gathering and padding included."""
+    network = Learner(run, torch.device("cpu"), Processes()).network.eval()
+    assert isinstance(network, CopyModel)
+    order = np.argsort(rows.lengths, kind="stable")
+    began = time.perf_counter()
+    with torch.inference_mode():
+        for first in range(0, len(order), size):
+            network.predict(inputs_of(pad(rows.gather(order[first : first + size]))))
+    speed = len(order) / (time.perf_counter() - began)
+    return BenchRecord(
+        name=f"{run.recipe}, predictions in batches of {size}", ours=speed, peers={}, ratios={}, unit="histories/s",
+        n=len(order), machine=one_line(), note=f"{run.threads} threads",
+    )  # fmt: skip
+
+
+def latency(train: VisitRows, rows: VisitRows, most: int = 200) -> BenchRecord:
+    """Milliseconds of one prediction of the scorer for a user who is being followed."""
+    chosen = recipes.named("places").next_place
+    assert isinstance(chosen, ScorerConfig)
+    visits, codec = rows.visits, train.codec
+    follower = Follower(Scorer(chosen), codec)
+    user = int(np.bincount(visits.user).argmax())
+    name, taken = visits.users[user].item(), []
+    for row in np.flatnonzero(visits.user == user)[:most].tolist():
+        offset = int(visits.offset[row])
+        place = visits.places[visits.place[row]].item()
+        follower.visit(name, place, int(visits.start[row]) + offset, int(visits.end[row]) + offset)
+        began = time.perf_counter()
+        follower.next(name)
+        taken.append(1000 * (time.perf_counter() - began))
+    return BenchRecord(
+        name="places, one prediction for a followed user", ours=statistics.median(taken), peers={}, ratios={},
+        unit="ms", n=len(taken), machine=one_line(), note=f"90 % within {sorted(taken)[int(0.9 * len(taken))]:.2f} ms",
+    )  # fmt: skip
