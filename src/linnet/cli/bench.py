@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -33,7 +34,27 @@ def bench_train(
         face.show(bench_train(sizes, precision=precision or "auto", compile=how, repeats=repeats))
 
 
+def bench_tokenizer(
+    data: Annotated[list[Path], typer.Option("--data", metavar="PATH", help="Text to learn from and to encode.")],
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Learn and encode beside the bare tokenizers library.
+
+    Both give the same vocabulary and the same ids; --set takes vocabulary, documents and repeats.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.benchmarks.tokenizer import bench_tokenizer
+        from linnet.workbench.opening import located
+        from linnet.workbench.using import settings_of
+
+        chosen = settings_of(settings or [], vocabulary=16_000, documents="line", repeats=5)
+        face.show(*bench_tokenizer(located(data), **chosen))
+
+
 def join(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure ours beside peers.", no_args_is_help=True, rich_markup_mode=None)
     group.command("train")(bench_train)
+    group.command("tokenizer")(bench_tokenizer)
     app.add_typer(group, name="bench")

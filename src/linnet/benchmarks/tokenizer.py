@@ -1,0 +1,106 @@
+"""`linnet bench tokenizer`: learning and encoding through linnet beside the bare `tokenizers` library.
+
+The bare library gets the documents as a list in memory; ours reads the files, counts, checks UTF-8 and lays the
+ids out as framed rows. Before anything is timed, both must learn the same vocabulary and give the same ids.
+"""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from linnet.benchmarks.machine import one_line
+from linnet.domains.text.sources import Reading, Tally, find_sources, read_passages
+from linnet.domains.text.store import encode_rows
+from linnet.domains.text.tokenization import END, TokenizerCodec, tokenizers_library
+from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
+from linnet.errors import BadInput, RunFailed
+from linnet.records import BenchRecord
+
+
+def bench_tokenizer(
+    data: Sequence[Path], *, vocabulary: int = 16_000, documents: str = "line", repeats: int = 5
+) -> list[BenchRecord]:
+    """MB/s of learning a byte-level BPE vocabulary, and of encoding with it."""
+    if documents not in ("line", "paragraph", "file"):
+        raise BadInput(f"documents is one of line, paragraph, file, not {documents!r}")
+    reading = Reading(documents=documents)  # type: ignore[arg-type]
+    sources = find_sources(data)
+
+    def read() -> Any:
+        return read_passages(sources, reading, Tally())
+
+    texts = [text for passage in read() for text in passage.texts]
+    size = sum(len(text.encode()) for text in texts) / 1e6
+    wanted = Tokenizing(vocabulary=vocabulary)
+
+    def learn() -> TokenizerCodec:
+        tally = Tally()
+        return train_tokenizer(read_passages(sources, reading, tally), tally, wanted).codec
+
+    def learn_bare() -> Any:
+        return bare_training(texts, wanted)
+
+    codec, bare = learn(), learn_bare()
+    if codec.tokenizer.get_vocab() != bare.get_vocab():
+        raise RunFailed("ours and the bare library learn different vocabularies: nothing is timed")
+
+    def encode() -> np.ndarray:
+        return np.concatenate([rows for rows, *_ in encode_rows(codec, read())])
+
+    def encode_bare() -> list[list[int]]:
+        return [encoding.ids for encoding in bare.encode_batch_fast(texts, add_special_tokens=False)]
+
+    framed = [codec.end, *(i for ids in encode_bare() for i in (*ids, codec.end, codec.end))][:-1]
+    if encode().tolist() != framed:
+        raise RunFailed("ours and the bare library give different ids: nothing is timed")
+    return [
+        in_turn(f"tokenizer train, bpe {vocabulary:,}", learn, learn_bare, size, repeats),
+        in_turn(f"tokenizer encode, bpe {vocabulary:,}", encode, encode_bare, size, repeats),
+    ]
+
+
+def bare_training(texts: Sequence[str], wanted: Tokenizing) -> Any:
+    """The shortest way to the same vocabulary."""
+    library = tokenizers_library()
+    level = library.pre_tokenizers.ByteLevel
+    tokenizer = library.Tokenizer(library.models.BPE())
+    tokenizer.pre_tokenizer = level(add_prefix_space=False)
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=wanted.vocabulary,
+        min_frequency=wanted.min_count,
+        special_tokens=[END],
+        initial_alphabet=sorted(level.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def in_turn(
+    name: str, ours: Callable[[], object], bare: Callable[[], object], megabytes: float, repeats: int
+) -> BenchRecord:
+    """Both by turns, so that a machine that drifts drifts for both; a ratio above 1 means that ours is faster."""
+    mine: list[float] = []
+    theirs: list[float] = []
+    for _ in range(repeats):
+        for work, seconds in ((ours, mine), (bare, theirs)):
+            began = time.perf_counter()
+            work()
+            seconds.append(time.perf_counter() - began)
+    ratios = sorted(other / own for own, other in zip(mine, theirs, strict=True))
+    return BenchRecord(
+        name=name,
+        ours=megabytes / statistics.median(mine),
+        peers={"tokenizers": megabytes / statistics.median(theirs)},
+        ratios={"tokenizers": statistics.median(ratios)},
+        unit="MB/s",
+        n=repeats,
+        machine=one_line(),
+        note=f"{megabytes:.1f} MB; tokenizers: ratios from {ratios[0]:.2f} to {ratios[-1]:.2f}",
+    )
