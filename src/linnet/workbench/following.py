@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from linnet.domains.places.codec import FIRST, PlacesCodec
+from linnet.domains.places.codec import FIRST, Name, PlacesCodec
 from linnet.domains.places.features import LONGEST_STAY
 from linnet.domains.places.rows import Gathered, is_recent
 from linnet.errors import BadInput
@@ -49,12 +49,12 @@ class Follower:
 
     def __init__(self, network: Scorer, codec: PlacesCodec) -> None:
         self.network, self.codec = network.eval(), codec
-        self._places = {name: number + FIRST for number, name in enumerate(codec.places)}
-        self._users = {name: number + FIRST for number, name in enumerate(codec.users)}
+        self._places = {name: number + FIRST for number, name in enumerate(codec.places) if name is not None}
+        self._users = {name: number + FIRST for number, name in enumerate(codec.users) if name is not None}
         self._trees = [codec.tree(level) for level in codec.levels]
         self._new: dict[int | str, int] = {}  # places that training did not see, by name
         self._followed: dict[int | str, Followed] = {}
-        self._names: list[int | str] = ["", "", *codec.places]
+        self._names: list[Name] = ["", "", *codec.places]
 
     def visit(self, user: int | str, place: int | str, start: int, end: int | None = None) -> None:
         """A stay from `start` to `end` (seconds on the user's local clock); a check-in has no end."""

@@ -21,14 +21,15 @@ from linnet.domains.places.visits import Visits
 from linnet.errors import BadInput
 
 FIRST = 2  # the id of the first known thing; 0 pads, 1 is unseen
+Name = int | str | None  # None = forgotten
 
 
 @dataclass(frozen=True)
 class PlacesCodec:
-    places: tuple[int | str, ...]
-    users: tuple[int | str, ...]
+    places: tuple[Name, ...]
+    users: tuple[Name, ...]
     levels: tuple[int, ...]  # of the cells, coarse to fine
-    cells: Mapping[int, tuple[str, ...]]  # level -> tokens
+    cells: Mapping[int, tuple[str | None, ...]]  # level -> tokens
     cell_of_place: Mapping[int, tuple[int, ...]]  # level -> cell id of each known place
     moves: Moves
 
@@ -56,7 +57,7 @@ class PlacesCodec:
 
     @property
     def tokens(self) -> Sequence[str]:
-        return ("<pad>", "<unseen>", *map(str, self.places))
+        return ("<pad>", "<unseen>", *("<forgotten>" if name is None else str(name) for name in self.places))
 
     @property
     def begin(self) -> None:
@@ -98,7 +99,18 @@ class PlacesCodec:
         """uint64 S2 ids to the ids of this codec."""
         if level not in self.cells:
             return np.ones(len(ids), np.int64)
-        return _numbers(tuple(int(cell) for cell in s2.from_tokens(self.cells[level])), ids.astype(object))
+        return _numbers(self._cells(level).tolist(), ids)
+
+    def _cells(self, level: int) -> np.ndarray:
+        """uint64 S2 ids in the order of the codec's; 0 for a forgotten one."""
+        names = self.cells[level]
+        known = s2.from_tokens([name or "1" for name in names])
+        return np.where([name is not None for name in names], known, np.uint64(0))
+
+    def cells_of_places(self, level: int) -> np.ndarray:
+        """uint64 S2 ids of the known places; 0 where a place has none."""
+        names = np.concatenate([np.zeros(FIRST, np.uint64), self._cells(level)])
+        return names[np.array(self.cell_of_place[level], np.int64)]
 
     def tree(self, level: int) -> np.ndarray:
         """int64 [V]: the cell of every place id; padding and unseen places lie in cells 0 and 1."""
@@ -108,28 +120,37 @@ class PlacesCodec:
     def others(self) -> OthersTable:
         return OthersTable.of(self.moves, len(self.places) + FIRST)
 
-    def forget(self, user: int | str) -> PlacesCodec:
-        """Without this user's name and counts, and without places that nobody else visited."""
+    def forget(self, user: int | str) -> Forgotten:
+        """Without this user's name and counts, and without places and cells that nobody else visited.
+
+        Ids stay where they are, so that the tables of a network still fit: what is gone leaves an empty name.
+        """
         if user not in self.users:
             raise BadInput(f"user {user!r} is not in this run; it knows {len(self.users)} users")
         number = self.users.index(user) + FIRST
         rest = self.moves.without(number)
-        seen = np.isin(np.arange(len(self.places)) + FIRST, rest.stays[:, 1])
-        renamed = np.concatenate([[0, 1], np.where(seen, np.cumsum(seen) + FIRST - 1, 1)])
-        shifted = lambda ids: ids - (ids > number)  # noqa: E731
-        pairs, stays = rest.pairs.copy(), rest.stays.copy()
-        pairs[:, 0], stays[:, 0] = shifted(pairs[:, 0]), shifted(stays[:, 0])
-        pairs[:, 1:3], stays[:, 1] = renamed[pairs[:, 1:3]], renamed[stays[:, 1]]
-        return replace(
+        gone = ~np.isin(np.arange(len(self.places)) + FIRST, rest.stays[:, 1])
+        codec = replace(
             self,
-            places=tuple(name for name, kept in zip(self.places, seen, strict=True) if kept),
-            users=tuple(name for name in self.users if name != user),
-            cell_of_place={
-                level: tuple(cell for cell, kept in zip(owned, seen, strict=True) if kept)
-                for level, owned in self.cell_of_place.items()
-            },
-            moves=Moves(pairs, stays),
+            users=tuple(None if name == user else name for name in self.users),
+            moves=rest,
         )
+        codec, cells = codec.emptied(gone)
+        return Forgotten(codec, number, np.flatnonzero(gone) + FIRST, cells)
+
+    def emptied(self, gone: np.ndarray) -> tuple[PlacesCodec, dict[int, np.ndarray]]:
+        """Without the names and cells of these places [P]; also the ids of cells in which no place is left."""
+        owned = {
+            level: tuple(1 if away else cell for cell, away in zip(cells, gone, strict=True))
+            for level, cells in self.cell_of_place.items()
+        }
+        left, lost = {}, {}
+        for level, names in self.cells.items():
+            kept = set(owned[level])
+            left[level] = tuple(name if at + FIRST in kept else None for at, name in enumerate(names))
+            lost[level] = np.array([at + FIRST for at in range(len(names)) if at + FIRST not in kept], np.int64)
+        places = tuple(None if away else name for name, away in zip(self.places, gone, strict=True))
+        return replace(self, places=places, cells=left, cell_of_place=owned), lost
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -157,8 +178,21 @@ class PlacesCodec:
         )
 
 
-def _numbers(known: Sequence[int | str], names: np.ndarray) -> np.ndarray:
+@dataclass(frozen=True)
+class Forgotten:
+    """A codec without a user, and the ids whose rows of a network's tables have go too."""
+
+    codec: PlacesCodec
+    user: int
+    places: np.ndarray
+    cells: Mapping[int, np.ndarray]  # level -> ids
+
+
+def _numbers(known: Sequence[Name], names: np.ndarray) -> np.ndarray:
     """int64 ids of these names; 1 where a name is not known."""
+    if names.dtype == object:  # numbers, texts and None side by side cannot be sorted
+        known_ids = {name: place + FIRST for place, name in enumerate(known) if name is not None}
+        return np.array([known_ids.get(name, 1) for name in names.tolist()], np.int64)
     unique, inverse = np.unique(names, return_inverse=True)
-    number = {name: place + FIRST for place, name in enumerate(known)}
+    number = {name: place + FIRST for place, name in enumerate(known) if name is not None}
     return np.array([number.get(name, 1) for name in unique.tolist()], np.int64)[inverse.ravel()]

@@ -18,6 +18,7 @@ import numpy as np
 
 from linnet.domains.places import cells as s2
 from linnet.domains.places import clock
+from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.samples_file import LONGEST, json_lines
 from linnet.domains.places.splits import Samples
 from linnet.domains.places.visits import DAY, MINUTE, Visits
@@ -42,8 +43,9 @@ class _Visit:
     cells: dict[int, int]
 
 
-def read_histories(path: Path, *, tz: str = "UTC", local: str = "", levels: Sequence[int] = ()) -> Histories:
-    """All records of a file, in its order."""
+def read_histories(path: Path, codec: PlacesCodec, *, tz: str = "UTC", local: str = "") -> Histories:
+    """All records of a file, in its order. Places that the run knows are in the table beside those of the file."""
+    levels = codec.levels
     zone = _zone(tz)
     ids, users, rows = [], [], []
     for where, record in json_lines(path):
@@ -53,7 +55,7 @@ def read_histories(path: Path, *, tz: str = "UTC", local: str = "", levels: Sequ
         rows.append(sorted(visits, key=lambda visit: visit.start))
     if not rows:
         raise BadInput(f"{path} holds no history")
-    return _table(ids, users, rows, levels)
+    return _table(ids, users, rows, codec)
 
 
 def _zone(tz: str) -> timezone | ZoneInfo:
@@ -138,29 +140,31 @@ def _published(where: str, record: dict[str, Any]) -> list[_Visit]:
     return found
 
 
-def _table(ids: list[Any], users: list[Any], rows: list[list[_Visit]], levels: Sequence[int]) -> Histories:
+def _table(ids: list[Any], users: list[Any], rows: list[list[_Visit]], codec: PlacesCodec) -> Histories:
     """One table; each record is a user of its own and ends with a stand-in for the next visit."""
     flat = [visit for visits in rows for visit in (*visits, visits[-1])]
     lengths = np.array([len(visits) for visits in rows])
-    names = [visit.place for visit in flat]
-    if len({type(name) for name in names}) > 1:
-        names = [str(name) for name in names]
-    places, place = np.unique(np.array(names), return_inverse=True)
+    number = {name: at for at, name in enumerate(codec.places)}
+    place = np.array([number.setdefault(visit.place, len(number)) for visit in flat])
+    places = np.empty(len(number), object)
+    places[:] = list(number)
     starts = np.concatenate([[0], np.cumsum(lengths + 1)])
     end = np.array([visit.end for visit in flat], np.int64)
     start = np.array([visit.start for visit in flat], np.int64)
     target = starts[1:] - 1
     start[target], end[target] = end[target], end[target]
     cells = {}
-    for level in levels:
+    for level in codec.levels:
         of_place = np.zeros(len(places), np.uint64)
-        for number, visit in zip(place.tolist(), flat, strict=True):
-            of_place[number] = visit.cells.get(level, int(of_place[number]))
+        for at, visit in zip(place.tolist(), flat, strict=True):
+            of_place[at] = visit.cells.get(level, int(of_place[at]))
+        known = codec.cells_of_places(level)
+        of_place[: len(known)] = np.where(known > 0, known, of_place[: len(known)])
         cells[level] = of_place
     table = Visits(
         np.repeat(np.arange(len(rows)), lengths + 1).astype(np.int32), place.astype(np.int32), start, end,
         np.array([visit.offset for visit in flat], np.int32), np.arange(len(flat)),
-        _user_names(users), places, {level: ids_ for level, ids_ in cells.items() if ids_.any()},
+        _user_names(users), places, cells,
     )  # fmt: skip
     history = np.delete(np.arange(len(flat)), target).astype(np.int32)
     samples = Samples(
