@@ -32,6 +32,7 @@ from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.exchange.expressing import Portable, settled
 from linnet.exchange.hf import read_folder, write_folder
+from linnet.exchange.tokens import read_tokenizer
 from linnet.model.config import AttentionConfig, ModelConfig
 from small_models import random_ids
 
@@ -231,6 +232,52 @@ def test_begin_and_end_tokens_are_those_that_transformers_uses(hf: Any, tmp_path
     (tmp_path / "none" / "generation_config.json").unlink()
     config_file.write_text(json.dumps(json.loads(config_file.read_text()) | {"eos_token_id": [10**6, 5]}))
     assert read_folder(tmp_path / "none").model.codec.end == 5
+
+
+def test_their_tokenizers_give_the_same_ids_here(hf: Any, tmp_path: Path) -> None:
+    """Files as transformers writes them, the two files of the first GPT-2, and pieces with byte fallback."""
+    library = pytest.importorskip("tokenizers")
+    modern = library.Tokenizer.from_str(trained().content)
+    pieces = library.Tokenizer(library.models.BPE(unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    pieces.normalizer = library.normalizers.Sequence(
+        [library.normalizers.Prepend("\u2581"), library.normalizers.Replace(" ", "\u2581")]
+    )
+    names = ["<unk>", "<s>", "</s>"]
+    trainer = library.trainers.BpeTrainer(
+        vocab_size=600,
+        special_tokens=[*names, *(f"<0x{byte:02X}>" for byte in range(256))],
+        initial_alphabet=sorted(set("".join(CORPUS))),
+        show_progress=False,
+    )
+    pieces.train_from_iterator(CORPUS, trainer)
+    pieces = library.Tokenizer.from_str(_without_added_bytes(pieces.to_str()))
+    pieces.decoder = library.decoders.ByteFallback()
+    pieces.post_processor = library.processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    backend = hf.PreTrainedTokenizerFast
+    backend(tokenizer_object=modern, eos_token="<end>").save_pretrained(tmp_path / "modern")
+    backend(tokenizer_object=pieces, bos_token="<s>", eos_token="</s>").save_pretrained(tmp_path / "pieces")
+    modern.model.save(str(tmp_path))
+    (tmp_path / "old").mkdir()
+    for name in ("vocab.json", "merges.txt"):
+        (tmp_path / name).rename(tmp_path / "old" / name)
+    for name, framing in (("modern", (None, "<end>")), ("pieces", ("<s>", "</s>")), ("old", (None, "<end>"))):
+        folder, size = tmp_path / name, 700
+        config = {"model_type": "gpt2", "vocab_size": size, "eos_token_id": 0}
+        (folder / "config.json").write_text(json.dumps(config))
+        codec = read_tokenizer(folder, config, size).codec
+        assert (codec.begin_name, codec.end_name) == framing
+        theirs = hf.GPT2Tokenizer.from_pretrained(folder) if name == "old" else backend.from_pretrained(folder)
+        begin = [] if codec.begin is None else [codec.begin]
+        for text in strange_texts():
+            plain = text.replace("<", "(")  # special tokens in a text are text here, and special there
+            assert begin + codec.encode(plain).ids.tolist() == theirs(plain).input_ids, (name, plain)
+
+
+def _without_added_bytes(content: str) -> str:
+    """The bytes of a fallback are words of the vocabulary, not special tokens."""
+    stored = json.loads(content)
+    stored["added_tokens"] = stored["added_tokens"][:3]
+    return json.dumps(stored)
 
 
 def import_config() -> ModelConfig:

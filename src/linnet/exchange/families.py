@@ -77,6 +77,7 @@ class Said:
 
 def llama(said: Said) -> dict[str, Any]:
     said.only("partial_rotary_factor", None, 1, 1.0)
+    said.only("rope_interleaved", None, False)
     return _modern(said, head_width=None, qk_norm=False, biased=said.switch("mlp_bias", False))
 
 

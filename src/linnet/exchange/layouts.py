@@ -8,9 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from linnet.errors import BadInput
 from linnet.exchange.tensors import StoredTensors
@@ -156,9 +159,21 @@ def _with_head(config: ModelConfig, entries: list[Entry], theirs: str) -> tuple[
     return tuple(entries) if config.head.tied else (*entries, _single("head.weight", theirs))
 
 
+class Unfilled(TorchFunctionMode):
+    """Leaves new tensors as they are: drawing their first values takes seconds, and nobody looks at them."""
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        named = kwargs or {}
+        if isinstance(func, FunctionType) and func.__module__ == "torch.nn.init":
+            return named["tensor"] if "tensor" in named else args[0]
+        return func(*args, **named)
+
+
 def shapes(config: ModelConfig) -> dict[str, Shape]:
     """The shape of each of our tensors, without making them."""
-    with torch.device("meta"):
+    with torch.device("meta"), Unfilled():
         return {name: tuple(parameter.shape) for name, parameter in Model(config).named_parameters()}
 
 
