@@ -182,6 +182,7 @@ class DataRecord(Record):
     rows: dict[str, int]
     counts: dict[str, dict[str, int]]
     problems: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 class TokenizerRecord(Record):

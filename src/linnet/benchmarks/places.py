@@ -8,8 +8,10 @@ of 64 to 512 cost and reach.
 from __future__ import annotations
 
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from linnet.benchmarks import place_loops as loops
 from linnet.benchmarks.machine import one_line
 from linnet.data import Batch
 from linnet.domains import Material
+from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import measures
 from linnet.errors import RunFailed
@@ -40,6 +43,18 @@ from linnet.workbench.following import Follower
 
 TOLERANCE = 1e-7
 BATCHES = (64, 128, 256, 512)
+
+
+@contextmanager
+def drawn(data: Sequence[Path]) -> Iterator[Sequence[Path]]:
+    """These files, or drawn check-ins where there are none."""
+    if data:
+        yield data
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "check-ins.csv"
+        write_check_ins(path, generate(Process()))
+        yield [path]
 
 
 def prepared(
@@ -189,8 +204,8 @@ def predictions(run: Run, rows: VisitRows, size: int = 512) -> BenchRecord:
             network.predict(inputs_of(pad(rows.gather(order[first : first + size]))))
     speed = len(order) / (time.perf_counter() - began)
     return BenchRecord(
-        name=f"{run.recipe}, predictions in batches of {size}", ours=speed, peers={}, ratios={}, unit="histories/s",
-        n=len(order), machine=one_line(), note=f"{run.threads} threads",
+        name=f"{run.recipe}, predictions in batches of {size}", ours=speed, peers={}, ratios={},
+        unit="histories/s", n=len(order), machine=one_line(), note=f"{run.threads} threads",
     )  # fmt: skip
 
 
@@ -211,5 +226,6 @@ def latency(train: VisitRows, rows: VisitRows, most: int = 200) -> BenchRecord:
         taken.append(1000 * (time.perf_counter() - began))
     return BenchRecord(
         name="places, one prediction for a followed user", ours=statistics.median(taken), peers={}, ratios={},
-        unit="ms", n=len(taken), machine=one_line(), note=f"90 % within {sorted(taken)[int(0.9 * len(taken))]:.2f} ms",
+        unit="ms", n=len(taken), machine=one_line(),
+        note=f"90 % within {sorted(taken)[int(0.9 * len(taken))]:.2f} ms",
     )  # fmt: skip

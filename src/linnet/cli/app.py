@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from linnet import __version__
-from linnet.cli import asking, bench, data, exchange, inside, machine, runs, tokenizer
+from linnet.cli import asking, bench, data, exchange, inside, machine, places, runs, tokenizer
 
 
 def _version(wanted: bool) -> None:
@@ -37,7 +37,7 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help: rich alone would take longer than everything else
     )
-    for module in (runs, asking, inside, exchange, data, tokenizer, machine, bench):
+    for module in (runs, asking, places, inside, exchange, data, tokenizer, machine, bench):
         module.join(app)
     return app
 

@@ -9,6 +9,7 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.options import DebugOption, JsonOption, PrecisionOption, SettingsOption
+from linnet.cli.places import bench_places
 
 
 def bench_train(
@@ -57,4 +58,5 @@ def join(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure ours beside peers.", no_args_is_help=True, rich_markup_mode=None)
     group.command("train")(bench_train)
     group.command("tokenizer")(bench_tokenizer)
+    group.command("places")(bench_places)
     app.add_typer(group, name="bench")

@@ -10,6 +10,7 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.options import DebugOption, ForceOption, JsonOption
+from linnet.cli.places import check_places, make_places
 
 
 class Task(StrEnum):
@@ -71,8 +72,10 @@ def check_arithmetic(
 def join(app: typer.Typer) -> None:
     make = typer.Typer(help="Make data.", no_args_is_help=True, rich_markup_mode=None)
     make.command("arithmetic")(make_arithmetic)
+    make.command("places")(make_places)
     check = typer.Typer(help="Check data.", no_args_is_help=True, rich_markup_mode=None)
     check.command("arithmetic")(check_arithmetic)
+    check.command("places")(check_places)
     group = typer.Typer(help="Make data, and check data.", no_args_is_help=True, rich_markup_mode=None)
     group.add_typer(make, name="make")
     group.add_typer(check, name="check")

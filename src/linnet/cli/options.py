@@ -76,6 +76,18 @@ ErrorsOption = Annotated[
     BadBytes | None,
     typer.Option("--errors", help="What to do with bytes that are not UTF-8.", show_default=False),
 ]
+ColumnsOption = Annotated[
+    str | None,
+    typer.Option("--columns", metavar="ROLE=COLUMN,…", help="Columns of a table of visits.", show_default=False),
+]
+ZoneOption = Annotated[
+    str | None,
+    typer.Option("--tz", metavar="ZONE", help="The zone of times that name none [UTC].", show_default=False),
+]
+LocalOption = Annotated[
+    str | None,
+    typer.Option("--local", metavar="ZONE", help="The zone whose hours count.", show_default=False),
+]
 ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists at --out.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON lines, one record each, and nothing else.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
@@ -86,6 +98,12 @@ def text_settings(sample: int | None, tokenizer: Path | None, errors: BadBytes |
     file = None if tokenizer is None else json.dumps(str(tokenizer.absolute()))
     named = {"data.sample": sample, "data.tokenizer.file": file, "data.errors": errors}
     return [f"{key}={value}" for key, value in named.items() if value is not None]
+
+
+def places_settings(columns: str | None, tz: str | None, local: str | None) -> list[str]:
+    """The settings that these options stand for."""
+    named = {"data.columns": columns, "data.tz": tz, "data.local": local}
+    return [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
 
 
 def exclude(**given: object) -> None:

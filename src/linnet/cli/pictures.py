@@ -245,6 +245,7 @@ def data(record: DataRecord) -> RenderableType:
         for label, count in counts.items():
             grid.add_row(Text(label), f"{count:,}", "#" * round(30 * count / most) if most else "")
         parts += [Text(""), grid]
+    parts += [Text(note) for note in record.notes]
     parts += [Text(f"problem: {problem}", style="red") for problem in record.problems]
     return Group(*parts)
 

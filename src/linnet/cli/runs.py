@@ -9,6 +9,7 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.options import (
+    ColumnsOption,
     DataOption,
     DebugOption,
     DeviceOption,
@@ -16,6 +17,7 @@ from linnet.cli.options import (
     ErrorsOption,
     ForceOption,
     JsonOption,
+    LocalOption,
     OutOption,
     PrecisionOption,
     RunArgument,
@@ -24,7 +26,9 @@ from linnet.cli.options import (
     SettingsOption,
     StepsOption,
     TokenizerOption,
+    ZoneOption,
     exclude,
+    places_settings,
     text_settings,
 )
 
@@ -42,6 +46,9 @@ def train(
     sample: SampleOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = None,
+    columns: ColumnsOption = None,
+    tz: ZoneOption = None,
+    local: LocalOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -60,7 +67,11 @@ def train(
             recipe,
             out=out,
             data=data or [],
-            settings=[*(settings or []), *text_settings(sample, tokenizer, errors)],
+            settings=[
+                *(settings or []),
+                *text_settings(sample, tokenizer, errors),
+                *places_settings(columns, tz, local),
+            ],
             seed=seed,
             device=device,
             precision=precision,

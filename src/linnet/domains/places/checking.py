@@ -44,7 +44,8 @@ def check(paths: Sequence[Path], reading: Reading | None = None, recipe: Recipe 
         if not (samples.part == number).any()
     ]
     notes = (*found.notes(), f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}")
-    return _record(files, found.visits, samples, notes, [*empty, *leaks(found.visits, samples, part)])
+    said = [*map(str, found.problems), *empty, *leaks(found.visits, samples, part)]
+    return _record(files, found.visits, samples, notes, said)
 
 
 def default_recipe(visits: Visits) -> Recipe:
@@ -118,7 +119,7 @@ def _record(
         "places seen by": {"one user": int((seen_by == 1).sum()), "fewer than three": int((seen_by < 3).sum())},
         "cells": {f"level {level}": len(np.unique(ids[ids > 0])) for level, ids in visits.cells.items()},
     }
-    return DataRecord(path=_names(files), rows=rows, counts=counts, problems=(*notes, *problems))
+    return DataRecord(path=_names(files), rows=rows, counts=counts, problems=tuple(problems), notes=tuple(notes))
 
 
 def _users_per_place(visits: Visits) -> np.ndarray:

@@ -79,7 +79,7 @@ class PlacesData(BaseModel):
         part = divide(found.visits, recipe)
         samples = make_samples(found.visits, part, recipe)
         said = f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}"
-        return Table(found.visits, part, samples, (*found.notes(), said), recipe)
+        return Table(found.visits, part, samples, (*found.notes(), *map(str, found.problems), said), recipe)
 
     def load(self, seed: int) -> Material:
         """Read the files; the test part stays aside."""

@@ -17,6 +17,8 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from linnet.domains.places.visits import DAY, MINUTE
+from linnet.errors import BadInput
+from linnet.records import DataRecord
 
 _WAITS = np.array([35, 60, 95, 150, 240, 380, 540, 720, 1440])  # minutes
 _BLOCKS = 6  # of four hours a day
@@ -94,6 +96,17 @@ def _draw(rng: np.random.Generator, chance: np.ndarray) -> np.ndarray:
     """One column of each row, drawn with these probabilities (rows need not add up to 1)."""
     total = np.cumsum(chance, 1)
     return (rng.random(len(chance))[:, None] * total[:, -1:] > total).sum(1)
+
+
+def make(path: Path, process: Process, *, force: bool = False) -> DataRecord:
+    """Write a drawn table, and say what the best possible accuracy on it is."""
+    if path.exists() and not force:
+        raise BadInput(f"{path} exists; choose another --out, or replace it with --force")
+    made = generate(process)
+    write_check_ins(path, made)
+    note = f"a predictor that knows the process would name {made.best.mean():.4f} of the next places first"
+    rows = {"visits": len(made.user), "users": process.users, "places": len(np.unique(made.venue))}
+    return DataRecord(path=str(path), rows=rows, counts={}, problems=(), notes=(note,))
 
 
 def write_check_ins(path: Path, made: Generated) -> None:

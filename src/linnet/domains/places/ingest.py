@@ -64,7 +64,7 @@ class Ingested:
         """What a person should see before trusting the rest."""
         shown = f"columns ({self.columns.shape}): {self.columns.shown()}"
         guessed = f"guessed: {', '.join(sorted(self.columns.guessed))}" if self.columns.guessed else ""
-        return (shown, *filter(None, [guessed]), *map(str, self.problems))
+        return (shown, guessed) if guessed else (shown,)
 
 
 @dataclass

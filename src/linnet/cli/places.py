@@ -1,0 +1,135 @@
+"""Verbs for runs on places, and the places' share of the groups `data` and `bench`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linnet.cli.face import speaking
+from linnet.cli.options import (
+    ColumnsOption,
+    DataOption,
+    DebugOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    LocalOption,
+    PrecisionOption,
+    RunArgument,
+    SettingsOption,
+    ZoneOption,
+)
+
+
+def predict(
+    run: RunArgument,
+    file: Annotated[Path, typer.Option("--file", help="Histories, one JSON object a line.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", help="So many places each.")] = 10,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Name the next places of people.
+
+    A line is {"id": 1, "visits": [{"place": "gym", "start": "2024-05-31T18:05:00", "duration": 50}, …]}. Give all
+    that is known: the user and the places need not be known to the run.
+    """
+    with speaking(json=json, debug=debug) as face:
+        import time
+
+        from linnet.workbench.predicting import predict
+
+        began, count = time.perf_counter(), 0
+        for record in predict(run, file, k=k, settings=tuple(settings or ()), device=device, precision=precision):
+            face.show(record)
+            count += 1
+        seconds = time.perf_counter() - began
+        typer.echo(f"{count} histories in {seconds:.2f} s, opening included ({count / seconds:,.0f}/s)", err=True)
+
+
+def forget(
+    run: RunArgument,
+    user: Annotated[str, typer.Option("--user", help="Whom to forget.", show_default=False)],
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Remove a user from a run.
+
+    Gone are the name, the counts, the embedding, and places that nobody else visited. The run cannot be resumed.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.workbench.predicting import forget
+
+        face.show(forget(run, user))
+
+
+def make_places(
+    out: Annotated[Path, typer.Option("--out", help="The file of check-ins.", show_default=False)],
+    users: Annotated[int, typer.Option("--users", min=1, help="People.")] = 300,
+    visits: Annotated[int, typer.Option("--visits", min=1, help="Check-ins of each.")] = 160,
+    seed: Annotated[int, typer.Option("--seed", help="The seed of what is drawn.")] = 0,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Draw check-ins from a known process.
+
+    The best accuracy that anybody could reach on them is said beside the counts.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.places.generated import Process, make
+
+        face.show(make(out, Process(users=users, visits=visits, seed=seed), force=force))
+
+
+def check_places(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.", show_default=False)],
+    columns: ColumnsOption = None,
+    tz: ZoneOption = None,
+    local: LocalOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find wrong rows of visits, and leaks.
+
+    What can be mended is mended by a rule that is named with its rows; a table that cannot be used is refused.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.places.checking import check
+        from linnet.domains.places.columns import parse_mapping
+        from linnet.domains.places.ingest import Reading
+
+        reading = Reading(columns=parse_mapping(columns or ""), tz=tz or "UTC", local=local or "")
+        face.show(check(paths, reading))
+
+
+def bench_places(
+    data: DataOption = None,
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run copying networks beside their loop and one-hot forms.
+
+    First the largest difference from the loops, then speeds, then batches of 64 to 512; without --data on drawn
+    check-ins. --set takes repeats, epochs and threads.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.benchmarks.places import bench_places, drawn
+        from linnet.workbench.opening import located
+        from linnet.workbench.using import settings_of
+
+        chosen = settings_of(settings or [], repeats=5, epochs=10, threads=0)
+        threads = chosen.pop("threads")
+        with drawn(located(data or [])) as files:
+            for record in bench_places(files, [("threads", threads)] if threads else [], **chosen):
+                face.show(record)
+
+
+def join(app: typer.Typer) -> None:
+    app.command("predict")(predict)
+    app.command("forget")(forget)
