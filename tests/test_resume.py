@@ -18,10 +18,12 @@ import pytest
 import torch
 
 from linnet import workbench
+from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.errors import BadInput, RunFailed
 from linnet.training.checkpoint import RunFolder
 from linnet.training.guards import Stopped
 from linnet.training.log import Diverged
+from text_corpora import corpus
 from tiny_runs import MUON, TINY, Killed, Watching, bits, logged, train_tiny
 
 STEPS = 18  # two epochs and a half; validations at 4, 8, 12, 16 and 18
@@ -91,6 +93,36 @@ def test_a_killed_run_ends_with_the_bits_of_the_undisturbed_one(
     killed_at(out, name, min(step, length))
     workbench.resume(out)
     agree(out, undisturbed(name))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        ("tiny-text", ("dropout=0.1", "ema=0.9")),
+        ("tiny-text", ("packing=apart", "accumulation=2", "optim.kind=muon", "model.width=16")),
+        ("tiny-places", ("ema=0.9",)),
+    ],
+    ids=["packed text", "packed text, rows apart", "places"],
+)
+def test_a_killed_run_on_files_ends_with_the_bits_of_the_undisturbed_one(
+    tmp_path: Path, recipe: str, settings: tuple[str, ...]
+) -> None:
+    """Other kinds of batches, and a codec that was made from the data."""
+    if recipe == "tiny-places":
+        data = tmp_path / "check-ins.csv"
+        write_check_ins(data, generate(Process(users=8, visits=40, own=6, venues=100)))
+    else:
+        data = corpus(tmp_path / "corpus.txt", 60)
+    asked = {"data": [data], "settings": ["eval_every=5", *settings], "steps": 12}
+    workbench.train(recipe, out=tmp_path / "whole", **asked)
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        workbench.train(recipe, out=out, progress=Watching(3), **asked)
+    for step in (8, 11):
+        with pytest.raises(Killed):
+            workbench.resume(out, progress=Watching(step))
+    workbench.resume(out)
+    agree(out, tmp_path / "whole")
 
 
 def test_a_run_may_be_killed_again_and_again(tmp_path: Path, undisturbed: Undisturbed) -> None:
