@@ -7,28 +7,28 @@ from collections.abc import Callable, Mapping
 from linnet.domains.arithmetic import ArithmeticData
 from linnet.model.config import AttentionConfig, FeedForwardConfig, ModelConfig, NormConfig
 from linnet.training.run import OptimConfig, Run, TrainingConfig
-from linnet.training.schedules import Cosine, Linear
+from linnet.training.schedules import Linear, WarmupStableDecay
 
 
-def adder(recipe: str, digits: int, *, instances: int, steps: int, batch: int) -> Run:
+def adder(recipe: str, digits: int, *, instances: int, steps: int) -> Run:
     """A small decoder; numbers are padded and written least significant digit first, so carries flow forward."""
     return Run(
         recipe=recipe,
         data=ArithmeticData(digits=(1, digits), instances=instances),
         model=ModelConfig(width=128, depth=2, attention=AttentionConfig(heads=4)),
-        optim=OptimConfig(lr=3e-3, weight_decay=0.01, schedule=Cosine(warmup=0.05, floor=0.01)),
-        training=TrainingConfig(steps=steps, batch=batch),
+        optim=OptimConfig(lr=3e-3, weight_decay=0.01, schedule=WarmupStableDecay(warmup=0.05, decay=0.4)),
+        training=TrainingConfig(steps=steps, batch=128),
     )
 
 
 def arithmetic() -> Run:
     """The three-digit adder."""
-    return adder("arithmetic", 3, instances=50_000, steps=600, batch=256)
+    return adder("arithmetic", 3, instances=50_000, steps=900)
 
 
 def adder10() -> Run:
     """The ten-digit adder."""
-    return adder("adder10", 10, instances=150_000, steps=1200, batch=128)
+    return adder("adder10", 10, instances=150_000, steps=1200)
 
 
 def pilot() -> Run:
