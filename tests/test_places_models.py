@@ -127,7 +127,7 @@ def test_copying_networks_do_not_see_padding_or_the_batch(encoder: str) -> None:
     together, _ = name_dense(model, rows, size=len(rows))
     alone, _ = name_dense(model, rows, size=1)
     np.testing.assert_allclose(together, alone, atol=1e-12)
-    np.testing.assert_allclose(np.exp(together).sum(1), 1, atol=1e-6)
+    np.testing.assert_allclose(np.exp(together).sum(1), 1, atol=1e-5)
 
 
 @pytest.mark.usefixtures("double")
@@ -315,7 +315,7 @@ def test_forgetting_a_user_in_the_codec() -> None:
     codec = world().codec
     again = PlacesCodec.from_json(json.loads(json.dumps(codec.to_json())))
     assert again.to_json() == codec.to_json()
-    less = codec.forget(codec.users[0])
+    less = codec.forget(codec.users[0]).codec
     assert codec.users[0] not in less.users
     others = PlacesCodec.of(random_visits(0).rows(np.arange(0)), np.empty(0, np.int8))
     assert others.stored_counts == 0
