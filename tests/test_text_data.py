@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linnet.domains import Material
+from linnet.domains import Material, text
 from linnet.domains.text import TextData, TokenizerCodec, Tokenizing
 from linnet.errors import BadInput
 from linnet.sequences import Sequences
@@ -198,6 +198,23 @@ def test_a_store_gives_the_same_rows_and_notices_other_settings(tmp_path: Path) 
         stream.write("one more line\n")
     with pytest.raises(BadInput, match="is stale: .*c.txt has"):
         kept.load(1)
+
+
+def test_a_store_of_the_cache_is_shared_and_never_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LINNET_CACHE", str(tmp_path / "cache"))
+    path = corpus(tmp_path / "c.txt")
+    data = TextData(paths=(path,), tokenizer=SMALL, store=Path("auto"))
+    first, again = data.load(1), data.load(2)
+    assert any("encoded documents are read from" in note for note in again.notes)
+    assert first.train.sequences.fingerprint() == again.train.sequences.fingerprint()
+    with path.open("a") as stream:
+        stream.write("one more line\n")
+    assert len(data.load(1).train.sequences) == len(first.train.sequences) + 1
+    data.model_copy(update={"sample": 20}).load(1)
+    assert len(list((tmp_path / "cache" / "stores").iterdir())) == 3
+    monkeypatch.setattr(text, "LARGE", 10)
+    TextData(paths=(path,), tokenizer=Tokenizing(vocabulary=280)).load(1)
+    assert len(list((tmp_path / "cache" / "stores").iterdir())) == 4
 
 
 def write_other_tokenizer(folder: Path, path: Path) -> Path:

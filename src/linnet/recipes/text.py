@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 
-from linnet.domains.text import TextData, Tokenizing
+from linnet.domains.text import AUTOMATIC, TextData, Tokenizing
 from linnet.errors import BadInput
 from linnet.model.config import AttentionConfig, FeedForwardConfig, ModelConfig, NormConfig
 from linnet.training.run import OptimConfig, Run, TrainingConfig
@@ -123,7 +123,7 @@ def text(size: int = 4) -> Run:
 
 def wiki(size: int = 6) -> Run:
     """Articles from JSON lines or text files, encoded once into a store on disk and read from there."""
-    data = TextData(tokenizer=Tokenizing(vocabulary=16_000), validation=0.05)
+    data = TextData(tokenizer=Tokenizing(vocabulary=16_000), validation=0.05, store=AUTOMATIC)
     return sized("wiki", size, data)
 
 

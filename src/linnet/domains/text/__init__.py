@@ -7,6 +7,9 @@ models in `ngrams`, the block metric of the headline protocol in `blocks`.
 from __future__ import annotations
 
 import functools
+import hashlib
+import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +23,15 @@ from linnet.domains.text.corpus import Corpus, Parts, Stream, repeated, with_spl
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.ngrams import NGrams
 from linnet.domains.text.sources import Reading, Tally, find_sources, read_passages
-from linnet.domains.text.store import Wanted, encode_rows, is_complete, open_store, row_type, write_store
+from linnet.domains.text.store import (
+    Wanted,
+    begun_with,
+    encode_rows,
+    is_complete,
+    open_store,
+    row_type,
+    write_store,
+)
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.domains.text.tokenizer_training import Tokenizing, tokenizer_file, train_tokenizer
 from linnet.errors import BadInput
@@ -32,6 +43,8 @@ __all__ = ["TextData", "TokenizerCodec", "Tokenizing"]
 SMALL = 256 << 20  # stored bytes up to which a corpus is also searched for repeated documents
 COUNTED = 10_000_000  # training tokens that the n-gram baseline counts
 PARTS = ("train", "validation")
+AUTOMATIC = Path("auto")
+LARGE = 1 << 29  # stored bytes above which the encoded corpus is kept on disk
 LOSSY = "lossy tokenizer"
 
 
@@ -41,7 +54,8 @@ class TextData(BaseModel):
     `documents` says what a document of a .txt file is; rows of JSON lines and Parquet are one each, and a
     `split` column (train, validation, test) is obeyed. `split=shuffled` holds out a random share of the documents,
     `tail` the last ones (of `documents=file`: the last characters). `store` is a folder that keeps the
-    encoded corpus on disk; without it, it is encoded into memory. `block` is the batch and context of the
+    encoded corpus on disk, or `auto`, a folder of its own in the cache (LINNET_CACHE, or ~/.cache/linnet); a
+    large corpus is never kept in memory. `block` is the batch and context of the
     headline protocol, whose block metric is then printed beside the full one.
     """
 
@@ -67,20 +81,22 @@ class TextData(BaseModel):
         """A run is resumed from any folder."""
         if isinstance(value, tuple):
             return tuple(path if str(path).startswith("hf:") else path.absolute() for path in value)
-        return value if value is None else value.absolute()
+        return value if value in (None, AUTOMATIC) else value.absolute()
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         """The same parts for every seed. A resumed run brings the codec that it began with."""
-        if self.store is not None and all(is_complete(self.store / part) for part in PARTS):
-            return self._stored(self.store)
+        folder = self._folder
+        if folder is not None and all(is_complete(folder / part) for part in PARTS):
+            return self._stored(folder)
         parts = self._corpus.divide()
-        known = (codec, ()) if isinstance(codec, TokenizerCodec) else None
-        tokenizer, said = known or self._codec(parts)
+        begun = begun_with(folder / PARTS[0]) if folder is not None and self.tokenizer.file is None else None
+        known = codec if isinstance(codec, TokenizerCodec) else begun
+        tokenizer, said = self._codec(parts) if known is None else (known, ())
         lost = lossiness(tokenizer, parts.validation)
         again = "" if self._stored_bytes > SMALL else repeated(parts.train, parts.validation, parts.documents[1])
         notes = tuple(note for note in (*parts.notes, *said, lost, again) if note)
         train, validation = (
-            self._rows(tokenizer, stream, part, notes)
+            self._rows(tokenizer, stream, part, notes, folder)
             for part, stream in zip(PARTS, (parts.train, parts.validation), strict=True)
         )
         return _material(tokenizer, train, validation, notes)
@@ -133,12 +149,14 @@ class TextData(BaseModel):
             trained.codec.write(tokenizer_file(self.tokenizer.file))
         return trained.codec, trained.notes
 
-    def _rows(self, codec: TokenizerCodec, stream: Stream, part: str, notes: tuple[str, ...]) -> Sequences:
-        if self.store is None:
+    def _rows(
+        self, codec: TokenizerCodec, stream: Stream, part: str, notes: tuple[str, ...], folder: Path | None
+    ) -> Sequences:
+        if folder is None:
             return rows_in_memory(codec, stream)
         meter = Meter(f"encoding {part}", len(self._corpus.sources()), self._stored_bytes)
         wanted = self._wanted(part, codec.fingerprint())
-        return write_store(self.store / part, codec, wanted, stream, remarks=notes, meter=meter).sequences()
+        return write_store(folder / part, codec, wanted, stream, remarks=notes, meter=meter).sequences()
 
     def _stored(self, folder: Path) -> Material:
         """The material of a complete store; of the corpus only sizes and times are looked at then."""
@@ -154,6 +172,18 @@ class TextData(BaseModel):
         left_out = {"paths", "validation_paths", "store", "block", "domain"}
         chosen = self.model_dump(mode="json", exclude={name: True for name in left_out} | {"tokenizer": {"file"}})
         return Wanted((*self._corpus.sources(), *others), chosen | {"part": part}, tokenizer)
+
+    @property
+    def _folder(self) -> Path | None:
+        """Where the encoded corpus is kept; None keeps it in memory. A folder of the cache is never stale."""
+        if self.store not in (None, AUTOMATIC):
+            return self.store
+        if self.store is None and self._stored_bytes <= LARGE:
+            return None
+        marks = [(source.name, source.size, source.modified) for source in self._wanted("", None).sources]
+        said = json.dumps([marks, self._wanted("", None).settings], sort_keys=True)
+        cache = Path(os.environ.get("LINNET_CACHE") or Path.home() / ".cache" / "linnet")
+        return cache / "stores" / hashlib.sha256(said.encode()).hexdigest()[:16]
 
     @property
     def _stored_bytes(self) -> int:

@@ -58,6 +58,10 @@ class Source(NamedTuple):
         """Bytes as stored; a data set of the hub has none."""
         return 0 if self.form == "hf" else Path(self.name).stat().st_size
 
+    @property
+    def modified(self) -> int:
+        return 0 if self.form == "hf" else Path(self.name).stat().st_mtime_ns
+
 
 @dataclass
 class Tally:

@@ -264,6 +264,13 @@ def open_store(folder: Path, wanted: Wanted | None = None) -> Store:
     return store
 
 
+def begun_with(folder: Path) -> TokenizerCodec | None:
+    """The tokenizer of an encoding that was begun here, so that it goes on with the same one."""
+    if _read_manifest(folder) is None:
+        return None
+    return TokenizerCodec.from_json(_read_json(folder / "codec.json"))
+
+
 def is_complete(folder: Path) -> bool:
     """Whether there is a store, and its encoding was finished."""
     manifest = _read_manifest(folder)
