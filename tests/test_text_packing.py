@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet import data
-from linnet.data import Batch, Packed
+from linnet.data import Batch, Masked, Packed, Padded
 from linnet.errors import BadInput
 from linnet.sequences import Sequences
 
@@ -95,6 +95,40 @@ def test_batches_are_functions_of_seed_and_step() -> None:
         assert torch.equal(again.batch(step).ids, forward[step].ids)
     assert not torch.equal(other.batch(0).ids, forward[0].ids)
     assert not torch.equal(plan.batch(plan.steps_per_epoch).ids, forward[0].ids)
+
+
+def test_a_share_of_the_rows_is_dropped_each_epoch() -> None:
+    sequences = rows_of([6] * 1000)
+    for whole, some in (
+        (Packed(sequences, 4, 16, 1), Packed(sequences, 4, 16, 1, drop=0.3)),
+        (Padded(sequences, 16, 1), Padded(sequences, 16, 1, drop=0.3)),
+    ):
+        left_out: list[set[int]] = []
+        for epoch in range(2):
+            missing: set[int] = set()
+            for step in range(whole.steps_per_epoch):
+                place = epoch * whole.steps_per_epoch + step
+                one, other = whole.batch(place), some.batch(place)
+                assert torch.equal(one.ids, other.ids)
+                missing |= {int(i) // 6 for i in one.targets[(one.weights > 0) & (other.weights == 0)]}
+                assert not {int(i) // 6 for i in one.targets[other.weights > 0]} & missing
+            left_out.append(missing)
+        assert 250 < len(left_out[0]) < 350
+        assert left_out[0] != left_out[1]
+
+
+def test_a_share_of_the_inputs_is_masked() -> None:
+    plan = Packed(rows_of([50] * 40), 4, 32, 1)
+    masked = Masked(plan, 0.15, 5, 1)
+    changed = total = 0
+    for step in range(plan.steps_per_epoch):
+        one, other = plan.batch(step), masked.batch(step)
+        assert torch.equal(one.targets, other.targets) and torch.equal(one.weights, other.weights)
+        assert torch.equal(masked.batch(step).ids, other.ids)
+        differs = one.ids != other.ids
+        assert (other.ids[differs] < 5).all()
+        changed, total = changed + int(differs.sum()), total + one.ids.numel()
+    assert 0.12 < changed / total < 0.18
 
 
 def test_lines_of_a_batch_come_from_all_over_the_epoch(monkeypatch: pytest.MonkeyPatch) -> None:

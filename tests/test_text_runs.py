@@ -121,10 +121,15 @@ def test_a_store_and_memory_train_the_same(run: Path, data: Path, tmp_path: Path
 
 @pytest.mark.parametrize("packing", ["padded", "apart"])
 def test_other_plans_train_too(data: Path, tmp_path: Path, packing: str) -> None:
-    packed = ["--set", f"packing={packing}", "--set", "context=8"]
+    packed = ["--set", f"packing={packing}", "--set", "context=8", "--set", "mask=0.15", "--set", "drop=0.1"]
     result = linnet("train", "tiny-text", "--data", data, "--out", tmp_path / "r", *packed, *FEW, "--json")
-    assert "rows are longer than the context of 8 tokens and are read in pieces" in result.stderr
-    assert scores(result)["nats_per_char"]["n"] == scores(result)["nats_per_char"]["n"]
+    assert record(result)["steps"] == 12
+    for said in (
+        "rows are longer than the context of 8 tokens and are read in pieces",
+        "augmentation of the training data: token masking, 15%",
+        "augmentation of the training data: document dropping, 10%",
+    ):
+        assert said in result.stderr
 
 
 def test_characters_of_a_book(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Legend: B = rows of a batch, T = tokens of its longest row, padded on the right.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import queue
 import threading
@@ -73,7 +74,7 @@ class Padded:
     """Whole rows, reshuffled every epoch, padded to the longest row of the batch; no row is ever left out.
 
     `multiple` rounds the padded length up, so that steps meet few shapes, but not beyond `context`; `fixed` is
-    the one length that every batch gets.
+    the one length that every batch gets. `drop` is the share of rows that an epoch does not learn from.
     """
 
     sequences: Sequences
@@ -83,6 +84,7 @@ class Padded:
     multiple: int = 8
     context: int | None = None
     fixed: int | None = None
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
         if len(self.sequences) == 0:
@@ -98,7 +100,11 @@ class Padded:
         epoch, place = divmod(step, self.steps_per_epoch)
         order = epoch_order(len(self.sequences), self.seed, epoch if self.shuffle else None)
         chosen = order[place * self.rows : (place + 1) * self.rows]
-        return pad_rows(self.sequences, chosen, self.multiple, self.context, self.fixed)
+        batch = pad_rows(self.sequences, chosen, self.multiple, self.context, self.fixed)
+        if not self.drop:
+            return batch
+        kept = torch.from_numpy(~dropped(chosen, self.seed, epoch, self.drop))
+        return dataclasses.replace(batch, weights=batch.weights * kept[:, None])
 
 
 WHOLE = 1 << 20  # up to so many rows, an epoch is one permutation of all of them
@@ -113,6 +119,7 @@ class Packed:
     over the end of its row. Every epoch shuffles the rows, moves the places where they are cut into lines of
     `context`, and shuffles the lines. With `apart`, tokens see only their own row. Beyond `WHOLE` rows or lines
     each line of a batch goes through its own stretch of the epoch, and the memory in use does not grow any more.
+    `drop` is the share of rows that an epoch does not learn from.
     """
 
     sequences: Sequences
@@ -121,6 +128,7 @@ class Packed:
     seed: int
     apart: bool = False
     shuffle: bool = True
+    drop: float = 0.0
 
     def __post_init__(self) -> None:
         if self.pairs == 0:
@@ -172,11 +180,14 @@ class Packed:
             documents[row, : len(places)] = document
         after = at + inside
         ids, targets = (np.where(inside, self.sequences.ids[where], 0).astype(np.int64) for where in (at, after))
-        weights = (self.sequences.scored[after] & inside).astype(np.float32)
+        counted = self.sequences.scored[after] & inside
+        if self.drop:
+            rows = np.searchsorted(self.sequences.starts, at, side="right") - 1
+            counted &= ~dropped(rows, self.seed, epoch, self.drop)
         return Batch(
             torch.from_numpy(ids),
             torch.from_numpy(targets),
-            torch.from_numpy(weights),
+            torch.from_numpy(counted.astype(np.float32)),
             torch.from_numpy(inside.sum(1)),
             torch.from_numpy(documents) if self.apart else None,
             {name: torch.from_numpy(values[at]) for name, values in self.sequences.fields.items()},
@@ -234,6 +245,38 @@ class Packed:
         if epoch is not None:
             order = self._random(epoch, chunk + 1).permutation(order)
         return starts[order], np.cumsum(np.diff(starts)[order] - 1)
+
+
+@dataclass(frozen=True)
+class Masked:
+    """Augmentation: a share of the input tokens of each batch is replaced by random ones; targets stay."""
+
+    plan: Plan
+    share: float
+    vocabulary: int
+    seed: int
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return self.plan.steps_per_epoch
+
+    def batch(self, step: int) -> Batch:
+        batch = self.plan.batch(step)
+        random = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 63) + step]))
+        shape = tuple(batch.ids.shape)
+        others = torch.from_numpy(random.integers(0, self.vocabulary, shape))
+        return dataclasses.replace(
+            batch, ids=torch.where(torch.from_numpy(random.random(shape) < self.share), others, batch.ids)
+        )
+
+
+def dropped(rows: np.ndarray, seed: int, epoch: int, share: float) -> np.ndarray:
+    """Augmentation: which of these rows an epoch leaves out, by a hash of the row (splitmix64)."""
+    key = np.uint64((seed * 0x9E3779B97F4A7C15 + epoch * 0xD1342543DE82EF95) % 2**64)
+    mixed = rows.astype(np.uint64) + key
+    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+    return np.asarray((mixed ^ (mixed >> np.uint64(31))) < np.uint64(min(share, 1.0) * (2**64 - 2048)))
 
 
 @functools.lru_cache(maxsize=4)

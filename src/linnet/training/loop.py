@@ -9,7 +9,7 @@ from contextlib import closing, contextmanager
 
 import torch
 
-from linnet.data import Packed, Padded, Plan, Prefetcher
+from linnet.data import Masked, Packed, Padded, Plan, Prefetcher
 from linnet.domains import Material, Part
 from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.data import PlacesData
@@ -41,12 +41,16 @@ def plan_of(run: Run, sequences: Sequences | VisitRows) -> Plan:
     """
     if isinstance(sequences, VisitRows):
         return VisitPlan(sequences, run.training.batch, run.seed)
+    batch, context, drop = run.training.batch, run.model.context, run.augment.drop
+    plan: Plan
     if run.training.packing != "padded":
-        apart = run.training.packing == "apart"
-        return Packed(sequences, run.training.batch, run.model.context, run.seed, apart)
-    fixed = run.model.context if run.training.compile == "on" else None
-    pieces = windows(sequences, run.model.context)
-    return Padded(pieces, run.training.batch, run.seed, context=run.model.context, fixed=fixed)
+        plan = Packed(sequences, batch, context, run.seed, apart=run.training.packing == "apart", drop=drop)
+    else:
+        fixed = context if run.training.compile == "on" else None
+        plan = Padded(windows(sequences, context), batch, run.seed, context=context, fixed=fixed, drop=drop)
+    if not run.augment.mask:
+        return plan
+    return Masked(plan, run.augment.mask, run.model.vocabulary, run.seed)
 
 
 def validation_steps(run: Run, plan: Plan, steps: int) -> int:
@@ -149,6 +153,9 @@ def introduce(run: Run, log: Log) -> None:
         compiling = run.training.compile == "on"
         kernel = choose(torch.device(run.device), run.model.context, run.model.context, compiling=compiling)
         log.note(0, f"attention at {run.model.context} tokens: {kernel}")
+    for name, share in (("token masking", run.augment.mask), ("document dropping", run.augment.drop)):
+        if share:
+            log.note(0, f"augmentation of the training data: {name}, {share:.0%}")
     log.note(0, f"precision {run.precision}, compile {run.training.compile}, {run.threads} threads")
 
 

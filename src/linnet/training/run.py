@@ -69,6 +69,13 @@ class TrainingConfig(Part):
         return self
 
 
+class Augmentation(Part):
+    """Changes to the training data alone, which some challenges forbid. 0 switches an item off."""
+
+    mask: float = Field(0.0, ge=0, lt=1)  # share of input tokens that are replaced by random ones
+    drop: float = Field(0.0, ge=0, lt=1)  # share of rows (documents) that an epoch does not learn from
+
+
 class Run(Part):
     format: int = FORMAT
     recipe: str
@@ -81,6 +88,7 @@ class Run(Part):
     next_place: PlaceModelConfig | None = None  # runs on places: this network stands in for `model`
     optim: OptimConfig = OptimConfig()
     training: TrainingConfig = TrainingConfig()
+    augment: Augmentation = Augmentation()
 
 
 def to_toml(run: Run) -> str:
