@@ -58,7 +58,16 @@ def test_every_form_gives_the_same_documents(tmp_path: Path) -> None:
 
 
 def test_a_folder_is_read_in_the_order_of_paths_without_hidden_files(tmp_path: Path) -> None:
-    for name in ("AB/wiki_00", "AA/wiki_01", "AA/wiki_00", "AA/.wiki.crc", "_tmp/x.txt", "AA/picture.png"):
+    for name in (
+        "AB/wiki_00",
+        "AA/wiki_01",
+        "AA/wiki_00",
+        "AA/.wiki.crc",
+        "_tmp/x.txt",
+        "AA/picture.png",
+        "README.md",
+        "LICENSE",
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
     assert read(tmp_path)[0] == ["AA/wiki_00", "AA/wiki_01", "AB/wiki_00"]

@@ -24,7 +24,8 @@ from linnet.errors import BadInput
 BLOCK = 1 << 20  # bytes read at a time
 PORTION = 1 << 20  # characters handed on at a time
 LONGEST = 1 << 22  # characters; a longer document is cut at a space, and counted
-READABLE = (".txt", ".txt.gz", ".text", ".md", ".jsonl", ".jsonl.gz", ".ndjson", ".parquet")
+READABLE = (".txt", ".txt.gz", ".text", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".parquet")  # in folders
+ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "makefile")  # files that are about data
 MAGIC = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -122,7 +123,7 @@ def find_sources(names: Sequence[str | Path]) -> tuple[Source, ...]:
         path = Path(name)
         if path.is_dir():
             inside = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-            readable = [p for p in inside if p.name.lower().endswith(READABLE) or not p.suffix]
+            readable = [p for p in inside if _holds_text(p.name.lower())]
             if not readable:
                 raise BadInput(f"no text in folder {path}: {_what_is_there(inside)}; {_what_is_read()}")
             found.extend(Source(str(p), _form(p)) for p in readable)
@@ -398,6 +399,11 @@ def _hub_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passag
             yield Passage(texts)
             texts = []
     yield Passage(texts)
+
+
+def _holds_text(name: str) -> bool:
+    """Whether a file of a folder belongs to the corpus: by its ending, or by having none (as WikiExtractor's)."""
+    return not name.startswith(ABOUT) and (name.endswith(READABLE) or "." not in name)
 
 
 def _hidden(path: Path, folder: Path) -> bool:
