@@ -125,6 +125,22 @@ def test_a_killed_run_on_files_ends_with_the_bits_of_the_undisturbed_one(
     agree(out, tmp_path / "whole")
 
 
+def test_a_killed_run_in_bfloat16_ends_with_the_bits_of_the_undisturbed_one(tmp_path: Path) -> None:
+    asked = {"steps": 8, "precision": "bfloat16"}
+    train_tiny(tmp_path / "whole", "accumulation=2", **asked)
+    out = tmp_path / "run"
+    with pytest.raises(Killed):
+        train_tiny(out, "accumulation=2", progress=Watching(6), **asked)
+    workbench.resume(out)
+    agree(out, tmp_path / "whole")
+    train_tiny(tmp_path / "float32", "accumulation=2", steps=8, precision="float32")
+    rough, exact = ([step["loss"] for step in logged(tmp_path / name)] for name in ("whole", "float32"))
+    assert rough != exact and rough == pytest.approx(exact, rel=0.02)
+    assert any("precision bfloat16" in note["text"] for note in logged(out, "note"))
+    weights = RunFolder(out).tensors(8, "weights.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}, "only products are rough"
+
+
 def test_a_run_may_be_killed_again_and_again(tmp_path: Path, undisturbed: Undisturbed) -> None:
     name = "muon, averaged weights, dropout, accumulation, wsd"
     out = tmp_path / "run"

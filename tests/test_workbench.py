@@ -54,6 +54,14 @@ def test_every_step_logs_what_it_did(averaged: Path) -> None:
     assert record["tokens"] == sum(step["tokens"] for step in steps)
 
 
+def test_the_use_of_a_gpu_that_is_not_known_is_not_logged() -> None:
+    """Without NVIDIA's library, or without a GPU, torch raises; a run goes on."""
+    from linnet.training.log import gpu_use
+
+    use = gpu_use()
+    assert use is None or 0 <= use <= 1
+
+
 def weights_at(run: Path, step: int, name: str) -> Model:
     settings = parse(read_toml(run / "run.toml"), "run.toml")
     model = Model(settings.model)

@@ -22,6 +22,14 @@ class Diverged(RunFailed):
     """The loss or its gradient is not a number any more."""
 
 
+def gpu_use() -> float | None:
+    """The share of time in which the GPU computes; None where that is not known."""
+    try:
+        return torch.cuda.utilization() / 100
+    except Exception:  # the library that knows is not installed, or does not say it of this kind of device
+        return None
+
+
 @dataclass
 class Log:
     """Steps are noted without asking the device, and written when `flush` asks it once for many of them."""
@@ -55,7 +63,7 @@ class Log:
             return
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         gpu = torch.cuda.max_memory_allocated() / 2**20 if self.device.type == "cuda" else None
-        use = torch.cuda.utilization() / 100 if self.device.type == "cuda" else None
+        use = gpu_use() if self.device.type == "cuda" else None
         # On an accelerator the host runs ahead, so only the mean over the pending steps is a true time.
         seconds = sum(entry[5] for entry in self.pending) / len(self.pending)
         for step, moved, rate, tokens, waited, _ in self.pending:
