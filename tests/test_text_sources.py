@@ -79,7 +79,7 @@ def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
     assert read(path)[0] == ["packed"]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     text=st.text(st.sampled_from("ab é\n\r日\U0001f600"), max_size=60),
     block=st.integers(1, 7),
@@ -92,6 +92,8 @@ def test_blocks_do_not_matter(tmp_path_factory, text: str, block: int, documents
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sources, "BLOCK", block)
         assert read(path, documents=documents) == whole
+    if documents == "paragraph":
+        assert not any(line.isspace() or not line for text in whole[0] for line in text.split("\n"))
     normal = text.replace("\r\n", "\n").replace("\r", "\n")
     if documents == "line":
         assert whole[0] == [line for line in normal.split("\n") if line.strip()]

@@ -39,6 +39,7 @@ MAGIC = {
     b"SQLite": "an SQLite database",
 }
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
+BLANK_EDGES = re.compile(r"\A(?:[ \t]*\n)+|(?:\n[ \t]*)+\Z")
 
 
 @dataclass(frozen=True)
@@ -276,9 +277,9 @@ def _text_documents(source: Source, reading: Reading, tally: Tally) -> Iterator[
         while len(carry) > LONGEST:
             piece, carry = _cut(carry, tally)
             parts.append(piece)
-        yield parts if reading.documents == "line" else [part.strip("\n") for part in parts]
+        yield parts if reading.documents == "line" else [BLANK_EDGES.sub("", part) for part in parts]
     if carry:
-        yield [carry.strip("\n")]
+        yield [BLANK_EDGES.sub("", carry)]
 
 
 def _whole(source: Source, reading: Reading, tally: Tally) -> Iterator[list[str]]:
