@@ -205,3 +205,13 @@ def test_a_slice_of_a_batch_keeps_everything_beside_the_rows() -> None:
     assert part.lengths.tolist() == [5, 7]
     assert torch.equal(part.fields["hour"], batch.fields["hour"][1:])
     assert torch.equal(part.weights, batch.weights[1:])
+
+
+def test_with_one_length_every_batch_has_one_shape_and_empty_rows_weigh_nothing() -> None:
+    sequences = sequences_of([3, 5, 2, 4, 5])
+    free, fixed = Padded(sequences, 2, seed=3), Padded(sequences, 2, seed=3, fixed=6)
+    for step in range(2 * fixed.steps_per_epoch):
+        short, whole = free.batch(step), fixed.batch(step)
+        assert whole.ids.shape == (2, 6)
+        assert whole.weights.sum() == short.weights.sum() and whole.lengths.sum() == short.lengths.sum()
+        assert whole.weights[len(short.ids) :].sum() == 0

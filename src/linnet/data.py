@@ -74,7 +74,8 @@ class Padded:
     """Whole rows, reshuffled every epoch, padded to the longest row of the batch; no row is ever left out.
 
     `multiple` rounds the padded length up, so that steps meet few shapes, but not beyond `context`; `fixed` is
-    the one length that every batch gets. `drop` is the share of rows that an epoch does not learn from.
+    the one length that every batch gets, and then the last batch of an epoch is filled up with empty rows, so
+    that a compiled step meets one shape only. `drop` is the share of rows that an epoch does not learn from.
     """
 
     sequences: Sequences
@@ -101,10 +102,29 @@ class Padded:
         order = epoch_order(len(self.sequences), self.seed, epoch if self.shuffle else None)
         chosen = order[place * self.rows : (place + 1) * self.rows]
         batch = pad_rows(self.sequences, chosen, self.multiple, self.context, self.fixed)
-        if not self.drop:
-            return batch
-        kept = torch.from_numpy(~dropped(chosen, self.seed, epoch, self.drop))
-        return dataclasses.replace(batch, weights=batch.weights * kept[:, None])
+        if self.drop:
+            kept = torch.from_numpy(~dropped(chosen, self.seed, epoch, self.drop))
+            batch = dataclasses.replace(batch, weights=batch.weights * kept[:, None])
+        return batch if self.fixed is None else filled(batch, self.rows)
+
+
+def filled(batch: Batch, rows: int) -> Batch:
+    """The batch with empty rows of no weight, up to this many."""
+    missing = rows - len(batch.ids)
+    if missing == 0:
+        return batch
+
+    def longer(values: Tensor) -> Tensor:
+        return torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
+
+    return Batch(
+        longer(batch.ids),
+        longer(batch.targets),
+        longer(batch.weights),
+        longer(batch.lengths),
+        None if batch.documents is None else longer(batch.documents),
+        {name: longer(values) for name, values in batch.fields.items()},
+    )
 
 
 WHOLE = 1 << 20  # up to so many rows, an epoch is one permutation of all of them
