@@ -82,6 +82,21 @@ class PredictionRecord(Record):
     candidates: tuple[Candidate, ...]
 
 
+class MissRecord(Record):
+    """A next place that a model did not expect: where the user went, and where the model was sure of."""
+
+    kind: Literal["miss"] = "miss"
+    user: Any
+    left: str  # the local time of the departure
+    here: Any
+    went: Any
+    probability: float
+    rank: float | None  # None: the model could not name the place
+    said: Any
+    said_probability: float
+    first_visit: bool
+
+
 class AttentionRecord(Record):
     """Attention of one sequence: `values[layer][head][query][key]`."""
 

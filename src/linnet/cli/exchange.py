@@ -18,6 +18,12 @@ class Form(StrEnum):
     run = "run"
 
 
+class Rare(StrEnum):
+    keep = "keep"
+    drop = "drop"
+    coarsen = "coarsen"
+
+
 class Type(StrEnum):
     f32 = "f32"
     f16 = "f16"
@@ -44,6 +50,10 @@ def export_model(
     checkpoint: Annotated[
         int | None, typer.Option("--checkpoint", help="The step of the checkpoint to write.", show_default=False)
     ] = None,
+    rare: Annotated[
+        Rare, typer.Option("--rare", help="What a copy of a run on places tells of places that few people visit.")
+    ] = Rare.keep,
+    fewer_than: Annotated[int, typer.Option("--fewer-than", min=1, help="How many people are few.")] = 3,
     force: ForceOption = False,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -65,6 +75,8 @@ def export_model(
                 to=to.value,
                 types=[kind.value for kind in types or []],
                 checkpoint=checkpoint,
+                rare=rare.value,
+                fewer_than=fewer_than,
                 force=force,
             )
         )

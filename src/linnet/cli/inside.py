@@ -9,6 +9,7 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.options import DebugOption, ForceOption, JsonOption, RunArgument
+from linnet.cli.places import misses
 from linnet.errors import BadInput
 
 if TYPE_CHECKING:
@@ -59,4 +60,5 @@ def write_arrays(record: AttentionRecord, out: Path) -> None:
 def join(app: typer.Typer) -> None:
     group = typer.Typer(help="Look inside a model.", no_args_is_help=True, rich_markup_mode=None)
     group.command("attention")(attention)
+    group.command("misses")(misses)
     app.add_typer(group, name="inspect")

@@ -22,6 +22,8 @@ from linnet.records import (
     GenerationRecord,
     ImportRecord,
     ListedRunRecord,
+    MissRecord,
+    PredictionRecord,
     Record,
     RunRecord,
     Score,
@@ -45,8 +47,11 @@ def draw(records: Sequence[Record], out: TextIO) -> None:
     with console.capture() as drawn:
         if listed:
             console.print(listed_runs(listed))
+        missed = [record for record in records if isinstance(record, MissRecord)]
+        if missed:
+            console.print(misses(missed))
         for record in records:
-            if not isinstance(record, ListedRunRecord):
+            if not isinstance(record, ListedRunRecord | MissRecord):
                 console.print(picture(record, shades))
     # Tables fill their last column with spaces, which only gets in the way of copying.
     out.writelines(line.rstrip() + "\n" for line in drawn.get().splitlines())
@@ -73,6 +78,8 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return doctor(record)
         case BenchRecord():
             return bench(record)
+        case PredictionRecord():
+            return prediction(record)
         case ExportRecord():
             return exported(record)
         case ImportRecord():
@@ -231,6 +238,23 @@ def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
         settings = [Text(str(record.settings.get(name, ""))) for name in differing]
         known = (str(record.rank), Text(record.path), record.recipe, record.state, f"{record.step:,}")
         grid.add_row(*known, record.score, value, *settings)
+    return grid
+
+
+def prediction(record: PredictionRecord) -> RenderableType:
+    places = ", ".join(f"{candidate.value} {candidate.probability:.1%}" for candidate in record.candidates)
+    return Text.assemble((f"{record.id}: ", "dim"), places)
+
+
+def misses(records: Sequence[MissRecord]) -> RenderableType:
+    headings = ("user", "left", "at", "went to", "with", "rank", "expected", "with ")
+    grid = table(*headings, numbers=("with", "rank", "with "))
+    for record in records:
+        went = f"{record.went} (first visit)" if record.first_visit else str(record.went)
+        rank = "-" if record.rank is None else f"{record.rank:.0f}"
+        shares = (f"{record.probability:.1%}", f"{record.said_probability:.1%}")
+        where = (Text(str(record.user)), record.left, Text(str(record.here)), Text(went))
+        grid.add_row(*where, shares[0], rank, Text(str(record.said)), shares[1])
     return grid
 
 

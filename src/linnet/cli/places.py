@@ -62,9 +62,32 @@ def forget(
     Gone are the name, the counts, the embedding, and places that nobody else visited. The run cannot be resumed.
     """
     with speaking(json=json, debug=debug) as face:
-        from linnet.workbench.predicting import forget
+        from linnet.workbench.privacy import forget
 
         face.show(forget(run, user))
+
+
+def misses(
+    run: RunArgument,
+    data: DataOption = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Only samples of this part.", show_default=False)
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="How many.")] = 20,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Draw them into this .html file, too.", show_default=False)
+    ] = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the most surprising next places.
+
+    The surest wrong answers come first. A map needs the extra linnet[map] and visits with coordinates.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.workbench.missing import misses
+
+        face.show(*misses(run, data or [], split=split, n=n, map_file=map_file))
 
 
 def make_places(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.text import TextData
 from linnet.errors import BadInput
 from linnet.exchange.cleaning import write_copy
@@ -23,6 +24,7 @@ from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, weights
 from linnet.training.run import Run, to_toml
 from linnet.workbench.making import unscored
 from linnet.workbench.opening import Opened, load
+from linnet.workbench.privacy import Rare, lessen
 from linnet.workbench.report import write_report
 
 Format = Literal["hf", "gguf", "run"]
@@ -36,18 +38,23 @@ def export_run(
     to: Format = "hf",
     types: Sequence[Kind] = (),
     checkpoint: int | None = None,
+    rare: Rare = "keep",
+    fewer_than: int = 3,
     force: bool = False,
 ) -> ExportRecord:
     """Write the model of a run, at its best checkpoint unless another is named, in one of three forms.
 
-    `types` are numbers of the weights: f32 (unless others are named), f16, bf16, and q8_0 for GGUF.
+    `types` are numbers of the weights: f32 (unless others are named), f16, bf16, and q8_0 for GGUF. A copy of a
+    run on places says what it tells about people; `rare` drops or coarsens places that few users visited.
     """
     if to not in get_args(Format):
         raise BadInput(f'there is no form "{to}"; there is {", ".join(get_args(Format))}')
     if strange := [kind for kind in types if kind not in get_args(Kind)]:
         raise BadInput(f'there is no type "{strange[0]}"; there is {", ".join(get_args(Kind))}')
-    write: Callable[..., ExportRecord] = {"hf": _to_hf, "gguf": _to_gguf, "run": _to_run}[to]
     opened = load(path, checkpoint=checkpoint, device="cpu")
+    if to == "run":
+        return _to_run(opened, Path(path), Path(out), tuple(types), force, (rare, fewer_than))
+    write = _to_hf if to == "hf" else _to_gguf
     return write(opened, Path(path), Path(out), tuple(types), force)
 
 
@@ -91,7 +98,14 @@ def _to_gguf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], for
     return _record(path, out, "gguf", family, opened, files, tuple(notes))
 
 
-def _to_run(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force: bool) -> ExportRecord:
+def _to_run(
+    opened: Opened,
+    path: Path,
+    out: Path,
+    types: tuple[Kind, ...],
+    force: bool,
+    privacy: tuple[Rare, int] = ("keep", 3),
+) -> ExportRecord:
     if types:
         raise BadInput("a copy of a run keeps its weights as they are; --type is for hf and gguf")
     if out.exists() and out.resolve() == path.resolve():
@@ -102,10 +116,13 @@ def _to_run(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], forc
     else:
         record = unscored(folder, opened.run, folder.loop(step)[0])
     record = record.model_copy(update={"path": out.name})
+    notes: tuple[str, ...] = ()
     with new_folder(out, force=force, marker="run.toml") as hidden:
         write_copy(hidden, folder, opened.run, weights_of(opened.network), step, record)
+        if isinstance(opened.codec, PlacesCodec):
+            notes = lessen(RunFolder(hidden), step, opened.codec, *privacy)
     written = sorted(file for file in out.rglob("*") if file.is_file())
-    return _record(path, out, "run", opened.run.recipe, opened, written, ())
+    return _record(path, out, "run", opened.run.recipe, opened, written, notes)
 
 
 def _record(

@@ -183,7 +183,7 @@ class Forgotten:
     """A codec without a user, and the ids whose rows of a network's tables have go too."""
 
     codec: PlacesCodec
-    user: int
+    user: int | None  # None: all of them
     places: np.ndarray
     cells: Mapping[int, np.ndarray]  # level -> ids
 

@@ -1,0 +1,254 @@
+"""Runs on places in use: predictions, misses and maps, forgetting, copies that tell less, the verbs, the bench."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner, Result
+
+from linnet import workbench
+from linnet.benchmarks.places import bench_places
+from linnet.cli.app import build
+from linnet.domains.places.codec import FIRST, PlacesCodec
+from linnet.domains.places.generated import Process, generate, write_check_ins
+from linnet.domains.places.histories import read_histories
+from linnet.domains.places.samples_file import write_samples
+from linnet.domains.places.splits import PUBLISHED, divide, make_samples
+from linnet.domains.places.visits import legacy_ids
+from linnet.errors import BadInput
+from linnet.training.checkpoint import RunFolder
+from linnet.workbench.missing import misses
+from linnet.workbench.predicting import places_run, predict
+from linnet.workbench.privacy import disclosure, forget, users_of_places
+from places_tables import random_visits
+
+
+def linnet(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(build(), [str(argument) for argument in arguments])
+
+
+@pytest.fixture(scope="module")
+def stays(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Visits with coordinates of places: user, start, end, place, lon, lat."""
+    visits = random_visits(1, users=5, visits=80)
+    path = tmp_path_factory.mktemp("use") / "stays.csv"
+    start, end = (np.datetime_as_string(time.astype("datetime64[s]")) for time in (visits.start, visits.end))
+    lon, lat = visits.lonlat[visits.place].T  # type: ignore[index]
+    rows = zip(
+        visits.users[visits.user].tolist(), start, end, visits.places[visits.place].tolist(), lon, lat, strict=True
+    )
+    path.write_text("user,start,end,place,lon,lat\n" + "".join(",".join(map(str, row)) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(stays: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("runs")
+    for recipe in ("tiny-places", "places-gru"):
+        asked = ["data.recipe={by='time', same_part=false, skip_days=0, least=1}", "eval_every=3", "batch=32"]
+        workbench.train(recipe, out=folder / recipe, data=[stays], steps=3, settings=asked)
+    return {recipe: folder / recipe for recipe in ("tiny-places", "places-gru")}
+
+
+VISITS = [
+    {"place": 2, "start": "2024-05-31T08:05:00", "duration": 50},
+    {
+        "place": "somewhere new",
+        "start": "2024-05-31T12:00:00Z",
+        "end": "2024-05-31T13:00:00Z",
+        "lon": 116.0,
+        "lat": 40.0,
+    },
+    {"place": 4, "time": 1717180000},
+]
+
+
+@pytest.fixture
+def histories(tmp_path: Path) -> Path:
+    path = tmp_path / "histories.jsonl"
+    lines = [{"id": "a", "visits": VISITS}, {"id": 7, "user": 101, "visits": VISITS[:1]}]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return path
+
+
+def test_predictions_are_probabilities_of_places(runs: dict[str, Path], histories: Path) -> None:
+    first, second = predict(runs["tiny-places"], histories, k=50)
+    assert (first.id, second.id) == ("a", 7)
+    assert {"somewhere new", 2, 4} <= {candidate.value for candidate in first.candidates}
+    for record in (first, second):
+        shares = [candidate.probability for candidate in record.candidates]
+        assert shares == sorted(shares, reverse=True) and sum(shares) <= 1 + 1e-6
+    dense, _ = predict(runs["places-gru"], histories, k=3)
+    assert len(dense.candidates) == 3
+    hard, _ = predict(runs["places-gru"], histories, k=3, settings=("filter=hard",))
+    assert len(hard.candidates) == 3
+    with pytest.raises(BadInput, match='filter is none, hard or soft, not "warm"'):
+        list(predict(runs["places-gru"], histories, settings=("filter=warm",)))
+    with pytest.raises(BadInput, match="for the copying networks"):
+        list(predict(runs["tiny-places"], histories, settings=("filter=hard",)))
+
+
+def test_a_history_does_not_depend_on_the_other_lines(
+    runs: dict[str, Path], histories: Path, tmp_path: Path
+) -> None:
+    alone = tmp_path / "alone.jsonl"
+    alone.write_text(histories.read_text().splitlines()[1] + "\n")
+    (one,) = predict(runs["tiny-places"], alone, k=4)
+    _, two = predict(runs["tiny-places"], histories, k=4)
+    assert [c.value for c in one.candidates] == [c.value for c in two.candidates]
+    np.testing.assert_allclose(
+        [c.probability for c in one.candidates], [c.probability for c in two.candidates], atol=1e-5
+    )
+
+
+def test_published_samples_are_histories(runs: dict[str, Path], tmp_path: Path) -> None:
+    visits = random_visits(1, users=5, visits=80)
+    part = divide(visits, PUBLISHED)
+    samples = make_samples(visits, part, PUBLISHED)
+    write_samples(tmp_path / "s.jsonl", visits, samples, legacy_ids(visits, part))
+    _, codec = places_run(runs["tiny-places"])
+    found = read_histories(tmp_path / "s.jsonl", codec)
+    order = np.argsort(samples.part, kind="stable")
+    for index in range(0, len(order), 17):
+        one = samples.rows[samples.starts[order[index]] : samples.starts[order[index] + 1]]
+        two = found.samples.rows[found.samples.starts[index] : found.samples.starts[index + 1]]
+        assert [visits.places[p] for p in visits.place[one]] == found.visits.places[
+            found.visits.place[two]
+        ].tolist()
+        assert (visits.weekday(local=False)[one] == found.visits.weekday()[two]).all()
+        assert (np.diff(visits.start[one]) == np.diff(found.visits.start[two])).all()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ("{", "line 1 is no JSON"),
+        ('{"id": 1}', 'needs "visits"'),
+        ('{"visits": [{"start": 5}]}', 'visit 1: a visit needs a "place"'),
+        ('{"visits": [{"place": 5}]}', 'needs a "start" or a "time"'),
+        ('{"visits": [{"place": 5, "start": "soon"}]}', "'soon' is no time"),
+        ('{"visits": [{"place": 5, "start": 9, "end": 5}]}', "ends before it begins"),
+        ('{"visits": [{"place": 5, "start": 9, "lon": 5, "lat": 100}]}', "impossible coordinates"),
+        ("", "holds no history"),
+    ],
+)
+def test_broken_histories_are_named(runs: dict[str, Path], tmp_path: Path, line: str, said: str) -> None:
+    path = tmp_path / "broken.jsonl"
+    path.write_text(line + "\n")
+    with pytest.raises(BadInput, match=said):
+        list(predict(runs["tiny-places"], path))
+
+
+@pytest.mark.parametrize("recipe", ["tiny-places", "places-gru"])
+def test_a_forgotten_user_is_gone(runs: dict[str, Path], tmp_path: Path, recipe: str) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(runs[recipe], run)
+    opened, before = places_run(run)
+    number = before.users.index(102) + FIRST
+    mine = set(before.moves.stays[before.moves.stays[:, 0] == number, 1].tolist())
+    rest = set(before.moves.stays[before.moves.stays[:, 0] != number, 1].tolist())
+    said = forget(run, "102")
+    opened, codec = places_run(run)
+    assert (
+        102 not in codec.users and number not in codec.moves.pairs[:, 0] and number not in codec.moves.stays[:, 0]
+    )
+    assert (codec.moves.stays[:, 0] != number).all()
+    for place in mine - rest:
+        assert codec.places[place - FIRST] is None
+    weights = RunFolder(run).tensors(opened.step, "weights.safetensors")
+    if "user.weight" in weights:
+        assert not weights["user.weight"][number].any() and weights["user.weight"].any()
+    assert RunFolder(run).tensors(opened.step, "loop.safetensors") == {}
+    assert "is forgotten" in said.text
+    with pytest.raises(BadInput, match="is not in this run"):
+        forget(run, "102")
+
+
+def test_copies_tell_less(runs: dict[str, Path], tmp_path: Path) -> None:
+    _, codec = places_run(runs["places-gru"])
+    few = int((users_of_places(codec) < 4).sum())
+    assert any(f"{few} by fewer than 4" in line for line in disclosure(codec, 4))
+    kept = workbench.export_run(runs["places-gru"], tmp_path / "kept", to="run", fewer_than=4)
+    assert "5 users by name" in kept.notes[1]
+    for rare in ("drop", "coarsen"):
+        out = tmp_path / rare
+        record = workbench.export_run(runs["places-gru"], out, to="run", rare=rare, fewer_than=4)  # type: ignore[arg-type]
+        assert "0 users by name" in record.notes[1] and f"{few} places visited by fewer than 4" in record.notes[2]
+        _, less = places_run(out)
+        assert set(less.users) == {None}
+        rows = np.flatnonzero(users_of_places(codec) < 4)
+        for place in rows.tolist():
+            assert (less.places[place] is None) == (rare == "drop")
+            assert all(less.cell_of_place[level][place] == 1 for level in less.levels[1:])
+    weights = RunFolder(tmp_path / "drop").tensors(3, "weights.safetensors")
+    assert not weights["user.weight"][FIRST:].any()
+    assert not weights["embed.tables.3.weight"][torch.from_numpy(rows) + FIRST].any()
+
+
+def test_misses_and_their_map(runs: dict[str, Path], stays: Path, tmp_path: Path) -> None:
+    found = misses(runs["tiny-places"], [stays], n=5)
+    assert 0 < len(found) <= 5
+    assert [miss.said_probability for miss in found] == sorted((m.said_probability for m in found), reverse=True)
+    assert all(miss.said != miss.went for miss in found)
+    pytest.importorskip("folium")
+    page = tmp_path / "misses.html"
+    misses(runs["tiny-places"], [stays], n=5, map_file=page)
+    assert "crimson" in page.read_text()
+    with pytest.raises(BadInput, match="exists"):
+        misses(runs["tiny-places"], [stays], n=5, map_file=page)
+    with pytest.raises(BadInput, match="runs of the scorer"):
+        misses(runs["places-gru"], [stays])
+
+
+def test_the_verbs(runs: dict[str, Path], stays: Path, histories: Path, tmp_path: Path) -> None:
+    checked = linnet("data", "check", "places", stays, "--json")
+    assert json.loads(checked.stdout)["rows"]["users"] == 5
+    assert "columns (stays): user=user" in linnet("data", "check", "places", stays).stdout
+    made = linnet("data", "make", "places", "--out", tmp_path / "c.csv", "--users", 3, "--visits", 9, "--json")
+    assert json.loads(made.stdout)["rows"]["visits"] == 27
+    said = linnet("predict", runs["tiny-places"], "--file", histories, "-k", 2, "--json")
+    lines = [json.loads(line) for line in said.stdout.splitlines()]
+    assert [line["kind"] for line in lines] == ["prediction"] * 2 and len(lines[0]["candidates"]) == 2
+    assert "histories in" in said.stderr
+    assert "somewhere new" in linnet("predict", runs["tiny-places"], "--file", histories).stdout
+    assert "went to" in linnet("inspect", "misses", runs["tiny-places"], "--data", stays, "-n", 3).stdout
+    wrong = linnet("generate", runs["tiny-places"], "x")
+    assert wrong.exit_code == 2 and "names places" in wrong.stderr
+    shown = linnet("show", runs["tiny-places"])
+    assert shown.exit_code == 0
+
+
+def test_the_bench_compares_before_it_measures(tmp_path: Path) -> None:
+    path = tmp_path / "c.csv"
+    write_check_ins(path, generate(Process(users=4, visits=30, own=5, venues=40)))
+    small = [("next_place.places", 0), ("next_place.cells", [0, 0, 0]), ("batch", 8)]
+    found = list(bench_places([path], small, repeats=1, epochs=1))
+    assert found[0].ours <= 1e-7 and set(found[0].peers) >= {"copy", "frequency", "recency", "hard filter"}
+    assert set(found[1].peers) == {"one-hot", "loops"}
+    assert [record.name for record in found[-4:]] == ["batch 64", "batch 128", "batch 256", "batch 512"]
+
+
+def test_runs_on_places_resume(stays: Path, tmp_path: Path) -> None:
+    asked = ["data.recipe={by='time', same_part=false, skip_days=0, least=1}", "eval_every=2", "batch=32"]
+    whole = workbench.train("tiny-places", out=tmp_path / "whole", data=[stays], steps=4, settings=asked)
+    workbench.train("tiny-places", out=tmp_path / "cut", data=[stays], steps=4, settings=asked)
+    cut = RunFolder(tmp_path / "cut")
+    shutil.rmtree(cut.at(4))
+    cut.record.unlink()
+    resumed = workbench.resume(tmp_path / "cut")
+    one, two = (RunFolder(tmp_path / name).tensors(4, "weights.safetensors") for name in ("whole", "cut"))
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert [score.value for score in resumed.scores] == [score.value for score in whole.scores]
+
+
+def test_codecs_of_places_come_back() -> None:
+    visits = random_visits(2)
+    codec = PlacesCodec.of(visits, divide(visits, PUBLISHED))
+    gone = codec.forget(101).codec
+    assert PlacesCodec.from_json(json.loads(json.dumps(gone.to_json()))).to_json() == gone.to_json()
+    assert codec.decode(codec.encode(f"{codec.places[0]} nowhere").ids) == f"{codec.places[0]} <unseen>"
