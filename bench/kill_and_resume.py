@@ -46,7 +46,7 @@ RECIPES: dict[str, tuple[str, ...]] = {
         "mixer=gru",
         "schedule=onecycle",
         "ema=0.9",
-        "lr=0.05",
+        "lr=0.2",
         "patience=4",
     ),
 }

@@ -203,7 +203,9 @@ def test_check_reports_a_table(tmp_path: Path) -> None:
     record = check([tmp_path / "c.csv"])
     assert record.rows["visits"] == 240 and record.rows["users"] == 6
     assert record.counts["samples"] == {"train": 6 * 31, "validation": 6 * 4, "test": 6 * 4}
-    assert record.problems == () and record.notes[0] == "columns (check-ins): user=user_id, time=time, place=venue_id"
+    assert (
+        record.problems == () and record.notes[0] == "columns (check-ins): user=user_id, time=time, place=venue_id"
+    )
     lonely = tmp_path / "one.csv"
     lonely.write_text("user,time,place\n1,2024-03-01 08:00,a\n")
     assert "empty split: no sample in the train part" in "\n".join(check([lonely]).problems)
