@@ -1,0 +1,206 @@
+"""The places table: runs of several seeds beside every rule and the boosted ranker, on one split, test read once.
+
+    python bench/places_geolife.py --data visits.csv --runs DIR --seeds 5 [--ranker 3] [--split test] > table.md
+
+Runs are trained where DIR has none, as DIR/RECIPE-INFORMATION-SEED, and found there again. `--split validation`
+is what choices are made on; `--split test` is for the report at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from linnet import workbench
+from linnet.domains.places.counters import BASELINES, MostFrequent
+from linnet.domains.places.data import PlacesData
+from linnet.domains.places.ranker import fit_ranker
+from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.scores import Ranked, Resampled, measures, paired, vocabularies
+from linnet.domains.places.visits import PARTS
+from linnet.training.run import Run
+from linnet.workbench.places import cell_tables, first_visits, rules, say
+
+RECIPES = {
+    "scorer": ("places", "same"), "scorer, full past": ("places", "full"),
+    "GRU + copy": ("places-gru", "same"), "Transformer + copy": ("places-transformer", "same"),
+}  # fmt: skip
+COLUMNS = ("legacy.acc@1", "legacy.acc@5", "legacy.acc@10", "legacy.mrr", "legacy.ndcg@10", "strict.acc@1",
+           "open.acc@1", "open.acc@5", "open.acc@10", "open.mrr")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class System:
+    """One seed of a system: its ranks by vocabulary."""
+
+    name: str
+    seed: int
+    tables: dict[str, Ranked]
+    parameters: int
+
+
+def value(system: System, column: str) -> float:
+    table, measure = column.split(".", 1)
+    if table not in system.tables:
+        return float("nan")
+    return 100 * float(measures(system.tables[table])[measure].mean())
+
+
+def trained(arguments: argparse.Namespace, recipe: str, information: str, seed: int) -> Path:
+    """The run of this seed, trained if it is not there."""
+    path = arguments.runs / f"{recipe}-{information}-{seed}"
+    if not (path / "record.json").is_file():
+        asked = [
+            f"data.local='{arguments.local}'",
+            f"data.information='{information}'",
+            f"threads={arguments.threads}",
+        ]
+        asked += arguments.set if recipe == "places" else []
+        began = time.perf_counter()
+        if (path / "run.toml").is_file():
+            workbench.resume(path)
+        else:
+            workbench.train(recipe, out=path, data=[arguments.data], seed=seed, settings=asked)
+        print(f"{path.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
+    return path
+
+
+def rows_of(path: Path, data: Path, split: str) -> tuple[object, VisitRows, Run]:
+    opened = workbench.load(path)
+    rows = opened.run.data.read(opened.codec, [data], split).visits
+    assert rows is not None
+    return opened.network, rows, opened.run
+
+
+def networks(arguments: argparse.Namespace) -> list[System]:
+    found = []
+    for name in arguments.systems:
+        recipe, information = RECIPES[name]
+        for seed in range(1, arguments.seeds + 1):
+            path = trained(arguments, recipe, information, seed)
+            opened = workbench.load(path)
+            rows = opened.run.data.read(opened.codec, [arguments.data], arguments.split).visits
+            assert rows is not None
+            kinds = ("none", "hard", "soft") if recipe != "places" else (None,)
+            for kind in kinds:
+                said = say(opened.network, rows, size=256, region=opened.region, chosen=kind)  # type: ignore[arg-type]
+                label = name if kind in (None, "none") else f"{name}, {kind} filter"
+                count = sum(parameter.numel() for parameter in opened.network.parameters())
+                found.append(System(label, seed, said.tables, count))
+    return found
+
+
+def counted(arguments: argparse.Namespace, information: str) -> list[System]:
+    """Rules and rankers with this information."""
+    data = PlacesData(paths=(str(arguments.data),), local=arguments.local, information=information)  # type: ignore[arg-type]
+    table, material = data.table(), data.load(0)
+    rows = data.read(material.codec, [arguments.data], arguments.split).visits
+    assert rows is not None
+    suffix = ", full past" if information == "full" else ""
+    found = [System(name + suffix, 1, tables, 0) for name, tables in rules(rows).items()]
+    visits, ids = table.visits, material.codec.place_ids(table.visits.places)
+    if not suffix:
+        first, truth = MostFrequent("first"), visits.place[rows.samples.target].astype(np.int64)
+        tables = vocabularies(
+            first.rank(visits, rows.samples, visits.place.astype(np.int64)), truth, ids,
+            first.rank(visits, rows.samples, ids[visits.place]),
+        )  # fmt: skip
+        found.append(System("most frequent, ties to the first", 1, tables, 0))
+    train, validation = (data.informed(table, table.samples.of(part)) for part in (0, 1))
+    truth = visits.place[rows.samples.target].astype(np.int64)
+    for seed in range(arguments.ranker):
+        for space, label in (("legacy", ids[visits.place]), ("open", visits.place.astype(np.int64))):
+            ranker = fit_ranker(visits, table.part, train, validation, label, seed)
+            ranking = ranker.rank(visits, rows.samples, label)
+            legacy = ranking if space == "legacy" else None
+            tables = vocabularies(None if space == "legacy" else ranking, truth, ids, legacy)
+            if space == "open":
+                tables.pop("legacy")  # its scores do not add up to classes
+                tables |= cell_tables(rows, ranking, truth)
+            found.append(System(f"boosted ranker, {space}{suffix}", seed + 1, tables, 0))
+    return found
+
+
+def print_table(systems: list[System]) -> None:
+    """Mean and range over seeds."""
+    print("| system | parameters | seeds | " + " | ".join(COLUMNS) + " |")
+    print("|---" * (3 + len(COLUMNS)) + "|")
+    for name in dict.fromkeys(system.name for system in systems):
+        seeds = [system for system in systems if system.name == name]
+        cells = []
+        for column in COLUMNS:
+            values = [value(system, column) for system in seeds]
+            spread = f" ({min(values):.2f}-{max(values):.2f})" if len(values) > 1 else ""
+            cells.append("-" if np.isnan(values[0]) else f"{np.mean(values):.2f}{spread}")
+        print(f"| {name} | {seeds[0].parameters:,} | {len(seeds)} | " + " | ".join(cells) + " |")
+
+
+def hits(systems: list[System], name: str, table: str) -> np.ndarray | None:
+    """[n]: the share of the seeds that were right."""
+    found = [measures(s.tables[table])["acc@1"] for s in systems if s.name == name and table in s.tables]
+    return np.mean(found, 0) if found else None
+
+
+def print_tests(systems: list[System], user: np.ndarray, ours: str, theirs: list[str]) -> None:
+    """Paired differences in acc@1, with intervals over users."""
+    draws = Resampled.draw(user)
+    for table in ("legacy", "strict", "open"):
+        mine = hits(systems, ours, table)
+        for name in theirs:
+            other = hits(systems, name, table)
+            if mine is not None and other is not None:
+                d = paired(mine, other, draws)
+                between = f"({100 * d.low:+.2f} to {100 * d.high:+.2f})"
+                print(f"- {table}: {ours} minus {name}: {100 * d.value:+.2f} {between}, "
+                      f"p = {d.p:.3f}, n = {d.n}")  # fmt: skip
+
+
+def print_first_visits(systems: list[System], rows: VisitRows) -> None:
+    """The right cell of level 13 among ten, on first visits, beside the most popular cells."""
+    fresh = first_visits(rows)
+    for name in dict.fromkeys(system.name for system in systems):
+        found = [s.tables["cell13"] for s in systems if s.name == name and "cell13" in s.tables]
+        if found:
+            shares = [100 * measures(table)["acc@10"][fresh].mean() for table in found]
+            print(
+                f"- {name}: {np.mean(shares):.2f} % of {int(fresh.sum())} first visits in one of ten named cells"
+            )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--runs", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--ranker", type=int, default=0, help="seeds of the boosted ranker")
+    parser.add_argument("--split", choices=PARTS, default="validation")
+    parser.add_argument("--local", default="+08:00")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--systems", nargs="*", default=list(RECIPES), choices=list(RECIPES))
+    parser.add_argument("--set", action="append", default=[])
+    arguments = parser.parse_args()
+    systems = counted(arguments, "same") + counted(arguments, "full") + networks(arguments)
+    print(f"## {arguments.data.name}, {arguments.split} part, seeds 1 to {arguments.seeds}\n")
+    print_table(systems)
+    data = PlacesData(paths=(str(arguments.data),), local=arguments.local)
+    rows = data.read(data.load(0).codec, [arguments.data], arguments.split).visits
+    assert rows is not None
+    user = rows.visits.user[rows.samples.target]
+    print("\nPaired differences in acc@1 (mean over seeds), 95 % intervals over users:\n")
+    print_tests(systems, user, "scorer", ["counter", "Markov-2", "boosted ranker, legacy", "boosted ranker, open",
+                                          "GRU + copy"])  # fmt: skip
+    print_tests(systems, user, "scorer, full past", ["counter, full past", "Markov-2, full past",
+                                                     "boosted ranker, legacy, full past",
+                                                     "boosted ranker, open, full past"])  # fmt: skip
+    print("\nFirst visits:\n")
+    print_first_visits(systems, rows)
+    assert BASELINES
+
+
+if __name__ == "__main__":
+    main()
