@@ -1,7 +1,8 @@
 """`linnet bench tokenizer`: learning and encoding through linnet beside the bare `tokenizers` library.
 
-The bare library gets the documents as a list in memory; ours reads the files, counts, checks UTF-8 and lays the
-ids out as framed rows. Before anything is timed, both must learn the same vocabulary and give the same ids.
+The bare library gets the documents from memory, as many in one call as ours gives it; ours reads the files,
+counts, checks UTF-8 and lays the ids out as framed rows. Before anything is timed, both must learn the same
+vocabulary and give the same ids.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from linnet.benchmarks.machine import one_line
-from linnet.domains.text.sources import Reading, Tally, find_sources, read_passages
+from linnet.domains.text.sources import Passage, Reading, Tally, find_sources, read_passages
 from linnet.domains.text.store import encode_rows
 from linnet.domains.text.tokenization import END, TokenizerCodec, tokenizers_library
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
@@ -53,11 +54,13 @@ def bench_tokenizer(
     def encode() -> np.ndarray:
         return np.concatenate([rows for rows, *_ in encode_rows(codec, read())])
 
-    def encode_bare() -> list[list[int]]:
-        return [encoding.ids for encoding in bare.encode_batch_fast(texts, add_special_tokens=False)]
+    portions = list(Passage(texts).portions())
 
-    framed = [codec.end, *(i for ids in encode_bare() for i in (*ids, codec.end, codec.end))][:-1]
-    if encode().tolist() != framed:
+    def encode_bare() -> list[list[int]]:
+        calls = (bare.encode_batch_fast(some, add_special_tokens=False) for some in portions)
+        return [encoding.ids for encodings in calls for encoding in encodings]
+
+    if not np.array_equal(encode(), np.concatenate([[codec.end, *ids, codec.end] for ids in encode_bare()])):
         raise RunFailed("ours and the bare library give different ids: nothing is timed")
     return [
         in_turn(f"tokenizer train, bpe {vocabulary:,}", learn, learn_bare, size, repeats),
