@@ -220,6 +220,17 @@ def test_tokenizers_are_made_and_checked(data: Path, tmp_path: Path) -> None:
     assert record(linnet("tokenizer", "check", tmp_path / "w.json", "--data", other, "--json"))["unknown"] == 2
 
 
+def test_tokenizers_are_measured_beside_the_library(data: Path) -> None:
+    result = linnet(
+        "bench", "tokenizer", "--data", data, "--set", "repeats=1", "--set", "vocabulary=290", "--json"
+    )
+    assert result.exit_code == 0, result.stderr
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [line["name"] for line in lines] == ["tokenizer train, bpe 290", "tokenizer encode, bpe 290"]
+    for line in lines:
+        assert line["unit"] == "MB/s" and line["ratios"]["tokenizers"] > 0 and line["ours"] > 0
+
+
 def test_the_tokenizer_of_a_run_can_be_checked(run: Path, data: Path) -> None:
     assert record(linnet("tokenizer", "check", run, "--data", data, "--json"))["lossless"]
     refused = linnet("tokenizer", "check", run, "--data", data, "--set", "feld=x")
