@@ -132,6 +132,12 @@ def test_other_plans_train_too(data: Path, tmp_path: Path, packing: str) -> None
         assert said in result.stderr
 
 
+def test_plain_gradient_descent_trains_too(data: Path, tmp_path: Path) -> None:
+    settings = ["--set", "optim.kind=sgd", "--set", "optim.lr=0.1"]
+    result = linnet("train", "tiny-text", "--data", data, "--out", tmp_path / "r", *settings, *FEW, "--json")
+    assert scores(result)["nats_per_token"]["value"] < 6
+
+
 def test_characters_of_a_book(tmp_path: Path) -> None:
     book = tmp_path / "book.txt"
     book.write_text("\n".join(sentences(200)))
@@ -180,6 +186,7 @@ def test_headline_models_have_the_sizes_of_the_reports() -> None:
         return costs(model.model_copy(update={"vocabulary": vocabulary})).parameters
 
     assert parameters("headlines-s4", 16_000) == 27_140_096
+    assert parameters("headlines-baseline", 16_000) == 27_172_864
     assert parameters("headlines", 16_000) <= 50_000_000
     assert 700_000 < parameters("shakespeare", 68) < 900_000
 

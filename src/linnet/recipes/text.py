@@ -65,6 +65,19 @@ def headlines_report() -> Run:
     )
 
 
+def headlines_baseline() -> Run:
+    """Where S4 started (1.7533 by its block metric): plain gradient descent, hardly better than counting."""
+    best = headlines_s4()
+    return best.model_copy(
+        update={
+            "recipe": "headlines-baseline",
+            "data": titles(16_000, (64, 128)),
+            "model": best.model.model_copy(update={"context": 128, "dropout": 0.1}),
+            "optim": OptimConfig(kind="sgd", lr=6e-3, weight_decay=0.0, schedule=Cosine(warmup=0, floor=0)),
+        }
+    )
+
+
 def headlines_s4() -> Run:
     """The best run that S4 measured (1.2831 by its block metric): rows of 64 tokens, AdamW, one cycle."""
     return Run(
@@ -163,6 +176,7 @@ def tiny_characters() -> Run:
 RECIPES: Mapping[str, Callable[[], Run]] = {
     "headlines": headlines,
     "headlines-report": headlines_report,
+    "headlines-baseline": headlines_baseline,
     "headlines-s4": headlines_s4,
     "text": text,
     "wiki": wiki,

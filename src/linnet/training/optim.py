@@ -30,8 +30,12 @@ def named_groups(model: Network) -> dict[str, list[tuple[str, nn.Parameter]]]:
 
 
 def optimizers(model: Network, config: OptimConfig) -> list[torch.optim.Optimizer]:
-    """AdamW alone, or Muon for the matrices and AdamW for the rest."""
+    """AdamW alone, Muon for the matrices and AdamW for the rest, or plain gradient descent."""
     groups = named_groups(model)
+    if config.kind == "sgd":
+        every = [parameter for named in groups.values() for _, parameter in named]
+        settings = {"params": every, "name": "all", "peak": config.lr}
+        return [torch.optim.SGD([settings], lr=config.lr, weight_decay=config.weight_decay)]
     adam_roles = ("matrices", "embeddings", "vectors") if config.kind == "adamw" else ("embeddings", "vectors")
     adam = torch.optim.AdamW(
         [

@@ -29,9 +29,12 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 class OptimConfig(Part):
-    """`muon` moves the hidden matrices with Muon and everything else with AdamW. 0 switches an item off."""
+    """`muon` moves the hidden matrices with Muon and everything else with AdamW. 0 switches an item off.
 
-    kind: Literal["adamw", "muon"] = "adamw"
+    `sgd` is plain gradient descent without momentum: the baseline that some reports measure against.
+    """
+
+    kind: Literal["adamw", "muon", "sgd"] = "adamw"
     lr: float = Field(1e-3, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
