@@ -269,7 +269,7 @@ def test_a_setting_reaches_its_place(setting: str, read: Any) -> None:
         ("lr=true", "optim.lr is no switch; it cannot be true"),
         ("lr=-1", "optim.lr: Input should be greater than 0 (it is -1)"),
         ("head.tied=maybe", "model.head.tied: Input should be a valid boolean"),
-        ("optim.kind=sgd", "optim.kind: Input should be 'adamw' or 'muon' (it is 'sgd')"),
+        ("optim.kind=lion", "optim.kind: Input should be 'adamw', 'muon' or 'sgd' (it is 'lion')"),
         ("betas=[0.9]", "optim.betas.1: Field required"),
         ("schedule.floor=2", "optim.schedule.floor: Input should be less than or equal to 1 (it is 2)"),
         ("schedule=sine", "'constant', 'cosine', 'linear', 'wsd', 'onecycle'"),
