@@ -13,6 +13,7 @@ from linnet.data import Batch
 from linnet.model.model import Model
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner, inputs_of, micro_batches
+from linnet.training.muon import Muon, orthogonalized
 from linnet.training.optim import (
     averaged,
     load_state_tensors,
@@ -261,3 +262,35 @@ def test_dropout_depends_on_the_step_and_the_micro_batch_alone() -> None:
     learner._gradients(batches[0], 1)
     other = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
     assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_muon_is_torchs_muon_with_products_in_any_format(dtype: torch.dtype) -> None:
+    """Matrices of one shape are moved together, and end where torch's loop over them does."""
+    random = torch.Generator().manual_seed(3)
+    shapes = [(12, 5), (5, 12), (12, 5), (7, 7)]
+    ours = [torch.nn.Parameter(torch.randn(shape, generator=random)) for shape in shapes]
+    plain = [torch.nn.Parameter(parameter.detach().clone()) for parameter in ours]
+    optims = [
+        Muon(ours, dtype=dtype, lr=0.1, weight_decay=0.2, momentum=0.9),
+        torch.optim.Muon(plain, lr=0.1, weight_decay=0.2, momentum=0.9),
+    ]
+    for _ in range(3):
+        for mine, theirs in zip(ours, plain, strict=True):
+            mine.grad = torch.randn(mine.shape, generator=random)
+            theirs.grad = mine.grad.clone()
+        for optim in optims:
+            optim.step()
+    ours[0].grad = None  # a parameter without a gradient stays where it is
+    before = ours[0].detach().clone()
+    optims[0].step()
+    assert torch.equal(ours[0], before)
+    optims[1].step()
+    for mine, theirs in zip(ours[1:], plain[1:], strict=True):
+        assert (mine - theirs).abs().max() < (0.02 if dtype == torch.float32 else 0.01)
+
+
+def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
+    found = orthogonalized(torch.randn(3, 6, 20, generator=torch.Generator().manual_seed(1)))
+    values = torch.linalg.svdvals(found)
+    assert values.min() > 0.6 and values.max() < 1.3

@@ -1,19 +1,19 @@
 """From hidden vectors to the vocabulary: logits for rows that sample, losses for rows that learn.
 
-Losses are computed in chunks of rows, so that the logits of a whole batch never exist in float32.
+Losses are computed in chunks of rows, so that the logits of a whole batch never exist in float32 (`losses`).
 Legend: N = rows (batch and time flattened), W = model width, V = vocabulary.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.model.config import ModelConfig
+from linnet.model.losses import ChunkedLoss, LossConfig, logits, target_losses
 
+PLAIN = LossConfig()
 CHUNK = 1 << 22  # float32 logits that may exist at once
 
 
@@ -45,66 +45,19 @@ class Head(nn.Module):
         ]
         return torch.cat(pieces).view(targets.shape)
 
-    def loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """The weighted sum of nats, as training needs it.
+    def loss(self, hidden: Tensor, targets: Tensor, weights: Tensor, config: LossConfig = PLAIN) -> Tensor:
+        """The weighted sum of what training minimises: nats, unless `config` has further terms.
 
-        Outside a compiled graph each chunk is differentiated while its logits exist, so neither the logits nor
+        `hidden` has the rows of `targets`, or those of two passes over them, one after the other. Outside a
+        compiled graph each chunk is differentiated while its logits exist, so neither the logits nor
         their gradient are ever held for the whole batch. A compiler fuses the plain form by itself.
         """
-        flat = hidden.reshape(-1, hidden.shape[-1])
+        width = hidden.shape[-1]
+        flat = hidden.reshape(-1, width) if config.passes == 1 else hidden.reshape(config.passes, -1, width)
         targets, weights = targets.reshape(-1), weights.reshape(-1)
         if torch.compiler.is_compiling():
-            nats = F.cross_entropy(self(flat).float(), targets, reduction="none")
-            return (nats * weights).sum()
+            return (target_losses(self(flat).float(), targets, config) * weights).sum()
+        rows = chunk_rows(len(self.weight) * config.passes)
         if not torch.is_grad_enabled():
-            return (self.nll(flat, targets) * weights).sum()
-        return ChunkedLoss.apply(flat, self.weight, self.bias, targets, weights, self.softcap)
-
-
-def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
-    scores = F.linear(hidden, weight, bias)
-    return scores if softcap is None else softcap * torch.tanh(scores / softcap)
-
-
-class ChunkedLoss(torch.autograd.Function):
-    """Weighted nats of a linear layer, with gradients made chunk by chunk in the forward pass."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        targets: Tensor,
-        weights: Tensor,
-        softcap: float | None,
-    ) -> Tensor:
-        leaves = [weight.detach().requires_grad_()]
-        if bias is not None:
-            leaves.append(bias.detach().requires_grad_())
-        wanted = any(ctx.needs_input_grad)
-        total = hidden.new_zeros((), dtype=torch.float32)
-        hidden_grad = torch.empty_like(hidden) if wanted else None
-        leaf_grads = [torch.zeros_like(leaf) for leaf in leaves] if wanted else []
-        rows = chunk_rows(len(weight))
-        for first in range(0, len(hidden), rows):
-            part = slice(first, first + rows)
-            with torch.set_grad_enabled(wanted):
-                chunk = hidden[part].detach().requires_grad_(wanted)
-                scores = logits(chunk, leaves[0], leaves[1] if bias is not None else None, softcap)
-                nats = F.cross_entropy(scores.float(), targets[part], reduction="none")
-                loss = (nats * weights[part]).sum()
-            total += loss.detach()
-            if hidden_grad is not None:
-                chunk_grad, *grads = torch.autograd.grad(loss, [chunk, *leaves])
-                hidden_grad[part] = chunk_grad
-                for kept, grad in zip(leaf_grads, grads, strict=True):
-                    kept += grad
-        ctx.has_bias = bias is not None
-        ctx.save_for_backward(hidden_grad, *leaf_grads)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
-        hidden_grad, weight_grad, *rest = (saved * upstream[0] for saved in ctx.saved_tensors)
-        return hidden_grad, weight_grad, rest[0] if ctx.has_bias else None, None, None, None
+            flat = flat.detach()
+        return ChunkedLoss.apply(flat, self.weight, self.bias, targets, weights, self.softcap, config, rows)

@@ -49,6 +49,21 @@ class Inputs:
         itself = torch.eye(tokens, dtype=torch.bool, device=ids.device)
         return replace(inputs, ancestors=inputs.ancestors | itself)
 
+    def twice(self) -> Inputs:
+        """All rows, and behind them all rows again: two passes that drop different values."""
+
+        def both(value: Tensor | None) -> Tensor | None:
+            return None if value is None else torch.cat((value, value))
+
+        return Inputs(
+            torch.cat((self.ids, self.ids)),
+            {name: torch.cat((value, value)) for name, value in self.fields.items()},
+            both(self.prefix),
+            both(self.lengths),
+            both(self.documents),
+            both(self.ancestors),
+        )
+
 
 @dataclass(frozen=True)
 class Output:

@@ -65,7 +65,7 @@ class Learner:
         self.ema: AveragedModel | None = averaged(self.network, run.optim.ema)
         scaled = run.precision == "float16" and device.type == "cuda"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self.objective: nn.Module = Objective(self.network)
+        self.objective: nn.Module = Objective(self.network, run.loss)
         if processes.world > 1:
             self.objective = DistributedDataParallel(self.objective)
         if run.training.compile == "on":

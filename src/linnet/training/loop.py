@@ -156,6 +156,10 @@ def introduce(run: Run, log: Log) -> None:
     for name, share in (("token masking", run.augment.mask), ("document dropping", run.augment.drop)):
         if share:
             log.note(0, f"augmentation of the training data: {name}, {share:.0%}")
+    terms = {name: value for name, value in run.loss.model_dump().items() if value}
+    if terms:
+        said = ", ".join(f"{name} {value:g}" for name, value in terms.items())
+        log.note(0, f"the training loss has further terms ({said}); validation is in plain nats")
     log.note(0, f"precision {run.precision}, compile {run.training.compile}, {run.threads} threads")
 
 

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from linnet.errors import BadInput
 from linnet.model.costs import costs
 from linnet.model.inputs import Inputs
+from linnet.model.losses import LossConfig
 from linnet.model.model import Model
 from linnet.model.places.config import CopyConfig
 from linnet.model.places.published import CopyModel
@@ -38,13 +39,14 @@ def decoder(network: Network) -> Model:
 
 
 class Objective(nn.Module):
-    """From a batch to the weighted sum of nats: the one function that is differentiated, compiled and shared."""
+    """From a batch to the weighted sum of losses: the one function that is differentiated, compiled and shared."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, config: LossConfig) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.config = network, config
 
     def forward(self, inputs: Inputs, targets: Tensor, weights: Tensor) -> Tensor:
         if isinstance(self.network, Model):
-            return self.network.head.loss(self.network(inputs).hidden, targets, weights)
+            inputs = inputs.twice() if self.config.passes == 2 else inputs
+            return self.network.head.loss(self.network(inputs).hidden, targets, weights, self.config)
         return self.network.loss(inputs, targets, weights)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from linnet.model.model import Model
+from linnet.training.muon import Muon
 from linnet.training.networks import Network
 from linnet.training.run import OptimConfig
 
@@ -55,8 +56,9 @@ def optimizers(model: Network, config: OptimConfig) -> list[torch.optim.Optimize
     )
     if config.kind == "adamw":
         return [adam]
-    muon = torch.optim.Muon(
+    muon = Muon(
         [{"params": [p for _, p in groups["matrices"]], "name": "matrices", "peak": config.muon_lr}],
+        dtype=torch.bfloat16 if config.muon_precision == "bfloat16" else torch.float32,
         lr=config.muon_lr,
         momentum=config.muon_momentum,
         weight_decay=config.weight_decay,

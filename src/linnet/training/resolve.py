@@ -36,15 +36,25 @@ def settle(run: Run) -> Run:
     if precision == "float16" and device == "cpu":
         raise BadInput("float16 needs a CUDA device; on the processor use bfloat16 or float32")
     threads = run.threads or torch.get_num_threads()
-    return run.model_copy(update={"device": device, "precision": precision, "threads": threads})
+    optim = run.optim
+    if optim.kind == "muon" and optim.muon_precision == "auto":
+        fast: Literal["float32", "bfloat16"] = "bfloat16" if native_bfloat16(device) else "float32"
+        optim = optim.model_copy(update={"muon_precision": fast})
+    settled = {"device": device, "precision": precision, "threads": threads, "optim": optim}
+    return run.model_copy(update=settled)
+
+
+def native_bfloat16(device: str) -> bool:
+    """Whether this device has instructions for products in bfloat16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def automatic_precision(device: str, width: int) -> Literal["float32", "bfloat16"]:
     """bfloat16 where the products are native and large enough to gain from it."""
-    if device == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
-    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bfloat16" if native and width >= NARROWEST_BFLOAT16 else "float32"
+    wide = device == "cuda" or width >= NARROWEST_BFLOAT16
+    return "bfloat16" if wide and native_bfloat16(device) else "float32"
 
 
 def complete(run: Run, material: Material) -> Run:

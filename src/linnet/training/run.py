@@ -19,6 +19,7 @@ from linnet.domains.places.data import PlacesData
 from linnet.domains.text import TextData
 from linnet.errors import BadInput, nearest
 from linnet.model.config import ModelConfig, Part
+from linnet.model.losses import LossConfig
 from linnet.model.places.config import PlaceModelConfig
 from linnet.training.schedules import Cosine, Schedule
 
@@ -41,6 +42,7 @@ class OptimConfig(Part):
     weight_decay: float = Field(0.01, ge=0)
     muon_lr: float = Field(0.02, gt=0)
     muon_momentum: float = Field(0.95, ge=0, lt=1)
+    muon_precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of its products; auto: what is fast here
     schedule: Schedule = Cosine()
     clip: float = Field(1.0, ge=0)
     ema: float = Field(0.0, ge=0, lt=1)
@@ -89,9 +91,18 @@ class Run(Part):
     data: Data
     model: ModelConfig = ModelConfig()
     next_place: PlaceModelConfig | None = None  # runs on places: this network stands in for `model`
+    loss: LossConfig = LossConfig()
     optim: OptimConfig = OptimConfig()
     training: TrainingConfig = TrainingConfig()
     augment: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _terms_have_a_meaning(self) -> Run:
+        if self.next_place is not None and self.loss != LossConfig():
+            raise ValueError("loss.smoothing, z_loss and r_drop are for models of tokens; this run names places")
+        if self.loss.r_drop and not self.model.dropout:
+            raise ValueError("loss.r_drop compares two passes with different dropout, and model.dropout is 0")
+        return self
 
 
 def to_toml(run: Run) -> str:
