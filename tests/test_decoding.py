@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from linnet.decoding import naive
-from linnet.decoding.generate import Ask, Sample, generate
+from linnet.decoding import engine, naive
+from linnet.decoding.asking import Ask, Decoding, Sample, Stopping
 from linnet.decoding.sampling import Sampling, stream
 from linnet.errors import BadInput
 from linnet.model.model import Model
@@ -28,6 +28,22 @@ SAMPLINGS = st.builds(
     top_p=st.none() | st.floats(0.05, 1.0),
     min_p=st.none() | st.floats(0.01, 1.0),
 )
+
+
+def how(
+    sampling: Sampling | None = None, *, end: int | None = None, max_tokens: int = 10, seed: int = 0
+) -> Decoding:
+    return Decoding(Sampling() if sampling is None else sampling, max_tokens, Stopping(end=end), seed=seed)
+
+
+def generate(model: Model, asks: list[Ask], *, rows: int = 64, **options: object) -> list[Sample]:
+    return list(engine.generate(model, asks, how(**options), rows=rows))  # type: ignore[arg-type]
+
+
+def obviously(model: Model, ask: Ask, **options: object) -> Sample:
+    return naive.generate(model, ask, how(**options))  # type: ignore[arg-type]
+
+
 PROMPTS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=20), min_size=1, max_size=5)
 
 
@@ -50,8 +66,8 @@ def test_it_is_the_obvious_generation_only_faster(config, prompts, sampling, max
     model = random_model(config, seed)
     asks = [Ask(tuple(prompt), sample) for sample, prompt in enumerate(prompts)]
     options = {"sampling": sampling, "end": end, "max_tokens": max_tokens, "seed": seed}
-    expected = [naive.generate(model, ask, **options) for ask in asks]
-    same(list(generate(model, asks, **options)), expected)
+    expected = [obviously(model, ask, **options) for ask in asks]
+    same(generate(model, asks, **options), expected)
 
 
 def test_short_prompts_outlive_long_ones_with_learned_positions():
@@ -59,9 +75,9 @@ def test_short_prompts_outlive_long_ones_with_learned_positions():
     model = random_model(small_config(positions="learned", context=8))
     asks = [Ask((1, 2, 3, 4, 5, 6, 7)), Ask((1, 2))]
     options = {"sampling": Sampling(), "end": None, "max_tokens": 100}
-    samples = list(generate(model, asks, **options))
+    samples = generate(model, asks, **options)
     assert [len(sample.ids) for sample in samples] == [2, 7]  # the last token drawn is never read again
-    same(samples, [naive.generate(model, ask, **options) for ask in asks])
+    same(samples, [obviously(model, ask, **options) for ask in asks])
 
 
 def test_a_sample_is_the_same_in_every_batch():
@@ -69,10 +85,10 @@ def test_a_sample_is_the_same_in_every_batch():
     random = np.random.default_rng(0)
     asks = [Ask(tuple(random.integers(0, 13, length).tolist()), i) for i, length in enumerate([3, 1, 7, 5] * 16)]
     options = {"sampling": Sampling(temperature=0.8, top_p=0.9), "end": 4, "max_tokens": 12, "seed": 3}
-    together = list(generate(model, asks, rows=64, **options))
+    together = generate(model, asks, rows=64, **options)
     for rows in (1, 8):
-        same(list(generate(model, asks, rows=rows, **options)), together)
-    backwards = list(generate(model, asks[::-1], rows=64, **options))
+        same(generate(model, asks, rows=rows, **options), together)
+    backwards = generate(model, asks[::-1], rows=64, **options)
     same(backwards[::-1], together)
 
 
@@ -134,16 +150,16 @@ def test_reasons_to_stop():
 def test_generating_leaves_a_model_in_training_as_it_was():
     model = random_model(small_config(dropout=0.5)).train()
     options = {"sampling": Sampling(), "end": None, "max_tokens": 6}
-    first = list(generate(model, [Ask((1, 2))], **options))
+    first = generate(model, [Ask((1, 2))], **options)
     assert model.training and torch.is_grad_enabled()
-    assert list(generate(model, [Ask((1, 2))], **options)) == first  # without dropout, so the same again
-    same([naive.generate(model, Ask((1, 2)), **options)], first)
+    assert generate(model, [Ask((1, 2))], **options) == first  # without dropout, so the same again
+    same([obviously(model, Ask((1, 2)), **options)], first)
     assert model.training
     model(torch.tensor([[1, 2]])).hidden.sum().backward()
 
 
 def test_nothing_asked_gives_nothing():
-    assert list(generate(random_model(small_config()), [], sampling=Sampling(), end=None, max_tokens=3)) == []
+    assert generate(random_model(small_config()), [], sampling=Sampling(), end=None, max_tokens=3) == []
 
 
 @pytest.mark.parametrize(
@@ -159,9 +175,9 @@ def test_nothing_asked_gives_nothing():
 def test_what_cannot_be_generated_from_is_named(prompt, max_tokens, message):
     model, options = random_model(small_config()), {"sampling": Sampling(), "end": None, "max_tokens": max_tokens}
     with pytest.raises(BadInput, match=message):
-        list(generate(model, [Ask((1,)), Ask(prompt)], **options))
+        generate(model, [Ask((1,)), Ask(prompt)], **options)
     with pytest.raises(BadInput, match=message):
-        naive.generate(model, Ask(prompt), **options)
+        obviously(model, Ask(prompt), **options)
 
 
 @pytest.mark.parametrize(

@@ -4,27 +4,17 @@ from __future__ import annotations
 
 import torch
 
-from linnet.decoding.generate import Ask, Sample, check
-from linnet.decoding.sampling import Sampling, stream
+from linnet.decoding.asking import Ask, Decoding, Sample, check, limit
+from linnet.decoding.drawing import Row, draw
 from linnet.model.model import Model, evaluating
 
 
-def generate(
-    model: Model, ask: Ask, *, sampling: Sampling, end: int | None, max_tokens: int, seed: int = 0
-) -> Sample:
-    """One sample for one ask: the same as `linnet.decoding.generate.generate`, only slower."""
-    check(model, [ask], max_tokens)
-    random = stream(seed, ask.prompt, ask.sample)
-    ids = list(ask.prompt)
-    logprob = 0.0
+def generate(model: Model, ask: Ask, decoding: Decoding) -> Sample:
+    """One sample for one ask: the same as `linnet.decoding.engine.generate`, only slower."""
+    check(model, [ask], decoding)
+    row = Row.of(0, ask, limit(model, ask, decoding), decoding.seed)
     with evaluating(model):
-        for _ in range(min(max_tokens, model.config.context - len(ask.prompt) + 1)):
-            hidden = model(torch.tensor([ids], device=model.device)).hidden
-            logits = model.head(hidden[:, -1]).float()
-            uniform = torch.tensor([random.random()], dtype=torch.float64, device=model.device)
-            token = int(sampling.choose(logits, uniform))
-            logprob += float(logits.double().log_softmax(-1)[0, token])
-            if token == end:
-                return Sample(tuple(ids[len(ask.prompt) :]), logprob, "end")
-            ids.append(token)
-    return Sample(tuple(ids[len(ask.prompt) :]), logprob, "length")
+        while row.stop is None:
+            hidden = model(torch.tensor([[*ask.prompt, *row.drawn]], device=model.device)).hidden
+            draw(model.head(hidden[:, -1]), [row], decoding)
+    return row.sample

@@ -2,7 +2,9 @@
 
 The CPU wants plain batched products (its fused kernel is slow forward and backward), long rows want blocks that
 skip the masked half, one compiled query wants a multiply and a sum, and CUDA wants the fused flash kernel.
-Legend: B = rows, H = heads, Hk = key-value heads, G = H / Hk, T = queries, S = keys, D = head width.
+Keys that all rows share are read once for all of them: `with_shared`, equal to the dense form `unshared`.
+Legend: B = rows, H = heads, Hk = key-value heads, G = H / Hk, T = queries, S = keys, P = shared keys,
+D = head width.
 """
 
 from __future__ import annotations
@@ -110,3 +112,41 @@ def fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor
         is_causal=causal,
         enable_gqa=q.shape[1] != k.shape[1],
     )
+
+
+def with_shared(q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
+    """Attend to shared keys and values [Hk, P, D], which come first, and to each row's own.
+
+    The queries of all rows meet the shared keys in one product; the two halves of the softmax are joined by their
+    logarithmic sums.
+    """
+    rows, heads, queries, width = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    stacked = (q * (1 / math.sqrt(width))).reshape(rows, kv_heads, heads // kv_heads * queries, width)
+    together = stacked.transpose(0, 1).reshape(kv_heads, -1, width)
+    common = (together @ shared[0].to(q.dtype).transpose(-1, -2)).view(kv_heads, rows, -1, shared[0].shape[1])
+    own = stacked @ k.transpose(-1, -2)  # [B, Hk, G * T, S]
+    allowed = mask.dense(queries, keys, q.device)
+    if allowed is not None:
+        own = own.view(rows, heads, queries, keys).masked_fill(~allowed, -math.inf).view(own.shape)
+    common_most, own_most = common.amax(-1, keepdim=True).transpose(0, 1), own.amax(-1, keepdim=True)
+    most = torch.maximum(common_most, own_most)  # [B, Hk, G * T, 1]
+    common = (common - most.transpose(0, 1)).exp()
+    own = (own - most).exp()
+    total = common.sum(-1, keepdim=True).transpose(0, 1) + own.sum(-1, keepdim=True)
+    mixed = common.view(kv_heads, -1, common.shape[-1]) @ shared[1].to(q.dtype)
+    mixed = mixed.view(kv_heads, rows, -1, width).transpose(0, 1) + own @ v
+    return (mixed / total).reshape(rows, heads, queries, width)
+
+
+def unshared(k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor], mask: Mask) -> tuple[Tensor, Tensor, Mask]:
+    """Keys, values and mask in which every row has its own copy of the shared tokens, at their beginning."""
+    rows = len(k)
+    k, v = (
+        torch.cat((part.to(k.dtype).expand(rows, -1, -1, -1), own), 2)
+        for part, own in zip(shared, (k, v), strict=True)
+    )
+    if mask.allowed is None:
+        return k, v, mask
+    seen = mask.allowed.new_ones(*mask.allowed.shape[:-1], shared[0].shape[1])
+    return k, v, Mask(torch.cat((seen, mask.allowed), -1), False)

@@ -6,7 +6,7 @@ Legend: B = rows, T = new tokens, S = slots, H = heads, Hk = key-value heads, D 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -70,7 +70,8 @@ class Attention(nn.Module):
             q = taps.at(f"{name}.hook_rot_q", q.transpose(1, 2)).transpose(1, 2)
             k = taps.at(f"{name}.hook_rot_k", k.transpose(1, 2)).transpose(1, 2)
         memory, k, v = self._remember(memory, k.to(v.dtype), v, frame)
-        mixed = self._attend(q.to(v.dtype), k, v, frame.mask, taps, name)
+        shared = memory.shared if isinstance(memory, KeyValues) else None
+        mixed = self._attend(q.to(v.dtype), k, v, shared, frame.mask, taps, name)
         z = taps.at(f"{name}.hook_z", mixed.transpose(1, 2))
         return self.out(z.reshape(rows, tokens, -1)), memory
 
@@ -82,15 +83,28 @@ class Attention(nn.Module):
             return None, k, v
         assert isinstance(memory, KeyValues)
         rows = torch.arange(len(k), device=k.device)[:, None]
-        memory = KeyValues(
-            _written(memory.keys, rows, frame.slots, k), _written(memory.values, rows, frame.slots, v)
-        )
+        keys, values = _written(memory.keys, rows, frame.slots, k), _written(memory.values, rows, frame.slots, v)
+        memory = replace(memory, keys=keys, values=values)
         return memory, memory.keys[:, :, : frame.span].to(k.dtype), memory.values[:, :, : frame.span].to(v.dtype)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, taps: Taps, name: str) -> Tensor:
+    def _attend(
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        shared: tuple[Tensor, Tensor] | None,
+        mask: Mask,
+        taps: Taps,
+        name: str,
+    ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         scores, pattern = f"{name}.hook_attn_scores", f"{name}.hook_pattern"
-        if taps.asks(scores, pattern):  # only the explicit form has a pattern to show
+        asked = taps.asks(scores, pattern)  # only the explicit form has a pattern to show
+        if shared is not None and (asked or dropout):
+            k, v, mask = attention.unshared(k, v, shared, mask)
+        elif shared is not None:
+            return attention.with_shared(q, k, v, shared, mask)
+        if asked:
             layer = name.removesuffix("attn")
             return attention.explicit(q, k, v, mask, dropout, lambda point, x: taps.at(layer + point, x))
         compiling = torch.compiler.is_compiling()

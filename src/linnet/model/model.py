@@ -126,9 +126,8 @@ class Model(nn.Module):
         if memory is None:
             return Output(hidden, None, taps.kept)
         new = tokens if frame.lengths is None else frame.lengths
-        return Output(
-            hidden, State(Memory(tuple(layers), memory.lengths + new, memory.filled + tokens)), taps.kept
-        )
+        lengths, filled = memory.lengths + new, memory.filled + tokens
+        return Output(hidden, State(Memory(tuple(layers), lengths, filled, memory.shared)), taps.kept)
 
     def _frame(self, inputs: Inputs, memory: Memory | None, tokens: int) -> Frame:
         """Positions and mask of this call, made in one place."""
@@ -144,10 +143,10 @@ class Model(nn.Module):
         if memory is None:
             mask = masks.without_memory(inputs, tokens, self.config.attention.causal)
             return Frame(positions, None, tokens, lengths, mask, turn(positions, self.config))
-        slots = memory.lengths[:, None] + place
         positions = memory.lengths[:, None] + positions
-        span = memory.filled + tokens
-        mask = masks.with_memory(inputs, slots, memory.lengths, span, tokens)
+        own = memory.lengths - memory.shared
+        slots, span = own[:, None] + place, memory.filled - memory.shared + tokens
+        mask = masks.with_memory(inputs, slots, own, span, tokens)
         return Frame(positions, slots, span, lengths, mask, turn(positions, self.config))
 
     def _refuse(self, inputs: Inputs, state: State | None, tokens: int) -> None:

@@ -1,8 +1,9 @@
 """The memory of a batch of sequences: keys and values, or recurrent vectors.
 
 A state is linear. Passing it to a model consumes it and the state that comes back goes on; using a consumed
-state raises, because its buffers have been written to. `select` copies rows and is how a sequence forks.
-Legend: B = rows, Hk = key-value heads, S = slots, D = head width, W = model width.
+state raises, because its buffers have been written to. `select` copies rows and is how a sequence forks; copies
+of a row that was told to `share` read its tokens from one place.
+Legend: B = rows, Hk = key-value heads, S = slots, P = shared tokens, D = head width, W = model width.
 """
 
 from __future__ import annotations
@@ -17,13 +18,24 @@ from linnet.model.config import ModelConfig
 
 @dataclass(frozen=True)
 class KeyValues:
-    """The arena of one attention layer; slot s of a row holds its token s."""
+    """The arena of one attention layer; slot s of a row holds its token P + s."""
 
     keys: Tensor  # [B, Hk, S, D]
     values: Tensor  # [B, Hk, S, D]
+    shared: tuple[Tensor, Tensor] | None = None  # keys and values [Hk, P, D] that every row begins with
 
     def select(self, rows: Tensor) -> KeyValues:
-        return KeyValues(self.keys.index_select(0, rows), self.values.index_select(0, rows))
+        return replace(self, keys=self.keys.index_select(0, rows), values=self.values.index_select(0, rows))
+
+    def share(self, tokens: int) -> KeyValues:
+        """Of one row: its first tokens become what all copies read, and it has no slots of its own left."""
+        shared = (self.keys[0, :, :tokens], self.values[0, :, :tokens])
+        return KeyValues(self.keys[:, :, :0], self.values[:, :, :0], shared)
+
+    def place(self, rows: Tensor, other: KeyValues, slots: int) -> None:
+        """Overwrite the first slots of these rows by those of `other`."""
+        self.keys[rows, :, :slots] = other.keys[:, :, :slots]
+        self.values[rows, :, :slots] = other.values[:, :, :slots]
 
     def grown(self, slots: int) -> KeyValues:
         def grow(buffer: Tensor) -> Tensor:
@@ -31,7 +43,7 @@ class KeyValues:
             larger[:, :, : buffer.shape[2]] = buffer
             return larger
 
-        return KeyValues(grow(self.keys), grow(self.values))
+        return replace(self, keys=grow(self.keys), values=grow(self.values))
 
 
 @dataclass(frozen=True)
@@ -55,17 +67,18 @@ class Memory:
     """
 
     layers: tuple[LayerMemory, ...]
-    lengths: Tensor  # int64 [B]
+    lengths: Tensor  # int64 [B], shared tokens included
     filled: int
+    shared: int = 0  # tokens that all rows begin with and that attention layers hold once
 
     @property
     def slots(self) -> int | None:
-        """Room for tokens; None when only recurrent layers remember."""
+        """Room for the tokens of a row that are not shared; None when only recurrent layers remember."""
         return next((m.keys.shape[2] for m in self.layers if isinstance(m, KeyValues)), None)
 
     def room_for(self, tokens: int) -> Memory:
         """The same memory with at least this many free slots; growth doubles, so copies stay rare."""
-        needed, slots = self.filled + tokens, self.slots
+        needed, slots = self.filled - self.shared + tokens, self.slots
         if slots is None or needed <= slots:
             return self
         wider = max(needed, 2 * slots)
@@ -133,7 +146,10 @@ class State:
         memory = self._live()
         tensors = [memory.lengths]
         for layer in memory.layers:
-            tensors += [layer.keys, layer.values] if isinstance(layer, KeyValues) else [layer.hidden]
+            if isinstance(layer, Recurrent):
+                tensors.append(layer.hidden)
+            else:
+                tensors += [layer.keys, layer.values, *(layer.shared or ())]
         return sum(t.nbytes for t in tensors)
 
     def select(self, rows: Tensor) -> State:
@@ -141,7 +157,41 @@ class State:
         memory = self._live()
         rows = rows.to(memory.lengths.device)
         layers = tuple(layer.select(rows) for layer in memory.layers)
-        return State(Memory(layers, memory.lengths.index_select(0, rows), memory.filled))
+        return State(replace(memory, layers=layers, lengths=memory.lengths.index_select(0, rows)))
+
+    def share(self) -> State:
+        """The same single row, whose copies by `select` read its tokens once; consumes this state."""
+        memory = self._live()
+        if len(memory.lengths) != 1:
+            raise ValueError(f"one row can be shared by its copies, and this state has {len(memory.lengths)}")
+        if memory.shared:
+            raise ValueError("this row shares its first tokens already")
+        memory, tokens = self.take(), int(memory.lengths)
+        layers = tuple(m.share(tokens) if isinstance(m, KeyValues) else m for m in memory.layers)
+        return State(replace(memory, layers=layers, filled=tokens, shared=tokens))
+
+    def place(self, rows: Tensor, other: State) -> State:
+        """These rows go on as the rows of `other`, whatever they remembered; consumes both states."""
+        memory, new = self._live(), other._live()
+        if _shared_by(memory) != _shared_by(new):
+            raise ValueError("rows can only be placed among rows that share the same tokens with them")
+        memory, new = self.take().room_for(max(0, new.filled - memory.filled)), other.take()
+        for mine, theirs in zip(memory.layers, new.layers, strict=True):
+            if isinstance(mine, KeyValues) and isinstance(theirs, KeyValues):
+                mine.place(rows, theirs, new.filled - new.shared)
+            elif isinstance(mine, Recurrent) and isinstance(theirs, Recurrent):
+                mine.hidden[rows] = theirs.hidden
+        memory.lengths[rows] = new.lengths
+        return State(replace(memory, filled=max(memory.filled, new.filled)))
+
+    def reserve(self, tokens: int) -> State:
+        """The same state with room for this many more tokens a row; consumes this one."""
+        return State(self.take().room_for(tokens))
+
+    def reading(self, filled: int) -> State:
+        """The same state, reading at least `filled` tokens a row, so that shapes repeat; consumes this one."""
+        memory = self.take()
+        return State(replace(memory, filled=max(memory.filled, filled)))
 
     def truncate(self, length: int | Tensor) -> State:
         """Forget what lies beyond `length` tokens of each row, at no cost; consumes this state.
@@ -151,10 +201,19 @@ class State:
         memory = self._live()
         if isinstance(length, int) and length < 0:
             raise ValueError(f"a state cannot be truncated to {length} tokens")
-        shorter = torch.minimum(memory.lengths, torch.as_tensor(length, device=memory.lengths.device))
+        wanted = torch.as_tensor(length, device=memory.lengths.device)
+        if memory.shared and int(wanted.min()) < memory.shared:
+            raise ValueError(f"the first {memory.shared} tokens are shared by all rows and cannot be forgotten")
+        shorter = torch.minimum(memory.lengths, wanted)
         recurrent = any(isinstance(layer, Recurrent) for layer in memory.layers)
         if recurrent and not torch.equal(shorter, memory.lengths):
             raise ValueError("a recurrent layer cannot forget its last tokens; fork with select before going on")
         memory = self.take()
         filled = min(memory.filled, length) if isinstance(length, int) else memory.filled
         return State(replace(memory, lengths=shorter, filled=filled))
+
+
+def _shared_by(memory: Memory) -> tuple[int, ...]:
+    """What tells shared tokens apart: equal for states that were forked from the same row."""
+    layers = (m for m in memory.layers if isinstance(m, KeyValues) and m.shared is not None)
+    return (memory.shared, *(m.shared[0].data_ptr() for m in layers if m.shared is not None))

@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from linnet.codecs import Codec
-from linnet.decoding.generate import Ask, generate
+from linnet.decoding.asking import Ask, Decoding, Stopping
+from linnet.decoding.engine import generate
 from linnet.decoding.sampling import Sampling
 from linnet.domains import Domain, Part, Question
 from linnet.domains.text import TextData
@@ -114,10 +115,9 @@ def answer(
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= context]
     asks = [Ask(prompts[index]) for index in fitting]
     answers = [""] * len(questions)
+    greedy = Decoding(Sampling(temperature=0), max_tokens=context, stopping=Stopping(end=codec.end))
     with region():
-        samples = generate(
-            model, asks, sampling=Sampling(temperature=0), end=codec.end, max_tokens=context, rows=rows
-        )
+        samples = generate(model, asks, greedy, rows=rows)
         for index, sample in zip(fitting, samples, strict=True):
             ids = prompts[index][len(begin) :]
             answers[index] = codec.continuation(ids, sample.ids)

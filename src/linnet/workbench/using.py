@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from linnet.decoding.generate import Ask
-from linnet.decoding.generate import generate as generate_samples
+from linnet.decoding import engine
+from linnet.decoding.asking import Ask, Decoding, Stopping
 from linnet.decoding.sampling import Sampling
 from linnet.domains import Part
 from linnet.domains.arithmetic import ArithmeticData
@@ -100,15 +100,8 @@ def generate(
     limit = opened.model.config.context if max_tokens is None else max_tokens
     skipped = 0 if opened.codec.begin is None else 1
     with opened.region():
-        samples = generate_samples(
-            opened.model,
-            asks,
-            sampling=sampling,
-            end=opened.codec.end,
-            max_tokens=limit,
-            seed=0 if seed is None else seed,
-            rows=chosen["batch"],
-        )
+        decoding = Decoding(sampling, limit, Stopping(end=opened.codec.end), seed=0 if seed is None else seed)
+        samples = engine.generate(opened.model, asks, decoding, rows=chosen["batch"])
         for place, sample in enumerate(samples):
             ids = encoded[place // n][skipped:]
             text = opened.codec.continuation(ids, sample.ids)

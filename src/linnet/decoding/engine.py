@@ -1,0 +1,251 @@
+"""The engine: a batch of rows that decode together, fork, finish and are replaced while the others go on.
+
+Prompts are computed in one pass, once for all samples of a prompt. Rows that begin alike read the keys of what
+they share once. `naive.generate` is the oracle: one row, no cache, the same samples.
+Legend: R = seats, n = rows that draw, W = model width, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from linnet.decoding.asking import Ask, Decoding, Sample, check, limit
+from linnet.decoding.drawing import Row, draw
+from linnet.model.inputs import Inputs
+from linnet.model.model import Model, evaluating
+from linnet.model.state import State
+
+ROWS = 64
+SHARED_TOKENS = 32  # a shorter beginning in common is not worth a product of its own
+SHARED_ROWS = 8
+PARTY = 8  # new rows sit down when one seat in so many is empty
+CROWDED = 0.75  # a batch with fewer living rows than this is compacted
+
+Step = Callable[[Tensor, State], tuple[Tensor, State]]  # ids [R, 1] -> hidden [R, W]
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """One token of the ask at this place, as soon as it is known."""
+
+    place: int
+    token: int
+
+
+@dataclass(frozen=True)
+class Done:
+    place: int
+    sample: Sample
+
+
+Event = Drawn | Done
+
+
+def generate(
+    model: Model, asks: Sequence[Ask], decoding: Decoding, *, rows: int = ROWS, step: Step | None = None
+) -> Iterator[Sample]:
+    """One sample for each ask, in their order; at most `rows` of them are computed together."""
+    early: dict[int, Sample] = {}
+    following = 0
+    for event in events(model, asks, decoding, rows=rows, step=step):
+        if isinstance(event, Done):
+            early[event.place] = event.sample
+        while following in early:
+            yield early.pop(following)
+            following += 1
+
+
+def events(
+    model: Model, asks: Sequence[Ask], decoding: Decoding, *, rows: int = ROWS, step: Step | None = None
+) -> Iterator[Event]:
+    """Tokens and finished samples as they come."""
+    check(model, asks, decoding)
+    pending = [Row.of(place, ask, limit(model, ask, decoding), decoding.seed) for place, ask in enumerate(asks)]
+    for wave in waves(pending, rows):
+        yield from Wave(model, wave, decoding, rows, plain(model) if step is None else step).run()
+
+
+def plain(model: Model) -> Step:
+    """One step of all rows, as torch runs it."""
+
+    def step(ids: Tensor, state: State) -> tuple[Tensor, State]:
+        output = model(ids, state)
+        assert output.state is not None
+        return output.hidden[:, -1], output.state
+
+    return step
+
+
+@dataclass(frozen=True)
+class Together:
+    """Rows that are decoded in one batch, and how many tokens all of their prompts begin with and share."""
+
+    rows: list[Row]
+    shared: int
+
+
+def waves(rows: Sequence[Row], seats: int) -> Iterator[Together]:
+    """Many samples of one long prompt share it whole; all others share what their prompts begin with."""
+    by_prompt: dict[tuple[int, ...], list[Row]] = {}
+    for row in rows:
+        by_prompt.setdefault(row.ask.prompt, []).append(row)
+    mixed = []
+    for prompt, samples in by_prompt.items():
+        if len(prompt) >= SHARED_TOKENS and len(samples) >= max(SHARED_ROWS, seats // 2):
+            yield Together(samples, len(prompt))
+        else:
+            mixed += samples
+    if mixed:
+        mixed.sort(key=lambda row: row.place)
+        alike = len(os.path.commonprefix([row.ask.prompt for row in mixed]))
+        different = len({row.ask.prompt for row in mixed}) > 1
+        # A prompt that is the beginning of all others needs a token of its own to be computed from.
+        alike = min(alike, min(len(row.ask.prompt) for row in mixed) - 1) if different else alike
+        yield Together(mixed, alike if alike >= SHARED_TOKENS and len(mixed) >= SHARED_ROWS else 0)
+
+
+class Wave:
+    """The seats of one batch: who sits where, what they remember, and who waits."""
+
+    def __init__(self, model: Model, together: Together, decoding: Decoding, rows: int, step: Step) -> None:
+        self.model, self.decoding, self.step = model, decoding, step
+        self.shared = together.shared
+        self.waiting = deque(together.rows)
+        self.seats: list[Row | None] = [None] * min(rows, len(together.rows))
+        most = max(len(row.ask.prompt) - self.shared + row.limit for row in together.rows)
+        self.slots = min(most, model.config.context - self.shared)
+        self.computed: dict[tuple[int, ...], tuple[State, Tensor]] = {}  # one-row states of prompts still wanted
+        self.recurrent = "gru" in model.config.mixers
+        self.state: State | None = None
+        self.beginning: tuple[State, Tensor] | None = None
+
+    @property
+    def living(self) -> list[int]:
+        return [seat for seat, row in enumerate(self.seats) if row is not None]
+
+    def run(self) -> Iterator[Event]:
+        while self.waiting or self.living:
+            happened: list[Event] = []
+            # Between two yields only: whoever reads the events must not find gradients switched off.
+            with evaluating(self.model):
+                happened += self._admit() if self._inviting() else self._advance()
+            yield from happened
+
+    def _inviting(self) -> bool:
+        """Whether waiting rows sit down now: prompts are cheaper together, and an empty seat costs like a full one."""
+        empty = len(self.seats) - len(self.living)
+        enough = 1 if self.recurrent else max(1, len(self.seats) // PARTY)
+        return bool(self.waiting) and (empty >= enough or not self.living)
+
+    def _advance(self) -> list[Event]:
+        """Every living row reads its last token and draws the next."""
+        self._compact()
+        living = self.living
+        assert self.state is not None
+        rows = [row for row in self.seats if row is not None]
+        tokens = [0 if row is None else row.drawn[-1] for row in self.seats]
+        ids = torch.tensor(tokens, device=self.model.device)[:, None]
+        # What the longest living row remembers bounds what is read; rows that have left are cut to it.
+        state = self.state.truncate(max(row.remembered for row in rows))
+        hidden, self.state = self.step(ids, state)
+        if len(living) < len(self.seats):
+            hidden = hidden[torch.tensor(living, device=hidden.device)]
+        return self._draw(rows, hidden)
+
+    def _draw(self, rows: Sequence[Row], hidden: Tensor) -> list[Event]:
+        """These rows draw from their last hidden vectors; those that have ended leave their seats."""
+        written = [len(row.drawn) for row in rows]
+        draw(self.model.head(hidden), rows, self.decoding)
+        happened: list[Event] = []
+        for row, before in zip(rows, written, strict=True):
+            happened += [Drawn(row.place, token) for token in row.drawn[before:]]
+            if row.stop is not None:
+                happened.append(Done(row.place, row.sample))
+        self.seats = [None if row is None or row.stop is not None else row for row in self.seats]
+        return happened
+
+    def _compact(self) -> None:
+        """Empty seats go when they are many. A recurrent layer cannot be cut back, so there they go at once."""
+        living = self.living
+        enough = len(self.seats) - 1 if self.recurrent else CROWDED * len(self.seats)
+        if self.waiting or self.state is None or len(living) > enough:
+            return
+        self.state = self.state.select(torch.tensor(living))
+        self.seats = [self.seats[seat] for seat in living]
+
+    def _admit(self) -> list[Event]:
+        """Waiting rows take the empty seats: their prompts are computed, and each draws its first token."""
+        empty = [seat for seat, row in enumerate(self.seats) if row is None]
+        rows = [self.waiting.popleft() for _ in range(min(len(empty), len(self.waiting)))]
+        state, hidden = self._prompts(rows)
+        happened = self._draw(rows, hidden)
+        staying = [number for number, row in enumerate(rows) if row.stop is None]
+        if staying:
+            places = empty[: len(staying)]
+            for seat, number in zip(places, staying, strict=True):
+                self.seats[seat] = rows[number]
+            if len(staying) < len(rows):
+                state = state.select(torch.tensor(staying))
+            self.state = self._seated().place(torch.tensor(places, device=self.model.device), state)
+        return happened
+
+    def _seated(self) -> State:
+        """The state of all seats; empty until the first row sits down."""
+        if self.state is not None:
+            return self.state
+        if self.beginning is None:
+            return self.model.empty_state(len(self.seats), self.slots)
+        return self._begun(len(self.seats)).reserve(self.slots)
+
+    def _begun(self, rows: int) -> State:
+        """Rows that have read what all prompts begin with."""
+        assert self.beginning is not None
+        return self.beginning[0].select(torch.zeros(rows, dtype=torch.int64))
+
+    def _prompts(self, rows: Sequence[Row]) -> tuple[State, Tensor]:
+        """The states of these rows after their prompts, and the last hidden vectors [n, W]."""
+        prompts = list(dict.fromkeys(row.ask.prompt for row in rows))
+        if len(prompts) == 1 and prompts[0] in self.computed:
+            state, hidden = self.computed[prompts[0]]
+        else:
+            state, hidden = self._read(prompts)
+            self._keep(prompts, state, hidden)
+        wanted = torch.tensor([prompts.index(row.ask.prompt) for row in rows], device=hidden.device)
+        return state.select(wanted), hidden[wanted]
+
+    def _keep(self, prompts: Sequence[tuple[int, ...]], state: State, hidden: Tensor) -> None:
+        """Remember the prompt whose next samples are waiting in line, so that it is not computed again."""
+        self.computed = {}
+        if self.waiting and self.waiting[0].ask.prompt in prompts:
+            place = prompts.index(self.waiting[0].ask.prompt)
+            chosen = torch.tensor([place], device=hidden.device)
+            self.computed[prompts[place]] = (state.select(chosen), hidden[chosen])
+
+    def _read(self, prompts: Sequence[tuple[int, ...]]) -> tuple[State, Tensor]:
+        """One pass over what these prompts do not share."""
+        if self.shared and self.beginning is None:
+            state, hidden = self._pass([prompts[0][: self.shared]], self.model.empty_state(1, self.shared))
+            self.beginning = (state.share(), hidden)
+        rest = [prompt[self.shared :] for prompt in prompts]
+        if self.beginning is None:
+            return self._pass(rest, self.model.empty_state(len(rest), max(map(len, rest))))
+        if not rest[0]:  # one prompt, shared whole
+            return self._begun(1), self.beginning[1]
+        return self._pass(rest, self._begun(len(rest)))
+
+    def _pass(self, prompts: Sequence[Sequence[int]], state: State) -> tuple[State, Tensor]:
+        device = self.model.device
+        lengths = torch.tensor([len(prompt) for prompt in prompts])
+        ids = torch.zeros(len(prompts), int(lengths.max()), dtype=torch.int64)
+        for row, prompt in zip(ids, prompts, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        lengths = lengths.to(device)
+        output = self.model(Inputs(ids.to(device), lengths=lengths), state)
+        assert output.state is not None
+        return output.state, output.hidden[torch.arange(len(prompts), device=device), lengths - 1]
