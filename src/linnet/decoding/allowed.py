@@ -58,7 +58,7 @@ class Pattern:
     @functools.cached_property
     def _compiled(self) -> Any:
         try:
-            import regex  # type: ignore[import-untyped]
+            import regex
         except ImportError as error:
             raise BadInput("patterns need the regex library: pip install linnet[text]") from error
         try:

@@ -138,7 +138,7 @@ class Wave:
             yield from happened
 
     def _inviting(self) -> bool:
-        """Whether waiting rows sit down now: prompts are cheaper together, and an empty seat costs like a full one."""
+        """Whether waiting rows sit down now: prompts are cheaper together, and empty seats cost like full ones."""
         empty = len(self.seats) - len(self.living)
         enough = 1 if self.recurrent else max(1, len(self.seats) // PARTY)
         return bool(self.waiting) and (empty >= enough or not self.living)
