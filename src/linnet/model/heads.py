@@ -26,7 +26,7 @@ class Head(nn.Module):
 
     def __init__(self, config: ModelConfig, embedding: nn.Embedding) -> None:
         super().__init__()
-        self.softcap = config.head.softcap
+        self.softcap, self.vocabulary = config.head.softcap, config.vocabulary
         shape = (config.vocabulary, config.width)
         self.weight = embedding.weight if config.head.tied else nn.Parameter(torch.empty(shape))
         self.bias = nn.Parameter(torch.zeros(config.vocabulary)) if config.head.bias else None
@@ -38,7 +38,7 @@ class Head(nn.Module):
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Nats of each target, float32 and shaped like `targets`; differentiable, chunk by chunk."""
         flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-        rows = chunk_rows(len(self.weight))
+        rows = chunk_rows(self.vocabulary)
         pieces = [
             F.cross_entropy(self(flat[i : i + rows]).float(), wanted[i : i + rows], reduction="none")
             for i in range(0, max(1, len(flat)), rows)
@@ -57,7 +57,7 @@ class Head(nn.Module):
         targets, weights = targets.reshape(-1), weights.reshape(-1)
         if torch.compiler.is_compiling():
             return (target_losses(self(flat).float(), targets, config) * weights).sum()
-        rows = chunk_rows(len(self.weight) * config.passes)
+        rows = chunk_rows(self.vocabulary * config.passes)
         if not torch.is_grad_enabled():
             flat = flat.detach()
         return ChunkedLoss.apply(flat, self.weight, self.bias, targets, weights, self.softcap, config, rows)
