@@ -2,7 +2,9 @@
 
 Facts and sizes only were taken from the published work; the code is ours. Each reads the visits of the last week
 (place, cells of three levels, user) and mixes a copy of the history with a generator through a gate.
-Legend: B = rows, T = visits of the longest row, V = places, W = width, L = cells of a level.
+Everything but attention is computed on the real visits alone, laid end to end: half of a padded batch is padding.
+Legend: B = rows, T = visits of the longest row, E = visits of all rows, V = places, W = width, L = cells of a
+level.
 """
 
 from __future__ import annotations
@@ -12,13 +14,14 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from linnet.domains.places.codec import PlacesCodec
 from linnet.model.inputs import Inputs
 from linnet.model.layers import sinusoids
 from linnet.model.places.config import CopyConfig
 from linnet.model.places.copying import Sums, cell_probabilities
+from linnet.model.places.dropout import Dropout, dropout
 
 CELL_FIELDS = ("cell0", "cell1", "cell2")  # coarse to fine
 LOWEST = 1e-10
@@ -30,6 +33,43 @@ class Named:
 
     places: Tensor
     cells: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the real visits of a padded batch are."""
+
+    lengths: Tensor  # [B]
+    width: int  # T
+    valid: Tensor  # bool [B, T]
+    real: Tensor  # [E] into B * T
+    column: Tensor  # [E] the number of each visit in its row
+    ends: Tensor  # [B] the last visit of each row, into E
+
+    @classmethod
+    def of(cls, ids: Tensor, lengths: Tensor | None) -> Layout:
+        rows, width = ids.shape
+        lengths = torch.full((rows,), width, device=ids.device) if lengths is None else lengths
+        valid = torch.arange(width, device=ids.device)[None] < lengths[:, None]
+        real = valid.view(-1).nonzero().squeeze(1)
+        return cls(lengths, width, valid, real, real % width, lengths.cumsum(0) - 1)
+
+    def flat(self, padded: Tensor) -> Tensor:
+        """[B, T, …] -> [E, …]"""
+        return padded.flatten(0, 1).index_select(0, self.real)
+
+    def padded(self, flat: Tensor) -> Tensor:
+        """[E, …] -> [B, T, …], zero where there is no visit."""
+        table = flat.new_zeros(self.valid.numel(), *flat.shape[1:])
+        return table.index_copy(0, self.real, flat).unflatten(0, (len(self.lengths), self.width))
+
+    def packed(self, flat: Tensor) -> tuple[PackedSequence, Tensor]:
+        """For a recurrent layer: visits by their number, longer rows first; and the places they came from [E]."""
+        longest_first = self.lengths.argsort(descending=True, stable=True)
+        rank = longest_first.argsort()[self.real // self.width]
+        order = (self.column * len(self.lengths) + rank).argsort()
+        still = torch.bincount(self.column).cpu()  # rows that have a visit of each number
+        return PackedSequence(flat.index_select(0, order), still, longest_first, longest_first.argsort()), order
 
 
 class Encoded(nn.Module):
@@ -44,10 +84,27 @@ class Encoded(nn.Module):
         )
         self.project = nn.Linear(sum(widths), config.width)
 
-    def forward(self, inputs: Inputs) -> Tensor:
+    def forward(self, inputs: Inputs, layout: Layout) -> Tensor:
         nowhere = torch.zeros_like(inputs.ids)  # data without coordinates have no cells
         ids = [*(inputs.fields.get(name, nowhere) for name in CELL_FIELDS), inputs.ids]
-        return self.project(torch.cat([table(column) for table, column in zip(self.tables, ids, strict=True)], -1))
+        parts = [table(layout.flat(column)) for table, column in zip(self.tables, ids, strict=True)]
+        return self.project(torch.cat(parts, -1))
+
+
+def attend(
+    layer: nn.MultiheadAttention, layout: Layout, queries: Tensor, keys: Tensor, training: bool
+) -> tuple[Tensor, Tensor]:
+    """(read [B, Q, W], weights [B, heads, Q, T]) of queries [B, Q, W] over visits keys [E, W] of their rows."""
+    width, heads = layer.embed_dim, layer.num_heads
+    weight, bias = layer.in_proj_weight, layer.in_proj_bias
+    asked = F.linear(queries, weight[:width], bias[:width]).unflatten(-1, (heads, -1)).transpose(1, 2)
+    stored = F.linear(keys, weight[width:], bias[width:])
+    stored = layout.padded(stored).unflatten(-1, (2, heads, -1))
+    k, v = stored[:, :, 0].transpose(1, 2), stored[:, :, 1].transpose(1, 2)
+    scores = asked @ k.transpose(-1, -2) * k.shape[-1] ** -0.5
+    scores = scores.masked_fill(~layout.valid[:, None, None], float("-inf"))
+    weights = dropout(scores.softmax(-1), layer.dropout, training)
+    return layer.out_proj((weights @ v).transpose(1, 2).flatten(2)), weights
 
 
 class GruEncoder(nn.Module):
@@ -59,10 +116,10 @@ class GruEncoder(nn.Module):
         self.widen = nn.Linear(config.narrow, config.width)
         self.norm = nn.LayerNorm(config.width)
 
-    def forward(self, x: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        out, _ = pad_packed_sequence(self.gru(packed)[0], batch_first=True, total_length=x.shape[1])
-        return self.norm(self.widen(out))
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        packed, order = layout.packed(x)
+        states = self.gru(packed)[0].data
+        return self.norm(self.widen(states.index_select(0, order.argsort())))
 
 
 class TransformerEncoder(nn.Module):
@@ -74,9 +131,18 @@ class TransformerEncoder(nn.Module):
             config.width, config.heads, config.width, config.dropout, batch_first=True
         )
         self.layers = nn.TransformerEncoder(layer, config.depth, enable_nested_tensor=False)
+        self.share = config.dropout
 
-    def forward(self, x: Tensor, valid: Tensor, lengths: Tensor) -> Tensor:
-        return self.layers(x, src_key_padding_mask=~valid)
+    def forward(self, x: Tensor, layout: Layout) -> Tensor:
+        for layer in self.layers.layers:
+            assert isinstance(layer, nn.TransformerEncoderLayer)
+            read, _ = attend(layer.self_attn, layout, layout.padded(x), x, self.training)
+            x = layer.norm1(x + self._drop(layout.flat(read)))
+            x = layer.norm2(x + self._drop(layer.linear2(self._drop(F.relu(layer.linear1(x))))))
+        return x
+
+    def _drop(self, x: Tensor) -> Tensor:
+        return dropout(x, self.share, self.training)
 
 
 class CopyModel(nn.Module):
@@ -94,7 +160,7 @@ class CopyModel(nn.Module):
         self.count_in, self.recent_in = nn.Linear(config.places, width), nn.Linear(config.places, width)
         self.counts = nn.Linear(2 * width, width)
         self.attend = nn.MultiheadAttention(width, config.heads, 0.0 if gru else config.dropout, batch_first=True)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         gate = nn.Linear(3 * width, width)
         last: list[nn.Module] = [nn.ReLU(), nn.Linear(width, 1)]
         self.gate = nn.Sequential(gate, *last) if gru else nn.Sequential(gate, nn.ReLU(), self.dropout, last[1])
@@ -119,13 +185,12 @@ class CopyModel(nn.Module):
 
     def predict(self, inputs: Inputs) -> Named:
         ids, config = inputs.ids, self.config
-        lengths = torch.full((len(ids),), ids.shape[1]) if inputs.lengths is None else inputs.lengths
-        column = torch.arange(ids.shape[1], device=ids.device)[None]
-        valid = column < lengths[:, None]
-        x = self.embed(inputs)
-        x = x + sinusoids(column, config.width).to(x.dtype)
-        states = self.encoder(x if config.encoder == "gru" else self.dropout(x), valid, lengths)
-        last = states[torch.arange(len(ids), device=ids.device), lengths - 1]
+        layout = Layout.of(ids, inputs.lengths)
+        valid, lengths = layout.valid, layout.lengths
+        x = self.embed(inputs, layout)
+        x = x + sinusoids(layout.column, config.width).to(x.dtype)
+        states = self.encoder(x if config.encoder == "gru" else self.dropout(x), layout)
+        last = states[layout.ends]
         user = self.user(inputs.fields["user"][:, 0] % config.users)
         count, recent = (
             self.sums.frequency(ids, valid, config.places),
@@ -135,9 +200,9 @@ class CopyModel(nn.Module):
         if config.encoder == "gru":
             counted, remembered = F.relu(counted), F.relu(remembered)
         told = self.counts(torch.cat([counted, remembered], -1))
-        read, attention = self.attend(last[:, None], states, states, key_padding_mask=~valid)
-        read = read[:, 0]
-        copied = self.sums.copy(attention[:, 0], ids, valid, config.places) + 0.3 * count + 0.2 * recent
+        read, attention = attend(self.attend, layout, last[:, None], states, self.training)
+        read, attention = read[:, 0], attention[:, :, 0].mean(1)
+        copied = self.sums.copy(attention, ids, valid, config.places) + 0.3 * count + 0.2 * recent
         copied = copied / copied.sum(1, keepdim=True).clamp(min=LOWEST)
         gate = torch.sigmoid(self.gate(torch.cat([last, told, read], -1)))
         places, cells = self.generate(last, told, read, user)
@@ -171,7 +236,7 @@ class GruGenerator(nn.Module):
 
     def __init__(self, config: CopyConfig) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.narrow = nn.Linear(config.width, config.narrow)
         self.cells = nn.ModuleList(nn.Linear(config.narrow, size) for size in config.cells)
         self.places = nn.Linear(config.narrow, config.places)
@@ -190,9 +255,7 @@ class TransformerGenerator(nn.Module):
         width = config.width
 
         def head(inner: int, wide: int, out: int) -> nn.Sequential:
-            return nn.Sequential(
-                nn.Linear(wide, inner), nn.ReLU(), nn.Dropout(config.dropout), nn.Linear(inner, out)
-            )
+            return nn.Sequential(nn.Linear(wide, inner), nn.ReLU(), Dropout(config.dropout), nn.Linear(inner, out))
 
         self.cells = nn.ModuleList(head(width // 2, width, size) for size in config.cells)
         self.places = head(width, 4 * width, config.places)

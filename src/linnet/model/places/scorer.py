@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from linnet.model.inputs import Inputs
 from linnet.model.places.config import ScorerConfig
+from linnet.model.places.dropout import Dropout
 
 DAY, HOUR, MINUTE = 86_400.0, 3_600.0, 60.0
 SUGGESTION = 2
@@ -259,10 +260,10 @@ class Member(nn.Module):
         width = 3 * kernels + ASIDE + CONTEXT
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
         self.score, self.linear = nn.Linear(hidden, 1), nn.Linear(width, 1)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.suggest = nn.Sequential(nn.Linear(SUGGESTED, 16), nn.GELU(), nn.Linear(16, 1))
         self.elsewhere = nn.Sequential(
-            nn.Linear(CONTEXT + 3, 32), nn.GELU(), nn.Dropout(config.dropout), nn.Linear(32, 3)
+            nn.Linear(CONTEXT + 3, 32), nn.GELU(), Dropout(config.dropout), nn.Linear(32, 3)
         )
         nn.init.zeros_(self.score.weight)
         nn.init.zeros_(self.score.bias)
