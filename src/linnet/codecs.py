@@ -48,8 +48,24 @@ class Codec(Protocol):
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """The person's form of `ids` generated after `prompt` (both without begin and end)."""
 
+    @property
+    def pieces(self) -> Sequence[bytes] | None:
+        """The UTF-8 bytes that each id adds to a text before it; None where they depend on its neighbours."""
+
+    def settled(self, ids: Sequence[int]) -> int:
+        """How many of the first ids have a text that no further id changes."""
+
     def to_json(self) -> dict[str, Any]:
         """Everything that `from_json` of the same kind needs; `kind` names it."""
+
+
+def known(ids: Iterable[int], tokens: int) -> list[int]:
+    """These ids as plain numbers, refused by name where they stand for no token."""
+    found = [int(i) for i in ids]
+    wrong = next((i for i in found if not 0 <= i < tokens), None)
+    if wrong is not None:
+        raise BadInput(f"id {wrong} stands for no token of this codec (0..{tokens - 1})")
+    return found
 
 
 @dataclass(frozen=True)
@@ -101,10 +117,18 @@ class CharacterCodec:
         return Encoded(ids)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return "".join(self.characters[int(i) - self._offset] for i in ids if int(i) >= self._offset)
+        found = known(ids, len(self.characters) + self._offset)
+        return "".join(self.characters[i - self._offset] for i in found if i >= self._offset)
 
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         return self.decode(ids)
+
+    @property
+    def pieces(self) -> tuple[bytes, ...]:
+        return (b"",) * self._offset + tuple(character.encode() for character in self.characters)
+
+    def settled(self, ids: Sequence[int]) -> int:
+        return len(ids)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "characters", "characters": self.characters, "has_begin": self.has_begin}

@@ -13,6 +13,8 @@ from typing import Any, Protocol
 
 from linnet.errors import BadInput
 
+REMEMBERED = 256  # beginnings of which a pattern still knows what follows
+
 
 class Allowed(Protocol):
     def after(self, prompt: Sequence[int], drawn: Sequence[int]) -> Sequence[int] | None:
@@ -30,15 +32,23 @@ class Tree:
     def of(cls, sequences: Iterable[Sequence[int]], end: int | None) -> Tree:
         """A sequence that is the beginning of another needs an end token to be told from it."""
         paths: dict[int, Any] = {}
+        complete = set()
         for sequence in sequences:
             if not len(sequence):
                 raise BadInput("a choice is empty: there is nothing to generate")
             inside = paths
             for token in (*sequence, *(() if end is None else (end,))):
                 inside = inside.setdefault(int(token), {})
+            complete.add(tuple(map(int, sequence)))
         if not paths:
             raise BadInput("there are no choices to choose from")
-        return cls(paths, end)
+        tree = cls(paths, end)
+        longer = next((known for known in complete if end is None and tree.after((), known)), None)
+        if longer is not None:
+            raise BadInput(
+                f"the choice {list(longer)} begins another one, and this model has no end token to tell"
+            )
+        return tree
 
     def after(self, prompt: Sequence[int], drawn: Sequence[int]) -> Sequence[int] | None:
         inside = self.paths
@@ -48,11 +58,26 @@ class Tree:
 
 
 @dataclass(frozen=True)
+class ByPrompt:
+    """An allowance for each prompt."""
+
+    allowances: Mapping[tuple[int, ...], Allowed]
+
+    def after(self, prompt: Sequence[int], drawn: Sequence[int]) -> Sequence[int] | None:
+        return self.allowances[tuple(prompt)].after(prompt, drawn)
+
+
+@dataclass(frozen=True)
 class Pattern:
-    """Text that matches a regular expression as a whole, token by token."""
+    """Text that matches a regular expression as a whole, token by token.
+
+    Ids that write a part of a character only are never allowed: whether their text matches is not known before
+    the rest has come, and there may be no rest that does. A character that no id writes as a whole cannot be
+    generated under a pattern, then.
+    """
 
     expression: str
-    tokens: tuple[str, ...]  # what each id writes; "" for ids that write nothing
+    pieces: Sequence[bytes]  # what each id writes; nothing for begin, end and the like
     end: int | None
 
     @functools.cached_property
@@ -67,12 +92,32 @@ class Pattern:
             raise BadInput(f"the pattern {self.expression!r} is no regular expression: {error}") from error
 
     @functools.cached_property
+    def _texts(self) -> tuple[str, ...]:
+        """What each id writes; nothing for those that are not allowed."""
+        return tuple(piece.decode(errors="ignore") if _whole(piece) else "" for piece in self.pieces)
+
+    @functools.cached_property
+    def _by_first(self) -> Mapping[str, Sequence[tuple[int, str]]]:
+        """Ids and their texts under the first character, so that most need not be looked at."""
+        found: dict[str, list[tuple[int, str]]] = {}
+        for token, text in enumerate(self._texts):
+            if text:
+                found.setdefault(text[0], []).append((token, text))
+        return found
+
+    @functools.cached_property
     def _known(self) -> dict[str, tuple[int, ...]]:
         return {}
 
+    def check(self) -> None:
+        """Refuse what is no regular expression, or cannot even begin."""
+        self.after((), ())
+
     def after(self, prompt: Sequence[int], drawn: Sequence[int]) -> Sequence[int] | None:
-        written = "".join(self.tokens[token] for token in drawn)
+        written = "".join(self._texts[token] for token in drawn)
         if written not in self._known:
+            if len(self._known) >= REMEMBERED:
+                del self._known[next(iter(self._known))]
             self._known[written] = self._find(written)
         return self._known[written]
 
@@ -80,11 +125,22 @@ class Pattern:
         match = self._compiled.fullmatch
         going = [
             token
-            for token, piece in enumerate(self.tokens)
-            if piece and match(written + piece, partial=True) is not None
+            for first, texts in self._by_first.items()
+            if match(written + first, partial=True) is not None
+            for token, text in texts
+            if len(text) == 1 or match(written + text, partial=True) is not None
         ]
-        if self.end is not None and match(written) is not None:
+        complete = match(written) is not None
+        if self.end is not None and complete:
             going.append(self.end)
-        if not going and match(written) is None:
+        if not going and not complete:
             raise BadInput(f"no token of this model goes on from {written!r} in the pattern {self.expression!r}")
         return tuple(going)
+
+
+def _whole(piece: bytes) -> bool:
+    try:
+        piece.decode()
+    except UnicodeDecodeError:
+        return False
+    return True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -12,7 +13,7 @@ from linnet.errors import BadInput
 from linnet.model.model import Model
 
 Reason = Literal["end", "length", "stop"]
-Text = Callable[[Sequence[int]], str]
+Text = Callable[[Sequence[int], Sequence[int]], str]  # of a prompt and of what was drawn after it
 
 
 @dataclass(frozen=True)
@@ -40,36 +41,76 @@ class Sample:
 
 @dataclass(frozen=True)
 class Stopping:
-    """What ends a sample early: the model's end token, further ids, or strings in what was written."""
+    """What ends a sample early: the model's end token, further ids, or strings in what was written.
+
+    Strings are looked for in the bytes of the last `pieces`, or in the whole `text` where ids write no bytes of
+    their own; ids beyond the pieces write nothing.
+    """
 
     end: int | None = None
     ids: frozenset[int] = frozenset()
     strings: tuple[str, ...] = ()
-    text: Text | None = None  # the written form of generated ids; needed by strings
+    pieces: Sequence[bytes] | None = None  # what each id writes
+    text: Text | None = None  # what ids write after a prompt
 
     def __post_init__(self) -> None:
         if "" in self.strings:
             raise BadInput("a stop string is empty; every text would stop before it began")
-        if self.strings and self.text is None:
+        broken = next((string for string in self.strings if not _spellable(string)), None)
+        if broken is not None:
+            raise BadInput(f"the stop string {broken!r} has a character that no text contains")
+        if self.strings and self.pieces is None and self.text is None:
             raise ValueError("stop strings need the written form of ids")
 
-    def reason(self, drawn: Sequence[int], token: int) -> Reason | None:
+    def reason(self, prompt: Sequence[int], drawn: Sequence[int], token: int) -> Reason | None:
         """Why `token` ends the sample; it has not been added to `drawn` yet."""
         if token == self.end:
             return "end"
         if token in self.ids:
             return "stop"
-        if self.text is not None and self.strings:
-            # A token writes at least a byte, so a string that has just been completed lies in the last ones.
-            reach = max(len(string.encode()) for string in self.strings) + 1
-            written = self.text([*drawn[-reach:], token])
-            return "stop" if any(string in written for string in self.strings) else None
-        return None
+        if not self.strings:
+            return None
+        if self.pieces is not None:
+            tail = self._tail(self.pieces, drawn, token)
+            return "stop" if any(string in tail for string in self._spelt) else None
+        assert self.text is not None
+        written = self.text(prompt, [*drawn, token])
+        return "stop" if any(string in written for string in self.strings) else None
+
+    @functools.cached_property
+    def _spelt(self) -> tuple[bytes, ...]:
+        return tuple(string.encode() for string in self.strings)
+
+    def _tail(self, pieces: Sequence[bytes], drawn: Sequence[int], token: int) -> bytes:
+        """The last bytes: all of this token's, and before them as many as a stop string may need."""
+        wanted = max(map(len, self._spelt)) - 1
+        tail = pieces[token] if token < len(pieces) else b""
+        wanted += len(tail)
+        for before in reversed(drawn):
+            if len(tail) >= wanted:
+                break
+            tail = (pieces[before] if before < len(pieces) else b"") + tail
+        return tail
 
     def cut(self, text: str) -> str:
         """The text up to the first stop string."""
         places = [text.find(string) for string in self.strings]
         return text[: min((place for place in places if place >= 0), default=len(text))]
+
+    def certain(self, text: str) -> int:
+        """How many characters stay whatever follows: none from a stop string on, or from what may become one."""
+        end = len(self.cut(text))
+        for string in self.strings:
+            for length in range(min(len(string) - 1, len(text)), 0, -1):
+                if text.endswith(string[:length]):
+                    end = min(end, len(text) - length)
+                    break
+        return end
+
+
+def _spellable(string: str) -> bool:
+    """Lone surrogates cannot be written, and U+FFFD only stands for bytes that are no text."""
+    return "\ufffd" not in string and not any("\ud800" <= character <= "\udfff" for character in string)
 
 
 @dataclass(frozen=True)

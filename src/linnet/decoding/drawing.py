@@ -69,7 +69,7 @@ def draw(logits: Tensor, rows: Sequence[Row], decoding: Decoding) -> None:
 
 def _note(row: Row, token: int, logprob: float, decoding: Decoding) -> None:
     row.logprob += logprob
-    row.stop = decoding.stopping.reason(row.drawn, token)
+    row.stop = decoding.stopping.reason(row.ask.prompt, row.drawn, token)
     if token == decoding.stopping.end or token in decoding.stopping.ids:
         return
     row.drawn.append(token)

@@ -22,7 +22,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from linnet.codecs import Encoded
+from linnet.codecs import Encoded, known
 from linnet.domains.arithmetic.problems import (
     OPERATORS,
     Task,
@@ -134,6 +134,14 @@ class ArithmeticCodec:
         before, whole = self.decode(prompt), self.decode([*prompt, *ids])
         return whole[len(before) :] if whole.startswith(before) else whole.partition("=")[2]
 
+    @property
+    def pieces(self) -> None:
+        """A number is turned around, padded or shown after a `?`: no digit knows its place before the end."""
+        return None
+
+    def settled(self, ids: Sequence[int]) -> int:
+        return 0
+
     def steps(self, ids: Iterable[int]) -> tuple[str, ...]:
         """The steps of a scratchpad that were written, as a person reads them: `8+7+0=15`."""
         rest = self._text(ids).partition("=")[2].partition(">")[0]
@@ -167,7 +175,7 @@ class ArithmeticCodec:
 
     def _text(self, ids: Iterable[int]) -> str:
         first = len(SPECIALS)
-        return "".join(self.symbols[int(i) - first] for i in ids if int(i) >= first)
+        return "".join(self.symbols[i - first] for i in known(ids, len(self.tokens)) if i >= first)
 
     def _question_in(self, question: str) -> str:
         if self.task == "base":

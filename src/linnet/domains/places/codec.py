@@ -80,6 +80,13 @@ class PlacesCodec:
         return self.decode(ids)
 
     @property
+    def pieces(self) -> None:
+        return None
+
+    def settled(self, ids: Sequence[int]) -> int:
+        return len(ids)
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Ids of cells coarse to fine, and of places: what the tables of a model need."""
         return (*(len(self.cells[level]) + FIRST for level in self.levels), len(self.places) + FIRST)

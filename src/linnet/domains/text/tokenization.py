@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from linnet.codecs import Encoded
+from linnet.codecs import Encoded, known
+from linnet.domains.text.written import ends_text, written_bytes
 from linnet.errors import BadInput, nearest
 
 if TYPE_CHECKING:
@@ -103,13 +104,38 @@ class TokenizerCodec:
     def decode(self, ids: Iterable[int]) -> str:
         """The text; where ids end amid a character, U+FFFD stands for its bytes."""
         framing = (self.begin, self.end)
-        return self.tokenizer.decode([int(i) for i in ids if i not in framing], skip_special_tokens=False)
+        found = [i for i in known(ids, len(self.tokens)) if i not in framing]
+        return self.tokenizer.decode(found, skip_special_tokens=False)
 
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """What `ids` add to the prompt's text, also where they complete a character that it left open."""
         before, whole = self.decode(prompt), self.decode([*prompt, *ids])
         kept = before.rstrip("\ufffd")
         return whole[len(before) :] if whole.startswith(before) else whole[len(kept) :]
+
+    @functools.cached_property
+    def pieces(self) -> tuple[bytes, ...] | None:
+        return written_bytes(self._decoder, self._writing)
+
+    def settled(self, ids: Sequence[int]) -> int:
+        ended = self._ends_text
+        return next((place for place in range(len(ids), 0, -1) if ended[ids[place - 1]]), 0)
+
+    @functools.cached_property
+    def _ends_text(self) -> tuple[bool, ...]:
+        return ends_text(self._decoder, self._writing)
+
+    @functools.cached_property
+    def _decoder(self) -> Mapping[str, Any] | None:
+        decoder: Mapping[str, Any] | None = json.loads(self.content).get("decoder")
+        return decoder
+
+    @functools.cached_property
+    def _writing(self) -> tuple[str | None, ...]:
+        """The names of the tokens that write something."""
+        silent = {self.begin, self.end}
+        named = map(self.tokenizer.id_to_token, range(len(self.tokens)))
+        return tuple(None if i in silent else name for i, name in enumerate(named))
 
     def fingerprint(self) -> str:
         framing = f"{self.begin_name}\0{self.end_name}\0"
