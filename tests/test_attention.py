@@ -113,12 +113,14 @@ def test_multiply_sum_is_for_one_query():
         attention.multiply_sum(q, q, q, Mask(None, True), 0.0)
 
 
-def test_the_form_follows_device_and_shape():
+@pytest.mark.parametrize("wide", [True, False])
+def test_the_form_follows_device_and_shape(wide, monkeypatch):
+    monkeypatch.setattr(attention, "WIDE", wide)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert attention.choose(cpu, 128, 128, compiling=False) == "explicit"
+    assert attention.choose(cpu, 128, 128, compiling=False) == ("explicit" if wide else "fused")
     assert attention.choose(cpu, 1, 128, compiling=False) == "explicit"
     assert attention.choose(cpu, 1, 128, compiling=True) == "multiply_sum"
-    assert attention.choose(cpu, 1024, 1024, compiling=False) == "blocked"
+    assert attention.choose(cpu, 1024, 1024, compiling=False) == ("blocked" if wide else "fused")
     assert attention.choose(cuda, 128, 128, compiling=True) == "fused"
 
 
@@ -132,7 +134,8 @@ def test_dropout_drops_and_keeps_the_mean(kernel):
     assert abs(float(mixed.mean()) - 1) < 0.02
 
 
-def test_long_rows_are_read_in_blocks_and_agree_with_the_explicit_form():
+def test_long_rows_are_read_in_blocks_and_agree_with_the_explicit_form(monkeypatch):
+    monkeypatch.setattr(attention, "WIDE", True)
     model = random_model(small_config(context=600, depth=1, width=8))
     ids = random_ids(1, 2 * attention.BLOCK + 5)
     with torch.inference_mode():

@@ -1,7 +1,8 @@
 """Attention as a chosen function: one contract, four ways to compute it, all equal to rounding.
 
-The CPU wants plain batched products (its fused kernel is slow forward and backward), long rows want blocks that
-skip the masked half, one compiled query wants a multiply and a sum, and CUDA wants the fused flash kernel.
+A CPU with AVX-512 wants plain batched products (its fused kernel is slow forward and backward) and, for long rows,
+blocks that skip the masked half; other CPUs, and CUDA with its flash kernel, want the fused form; one compiled
+query wants a multiply and a sum. The measurements are in dev/LOG.md.
 Keys that all rows share are read once for all of them: `with_shared`, equal to the dense form `unshared`.
 Legend: B = rows, H = heads, Hk = key-value heads, G = H / Hk, T = queries, S = keys, P = shared keys,
 D = head width.
@@ -23,6 +24,7 @@ Observe = Callable[[str, Tensor], Tensor]
 Kernel = Literal["explicit", "blocked", "multiply_sum", "fused"]
 
 BLOCK = 256
+WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"  # a fact of the machine, so that runs resume bit by bit
 
 
 def choose(device: torch.device, queries: int, keys: int, *, compiling: bool) -> Kernel:
@@ -31,6 +33,8 @@ def choose(device: torch.device, queries: int, keys: int, *, compiling: bool) ->
         return "fused"
     if queries == 1:
         return "multiply_sum" if compiling else "explicit"
+    if not WIDE:
+        return "fused"
     return "blocked" if queries >= 2 * BLOCK else "explicit"
 
 
