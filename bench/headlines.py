@@ -1,7 +1,8 @@
-"""The headline recipes under one harness, and the report's recipe with each of its items taken out.
+"""The headline recipes under one harness, and two of them with one choice changed at a time.
 
     python bench/headlines.py --data titles.txt.gz --out headline-runs                      # the recipes
-    python bench/headlines.py --data titles.txt.gz --out headline-runs --ablations --titles 33334
+    python bench/headlines.py --data titles.txt.gz --out headline-runs --ablations headlines-report --titles 33334
+    python bench/headlines.py --data titles.txt.gz --out small-runs --titles 6000 --width 128 --depth 4
 
 All runs share the titles, the split and the seven epochs. Every run is a folder that `linnet resume` goes on with,
 and calling this again finishes what was interrupted. One line a run: full-coverage nats per character with its
@@ -14,11 +15,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from linnet import workbench
+from linnet import recipes, workbench
 from linnet.records import RunRecord
 
 RECIPES = ("headlines-baseline", "headlines-s4", "headlines-report", "headlines")
-ITEMS = {  # what the report recommended -> what stands in its place
+REPORT = {  # what the report recommended -> what stands in its place
     "everything": (),
     "block 64": ("model.context=64",),
     "vocabulary 16,000": ("data.tokenizer.vocabulary=16000",),
@@ -34,16 +35,58 @@ ITEMS = {  # what the report recommended -> what stands in its place
     "dropout 0.2": ("model.dropout=0.2",),
     "no weight decay": ("optim.weight_decay=0",),
 }
+OURS = {  # what our recipe chooses -> what stands in its place; then what it does not use
+    "everything": (),
+    "AdamW": ("optim.kind=adamw",),
+    "cosine": ("optim.schedule=cosine",),
+    "dropout 0": ("model.dropout=0",),
+    "no weight decay": ("optim.weight_decay=0",),
+    "titles see each other": ("training.packing=packed",),
+    "batch 64": ("training.batch=64",),
+    "learned positions": ("model.positions=learned",),
+    "no qk norm": ("model.attention.qk_norm=false",),
+    "GELU": ("model.feedforward.kind=gelu",),
+    "layer norm": ("model.norm.kind=layer",),
+    "half as deep": ("model.depth=6",),
+    "R-Drop 2": ("loss.r_drop=2",),
+    "label smoothing 0.1": ("loss.smoothing=0.1",),
+    "z-loss 1e-4": ("loss.z_loss=1e-4",),
+    "softcap 15": ("model.head.softcap=15",),
+    "average .99": ("optim.ema=0.99",),
+    "value embeddings": ("model.attention.value_embeddings=alternate",),
+    "unigram": ("data.tokenizer.kind=unigram",),
+}
+ITEMS = {"headlines-report": REPORT, "headlines": OURS}
+FULL_WIDTH = 512
 
 
 def wanted(args: argparse.Namespace) -> Iterator[tuple[str, str, tuple[str, ...]]]:
     """Name, recipe and settings of every run."""
     if args.ablations:
-        for name, settings in ITEMS.items():
-            yield name, "headlines-report", settings
+        for name, settings in ITEMS[args.ablations].items():
+            yield name, args.ablations, settings
     else:
         for recipe in RECIPES:
             yield recipe, recipe, ()
+
+
+def smaller(recipe: str, settings: tuple[str, ...], args: argparse.Namespace) -> list[str]:
+    """The same choices in a model of another width and depth, equal for all recipes."""
+    asked: dict[str, str] = {}
+    if args.width is not None:
+        own = recipes.named(recipe).model.feedforward.width
+        asked = {"model.width": str(args.width), "model.attention.heads": str(max(1, args.width // 64))}
+        if own is not None:
+            asked["model.feedforward.width"] = str(own)
+    if args.depth is not None:
+        asked["model.depth"] = str(args.depth)
+    asked |= dict(setting.split("=", 1) for setting in settings)
+    if args.width is not None and "model.feedforward.width" in asked:
+        hidden = int(asked["model.feedforward.width"]) * args.width / FULL_WIDTH
+        asked["model.feedforward.width"] = str(round(hidden))
+    if args.depth is not None and "model.depth=6" in settings:
+        asked["model.depth"] = str(max(1, args.depth // 2))
+    return [f"{key}={value}" for key, value in asked.items()]
 
 
 def run(folder: Path, recipe: str, settings: tuple[str, ...], args: argparse.Namespace, seed: int) -> RunRecord:
@@ -52,7 +95,12 @@ def run(folder: Path, recipe: str, settings: tuple[str, ...], args: argparse.Nam
     sizes = () if args.titles is None else (f"data.sample={args.titles}",)
     steps = None if args.steps is None else args.steps
     return workbench.train(
-        recipe, out=folder, data=args.data, settings=[*sizes, *settings, *args.set], seed=seed, steps=steps
+        recipe,
+        out=folder,
+        data=args.data,
+        settings=[*sizes, *smaller(recipe, settings, args), *args.set],
+        seed=seed,
+        steps=steps,
     )
 
 
@@ -60,7 +108,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--ablations", action="store_true")
+    parser.add_argument("--ablations", choices=tuple(ITEMS), help="one choice of this recipe changed at a time")
+    parser.add_argument("--width", type=int, help="of all models; the protocol's is 512")
+    parser.add_argument("--depth", type=int, help="of all models")
     parser.add_argument("--titles", type=int)
     parser.add_argument("--steps", type=int, help="shorter runs, for a look at the harness")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1])

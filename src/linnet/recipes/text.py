@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from linnet.domains.text import AUTOMATIC, TextData, Tokenizing
 from linnet.errors import BadInput
-from linnet.model.config import AttentionConfig, FeedForwardConfig, ModelConfig, NormConfig
+from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 from linnet.training.schedules import Cosine, OneCycle, WarmupStableDecay
 
@@ -140,6 +140,27 @@ def wiki(size: int = 6) -> Run:
     return sized("wiki", size, data)
 
 
+def wiki_s2() -> Run:
+    """S2's own shape: two layers on lines of wiki text, with 10,000 lower-cased words; one epoch."""
+    words = Tokenizing(kind="words", vocabulary=10_000, lowercase=True)
+    return Run(
+        recipe="wiki-s2",
+        data=TextData(tokenizer=words, validation=0.05),
+        model=ModelConfig(
+            width=256,
+            depth=2,
+            context=128,
+            positions="learned",
+            attention=AttentionConfig(heads=8),
+            feedforward=FeedForwardConfig(kind="gelu_tanh", width=1024, bias=True),
+            norm=NormConfig(kind="layer", bias=True, eps=1e-5),
+            head=HeadConfig(tied=False),
+        ),
+        optim=OptimConfig(lr=2e-3, schedule=WarmupStableDecay(decay=0.3)),
+        training=TrainingConfig(epochs=1, batch=32, evals_per_epoch=2, packing="packed"),
+    )
+
+
 def shakespeare() -> Run:
     """Characters of one book; the last tenth is held out. About 0.8 million parameters, minutes on two cores."""
     return Run(
@@ -151,7 +172,7 @@ def shakespeare() -> Run:
         optim=OptimConfig(
             kind="muon", lr=3e-3, muon_lr=0.02, weight_decay=0.05, schedule=WarmupStableDecay(decay=0.4)
         ),
-        training=TrainingConfig(steps=2000, batch=16, evals_per_epoch=None, packing="packed"),
+        training=TrainingConfig(steps=900, batch=16, eval_every=450, packing="packed"),
     )
 
 
@@ -180,6 +201,7 @@ RECIPES: Mapping[str, Callable[[], Run]] = {
     "headlines-s4": headlines_s4,
     "text": text,
     "wiki": wiki,
+    "wiki-s2": wiki_s2,
     "shakespeare": shakespeare,
     "tiny-text": tiny,
     "tiny-characters": tiny_characters,
