@@ -38,6 +38,13 @@ class Score(Record):
     note: str = ""
 
 
+class System(Record):
+    """One row of a table of systems on the same samples: what is trained, and every rule that it has to beat."""
+
+    name: str
+    values: dict[str, float]
+
+
 class RunRecord(Record):
     """What `train` and `resume` end with."""
 
@@ -51,6 +58,27 @@ class RunRecord(Record):
     tokens_per_second: float
     device: str
     scores: tuple[Score, ...]
+    systems: tuple[System, ...] = ()
+
+
+class OverSeeds(Record):
+    """One score of several runs that differ in their seed alone."""
+
+    name: str
+    mean: float
+    least: float
+    most: float
+    baseline: Baseline
+
+
+class SeedsRecord(Record):
+    """What training over several seeds ends with."""
+
+    kind: Literal["seeds"] = "seeds"
+    recipe: str
+    seeds: tuple[int, ...]
+    runs: tuple[str, ...]
+    scores: tuple[OverSeeds, ...]
 
 
 class ScoresRecord(Record):
@@ -58,6 +86,7 @@ class ScoresRecord(Record):
     run: str
     data: str
     scores: tuple[Score, ...]
+    systems: tuple[System, ...] = ()
 
 
 class GenerationRecord(Record):
@@ -69,6 +98,15 @@ class GenerationRecord(Record):
     ids: tuple[int, ...]
     logprob: float
     stop: Literal["end", "length", "stop"]
+
+
+class PieceRecord(Record):
+    """Text of a sample as it comes; the pieces of a sample are its text. `sample` counts those of its prompt."""
+
+    kind: Literal["piece"] = "piece"
+    prompt: str
+    sample: int
+    text: str
 
 
 class Candidate(Record):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as standard_json
+import re
 import zlib
 from pathlib import Path
 from typing import Annotated
@@ -23,6 +24,8 @@ from linnet.cli.options import (
     TemperatureOption,
 )
 from linnet.errors import BadInput
+
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 
 def generate(
@@ -47,6 +50,30 @@ def generate(
             "--min-p", min=0.0, max=1.0, help="Sample from tokens with this share of the best.", show_default=False
         ),
     ] = None,
+    penalty: Annotated[
+        float, typer.Option("--repetition-penalty", help="Above 1: tokens that were there already become rarer.")
+    ] = 1.0,
+    stops: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stop", metavar="TEXT", help="End a sample before this text; \\n is a new line. May be repeated."
+        ),
+    ] = None,
+    stop_ids: Annotated[
+        list[int] | None,
+        typer.Option("--stop-id", metavar="ID", help="End a sample before this token. May be repeated."),
+    ] = None,
+    choice: Annotated[
+        list[str] | None,
+        typer.Option("--choice", metavar="TEXT", help="A sample is one of these. May be repeated."),
+    ] = None,
+    choices: Annotated[
+        Path | None, typer.Option("--choices", help="A file of choices, one a line.", show_default=False)
+    ] = None,
+    pattern: Annotated[
+        str | None,
+        typer.Option("--pattern", metavar="REGEX", help="A sample matches this as a whole.", show_default=False),
+    ] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
@@ -54,7 +81,7 @@ def generate(
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Go on from prompts.
+    """Go on from prompts. One sample of one prompt is shown on a terminal as it comes.
 
     For instance: linnet generate RUN "12+34=" -n 4
     """
@@ -64,26 +91,48 @@ def generate(
             raise BadInput("there is nothing to go on from: give prompts, or a --file of them")
         from linnet import workbench
 
-        records = workbench.generate(
-            run,
-            asked,
-            n=n,
-            max_tokens=max_tokens,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            min_p=min_p,
-            seed=seed,
-            settings=settings or [],
-            device=device,
-            precision=precision,
-        )
-        for record in records:
+        listed = [line for line in lines_of(choices) if line] if choices else []
+        wanted: workbench.Asked = {
+            "n": n,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": penalty,
+            "stops": [unescaped(text) for text in stops or []],
+            "stop_ids": stop_ids or [],
+            "choices": None if choice is None and choices is None else [*(choice or []), *listed],
+            "pattern": pattern,
+            "seed": seed,
+            "settings": settings or [],
+            "device": device,
+            "precision": precision,
+            "pace": face.remark,
+        }
+        if face.live and len(asked) * n == 1:
+            face.follow(workbench.stream(run, asked, **wanted))
+            return
+        for record in workbench.generate(run, asked, **wanted):
             face.show(record)
 
 
-def prompts_of(path: Path) -> list[str]:
-    """The prompts of a file: each line is one as it stands, or a JSON object that has a `prompt`."""
+def unescaped(text: str) -> str:
+    r"""Text with \n, \t, \r, \\, \xNN and \uNNNN as the characters that they stand for."""
+
+    def character(found: re.Match[str]) -> str:
+        named = found[1]
+        if len(named) > 1:
+            return chr(int(named[1:], 16))
+        if named not in ESCAPES:
+            raise BadInput(f"--stop {text!r}: \\{named} stands for nothing; a backslash itself is written \\\\")
+        return ESCAPES[named]
+
+    return re.sub(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.|$)", character, text, flags=re.DOTALL)
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a text file, which may be compressed."""
     import gzip
 
     try:
@@ -93,9 +142,13 @@ def prompts_of(path: Path) -> list[str]:
         raise BadInput(f"{path}: byte {wrong.start} is not UTF-8 text") from wrong
     except (gzip.BadGzipFile, EOFError, zlib.error) as wrong:
         raise BadInput(f"{path}: not a whole gzip file: {wrong}") from wrong
+    return [line.rstrip("\r") for line in lines]
+
+
+def prompts_of(path: Path) -> list[str]:
+    """The prompts of a file: each line is one as it stands, or a JSON object that has a `prompt`."""
     found = []
-    for place, line in enumerate(lines, 1):
-        text = line.rstrip("\r")
+    for place, text in enumerate(lines_of(path), 1):
         if text.startswith("{"):
             found.append(_prompt_of(text, f"{path}, line {place}"))
         elif text:

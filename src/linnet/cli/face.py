@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TextIO
 
 import typer
@@ -45,6 +45,22 @@ class Face:
             from linnet.cli.pictures import draw
 
             draw(records, self._out)
+
+    @property
+    def live(self) -> bool:
+        """Whether a person is looking on while something is written."""
+        return not self._json and self._out.isatty()
+
+    def follow(self, records: Iterable[Record]) -> None:
+        """Print text as it comes, and what is known of it at its end."""
+        from linnet.cli.pictures import follow
+
+        follow(records, self._out)
+
+    def remark(self, said: object) -> None:
+        """A line for people, beside the records."""
+        if os.environ.get("RANK", "0") == "0":
+            typer.echo(str(said), err=True)
 
     def progress(self, course: Course) -> Progress:
         """The progress line of a run that is about to start."""

@@ -5,7 +5,7 @@ Legend of attention: values[layer][head][query][key], shares between 0 and 1.
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.columns import Columns
@@ -23,12 +23,15 @@ from linnet.records import (
     ImportRecord,
     ListedRunRecord,
     MissRecord,
+    PieceRecord,
     PredictionRecord,
     Record,
     RunRecord,
     Score,
     ScoresRecord,
+    SeedsRecord,
     ShowRecord,
+    System,
     TokenizerRecord,
 )
 
@@ -63,7 +66,9 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
         case RunRecord():
             return run(record)
         case ScoresRecord():
-            return Group(Text(f"{record.run} on {record.data}"), scores(record.scores))
+            return Group(Text(f"{record.run} on {record.data}"), scores(record.scores), *systems(record.systems))
+        case SeedsRecord():
+            return over_seeds(record)
         case GenerationRecord():
             return generation(record)
         case TokenizerRecord():
@@ -138,7 +143,28 @@ def run(record: RunRecord) -> RenderableType:
         "trained": f"{record.steps:,} steps, {record.tokens:,} tokens, {record.seconds:.1f} s on {record.device} "
         f"({record.tokens_per_second:,.0f} tokens/s)",
     }
-    return Group(pairs(facts), scores(record.scores))
+    return Group(pairs(facts), scores(record.scores), *systems(record.systems))
+
+
+def systems(rows: Sequence[System]) -> list[RenderableType]:
+    """One row a system, one column a measure."""
+    if not rows:
+        return []
+    names = list(dict.fromkeys(name for row in rows for name in row.values))
+    grid = table("system", *names, numbers=names)
+    for row in rows:
+        grid.add_row(row.name, *(number(row.values[name]) if name in row.values else "-" for name in names))
+    return [Text(""), grid]
+
+
+def over_seeds(record: SeedsRecord) -> RenderableType:
+    grid = table("score", "mean", "least .. most", "baseline", numbers=("mean",))
+    for score in record.scores:
+        baseline = f"{number(score.baseline.value)} {score.baseline.name}"
+        grid.add_row(
+            score.name, number(score.mean), f"{number(score.least)} .. {number(score.most)}", Text(baseline)
+        )
+    return Group(Text(f"{record.recipe}, seeds {', '.join(map(str, record.seeds))}"), grid)
 
 
 def tokenizer(record: TokenizerRecord) -> RenderableType:
@@ -167,6 +193,21 @@ def tokenizer(record: TokenizerRecord) -> RenderableType:
 def generation(record: GenerationRecord) -> RenderableType:
     said = Text.assemble((record.prompt, "dim"), (record.text, "bold"))
     return Text.assemble(said, (f"   logprob {record.logprob:.3f}, {record.stop}", "dim"))
+
+
+def follow(records: Iterable[Record], out: TextIO) -> None:
+    """One sample as its text comes, the prompt before it; at the end it looks as `generation` would have it."""
+    console = Console(file=out, highlight=False, soft_wrap=True)
+    started = False
+    for record in records:
+        if isinstance(record, PieceRecord | GenerationRecord) and not started:
+            console.print(Text(record.prompt, "dim"), end="")
+            started = True
+        if isinstance(record, PieceRecord):
+            console.print(Text(record.text, "bold"), end="")
+        elif isinstance(record, GenerationRecord):
+            console.print(Text(f"   logprob {record.logprob:.3f}, {record.stop}", "dim"))
+        out.flush()
 
 
 def attention(record: AttentionRecord, shades: str) -> RenderableType:

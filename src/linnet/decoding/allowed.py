@@ -50,6 +50,14 @@ class Tree:
             )
         return tree
 
+    @functools.cached_property
+    def longest(self) -> int:
+        """Tokens of the longest choice, its end not counted."""
+        deepest, level = 0, [self.paths]
+        while level := [after for paths in level for token, after in paths.items() if token != self.end]:
+            deepest += 1
+        return deepest
+
     def after(self, prompt: Sequence[int], drawn: Sequence[int]) -> Sequence[int] | None:
         inside = self.paths
         for token in drawn:

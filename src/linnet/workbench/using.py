@@ -1,21 +1,20 @@
-"""What a trained run is used for: scoring, generating, looking inside."""
+"""What a trained run is used for: scoring, looking inside."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from linnet.decoding import engine
-from linnet.decoding.asking import Ask, Decoding, Stopping
-from linnet.decoding.sampling import Sampling
 from linnet.domains import Part
 from linnet.domains.arithmetic import ArithmeticData
+from linnet.domains.places.data import PlacesData
 from linnet.errors import BadInput, nearest
 from linnet.probing.attention import patterns
-from linnet.records import AttentionRecord, GenerationRecord, ScoresRecord
+from linnet.records import AttentionRecord, ScoresRecord
 from linnet.sequences import Sequences
 from linnet.training.run import parse_setting
+from linnet.workbench.comparing import score_places
 from linnet.workbench.opening import Opened, load, located
 from linnet.workbench.scoring import score
 
@@ -50,6 +49,11 @@ def evaluate(
 ) -> ScoresRecord:
     """Score a run on whole files, or on held-out problems of a domain that draws its own."""
     opened = load(path, checkpoint=checkpoint, device=device, precision=precision)
+    named = ", ".join(map(str, data))
+    if isinstance(opened.run.data, PlacesData) and data:
+        chosen = settings_of(settings, batch=256, filter="", information="", ranker=0)
+        scores, systems = score_places(opened, opened.run.data, located(data), split, **chosen)
+        return ScoresRecord(run=str(path), data=named, scores=tuple(scores), systems=tuple(systems))
     chosen = settings_of(settings, batch=256, n=TEST_QUESTIONS)
     part = (
         opened.run.data.read(opened.codec, located(data), split) if data else held_out(opened, split, chosen["n"])
@@ -58,7 +62,7 @@ def evaluate(
         where = f"rows with split {split!r}" if split else "rows"
         raise BadInput(f"there are no {where} in {', '.join(map(str, data))}")
     scores = score(opened.network, opened.codec, opened.run.data, part, rows=chosen["batch"], region=opened.region)
-    named = ", ".join(map(str, data)) or f"{len(part.questions)} drawn problems ({split or 'test'})"
+    named = named or f"{len(part.questions)} drawn problems ({split or 'test'})"
     return ScoresRecord(run=str(path), data=named, scores=tuple(scores))
 
 
@@ -72,42 +76,6 @@ def held_out(opened: Opened, split: str | None, n: int) -> Part:
     draw = domain.out_of_distribution if split == "out_of_distribution" else domain.test_questions
     questions = draw(n, opened.run.seed)
     return Part(Sequences.frame(opened.codec, []), questions)
-
-
-def generate(
-    path: Path | str,
-    prompts: Sequence[str],
-    *,
-    n: int = 1,
-    max_tokens: int | None = None,
-    temperature: float = 1.0,
-    top_k: int | None = None,
-    top_p: float | None = None,
-    min_p: float | None = None,
-    seed: int | None = None,
-    settings: Sequence[str] = (),
-    device: str | None = None,
-    precision: str | None = None,
-) -> Iterator[GenerationRecord]:
-    """`n` samples of each prompt, in the order of the prompts."""
-    if n < 1:
-        raise BadInput(f"n is {n}; at least one sample of each prompt must be asked for")
-    opened = load(path, device=device, precision=precision)
-    chosen = settings_of(settings, batch=64)
-    sampling = Sampling(temperature, top_k, top_p, min_p)
-    encoded = [opened.prompt(prompt) for prompt in prompts]
-    asks = [Ask(ids, sample) for ids in encoded for sample in range(n)]
-    limit = opened.model.config.context if max_tokens is None else max_tokens
-    skipped = 0 if opened.codec.begin is None else 1
-    with opened.region():
-        decoding = Decoding(sampling, limit, Stopping(end=opened.codec.end), seed=0 if seed is None else seed)
-        samples = engine.generate(opened.model, asks, decoding, rows=chosen["batch"])
-        for place, sample in enumerate(samples):
-            ids = encoded[place // n][skipped:]
-            text = opened.codec.continuation(ids, sample.ids)
-            yield GenerationRecord(
-                prompt=prompts[place // n], text=text, ids=sample.ids, logprob=sample.logprob, stop=sample.stop
-            )
 
 
 def attention(path: Path | str, text: str) -> AttentionRecord:
