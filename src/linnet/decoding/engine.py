@@ -176,8 +176,12 @@ class Wave:
         enough = len(self.seats) - 1 if self.recurrent else CROWDED * len(self.seats)
         if self.waiting or self.state is None or len(living) > enough:
             return
-        self.state = self.state.select(torch.tensor(living))
-        self.seats = [self.seats[seat] for seat in living]
+        if len(living) == 1 and not self.recurrent:
+            # A single row is another graph to a compiler: two are kept, and nothing is compiled amid a batch.
+            living.append(next(seat for seat, row in enumerate(self.seats) if row is None))
+        if len(living) < len(self.seats):
+            self.state = self.state.select(torch.tensor(living))
+            self.seats = [self.seats[seat] for seat in living]
 
     def _admit(self) -> list[Event]:
         """Waiting rows take the empty seats: their prompts are computed, and each draws its first token."""
