@@ -67,6 +67,7 @@ def configs(draw: st.DrawFn, *, mixers: tuple[Any, ...] = MIXERS, causal: bool =
             qk_norm=draw(st.booleans()),
             bias=draw(st.booleans()),
             rotary_width=draw(st.sampled_from([None, 2])),
+            value_embeddings=draw(st.sampled_from(["none", "none", "alternate", "all"])),
             rotary_scaling=draw(st.sampled_from([None, RotaryScaling(kind="llama3", factor=4, context=16)])),
         ),
         feedforward=FeedForwardConfig(

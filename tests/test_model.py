@@ -414,3 +414,22 @@ def test_half_precision_gives_nearly_the_same():
     with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
         half = model(ids).hidden.float()
     assert F.cosine_similarity(half, model(ids).hidden, dim=-1).min() > 0.999
+
+
+@pytest.mark.parametrize(("which", "layers"), [("alternate", (0, 2)), ("all", (0, 1, 2)), ("none", ())])
+def test_values_looked_up_by_token_are_added_to_those_that_are_computed(which, layers):
+    """The same as editing the values of a model without the tables; a prefix, which has no ids, adds nothing."""
+    attention = AttentionConfig(heads=2, kv_heads=1, head_width=4, value_embeddings=which)
+    model = random_model(small_config(depth=3, attention=attention))
+    assert model.config.value_layers == layers
+    tables = {layer: model.get_parameter(f"blocks.{layer}.mixer.values.weight") for layer in layers}
+    plain = random_model(small_config(depth=3))
+    plain.load_state_dict({k: v for k, v in model.state_dict().items() if "mixer.values" not in k})
+    ids = random_ids(3, 7)
+    inputs = Inputs(ids, prefix=torch.randn(3, 2, model.config.width))
+
+    def adding(table):
+        return lambda v: v + F.pad(table[ids][:, :, None], (0, 0, 0, 0, 2, 0))
+
+    edits = tuple((f"blocks.{layer}.attn.hook_v", adding(table)) for layer, table in tables.items())
+    torch.testing.assert_close(model(inputs).hidden, plain(inputs, edit=edits).hidden)

@@ -46,6 +46,10 @@ def obstacles(config: ModelConfig, family: Family) -> list[str]:
         found.append(f"model.attention.rotary_width: {turned} values of a head turn, and all of them in {name}")
     if not attention.causal:
         found.append(f"model.attention.causal=false: {name} never looks ahead")
+    if config.value_layers:
+        found.append(
+            f"model.attention.value_embeddings={attention.value_embeddings}: {name} has no table of values"
+        )
     if config.parallel:
         found.append(f"model.parallel=true: in {name} the feed-forward reads what attention wrote")
     if config.norm.kind != "rms":

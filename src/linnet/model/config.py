@@ -43,6 +43,9 @@ class AttentionConfig(Part):
     rotary_base: float = Field(10_000.0, gt=1)
     rotary_width: int | None = Field(None, ge=2)  # how much of each head turns; None: all of it
     rotary_scaling: RotaryScaling | None = None
+    value_embeddings: Literal["none", "alternate", "all"] = (
+        "none"  # layers whose values are also looked up by token
+    )
 
 
 class FeedForwardConfig(Part):
@@ -111,6 +114,16 @@ class ModelConfig(Part):
     def mixers(self) -> tuple[Mixer, ...]:
         """The mixer of each layer."""
         return (self.mixer,) * self.depth if isinstance(self.mixer, str) else self.mixer
+
+    @property
+    def value_layers(self) -> tuple[int, ...]:
+        """The attention layers with a table of values; `alternate` takes every other one, the last among them."""
+        step = {"none": 0, "alternate": 2, "all": 1}[self.attention.value_embeddings]
+        return tuple(
+            layer
+            for layer, mixer in enumerate(self.mixers)
+            if step and mixer == "attention" and (self.depth - 1 - layer) % step == 0
+        )
 
     @property
     def kv_heads(self) -> int:

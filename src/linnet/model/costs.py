@@ -46,6 +46,7 @@ def costs(config: ModelConfig, *, batch_tokens: int = 1, ema: bool = False, kv_b
     parameters = embedding + sum(config.fields.values()) * config.width + norm_parameters(config, config.width)
     parameters += config.context * config.width if config.positions == "learned" else 0
     parameters += (0 if config.head.tied else embedding) + (config.vocabulary if config.head.bias else 0)
+    parameters += len(config.value_layers) * config.vocabulary * config.kv_heads * config.head_width
     flops = 2 * embedding
     kv = 0
     for mixer in config.mixers:

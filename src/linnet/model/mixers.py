@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.model import attention
@@ -29,6 +30,7 @@ class Frame:
     lengths: Tensor | None  # int64 [B]: new tokens of each row; None = all T
     mask: Mask
     rotation: tuple[Tensor, Tensor] | None
+    ids: Tensor | None = None  # int64 [B, T - prefix], where values are looked up by token
 
 
 def turn(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor] | None:
@@ -41,9 +43,9 @@ def turn(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor] | None
 
 
 class Attention(nn.Module):
-    """Grouped-query attention; queries, keys and values come from one product."""
+    """Grouped-query attention; queries, keys and values come from one product, and values also from a table."""
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, layer: int) -> None:
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.attention.heads, config.kv_heads, config.head_width
         bias = config.attention.bias
@@ -52,6 +54,8 @@ class Attention(nn.Module):
         qk_norm = config.attention.qk_norm
         self.q_norm = norm(config, self.head_width) if qk_norm else None
         self.k_norm = norm(config, self.head_width) if qk_norm else None
+        looked_up = layer in config.value_layers
+        self.values = nn.Embedding(config.vocabulary, self.kv_heads * self.head_width) if looked_up else None
         self.dropout = config.dropout
 
     def forward(
@@ -62,6 +66,9 @@ class Attention(nn.Module):
         q, k, v = (part.view(rows, tokens, -1, self.head_width) for part in self.qkv(x).split(widths, dim=-1))
         if self.q_norm is not None and self.k_norm is not None:
             q, k = self.q_norm(q), self.k_norm(k)
+        if self.values is not None and frame.ids is not None:
+            found = F.pad(self.values(frame.ids), (0, 0, tokens - frame.ids.shape[1], 0))  # a prefix has no ids
+            v = v + found.view(v.shape).to(v.dtype)
         q = taps.at(f"{name}.hook_q", q).transpose(1, 2)
         k = taps.at(f"{name}.hook_k", k).transpose(1, 2)
         v = taps.at(f"{name}.hook_v", v).transpose(1, 2)

@@ -30,7 +30,7 @@ class Block(nn.Module):
         super().__init__()
         self.name = f"blocks.{layer}"
         self.ln1, self.ln2 = norm(config), norm(config)
-        self.mixer = Attention(config) if config.mixers[layer] == "attention" else Gru(config)
+        self.mixer = Attention(config, layer) if config.mixers[layer] == "attention" else Gru(config)
         self.feedforward = FeedForward(config)
         self.dropout = nn.Dropout(config.dropout)
         self.parallel = config.parallel
@@ -142,12 +142,12 @@ class Model(nn.Module):
             positions = within_documents(inputs.documents, place)
         if memory is None:
             mask = masks.without_memory(inputs, tokens, self.config.attention.causal)
-            return Frame(positions, None, tokens, lengths, mask, turn(positions, self.config))
+            return Frame(positions, None, tokens, lengths, mask, turn(positions, self.config), inputs.ids)
         positions = memory.lengths[:, None] + positions
         own = memory.lengths - memory.shared
         slots, span = own[:, None] + place, memory.filled - memory.shared + tokens
         mask = masks.with_memory(inputs, slots, own, span, tokens)
-        return Frame(positions, slots, span, lengths, mask, turn(positions, self.config))
+        return Frame(positions, slots, span, lengths, mask, turn(positions, self.config), inputs.ids)
 
     def _refuse(self, inputs: Inputs, state: State | None, tokens: int) -> None:
         """What has no meaning is named before anything is computed or consumed."""
