@@ -10,7 +10,7 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.options import DebugOption, ForceOption, JsonOption
-from linnet.cli.places import check_places, make_places
+from linnet.cli.places import check_places, make_places, make_samples
 
 
 class Task(StrEnum):
@@ -73,6 +73,7 @@ def join(app: typer.Typer) -> None:
     make = typer.Typer(help="Make data.", no_args_is_help=True, rich_markup_mode=None)
     make.command("arithmetic")(make_arithmetic)
     make.command("places")(make_places)
+    make.command("samples")(make_samples)
     check = typer.Typer(help="Check data.", no_args_is_help=True, rich_markup_mode=None)
     check.command("arithmetic")(check_arithmetic)
     check.command("places")(check_places)

@@ -109,6 +109,29 @@ def make_places(
         face.show(make(out, Process(users=users, visits=visits, seed=seed), force=force))
 
 
+def make_samples(
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option("--out", help="The .jsonl or .jsonl.gz file.")] = Path("samples.jsonl.gz"),
+    columns: ColumnsOption = None,
+    tz: ZoneOption = None,
+    local: LocalOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the samples of visits in the published form.
+
+    Histories, targets and parts are those that linnet train places makes of the same files.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.places.data import PlacesData
+        from linnet.workbench.opening import located
+
+        files = tuple(str(file) for file in located(data or []))
+        chosen = PlacesData(paths=files, columns=columns or "", tz=tz or "UTC", local=local or "")
+        face.show(chosen.write_samples(out, force=force))
+
+
 def check_places(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.", show_default=False)],
     columns: ColumnsOption = None,

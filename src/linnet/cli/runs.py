@@ -43,6 +43,9 @@ def train(
     settings: SettingsOption = None,
     steps: StepsOption = None,
     epochs: EpochsOption = None,
+    seeds: Annotated[
+        int, typer.Option("--seeds", min=1, help="Train so many runs, OUT-seedN each, and show all.")
+    ] = 1,
     sample: SampleOption = None,
     tokenizer: TokenizerOption = None,
     errors: ErrorsOption = None,
@@ -63,15 +66,17 @@ def train(
         exclude(steps=steps, epochs=epochs)
         from linnet import workbench
 
-        record = workbench.train(
+        given = [
+            *(settings or []),
+            *text_settings(sample, tokenizer, errors),
+            *places_settings(columns, tz, local),
+        ]
+        for record in workbench.train_seeds(
             recipe,
+            seeds,
             out=out,
             data=data or [],
-            settings=[
-                *(settings or []),
-                *text_settings(sample, tokenizer, errors),
-                *places_settings(columns, tz, local),
-            ],
+            settings=given,
             seed=seed,
             device=device,
             precision=precision,
@@ -79,8 +84,8 @@ def train(
             epochs=epochs,
             force=force,
             progress=face.progress,
-        )
-        face.show(record)
+        ):
+            face.show(record)
 
 
 def resume(run: RunArgument, json: JsonOption = False, debug: DebugOption = False) -> None:

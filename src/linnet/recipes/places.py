@@ -28,6 +28,12 @@ def places() -> Run:
     )  # fmt: skip
 
 
+def places_ensemble() -> Run:
+    """Five scorers that are trained together and averaged, in a tenth of the parameters that are allowed."""
+    run = places()
+    return run.model_copy(update={"recipe": "places-ensemble", "next_place": ScorerConfig(members=5)})
+
+
 def published(recipe: str, encoder: Literal["gru", "transformer"]) -> Run:
     """As published, but for selection, which is unfiltered here."""
     shape = PUBLISHED
@@ -72,6 +78,7 @@ def tiny() -> Run:
 
 RECIPES: Mapping[str, Callable[[], Run]] = {
     "places": places,
+    "places-ensemble": places_ensemble,
     "places-gru": places_gru,
     "places-transformer": places_transformer,
     "tiny-places": tiny,

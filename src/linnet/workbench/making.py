@@ -28,7 +28,7 @@ from linnet.training.run import Run, changed, check_format, flatten, parse_setti
 from linnet.training.sinks import JsonLines, Sink, open_trackers
 from linnet.workbench.opening import load, located, read_codec, read_record, read_run
 from linnet.workbench.report import write_report
-from linnet.workbench.scoring import score
+from linnet.workbench.scoring import scored
 
 Progress = Callable[[Course], Sink]
 
@@ -201,7 +201,7 @@ def check_data(material: Material, start: Checkpoint | None, folder: RunFolder) 
 def finish(folder: RunFolder, run: Run, material: Material, loop: LoopState) -> RunRecord:
     """Score the best weights on the validation part, and write the record and the report."""
     opened = load(folder.path, device=run.device)
-    scores = score(
+    scores, systems = scored(
         opened.network,
         material.codec,
         run.data,
@@ -209,7 +209,7 @@ def finish(folder: RunFolder, run: Run, material: Material, loop: LoopState) -> 
         rows=run.training.eval_batch,
         region=opened.region,
     )
-    record = unscored(folder, run, loop).model_copy(update={"scores": tuple(scores)})
+    record = unscored(folder, run, loop).model_copy(update={"scores": tuple(scores), "systems": tuple(systems)})
     write_report(folder, run, record, material.notes)
     write_atomically(folder.record, record.model_dump_json(indent=1).encode())
     return record

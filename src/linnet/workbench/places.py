@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
 
-from linnet.domains.places.counters import BASELINES
+from linnet.domains.places.counters import BASELINES, Rule
 from linnet.domains.places.features import departures
 from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import (
@@ -16,22 +16,28 @@ from linnet.domains.places.scores import (
     Ranking,
     Resampled,
     calibration_error,
+    measures,
     rank_dense,
     rank_truth,
     score_list,
     vocabularies,
 )
+from linnet.domains.places.splits import Samples
 from linnet.domains.places.visits import DAY
 from linnet.errors import BadInput
 from linnet.model.places.copying import FilterKind
 from linnet.model.places.published import CopyModel
 from linnet.model.places.ranking import answer, dense_ranks, filtered, name_dense
 from linnet.model.places.scorer import Scorer
-from linnet.records import Baseline, Score
+from linnet.records import Baseline, Score, System
 
 Region = Callable[[], AbstractContextManager[object]]
 HISTORIES = ((1, 4), (5, 9), (10, 19), (20, 10**9))
 HOURS = ((0, 6), (6, 12), (12, 18), (18, 24))
+TABLE = (
+    ("", "open", ("acc@1", "acc@5", "acc@10", "mrr", "ndcg@10")), ("legacy.", "legacy", ("acc@1", "mrr")),
+    ("strict.", "strict", ("acc@1",)),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -44,12 +50,25 @@ class Said:
 
 def place_scores(
     network: CopyModel | Scorer, rows: VisitRows, *, size: int, region: Region, chosen: FilterKind | None = None
-) -> list[Score]:
-    """Every score of the samples in `rows`, each beside the best rule."""
+) -> tuple[list[Score], list[System]]:
+    """Every score of the samples in `rows`, each beside the best rule; and a table with all rules."""
     said = say(network, rows, size=size, region=region, chosen=chosen)
     user = rows.visits.user[rows.samples.target]
-    scores = score_list(said.tables, user, rules(rows), groups(rows))
-    return [*scores, calibration(said, user)]
+    beaten = rules(rows)
+    scores = score_list(said.tables, user, beaten, groups(rows))
+    systems = [row_of("this run", said.tables), *(row_of(name, tables) for name, tables in beaten.items())]
+    systems.append(row_of("counter, full past", full_past_counter(rows)))
+    return [*scores, calibration(said, user)], systems
+
+
+def row_of(name: str, tables: Mapping[str, Ranked]) -> System:
+    """A system's row of the table."""
+    values: dict[str, float] = {}
+    for prefix, table, names in TABLE:
+        if table in tables:
+            found = measures(tables[table])
+            values |= {prefix + measure: float(found[measure].mean()) for measure in names}
+    return System(name=name, values=values)
 
 
 def say(
@@ -89,17 +108,24 @@ def cell_tables(rows: VisitRows, ranking: Ranking, truth: np.ndarray) -> dict[st
     return found
 
 
-def rules(rows: VisitRows) -> dict[str, dict[str, Ranked]]:
-    """Every counting rule on the same samples, with the same information."""
-    visits, samples = rows.visits, rows.samples
+def full_past_counter(rows: VisitRows) -> dict[str, Ranked]:
+    """The published counter with everything that each user did before, whatever the run may know."""
+    samples = rows.samples.with_full_past(rows.visits)
+    return ranked_by(BASELINES["counter"], rows, samples)
+
+
+def ranked_by(rule: Rule, rows: VisitRows, samples: Samples) -> dict[str, Ranked]:
+    visits = rows.visits
     ids = rows.codec.place_ids(visits.places)
     truth = visits.place[samples.target].astype(np.int64)
-    found = {}
-    for name, rule in BASELINES.items():
-        ranking = rule.rank(visits, samples, visits.place.astype(np.int64))
-        legacy = rule.rank(visits, samples, ids[visits.place])
-        found[name] = vocabularies(ranking, truth, ids, legacy) | cell_tables(rows, ranking, truth)
-    return found
+    ranking = rule.rank(visits, samples, visits.place.astype(np.int64))
+    legacy = rule.rank(visits, samples, ids[visits.place])
+    return vocabularies(ranking, truth, ids, legacy) | cell_tables(rows, ranking, truth)
+
+
+def rules(rows: VisitRows) -> dict[str, dict[str, Ranked]]:
+    """Every counting rule on the same samples, with the same information."""
+    return {name: ranked_by(rule, rows, rows.samples) for name, rule in BASELINES.items()}
 
 
 def groups(rows: VisitRows) -> dict[str, np.ndarray]:

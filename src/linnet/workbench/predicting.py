@@ -13,15 +13,13 @@ from linnet.domains.places.data import PlacesData
 from linnet.domains.places.histories import Histories, read_histories
 from linnet.domains.places.rows import VisitRows
 from linnet.errors import BadInput
-from linnet.model.places.copying import FilterKind
+from linnet.model.places.copying import filter_of
 from linnet.model.places.published import CopyModel
 from linnet.model.places.ranking import answer, filtered, name_dense
 from linnet.model.places.scorer import Scorer
 from linnet.records import Candidate, PredictionRecord
 from linnet.workbench.opening import Opened, load
 from linnet.workbench.using import settings_of
-
-FILTERS: tuple[FilterKind, ...] = ("none", "hard", "soft")
 
 
 def places_run(
@@ -59,7 +57,7 @@ def predict(
     )
     network = opened.network
     if isinstance(network, CopyModel):
-        kind = filter_kind(chosen["filter"] or network.config.filter)
+        kind = filter_of(chosen["filter"] or network.config.filter)
         places, cells = name_dense(network, rows, chosen["batch"], opened.region)
         yield from _from_dense(filtered(network, places, cells, kind), histories, codec, k)
     elif isinstance(network, Scorer):
@@ -72,13 +70,6 @@ def predict(
             yield _record(
                 name, histories.visits.places[ranking.label[entries][best]], ranking.score[entries][best]
             )
-
-
-def filter_kind(text: str) -> FilterKind:
-    for kind in FILTERS:
-        if kind == text:
-            return kind
-    raise BadInput(f'filter is none, hard or soft, not "{text}"')
 
 
 def _from_dense(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from linnet.records import RunRecord, Score
+from linnet.records import RunRecord, Score, System
 from linnet.training.checkpoint import RunFolder, write_atomically
 from linnet.training.run import Run, flatten
 
@@ -21,6 +21,18 @@ def score_table(scores: Sequence[Score]) -> list[str]:
     return lines
 
 
+def system_table(systems: Sequence[System]) -> list[str]:
+    """Markdown rows: the run and every rule that it has to beat, on the same samples."""
+    if not systems:
+        return []
+    names = list(dict.fromkeys(name for system in systems for name in system.values))
+    lines = ["| system | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    for system in systems:
+        values = [f"{system.values[name]:.4f}" if name in system.values else "-" for name in names]
+        lines.append(f"| {system.name} | " + " | ".join(values) + " |")
+    return [*lines, ""]
+
+
 def write_report(folder: RunFolder, run: Run, record: RunRecord, notes: Sequence[str]) -> None:
     settings = [
         f"- `{key}` = {value!r}" for key, value in flatten(run.model_dump(mode="json", exclude_none=True)).items()
@@ -35,6 +47,7 @@ def write_report(folder: RunFolder, run: Run, record: RunRecord, notes: Sequence
         "",
         *score_table(record.scores),
         "",
+        *system_table(record.systems),
         *[f"Note: {note}" for note in notes],
         "",
         "## Settings",

@@ -16,10 +16,26 @@ from linnet.domains.text import TextData
 from linnet.domains.text.blocks import block_rows, block_score, joined
 from linnet.evaluation import bootstrap, exact_scores, likelihood_scores, nats, unigram
 from linnet.model.model import Model
-from linnet.records import Baseline, Score
+from linnet.records import Baseline, Score, System
 from linnet.sequences import Sequences
 from linnet.training.networks import Network, decoder
 from linnet.workbench.places import place_scores
+
+
+def scored(
+    network: Network,
+    codec: Codec,
+    domain: Domain,
+    part: Part,
+    *,
+    rows: int,
+    region: Callable[[], AbstractContextManager[object]],
+) -> tuple[list[Score], list[System]]:
+    """The scores, and where the domain has one, the table of the systems to beat."""
+    if part.visits is not None:
+        assert not isinstance(network, Model)
+        return place_scores(network, part.visits, size=rows, region=region)
+    return score(network, codec, domain, part, rows=rows, region=region), []
 
 
 def score(
@@ -33,8 +49,7 @@ def score(
 ) -> list[Score]:
     """Every score that this part allows, each over all of its rows."""
     if part.visits is not None:
-        assert not isinstance(network, Model)
-        return place_scores(network, part.visits, size=rows, region=region)
+        return scored(network, codec, domain, part, rows=rows, region=region)[0]
     model, scores = decoder(network), []
     if part.questions:
         answers = answer(model, codec, part.questions, rows=rows, region=region)

@@ -17,14 +17,14 @@ from linnet.domains.places.clusters import ClusterRule
 from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.columns import parse_mapping
 from linnet.domains.places.ingest import Reading, ingest
-from linnet.domains.places.rows import Cut, VisitRows
-from linnet.domains.places.samples_file import read_samples
+from linnet.domains.places.rows import Augmentation, Cut, VisitRows
+from linnet.domains.places.samples_file import read_samples, write_samples
 from linnet.domains.places.splits import Recipe, Samples, divide, fingerprint, make_samples, need_parts
 from linnet.domains.places.stays import StayRule
 from linnet.domains.places.tables import SAMPLES, files_of
-from linnet.domains.places.visits import PARTS, Visits
+from linnet.domains.places.visits import PARTS, Visits, legacy_ids
 from linnet.errors import BadInput, nearest
-from linnet.records import Baseline
+from linnet.records import Baseline, DataRecord
 from linnet.sequences import Sequences
 
 
@@ -48,7 +48,9 @@ class PlacesData(BaseModel):
     information: Literal["same", "full"] = "same"
     reads: Literal["past", "history"] = "past"
     every_visit: bool = True  # train on every train visit with a history, not only on those of the protocol
-    cut: float = Field(0.6, gt=0, le=1)  # training hides days back to this share of its day; 1 = hides none
+    cut: float = Field(0.6, gt=0, le=1)  # training forgets places (and visits) back to this share of its day
+    jitter: float = Field(0.0, ge=0)  # minutes by which the visits of training rows move
+    subsequences: float = Field(0.0, ge=0, le=1)  # share of training rows that keep only their latest visits
     select: Literal["loss", "acc@1", "legacy.acc@1", "strict.acc@1"] = (
         "loss"  # what the best checkpoint is best in
     )
@@ -81,6 +83,18 @@ class PlacesData(BaseModel):
         said = f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}"
         return Table(found.visits, part, samples, (*found.notes(), *map(str, found.problems), said), recipe)
 
+    def write_samples(self, out: Path, *, force: bool = False) -> DataRecord:
+        """The samples of these files in the published form, so that other programs score the same ones."""
+        if not out.name.endswith(SAMPLES):
+            raise BadInput(f"samples are written to .jsonl or .jsonl.gz, not to {out.name}")
+        if out.exists() and not force:
+            raise BadInput(f"{out} exists; choose another --out, or replace it with --force")
+        table = self.table()
+        clock = table.recipe is not None and table.recipe.calendar == "local"
+        write_samples(out, table.visits, table.samples, legacy_ids(table.visits, table.part), local=clock)
+        rows = {name: int((table.samples.part == number).sum()) for number, name in enumerate(PARTS)}
+        return DataRecord(path=str(out), rows=rows, counts={}, problems=(), notes=table.notes)
+
     def load(self, seed: int) -> Material:
         """Read the files; the test part stays aside."""
         if not self.paths:
@@ -97,8 +111,10 @@ class PlacesData(BaseModel):
         if self.reads == "past":
             train = train.with_full_past(table.visits)
         rows = self.rows(table, train, codec)
-        if self.reads == "past" and self.information == "same" and self.cut < 1:
-            rows = replace(rows, cut=Cut.of(table.visits, table.part, self.cut))
+        if self.reads == "past" and self.cut < 1:
+            hides = self.information == "same"
+            rows = replace(rows, cut=Cut.of(table.visits, table.part, self.cut, hides=hides))
+        rows = replace(rows, augmentation=Augmentation(self.jitter, self.subsequences))
         return Material(
             codec, _part(rows), _part(self.rows(table, self.informed(table, validation), codec)), table.notes
         )

@@ -23,7 +23,7 @@ from linnet.domains.places.candidates import Known, known_visits
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.features import LONGEST_STAY, departures
 from linnet.domains.places.splits import Samples
-from linnet.domains.places.visits import DAY, Visits
+from linnet.domains.places.visits import DAY, MINUTE, Visits
 
 PAST, RECENT, SUGGESTION = 0, 1, 2  # kinds of entries of a row
 RECENT_DAYS = 7  # before the day of the last departure; the day of the target would be news from the future
@@ -43,9 +43,14 @@ class Gathered:
 
 @dataclass(frozen=True)
 class Cut:
-    """How training rows are cut: past days up to a share of the row's day, drawn from `lowest` to 1."""
+    """How training rows are cut: at a share of the row's day, drawn from `lowest` to 1.
+
+    Places that nobody had visited by then count as unseen. The visits between then and the history are hidden,
+    unless predictions will know everything earlier (`hides` = False).
+    """
 
     lowest: float = 0.6
+    hides: bool = True
     day: np.ndarray | None = None  # float64 [N] days since the user's first
     span: np.ndarray | None = None  # float64 [N] days of the user's train part
     first_seen: np.ndarray | None = (
@@ -53,7 +58,7 @@ class Cut:
     )
 
     @classmethod
-    def of(cls, visits: Visits, part: np.ndarray, lowest: float) -> Cut:
+    def of(cls, visits: Visits, part: np.ndarray, lowest: float, *, hides: bool = True) -> Cut:
         day = visits.day(local=False)
         since = (day - day[visits.bounds[:-1]][visits.user]).astype(np.float64)
         span = np.zeros(len(visits.users))
@@ -62,7 +67,31 @@ class Cut:
         span = np.maximum(span + 1, 1)[visits.user]
         seen = np.full(len(visits.places), ALWAYS)
         np.minimum.at(seen, visits.place[train], (since / span)[train])
-        return cls(lowest, since, span, seen)
+        return cls(lowest, hides, since, span, seen)
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How training rows differ from epoch to epoch, beside their cuts."""
+
+    jitter: float = 0.0  # minutes (a standard deviation) by which the known visits move
+    subsequences: float = 0.0  # share of the rows that keep a drawn number of the latest visits of their history
+
+    def keep_latest(self, known: Known, rows: int, rng: np.random.Generator) -> Known:
+        """Hide the older visits of the histories of some rows; at least the last one stays."""
+        end = np.searchsorted(known.owner, np.arange(rows), side="right")
+        since = end[known.owner] - 1 - np.arange(len(known.owner))
+        length = np.bincount(known.owner, known.inside, rows).astype(np.int64)
+        kept = 1 + (rng.random(rows) * length).astype(np.int64)
+        kept = np.where(rng.random(rows) < self.subsequences, kept, length)
+        return _subset(known, ~known.inside | (since < kept[known.owner]))
+
+    def moved(self, row: np.ndarray, owner: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """int64 [E] seconds: the entries of one visit of a row move together."""
+        by = np.rint(rng.normal(0, self.jitter * MINUTE, len(row))).astype(np.int64)
+        key = owner * (int(row.max(initial=0)) + 1) + row
+        _, first, entry = np.unique(key, return_index=True, return_inverse=True)
+        return by[first][entry.ravel()]
 
 
 @dataclass(frozen=True)
@@ -76,6 +105,7 @@ class VisitRows:
     longest: int = 4096  # latest visits that a row may hold
     suggestions: int = 0  # of each kind: popular, followers of the current place, popular close by
     cut: Cut | None = None
+    augmentation: Augmentation = Augmentation()
 
     characters: int = 0  # there is no text to count
     utf8_bytes: int = 0
@@ -122,6 +152,8 @@ class VisitRows:
         unseen_before = np.full(len(some), ALWAYS)
         if self.cut is not None and rng is not None:
             known, unseen_before = self._cut(some, known, self.cut, rng)
+        if rng is not None and self.augmentation.subsequences:
+            known = self.augmentation.keep_latest(known, len(some), rng)
         known = _latest(known, len(some), self.longest)
         last, target = some.last, some.target
         owner, place = known.owner, visits.place[known.row].astype(np.int64)
@@ -141,6 +173,9 @@ class VisitRows:
         fields = self._fields(some, owner, place)
         if self.past:
             fields |= self._evidence(some, owner, place, kind, row)
+            if rng is not None and self.augmentation.jitter:
+                by = self.augmentation.moved(row, owner, rng)
+                fields |= {name: fields[name] + by for name in ("start", "leave")}
             fields["known"] = self._known(place, unseen_before[owner])
         starts = np.searchsorted(owner, np.arange(len(some) + 1)).astype(np.int64)
         next_place = visits.place[target].astype(np.int64)
@@ -182,7 +217,7 @@ class VisitRows:
         assert cut.day is not None and cut.span is not None
         until = cut.day[some.target] * rng.uniform(cut.lowest, 1.0, len(some))
         visible = known.inside | (cut.day[known.row] < until[known.owner])
-        return _subset(known, visible), until / cut.span[some.target]
+        return _subset(known, visible) if cut.hides else known, until / cut.span[some.target]
 
 
 def is_recent(start: np.ndarray, now: np.ndarray) -> np.ndarray:

@@ -33,6 +33,7 @@ class CopyConfig(Part):
     level_weights: tuple[float, float, float, float] = (0.05, 0.10, 0.15, 0.70)  # cells coarse to fine, place
     levels: Literal["heads", "tree"] = "heads"  # tree: a cell's probability is the sum over its places
     smoothing: float = Field(0.0, ge=0, lt=1)
+    focal: float = Field(0.0, ge=0)  # the loss weighs (1 - p) ** focal: less where the network is sure
     filter: Literal["none", "hard", "soft"] = "none"  # what cells may do to places when predicting
     filter_level: int = Field(0, ge=0, lt=LEVELS)  # which cells: the coarse ones of the recurrent network
     alpha: float = Field(0.1, ge=0)  # of the soft filter: p(place) * p(cell) ** alpha

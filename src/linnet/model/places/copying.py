@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
+
+from linnet.errors import BadInput
 
 FilterKind = Literal["none", "hard", "soft"]
 FIRST_CELL = 2  # 0 is the cell of padding, 1 that of places in no known cell
@@ -50,6 +52,14 @@ class Sums:
     copy: Callable[[Tensor, Tensor, Tensor, int], Tensor] = copy_distribution
     frequency: Callable[[Tensor, Tensor, int], Tensor] = frequency
     recency: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor] = recency
+
+
+def filter_of(text: str) -> FilterKind:
+    """The filter of this name."""
+    for kind in get_args(FilterKind):
+        if kind == text:
+            return kind
+    raise BadInput(f'filter is none, hard or soft, not "{text}"')
 
 
 def hard_filter(logits: Tensor, cells: Tensor, cell_of_place: Tensor) -> Tensor:

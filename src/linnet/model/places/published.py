@@ -225,10 +225,17 @@ class CopyModel(nn.Module):
         ):
             target = inputs.fields.get(f"next_{name}") if name else targets
             if target is not None:
-                smoothing = self.config.smoothing
-                nats = F.cross_entropy(logits, target[row, at], reduction="none", label_smoothing=smoothing)
-                total = total + share * nats
+                total = total + share * self._nats(logits, target[row, at])
         return (total * weights[row, at]).sum()
+
+    def _nats(self, logits: Tensor, target: Tensor) -> Tensor:
+        """[B]: smoothed cross-entropy, weighed by how unsure the network is where the loss is focal."""
+        smoothing, focal = self.config.smoothing, self.config.focal
+        nats = F.cross_entropy(logits, target, reduction="none", label_smoothing=smoothing)
+        if not focal:
+            return nats
+        sure = logits.log_softmax(1).gather(1, target[:, None]).squeeze(1).exp()
+        return (1 - sure).clamp(min=0) ** focal * nats
 
 
 class GruGenerator(nn.Module):
