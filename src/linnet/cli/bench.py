@@ -35,6 +35,43 @@ def bench_train(
         face.show(bench_train(sizes, precision=precision or "auto", compile=how, repeats=repeats))
 
 
+def bench_decode(
+    shape: Annotated[str, typer.Option("--shape", help="Layers x width.")] = "6x512",
+    weights: Annotated[
+        str, typer.Option("--weights", help="Number formats of ours: float32, float16, bfloat16, int8, int4.")
+    ] = "float32,float16,int8",
+    only: Annotated[
+        str | None, typer.Option("--only", help="A scene: stream, prompts or samples.", show_default=False)
+    ] = None,
+    compiled: Annotated[bool, typer.Option("--compile/--eager", help="Compile our steps.")] = True,
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Decode beside transformers, and beside llama.cpp where it is installed.
+
+    All have the same weights and take turns, after a check that they write the same tokens; --set takes heads,
+    vocabulary, context, rows, tokens, repeats and threads.
+    """
+    with speaking(json=json, debug=debug) as face:
+        import torch
+
+        from linnet.benchmarks.decoding import bench_decode
+        from linnet.benchmarks.training import Shape
+        from linnet.workbench.using import settings_of
+
+        chosen = settings_of(
+            settings or [], heads=8, vocabulary=16_000, context=512, rows=64, tokens=64, repeats=5, threads=2
+        )
+        torch.set_num_threads(chosen.pop("threads"))
+        sizes = {key: chosen.pop(key) for key in ("heads", "vocabulary", "context")}
+        formats = [name.strip() for name in weights.split(",")]
+        for record in bench_decode(
+            Shape.parse(shape, **sizes), weights=formats, compile=compiled, only=only, **chosen
+        ):
+            face.show(record)
+
+
 def bench_tokenizer(
     data: Annotated[list[Path], typer.Option("--data", metavar="PATH", help="Text to learn from and to encode.")],
     settings: SettingsOption = None,
@@ -57,6 +94,7 @@ def bench_tokenizer(
 def join(app: typer.Typer) -> None:
     group = typer.Typer(help="Measure ours beside peers.", no_args_is_help=True, rich_markup_mode=None)
     group.command("train")(bench_train)
+    group.command("decode")(bench_decode)
     group.command("tokenizer")(bench_tokenizer)
     group.command("places")(bench_places)
     app.add_typer(group, name="bench")

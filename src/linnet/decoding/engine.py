@@ -11,6 +11,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ SHARED_TOKENS = 32  # a shorter beginning in common is not worth a product of it
 SHARED_ROWS = 8
 PARTY = 8  # new rows sit down when one seat in so many is empty
 CROWDED = 0.75  # a batch with fewer living rows than this is compacted
+PASS = 1024  # tokens of prompts that are computed at once; more would only need more memory
 
 Step = Callable[[Tensor, State], tuple[Tensor, State]]  # ids [R, 1] -> hidden [R, W]
 
@@ -102,7 +104,9 @@ def waves(rows: Sequence[Row], seats: int) -> Iterator[Together]:
         else:
             mixed += samples
     if mixed:
-        mixed.sort(key=lambda row: row.place)
+        # Samples of one prompt sit down one after the other, so that it need not be computed again.
+        order = {prompt: place for place, prompt in enumerate(by_prompt)}
+        mixed.sort(key=lambda row: (order[row.ask.prompt], row.place))
         alike = len(os.path.commonprefix([row.ask.prompt for row in mixed]))
         different = len({row.ask.prompt for row in mixed}) > 1
         # A prompt that is the beginning of all others needs a token of its own to be computed from.
@@ -180,23 +184,52 @@ class Wave:
             # A single row is another graph to a compiler: two are kept, and nothing is compiled amid a batch.
             living.append(next(seat for seat, row in enumerate(self.seats) if row is None))
         if len(living) < len(self.seats):
-            self.state = self.state.select(torch.tensor(living))
-            self.seats = [self.seats[seat] for seat in living]
+            # Who sits behind takes a free seat in front: nothing else is copied.
+            behind = [seat for seat in living if seat >= len(living)]
+            kept = [seat if seat in living else behind.pop() for seat in range(len(living))]
+            self.state = self.state.compact(torch.tensor(kept))
+            self.seats = [self.seats[seat] for seat in kept]
 
     def _admit(self) -> list[Event]:
         """Waiting rows take the empty seats: their prompts are computed, and each draws its first token."""
         empty = [seat for seat, row in enumerate(self.seats) if row is None]
         rows = [self.waiting.popleft() for _ in range(min(len(empty), len(self.waiting)))]
-        state, hidden = self._prompts(rows)
-        happened = self._draw(rows, hidden)
+        happened: list[Event] = []
+        for group in list(self._groups(rows)):
+            happened += self._sit(group, empty)
+        return happened
+
+    def _groups(self, rows: Sequence[Row]) -> Iterator[list[Row]]:
+        """Rows whose prompts are computed in one pass, so many that it does not need much memory of its own."""
+        most = max(PASS, len(self.seats) * self.slots // 16)
+        group: list[Row] = []
+        tokens = 0
+        for prompt, samples in groupby(rows, key=lambda row: row.ask.prompt):
+            added = len(prompt) - self.shared
+            if group and (tokens + added > most or group[-1].ask.prompt in self.computed):
+                yield group
+                group, tokens = [], 0
+            group += samples
+            tokens += added
+        yield group
+
+    def _sit(self, rows: list[Row], empty: list[int]) -> list[Event]:
+        """These rows draw their first tokens and sit down, unless that was the last one."""
+        prompts = list(dict.fromkeys(row.ask.prompt for row in rows))
+        if self.state is None and len(prompts) == len(self.seats) and self._following not in prompts:
+            # All seats at once: the prompts are computed where they stay.
+            self.state, hidden = self._read(prompts, seated=True)
+            self.seats = list(rows)
+            return self._draw(rows, hidden)
+        state, hidden = self._prompts(prompts)
+        places = torch.tensor([prompts.index(row.ask.prompt) for row in rows], device=hidden.device)
+        happened = self._draw(rows, hidden[places])
         staying = [number for number, row in enumerate(rows) if row.stop is None]
         if staying:
-            places = empty[: len(staying)]
-            for seat, number in zip(places, staying, strict=True):
+            seats = [empty.pop(0) for _ in staying]
+            for seat, number in zip(seats, staying, strict=True):
                 self.seats[seat] = rows[number]
-            if len(staying) < len(rows):
-                state = state.select(torch.tensor(staying))
-            self.state = self._seated().place(torch.tensor(places, device=self.model.device), state)
+            self.state = self._seated().place(torch.tensor(seats), state, places[torch.tensor(staying)])
         return happened
 
     def _seated(self) -> State:
@@ -212,36 +245,35 @@ class Wave:
         assert self.beginning is not None
         return self.beginning[0].select(torch.zeros(rows, dtype=torch.int64))
 
-    def _prompts(self, rows: Sequence[Row]) -> tuple[State, Tensor]:
-        """The states of these rows after their prompts, and the last hidden vectors [n, W]."""
-        prompts = list(dict.fromkeys(row.ask.prompt for row in rows))
-        if len(prompts) == 1 and prompts[0] in self.computed:
-            state, hidden = self.computed[prompts[0]]
-        else:
-            state, hidden = self._read(prompts)
-            self._keep(prompts, state, hidden)
-        wanted = torch.tensor([prompts.index(row.ask.prompt) for row in rows], device=hidden.device)
-        return state.select(wanted), hidden[wanted]
+    @property
+    def _following(self) -> tuple[int, ...] | None:
+        """The prompt that is the next in line; all its samples stand there together."""
+        return self.waiting[0].ask.prompt if self.waiting else None
 
-    def _keep(self, prompts: Sequence[tuple[int, ...]], state: State, hidden: Tensor) -> None:
-        """Remember the prompt whose next samples are waiting in line, so that it is not computed again."""
+    def _prompts(self, prompts: Sequence[tuple[int, ...]]) -> tuple[State, Tensor]:
+        """The states after these prompts, and the last hidden vectors [n, W]; what comes again is kept."""
+        known = self.computed.get(prompts[0])
+        state, hidden = self._read(prompts) if known is None else known
         self.computed = {}
-        if self.waiting and self.waiting[0].ask.prompt in prompts:
-            place = prompts.index(self.waiting[0].ask.prompt)
-            chosen = torch.tensor([place], device=hidden.device)
-            self.computed[prompts[place]] = (state.select(chosen), hidden[chosen])
+        if self._following in prompts:
+            again = prompts.index(self._following)
+            chosen = torch.tensor([again], device=hidden.device)
+            self.computed[prompts[again]] = (state.select(chosen), hidden[chosen])
+        return state, hidden
 
-    def _read(self, prompts: Sequence[tuple[int, ...]]) -> tuple[State, Tensor]:
-        """One pass over what these prompts do not share."""
+    def _read(self, prompts: Sequence[tuple[int, ...]], *, seated: bool = False) -> tuple[State, Tensor]:
+        """One pass over what these prompts do not share, in the state of all seats or in one of its own."""
         if self.shared and self.beginning is None:
             state, hidden = self._pass([prompts[0][: self.shared]], self.model.empty_state(1, self.shared))
             self.beginning = (state.share(), hidden)
         rest = [prompt[self.shared :] for prompt in prompts]
-        if self.beginning is None:
-            return self._pass(rest, self.model.empty_state(len(rest), max(map(len, rest))))
-        if not rest[0]:  # one prompt, shared whole
-            return self._begun(1), self.beginning[1]
-        return self._pass(rest, self._begun(len(rest)))
+        if self.beginning is not None and not rest[0]:  # one prompt, shared whole
+            return self._seated() if seated else self._begun(1), self.beginning[1]
+        if seated:
+            return self._pass(rest, self._seated())
+        if self.beginning is not None:
+            return self._pass(rest, self._begun(len(rest)))
+        return self._pass(rest, self.model.empty_state(len(rest), max(map(len, rest))))
 
     def _pass(self, prompts: Sequence[Sequence[int]], state: State) -> tuple[State, Tensor]:
         device = self.model.device

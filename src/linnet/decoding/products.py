@@ -42,7 +42,7 @@ class PackedLinear(nn.Module):
 
     def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.outputs = weight.shape[0]
+        self.outputs, self.inputs = weight.shape
         self.bias = None if bias is None else bias.detach()
         self.number = next(self.numbers)
         self.numbered[self.number] = self
@@ -160,10 +160,17 @@ class PackedHead(Head):
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
 
+def named(name: str) -> Weights:
+    """The number format of this name."""
+    for weights in get_args(Weights):
+        if weights == name:
+            found: Weights = weights
+            return found
+    raise BadInput(f"weights cannot be in {name}; they can be in {', '.join(get_args(Weights))}")
+
+
 def pack(model: Model, weights: Weights) -> Model:
     """This model with its products in this number format, in place: it can decode and score, and cannot learn."""
-    if weights not in get_args(Weights):
-        raise BadInput(f"weights cannot be in {weights}; they can be in {', '.join(get_args(Weights))}")
     if model.device.type == "cuda":
         return _cast_on_cuda(model, weights)
     if weights == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
