@@ -191,12 +191,14 @@ class Model(nn.Module):
 def evaluating(model: Model) -> Iterator[None]:
     """Without gradients and dropout inside, and as before outside."""
     trained = model.training
-    model.eval()
+    if trained:  # telling every module takes longer than a step of a small model
+        model.eval()
     try:
         with torch.inference_mode():
             yield
     finally:
-        model.train(trained)
+        if trained:
+            model.train()
 
 
 def within_documents(documents: Tensor, place: Tensor) -> Tensor:
