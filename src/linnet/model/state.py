@@ -32,10 +32,14 @@ class KeyValues:
         shared = (self.keys[0, :, :tokens], self.values[0, :, :tokens])
         return KeyValues(self.keys[:, :, :0], self.values[:, :, :0], shared)
 
-    def place(self, rows: Tensor, other: KeyValues, slots: int) -> None:
+    def place(self, rows: Tensor, other: KeyValues, source: Tensor, slots: int) -> None:
         """Overwrite the first slots of these rows by those of `other`."""
-        self.keys[rows, :, :slots] = other.keys[:, :, :slots]
-        self.values[rows, :, :slots] = other.values[:, :, :slots]
+        self.keys[rows, :, :slots] = other.keys[source, :, :slots]
+        self.values[rows, :, :slots] = other.values[source, :, :slots]
+
+    def compact(self, moved: Tensor, source: Tensor, rows: int) -> KeyValues:
+        self.keys[moved], self.values[moved] = self.keys[source], self.values[source]
+        return replace(self, keys=self.keys[:rows], values=self.values[:rows])
 
     def grown(self, slots: int) -> KeyValues:
         def grow(buffer: Tensor) -> Tensor:
@@ -54,6 +58,10 @@ class Recurrent:
 
     def select(self, rows: Tensor) -> Recurrent:
         return Recurrent(self.hidden.index_select(0, rows))
+
+    def compact(self, moved: Tensor, source: Tensor, rows: int) -> Recurrent:
+        self.hidden[moved] = self.hidden[source]
+        return Recurrent(self.hidden[:rows])
 
 
 LayerMemory = KeyValues | Recurrent
@@ -170,19 +178,42 @@ class State:
         layers = tuple(m.share(tokens) if isinstance(m, KeyValues) else m for m in memory.layers)
         return State(replace(memory, layers=layers, filled=tokens, shared=tokens))
 
-    def place(self, rows: Tensor, other: State) -> State:
-        """These rows go on as the rows of `other`, whatever they remembered; consumes both states."""
+    def place(self, rows: Tensor, other: State, source: Tensor | None = None) -> State:
+        """These rows go on as the rows of `other`, whatever they remembered; consumes both states.
+
+        `source` names the row of `other` for each of them (a row may be named many times); None takes all in turn.
+        """
         memory, new = self._live(), other._live()
         if _shared_by(memory) != _shared_by(new):
             raise ValueError("rows can only be placed among rows that share the same tokens with them")
         memory, new = self.take().room_for(max(0, new.filled - memory.filled)), other.take()
+        rows = rows.to(memory.lengths.device)
+        source = torch.arange(len(rows)) if source is None else source
+        source = source.to(rows.device)
         for mine, theirs in zip(memory.layers, new.layers, strict=True):
             if isinstance(mine, KeyValues) and isinstance(theirs, KeyValues):
-                mine.place(rows, theirs, new.filled - new.shared)
+                mine.place(rows, theirs, source, new.filled - new.shared)
             elif isinstance(mine, Recurrent) and isinstance(theirs, Recurrent):
-                mine.hidden[rows] = theirs.hidden
-        memory.lengths[rows] = new.lengths
+                mine.hidden[rows] = theirs.hidden[source]
+        memory.lengths[rows] = new.lengths[source]
         return State(replace(memory, filled=max(memory.filled, new.filled)))
+
+    def compact(self, rows: Tensor) -> State:
+        """Only these rows go on, in this order and in the same buffers; consumes this state.
+
+        Row i either stays where it is or comes from behind the rows that stay, so that nothing is copied twice.
+        """
+        memory = self._live()
+        moved = (rows != torch.arange(len(rows))).nonzero()[:, 0]
+        if len(rows) and int(rows.max()) >= len(memory.lengths):
+            raise ValueError(f"row {int(rows.max())} cannot go on: this state has {len(memory.lengths)}")
+        if len(moved) and int(rows[moved].min()) < len(rows):
+            raise ValueError("a row stays where it is or comes from behind the rows that stay")
+        memory, device = self.take(), memory.lengths.device
+        into, source = moved.to(device), rows[moved].to(device)
+        layers = tuple(layer.compact(into, source, len(rows)) for layer in memory.layers)
+        memory.lengths[into] = memory.lengths[source]
+        return State(replace(memory, layers=layers, lengths=memory.lengths[: len(rows)]))
 
     def reserve(self, tokens: int) -> State:
         """The same state with room for this many more tokens a row; consumes this one."""
