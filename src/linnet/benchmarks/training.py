@@ -1,36 +1,31 @@
-"""`linnet bench train`: tokens/s of our training step and of the peers, in turn, on the same rows and weights.
+"""`linnet bench train`: tokens/s and memory of our training step and of the peers, in turn, from the same weights.
 
-Before anything is timed, ours and the peers must give the same loss for the same weights. Then each system moves
-its own copy; the steps alternate, so a machine that drifts drifts for all of them.
+Before anything is timed, ours and the peers must give the same loss. Then each system moves its own copy in its
+own process; the steps alternate, so a machine that drifts drifts for all of them.
 """
 
 from __future__ import annotations
 
-import functools
 import statistics
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
 from linnet.benchmarks.machine import matmul_flops, one_line
-from linnet.benchmarks.plain_gpt import plain_copy
+from linnet.benchmarks.systems import Peer, System, at_work, installed
 from linnet.data import Batch
 from linnet.domains.arithmetic import ArithmeticData
 from linnet.errors import BadInput, RunFailed
 from linnet.model.config import AttentionConfig, ModelConfig
 from linnet.model.costs import costs
 from linnet.records import BenchRecord
-from linnet.training.allocator import keep_freed_memory
-from linnet.training.distributed import Processes
-from linnet.training.learner import Learner, autocast
-from linnet.training.resolve import settle
+from linnet.training.resolve import compiler_at_hand, native_bfloat16, settle
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 
 TOLERANCE = 2e-3  # nats between ours and a peer on the same weights, both in float32
+WARM_UP = 2  # steps of each system that do not count
+TRIAL = 3  # steps by which the settings of a peer are chosen
 
 
 @dataclass(frozen=True)
@@ -55,7 +50,7 @@ class Shape:
     def name(self) -> str:
         return f"{self.depth}x{self.width}, {self.batch} x {self.context}"
 
-    def run(self, precision: str, compile: str) -> Run:
+    def run(self, precision: str, compile: str, threads: int = 0) -> Run:
         model = ModelConfig(
             vocabulary=self.vocabulary,
             context=self.context,
@@ -69,6 +64,7 @@ class Shape:
                 {
                     "recipe": "bench",
                     "precision": precision,
+                    "threads": threads,
                     "data": ArithmeticData(),
                     "model": model,
                     "optim": OptimConfig(),
@@ -85,41 +81,82 @@ def random_batch(shape: Shape, seed: int = 0) -> Batch:
     return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(shape.batch, shape.context), lengths, None, {})
 
 
-Step = Callable[[], Tensor]
+@dataclass(frozen=True)
+class Field:
+    """Who takes part, who is tried out first, and who cannot, with the reason."""
+
+    systems: list[System]
+    llamas: list[System]
+    absent: dict[str, str]
 
 
-class PlainTrainer:
-    """The usual loop around the plain GPT: fused AdamW, clipping, nothing else."""
+def field_of(run: Run, *, compiling: bool, llama: str) -> Field:
+    """Ours and its peers on this machine; `llama` is best, none, sdpa or eager."""
+    name, number = "linnet", run.precision
+    systems = [
+        System(name, "linnet", number, compiling),
+        System("plain fp32 eager", "plain"),
+        System("plain fp32 eager, untuned malloc", "plain", keeping=False),
+        System(f"own matrix products, {number}", "products", number),
+    ]
+    absent: dict[str, str] = {}
+    native = native_bfloat16(run.device)
+    if not native:
+        absent["plain bf16 compiled"] = "skipped: there are no bfloat16 instructions here"
+    elif not compiler_at_hand(run.device):
+        absent["plain bf16 compiled"] = "skipped: there is no C++ compiler here"
+    else:
+        systems.append(System("plain bf16 compiled", "plain", "bfloat16", compiled=True))
+    if llama == "none":
+        return Field(systems, [], absent)
+    if not installed("transformers"):
+        absent["transformers Llama"] = "not installed: pip install linnet[hf]"
+        return Field(systems, [], absent)
+    kernels = ("sdpa", "eager") if llama == "best" else (llama,)
+    numbers = ("bfloat16",) if native else ("float32",)
+    ways = (False, True) if llama == "best" and compiler_at_hand(run.device) else (False,)
+    llamas = [
+        System(
+            f"transformers Llama ({kernel}, {'compiled' if way else 'not compiled'}, {one})",
+            "llama",
+            one,
+            way,
+            kernel,
+        )
+        for kernel in kernels
+        for way in ways
+        for one in numbers
+    ]
+    return Field(systems, llamas, absent)
 
-    def __init__(self, model: nn.Module, device: torch.device, precision: str, compiled: bool) -> None:
-        self.model = model.to(device)
-        self.device, self.precision = device, precision
-        self.optim = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
-        if compiled:
-            self.model.compile()
 
-    def step(self, ids: Tensor, targets: Tensor) -> Tensor:
-        with autocast(self.device, self.precision):
-            loss = self.model(ids.to(self.device), targets.to(self.device))
-        loss.backward()
-        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optim.step()
-        self.optim.zero_grad(set_to_none=True)
-        return loss.detach()
+def chosen_llama(llamas: list[System], run: Run, batch: Batch) -> tuple[System, str]:
+    """The fastest setting of the peer by a short trial, and what the trial found."""
+    if len(llamas) == 1:
+        return llamas[0], ""
+    found: dict[str, float] = {}
+    for asked in llamas:
+        with at_work([asked], run, batch) as peers:
+            peer = peers[asked.name]
+            for _ in range(WARM_UP):
+                peer.step()
+            found[asked.name] = min(peer.step() for _ in range(TRIAL))
+    best = min(llamas, key=lambda asked: found[asked.name])
+    tokens = batch.ids.numel()
+    said = ", ".join(f"{name} {tokens / seconds:,.0f}" for name, seconds in found.items())
+    return best, f"Llama's setting was chosen by a trial in tokens/s: {said}"
 
 
-def time_in_turn(steps: dict[str, Step], repeats: int, wait: Callable[[], None]) -> dict[str, list[float]]:
-    """Seconds of each system in each turn; they take turns, after two unmeasured steps each."""
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(repeats + 2):
-        for name, step in steps.items():
-            wait()
-            began = time.perf_counter()
-            step()
-            wait()
-            if turn >= 2:
-                seconds[name].append(time.perf_counter() - began)
-    return seconds
+def time_in_turn(peers: dict[str, Peer], repeats: int) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """Seconds of the first step of each, and of each in every turn after the unmeasured ones."""
+    first = {name: peer.step() for name, peer in peers.items()}
+    seconds: dict[str, list[float]] = {name: [] for name in peers}
+    for turn in range(repeats + WARM_UP - 1):
+        for name, peer in peers.items():
+            took = peer.step()
+            if turn >= WARM_UP - 1:
+                seconds[name].append(took)
+    return first, seconds
 
 
 def times_faster(seconds: dict[str, list[float]], peer: str) -> list[float]:
@@ -127,54 +164,92 @@ def times_faster(seconds: dict[str, list[float]], peer: str) -> list[float]:
     return sorted(theirs / mine for mine, theirs in zip(seconds["linnet"], seconds[peer], strict=True))
 
 
-def bench_train(shape: Shape, *, precision: str = "auto", compile: str = "off", repeats: int = 7) -> BenchRecord:
-    """Ours at this precision against the plain GPT in float32, and at the same precision where that differs."""
-    kept = keep_freed_memory()
-    run = shape.run(precision, compile)
-    device = torch.device(run.device)
-    torch.set_num_threads(run.threads)
-    ours = Learner(run, device, Processes())
-    batch = random_batch(shape)
-    agree(ours, batch, device)
-    plain = {"plain fp32 eager": ("float32", False)}
-    if run.precision != "float32":
-        plain[f"plain {run.precision} compiled"] = (run.precision, True)
-    steps: dict[str, Step] = {"linnet": lambda: ours.step(batch, 0, 1).loss}
-    for name, (number, compiled) in plain.items():
-        trainer = PlainTrainer(plain_copy(ours.model), device, number, compiled)
-        steps[name] = functools.partial(trainer.step, batch.ids, batch.targets)
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    seconds = time_in_turn(steps, repeats, wait)
+def agree(peers: dict[str, Peer]) -> None:
+    """Refuse to time systems that do not compute the same, or that are not of one size."""
+    ours = peers["linnet"].ready
+    assert ours.loss is not None
+    for name, peer in peers.items():
+        loss, parameters = peer.ready.loss, peer.ready.parameters
+        if loss is None:
+            continue
+        if not abs(loss - ours.loss) <= TOLERANCE:
+            said = f"ours gives {ours.loss:.5f} nats and {name} {loss:.5f}"
+            raise RunFailed(f"{said} from the same weights: nothing is timed")
+        if abs(parameters / ours.parameters - 1) > 0.01:
+            raise RunFailed(f"ours has {ours.parameters:,} parameters and {name} {parameters:,}: nothing is timed")
+
+
+def bench_train(
+    shape: Shape,
+    *,
+    precision: str = "auto",
+    compile: str = "off",
+    repeats: int = 7,
+    threads: int = 0,
+    llama: str = "best",
+) -> tuple[BenchRecord, BenchRecord]:
+    """Speed and peak memory of ours at this precision beside the peers."""
+    if llama not in ("best", "none", "sdpa", "eager"):
+        raise BadInput(f'llama="{llama}" is none of best, none, sdpa and eager')
+    run, batch = shape.run(precision, compile, threads), random_batch(shape)
+    field = field_of(run, compiling=compile == "on", llama=llama)
+    systems, said = list(field.systems), ""
+    if field.llamas:
+        best, said = chosen_llama(field.llamas, run, batch)
+        systems.append(best)
+    with at_work(systems, run, batch) as peers:
+        agree(peers)
+        first, seconds = time_in_turn(peers, repeats)
+        memory = {name: peer.close() for name, peer in peers.items()}
+    facts = [said, *(f"{name} {why}" for name, why in field.absent.items()), peaks_in_words(run, shape, seconds)]
+    if compile == "on":
+        facts.append(f"our first step took {first['linnet']:.1f} s, compilation included")
+    speed = speed_record(shape, run, compile, seconds, list(field.absent), facts)
+    return speed, memory_record(speed, memory, list(field.absent))
+
+
+def speed_record(
+    shape: Shape, run: Run, compile: str, seconds: dict[str, list[float]], absent: list[str], facts: list[str]
+) -> BenchRecord:
     tokens = shape.batch * shape.context
     speeds = {name: tokens / statistics.median(taken) for name, taken in seconds.items()}
     mine = speeds.pop("linnet")
     ratios = {name: times_faster(seconds, name) for name in speeds}
     spread = "; ".join(f"{name}: ratios from {found[0]:.2f} to {found[-1]:.2f}" for name, found in ratios.items())
-    peak = matmul_flops(run.precision, device.type)
-    share = "" if peak is None else f", {mine * training_flops(ours) / peak:.0%} of the measured matmul peak"
     return BenchRecord(
         name=f"train {shape.name}, {run.precision}, compile {compile}",
         ours=mine,
-        peers=dict(speeds),
-        ratios={name: statistics.median(found) for name, found in ratios.items()},
+        peers={**speeds, **dict.fromkeys(absent)},
+        ratios={**{name: statistics.median(found) for name, found in ratios.items()}, **dict.fromkeys(absent)},
         unit="tokens/s",
-        n=repeats,
+        n=len(seconds["linnet"]),
         machine=one_line(),
-        note=f"freed memory {'kept' if kept else 'not kept'} in all systems{share}; {spread}",
+        note="; ".join(text for text in (*facts, spread) if text),
     )
 
 
-def training_flops(learner: Learner) -> float:
-    return 3.0 * costs(learner.model.config).flops_per_token
+def memory_record(speed: BenchRecord, memory: dict[str, float], absent: list[str]) -> BenchRecord:
+    """The peak of each process; a ratio below 1 means that ours needs less. Products alone are no peer here."""
+    mine = memory["linnet"]
+    peers = {name: value for name, value in memory.items() if name != "linnet" and "products" not in name}
+    return BenchRecord(
+        name=f"peak memory of {speed.name}",
+        ours=mine,
+        peers={**peers, **dict.fromkeys(absent)},
+        ratios={**{name: mine / value for name, value in peers.items()}, **dict.fromkeys(absent)},
+        unit="MB",
+        n=1,
+        machine=speed.machine,
+        note="of the whole process, with Python and its libraries" if "cuda" not in speed.machine else "",
+    )
 
 
-def agree(ours: Learner, batch: Batch, device: torch.device) -> None:
-    """Refuse to time systems that do not compute the same."""
-    plain = plain_copy(ours.model).to(device)
-    with torch.no_grad():
-        hidden = ours.model(batch.ids.to(device)).hidden
-        mine = ours.model.head.nll(hidden, batch.targets.to(device)).mean()
-        theirs = plain(batch.ids.to(device), batch.targets.to(device))
-    if abs(float(mine - theirs)) > TOLERANCE:
-        losses = f"ours gives {float(mine):.5f} nats and the plain GPT {float(theirs):.5f}"
-        raise RunFailed(f"{losses}: nothing is timed")
+def peaks_in_words(run: Run, shape: Shape, seconds: dict[str, list[float]]) -> str:
+    """The measured peaks of this machine, and which share of the one that applies our step reaches."""
+    torch.set_num_threads(run.threads)
+    found = {name: matmul_flops(name, run.device) for name in ("float32", "bfloat16")}
+    said = ", ".join(f"{name} {peak / 1e9:,.1f} GFLOP/s" for name, peak in found.items() if peak is not None)
+    mine = shape.batch * shape.context / statistics.median(seconds["linnet"])
+    peak, flops = found.get(run.precision), 3.0 * costs(run.model).flops_per_token
+    share = "" if peak is None else f"; ours reaches {mine * flops / peak:.0%} of the {run.precision} peak"
+    return f"measured matmul peaks: {said}{share}"

@@ -16,23 +16,27 @@ def bench_train(
     shape: Annotated[str, typer.Option("--shape", help="Layers x width.")] = "6x512",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile ours.")] = False,
     precision: PrecisionOption = None,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Rows of a step.")] = 16,
+    context: Annotated[int, typer.Option("--context", min=1, help="Tokens of a row.")] = 128,
     settings: SettingsOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Train beside a plain PyTorch GPT.
+    """Train beside a plain PyTorch GPT and transformers' Llama.
 
-    Both have the same shape and weights and take turns; --set takes heads, vocabulary, context, batch and repeats.
+    All have the same shape and weights, each in a process of its own, and take turns; peak memory is printed too.
+    The model's own matrix products alone are the bound. --set takes heads, vocabulary, repeats, threads, and llama
+    (best, none, sdpa or eager).
     """
     with speaking(json=json, debug=debug) as face:
         from linnet.benchmarks.training import Shape, bench_train
         from linnet.workbench.using import settings_of
 
-        chosen = settings_of(settings or [], heads=8, vocabulary=16_000, context=128, batch=16, repeats=7)
-        repeats = chosen.pop("repeats")
-        sizes = Shape.parse(shape, **chosen)
+        usual = {"heads": 8, "vocabulary": 16_000, "context": context, "batch": batch}
+        chosen = settings_of(settings or [], **usual, repeats=7, threads=0, llama="best")
+        sizes = Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
         how = "on" if compiled else "off"
-        face.show(bench_train(sizes, precision=precision or "auto", compile=how, repeats=repeats))
+        face.show(*bench_train(sizes, precision=precision or "auto", compile=how, **chosen))
 
 
 def bench_decode(

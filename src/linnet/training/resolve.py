@@ -108,9 +108,14 @@ def changed_model(run: Run, **sizes: Any) -> Any:
     return type(run.model).model_validate(run.model.model_dump() | sizes)
 
 
+def compiler_at_hand(device: str) -> bool:
+    """Models are compiled for the processor with a C++ compiler; CUDA brings its own."""
+    return device != "cpu" or any(shutil.which(name) for name in ("c++", "g++"))
+
+
 def compiling_repays(run: Run, mean_length: float) -> bool:
     """Whether it saves more time than it takes; compiled rows are padded to the context."""
-    if "gru" in run.model.mixers or (run.device == "cpu" and not shutil.which("c++") and not shutil.which("g++")):
+    if "gru" in run.model.mixers or not compiler_at_hand(run.device):
         return False
     tokens = run.training.batch * run.model.context * (run.training.steps or 0)
     seconds = 3 * costs(run.model).flops_per_token * tokens / EAGER_FLOPS[run.device]
