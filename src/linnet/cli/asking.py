@@ -17,11 +17,11 @@ from linnet.cli.options import (
     FileOption,
     JsonOption,
     MaxTokensOption,
-    PrecisionOption,
     RunArgument,
     SeedOption,
     SettingsOption,
     TemperatureOption,
+    WeightsOption,
 )
 from linnet.errors import BadInput
 
@@ -76,7 +76,7 @@ def generate(
     ] = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
-    precision: PrecisionOption = None,
+    precision: WeightsOption = None,
     settings: SettingsOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,

@@ -33,6 +33,16 @@ class Precision(StrEnum):
     float16 = "float16"
 
 
+class Weights(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    bf16 = "bf16"
+    float16 = "float16"
+    int8 = "int8"
+    int4 = "int4"
+
+
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
 
 DataOption = Annotated[
@@ -48,6 +58,10 @@ SeedOption = Annotated[
 DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where to compute.", show_default=False)]
 PrecisionOption = Annotated[
     Precision | None, typer.Option("--precision", help="The numbers of matrix products.", show_default=False)
+]
+WeightsOption = Annotated[
+    Weights | None,
+    typer.Option("--precision", help="The numbers of the weights; results equal training's in float32."),
 ]
 SettingsOption = Annotated[
     list[str] | None,

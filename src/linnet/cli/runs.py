@@ -26,6 +26,7 @@ from linnet.cli.options import (
     SettingsOption,
     StepsOption,
     TokenizerOption,
+    WeightsOption,
     ZoneOption,
     exclude,
     places_settings,
@@ -110,7 +111,7 @@ def evaluate(
         int | None, typer.Option("--checkpoint", help="The step of the checkpoint to score.", show_default=False)
     ] = None,
     device: DeviceOption = None,
-    precision: PrecisionOption = None,
+    precision: WeightsOption = None,
     settings: SettingsOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,

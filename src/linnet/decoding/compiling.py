@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from linnet.decoding.engine import Step, plain
+from linnet.errors import BadInput
 from linnet.model.model import Model
 from linnet.model.state import State
 
@@ -92,8 +94,13 @@ class Compiled:
         beside.replace(self.mark)
 
 
-def choose(model: Model, asks: int, rows: int, max_tokens: int) -> Step | None:
-    """A compiled step where the generation is long enough to repay it; None where it is not."""
+def choose(model: Model, asks: int, rows: int, max_tokens: int, *, asked: bool = False) -> Step | None:
+    """A compiled step where it is asked for or the generation is long enough to repay it; else None."""
+    if "gru" in model.config.mixers:
+        if asked:
+            raise BadInput("a recurrent mixer is one call of torch already; its steps are not compiled")
+        return None
     candidate = Compiled(model, single=min(asks, rows) == 1)
     steps = -(-asks // rows) * max_tokens
-    return candidate.step() if candidate.pays(steps) else None
+    worth = asked or (candidate.pays(steps) and shutil.which("g++") is not None)
+    return candidate.step() if worth else None

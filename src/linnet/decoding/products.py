@@ -23,10 +23,10 @@ Weights = Literal["float32", "bfloat16", "float16", "int8", "int4"]
 SMALLEST = 1 << 15  # a smaller matrix lies in the cache whatever its layout
 INT4_GROUP = 32
 
-# The kernels of torch, looked up once: a step calls them dozens of times.
-BLOCKED = torch.ops.mkldnn._linear_pointwise.default
-HALF = torch.ops.quantized.linear_dynamic_fp16.default
-INT8 = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
+# The kernels of torch, looked up once and called without the checks of `torch.ops`: a step calls them many times.
+BLOCKED = torch.ops.mkldnn._linear_pointwise.default._op
+HALF = torch.ops.quantized.linear_dynamic_fp16.default._op
+INT8 = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default._op
 
 Product = Callable[[Tensor, Tensor | None], nn.Module]  # weight [O, I] and bias [O] -> a module like nn.Linear
 

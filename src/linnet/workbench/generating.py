@@ -12,12 +12,13 @@ from linnet.codecs import Codec
 from linnet.decoding import engine
 from linnet.decoding.allowed import Allowed, ByPrompt, Pattern, Tree
 from linnet.decoding.asking import Ask, Decoding, Sample, Stopping, check, limit
+from linnet.decoding.compiling import choose
 from linnet.decoding.sampling import Sampling
 from linnet.decoding.streaming import Streaming
 from linnet.errors import BadInput
 from linnet.model.model import Model
 from linnet.records import GenerationRecord, PieceRecord
-from linnet.workbench.opening import Opened, load
+from linnet.workbench.opening import Opened, load_packed
 from linnet.workbench.using import settings_of
 
 
@@ -78,6 +79,7 @@ class Prepared:
     asks: Sequence[Ask]
     decoding: Decoding
     rows: int
+    step: engine.Step | None
     pace: Callable[[Pace], None] | None
 
     def told(self, place: int) -> tuple[int, ...]:
@@ -102,7 +104,8 @@ class Prepared:
         """What the engine does, with the time that it takes."""
         started, first, tokens = time.perf_counter(), 0.0, 0
         with self.opened.region():
-            for event in engine.events(self.opened.model, self.asks, self.decoding, rows=self.rows):
+            model = self.opened.model
+            for event in engine.events(model, self.asks, self.decoding, rows=self.rows, step=self.step):
                 if isinstance(event, engine.Drawn):
                     tokens += 1
                 first = first or time.perf_counter() - started
@@ -163,8 +166,8 @@ def prepare(path: Path | str, prompts: Sequence[str], asked: Asked) -> Prepared:
     n = asked.get("n", 1)
     if n < 1:
         raise BadInput(f"n is {n}; at least one sample of each prompt must be asked for")
-    opened = load(path, device=asked.get("device"), precision=asked.get("precision"))
-    chosen = settings_of(asked.get("settings", ()), batch=64)
+    opened = load_packed(path, device=asked.get("device"), precision=asked.get("precision"))
+    chosen = settings_of(asked.get("settings", ()), batch=64, compile="auto")
     codec, model = opened.codec, opened.model
     encoded = [read(opened, prompt, place) for place, prompt in enumerate(prompts, 1)]
     asks = [Ask(ids, sample) for ids in encoded for sample in range(n)]
@@ -178,7 +181,20 @@ def prepare(path: Path | str, prompts: Sequence[str], asked: Asked) -> Prepared:
     )
     check(model, asks, decoding)
     fit(model, asks, decoding)
-    return Prepared(opened, prompts, encoded, asks, decoding, chosen["batch"], asked.get("pace"))
+    step = compiled_step(model, asks, decoding, chosen["batch"], chosen["compile"])
+    return Prepared(opened, prompts, encoded, asks, decoding, chosen["batch"], step, asked.get("pace"))
+
+
+def compiled_step(
+    model: Model, asks: Sequence[Ask], decoding: Decoding, rows: int, compile: str
+) -> engine.Step | None:
+    """The step as one graph, where that was asked for or pays; None: as torch runs it."""
+    if compile not in ("auto", "on", "off"):
+        raise BadInput(f'--set compile={compile}: it can be "auto", "on" or "off"')
+    if compile == "off" or not asks:
+        return None
+    tokens = max(limit(model, ask, decoding) for ask in asks)
+    return choose(model, len(asks), rows, tokens, asked=compile == "on")
 
 
 def read(opened: Opened, prompt: str, place: int) -> tuple[int, ...]:

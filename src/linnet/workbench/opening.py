@@ -13,6 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from linnet.codecs import Codec
+from linnet.decoding.products import named, pack
 from linnet.domains.opening import codec_of
 from linnet.domains.places.codec import PlacesCodec
 from linnet.errors import BadInput
@@ -105,6 +106,16 @@ def load(
     if isinstance(model, CopyModel) and isinstance(codec, PlacesCodec):
         model.adopt(codec)
     return Opened(folder, run, codec, model, step, lambda: autocast(place, used))
+
+
+def load_packed(
+    path: Path | str, *, checkpoint: int | None = None, device: str | None = None, precision: str | None = None
+) -> Opened:
+    """A run that only decodes and scores: its matrix products are packed in the precision that was asked for."""
+    weights = named({"bf16": "bfloat16", "auto": "float32", None: "float32"}.get(precision, str(precision)))
+    opened = load(path, checkpoint=checkpoint, device=device, precision="float32")
+    pack(opened.model, weights)
+    return opened
 
 
 def chosen_device(device: str | None) -> str:
