@@ -1,0 +1,458 @@
+"""The engine against its oracle, states that fork and are replaced, and what is computed and held only once.
+
+Legend: B = rows, H = heads, Hk = key-value heads, T = queries, S = own keys, P = shared keys, D = head width,
+V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from linnet.decoding import engine, naive
+from linnet.decoding.allowed import Allowed, ByPrompt, Pattern, Tree
+from linnet.decoding.asking import Ask, Decoding, Sample, Stopping
+from linnet.decoding.sampling import Sampling
+from linnet.errors import BadInput
+from linnet.model import attention
+from linnet.model.config import AttentionConfig
+from linnet.model.costs import costs
+from linnet.model.inputs import Inputs
+from linnet.model.masks import Mask
+from linnet.model.model import Model
+from linnet.model.state import State
+from small_models import configs, random_ids, random_model, small_config
+
+# What the 13 ids of small models write: nothing, letters, several of them, and the two bytes of one character.
+PIECES = (b"", b"a", b"b", b"ab", b"\xc3", b"\xa9", b"c", b"ca", b" ", b"bc", b"d", b"a", b"e")
+
+
+@pytest.fixture(autouse=True)
+def sharing_begins_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Prompts of a few tokens share their beginnings here as long ones do elsewhere."""
+    monkeypatch.setattr(engine, "SHARED_TOKENS", 2)
+    monkeypatch.setattr(engine, "SHARED_ROWS", 2)
+
+
+def same(found: Sequence[Sample], expected: Sequence[Sample]) -> None:
+    assert [(s.ids, s.stop) for s in found] == [(s.ids, s.stop) for s in expected]
+    np.testing.assert_allclose([s.logprob for s in found], [s.logprob for s in expected], rtol=1e-4, atol=1e-4)
+
+
+# The engine is the obvious generation, only faster.
+
+IDS = st.integers(0, 12)
+SAMPLINGS = st.builds(
+    Sampling,
+    temperature=st.sampled_from([0.0, 0.5, 1.0, 2.0]),
+    top_k=st.none() | st.integers(1, 13),
+    top_p=st.none() | st.floats(0.05, 1.0),
+    min_p=st.none() | st.floats(0.01, 1.0),
+    repetition_penalty=st.sampled_from([1.0, 1.3, 0.8]),
+)
+
+
+@st.composite
+def asks(draw: st.DrawFn, most: int = 9) -> list[Ask]:
+    """Several samples of several prompts in any order; many of the prompts begin alike."""
+    stem = draw(st.lists(IDS, min_size=1, max_size=9))
+    tails = draw(st.lists(st.lists(IDS, max_size=9), min_size=1, max_size=4))
+    alone = draw(st.lists(st.lists(IDS, min_size=1, max_size=5), max_size=1))
+    prompts = [tuple(stem + tail) for tail in tails] + [tuple(prompt) for prompt in alone]
+    chosen = draw(st.lists(st.sampled_from(prompts), min_size=1, max_size=most))
+    count: Counter[tuple[int, ...]] = Counter()
+    asked = []
+    for prompt in chosen:
+        asked.append(Ask(prompt, count[prompt]))
+        count[prompt] += 1
+    return asked
+
+
+@st.composite
+def allowances(draw: st.DrawFn, prompts: set[tuple[int, ...]], end: int | None) -> Allowed | None:
+    def tree() -> Allowed:
+        sequences = draw(st.lists(st.lists(IDS, min_size=1, max_size=4), min_size=1, max_size=4))
+        try:
+            return Tree.of(sequences, end)
+        except BadInput:
+            assume(False)
+            raise
+
+    match draw(st.sampled_from(["all", "all", "tree", "tree by prompt", "pattern"])):
+        case "tree":
+            return tree()
+        case "tree by prompt":
+            return ByPrompt({prompt: tree() for prompt in sorted(prompts)})
+        case "pattern":
+            return Pattern(draw(st.sampled_from(["[ab]*c?", "(ab|ca ?)+d", "a{1,3}e*"])), PIECES, end)
+    return None
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), config=configs(), asked=asks(), rows=st.sampled_from([1, 2, 3, 8]), seed=st.integers(0, 99))
+def test_it_is_the_oracle_whatever_is_asked(data, config, asked, rows, seed):
+    """Any model; prompts that repeat and begin alike; any sampling, penalty, allowance, and reason to stop."""
+    end = data.draw(st.none() | IDS, "end")
+    ids = data.draw(st.frozensets(IDS, max_size=1), "stop ids")
+    strings = tuple(data.draw(st.lists(st.sampled_from(["ab", "c", "bca", "é", "a ", "dd"]), max_size=2), "stops"))
+    decoding = Decoding(
+        data.draw(SAMPLINGS, "sampling"),
+        data.draw(st.sampled_from([1, 3, 8, 30]), "max tokens"),
+        Stopping(end, ids, strings, PIECES),
+        data.draw(allowances({ask.prompt for ask in asked}, end), "allowed"),
+        seed,
+    )
+    model = random_model(config, seed)
+    expected = [naive.generate(model, ask, decoding) for ask in asked]
+    same(list(engine.generate(model, asked, decoding, rows=rows)), expected)
+
+
+@settings(max_examples=25, deadline=None)
+@given(asked=asks(), rows=st.sampled_from([1, 2, 3, 8]), seed=st.integers(0, 99), end=IDS, stop=IDS)
+def test_events_tell_each_sample_once_and_nothing_after_its_end(asked, rows, seed, end, stop):
+    model = random_model(small_config(), seed)
+    decoding = Decoding(Sampling(), 12, Stopping(end, frozenset({stop})), seed=seed)
+    tokens: list[list[int]] = [[] for _ in asked]
+    done: dict[int, Sample] = {}
+    for event in engine.events(model, asked, decoding, rows=rows):
+        assert event.place not in done
+        if isinstance(event, engine.Drawn):
+            tokens[event.place].append(event.token)
+        else:
+            done[event.place] = event.sample
+    assert [done[place].ids for place in range(len(asked))] == [tuple(ids) for ids in tokens]
+    for ids in tokens:
+        assert not {end, stop} & set(ids) and len(ids) <= 12
+    # The same in the order of the asks, whichever of them ends first.
+    assert list(engine.generate(model, asked, decoding, rows=rows)) == [done[place] for place in range(len(asked))]
+
+
+@pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(0.8, top_p=0.9)])
+def test_samples_do_not_depend_on_how_many_rows_there_are(sampling: Sampling) -> None:
+    """In float32 samples may differ from a near tie on, and only there; they are counted."""
+    config = small_config(vocabulary=200, context=48, width=32, attention=AttentionConfig(heads=4, kv_heads=2))
+    model = random_model(config)
+    random = np.random.default_rng(0)
+    stem = random.integers(0, 200, 9).tolist()
+    asked = [
+        Ask((*(stem if place % 3 else ()), *random.integers(0, 200, 1 + place % 7).tolist()), place)
+        for place in range(64)
+    ]
+    decoding = Decoding(sampling, 8, Stopping(end=4), seed=3, count_ties=True)
+    first, *others = ([*engine.generate(model, asked, decoding, rows=rows)] for rows in (64, 8, 1))
+    tied = sum(sample.near_ties for sample in first)
+    assert tied <= 0.01 * sum(len(sample.ids) for sample in first)
+    for other in others:
+        certain = [place for place in range(64) if not first[place].near_ties + other[place].near_ties]
+        assert len(certain) >= 64 - tied
+        same([other[place] for place in certain], [first[place] for place in certain])
+
+
+# What is computed, and what is held.
+
+
+class Reading:
+    """Counts the tokens that a model reads in prompts and in steps."""
+
+    def __init__(self, model: Model) -> None:
+        self.prompts = self.steps = 0
+        self.hook = model.register_forward_pre_hook(self._count)
+
+    def _count(self, model: object, given: tuple[Any, ...]) -> None:
+        if isinstance(given[0], Inputs) and given[0].lengths is not None:
+            self.prompts += int(given[0].lengths.sum())
+        else:
+            self.steps += given[0].numel()
+
+
+@pytest.mark.parametrize("shared", [0, 5])
+@pytest.mark.parametrize("rows", [1, 3, 8, 64])
+@pytest.mark.parametrize("shuffled", [False, True])
+@pytest.mark.parametrize("mixer", ["attention", ("attention", "gru")])
+def test_a_prompt_is_computed_once_however_many_samples_it_has(shared, rows, shuffled, mixer) -> None:
+    model = random_model(small_config(mixer=mixer))
+    stem = tuple(range(shared))
+    prompts = [(*stem, 12 - i, *range(i)) for i in range(5)]
+    asked = [Ask(prompt, sample) for prompt in prompts for sample in range(7)]
+    if shuffled:
+        asked = [asked[place] for place in np.random.default_rng(0).permutation(len(asked))]
+    reading = Reading(model)
+    decoding = Decoding(Sampling(), 6, Stopping(end=3))
+    samples = list(engine.generate(model, asked, decoding, rows=rows))
+    whole = sum(map(len, prompts))
+    # What all begin with is read once for all, or once for each prompt whose samples fill the seats.
+    assert reading.prompts == (whole if rows < 14 else whole - 4 * shared)
+    assert max(len(sample.ids) for sample in samples) == 6
+    reading.hook.remove()
+    same(samples[:3], [naive.generate(model, ask, decoding) for ask in asked[:3]])
+
+
+def test_rows_that_have_ended_make_room_at_once_or_leave() -> None:
+    """Steps read few tokens of seats that nobody sits on."""
+    model = random_model(small_config())
+    asked = [Ask((1, 2, place % 13), place) for place in range(200)]
+    reading = Reading(model)
+    samples = list(engine.generate(model, asked, Decoding(Sampling(), 20, Stopping(end=3)), rows=16))
+    needed = sum(max(0, len(sample.ids) - (sample.stop == "length")) for sample in samples)
+    assert needed <= reading.steps < 1.35 * needed
+
+
+class Peak(TorchDispatchMode):
+    """The most bytes that all tensors made inside hold at any time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.live: dict[int, int] = {}
+        self.most = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if storage.nbytes() and storage._cdata not in self.live:
+                    self.live[storage._cdata] = storage.nbytes()
+                    weakref.finalize(storage, self.live.pop, storage._cdata, None)
+        self.most = max(self.most, sum(self.live.values()))
+        return out
+
+
+@pytest.mark.parametrize("rows, distinct, end", [(1, 1, None), (8, 8, None), (32, 32, 3), (32, 4, 3)])
+def test_memory_is_that_of_the_formula(rows, distinct, end, monkeypatch) -> None:
+    """Weights, keys and values, and what is computed on the way, within a tenth of the first two."""
+    monkeypatch.setattr(engine, "PASS", 64)
+    monkeypatch.setattr(engine, "SHARED_TOKENS", 1000)
+    heads = AttentionConfig(heads=4, kv_heads=4, head_width=32)
+    config = small_config(context=128, width=16, depth=16, attention=heads, positions="none")
+    model = random_model(config)
+    asked = [
+        Ask((place * distinct // rows % 13, place * distinct // rows // 13, *[5] * 46), place)
+        for place in range(rows)
+    ]
+    with Peak() as peak:
+        samples = list(engine.generate(model, asked, Decoding(Sampling(), 16, Stopping(end=end)), rows=rows))
+    assert max(len(sample.ids) for sample in samples) == 16
+    weights = sum(parameter.nbytes for parameter in model.parameters())
+    formula = weights + costs(config).kv_bytes_per_token * rows * (48 + 16)
+    assert 0.9 * formula < weights + peak.most < 1.1 * formula
+
+
+def test_shared_tokens_are_held_once() -> None:
+    model = random_model(small_config())
+    state = going(model, random_ids(1, 20)).share().select(torch.zeros(50, dtype=torch.int64)).reserve(3)
+    per_token = costs(model.config).kv_bytes_per_token
+    assert state.nbytes == per_token * (20 + 50 * 3) + 50 * 8
+
+
+# States that fork, share, go back and are replaced.
+
+
+def going(model: Model, ids: Tensor, state: State | None = None) -> State:
+    with torch.inference_mode():
+        output = model(ids, model.empty_state(len(ids), 1) if state is None else state)
+    assert output.state is not None
+    return output.state
+
+
+class Walk:
+    """A batch that is led about: what its rows have read, its state, and the same without shared tokens."""
+
+    def __init__(self, model: Model, random: np.random.Generator) -> None:
+        self.model, self.random = model, random
+        self.recurrent = "gru" in model.config.mixers
+        self.read: list[list[int]] = [[]]
+        self.states = [model.empty_state(1, int(random.integers(0, 6))) for _ in range(2)]
+        self.shared = 0
+        self.extend()
+
+    @property
+    def filled(self) -> int:
+        return max(state.filled for state in self.states)
+
+    def extend(self) -> None:
+        """Each row reads up to three tokens, some rows none; what comes out is that of no state at all."""
+        added = self.random.integers(0, 4, len(self.read))
+        added[self.random.integers(len(added))] = width = int(max(1, added.max()))
+        if self.filled + width > self.model.config.context:
+            return
+        ids = torch.from_numpy(self.random.integers(0, 13, (len(self.read), width)))
+        found = []
+        for number, state in enumerate(self.states):
+            output = self.model(Inputs(ids, lengths=torch.from_numpy(added)), state)
+            assert output.state is not None
+            self.states[number] = output.state
+            found.append(self.model.head(output.hidden))
+        for row, count in enumerate(added):
+            self.read[row] = self.read[row] + ids[row, :count].tolist()
+            if count:
+                close(found[0][row, :count], found[1][row, :count], 1e-5)
+                alone = self.model(torch.tensor([self.read[row]])).hidden[0, -count:]
+                close(found[0][row, :count], self.model.head(alone), 1e-4)
+        for state in self.states:
+            assert state.lengths.tolist() == [len(ids) for ids in self.read]
+
+    def fork(self) -> None:
+        rows = self.random.integers(0, len(self.read), int(self.random.integers(1, 5)))
+        self.states = [state.select(torch.from_numpy(rows)) for state in self.states]
+        self.read = [self.read[row] for row in rows]
+
+    def leave(self) -> None:
+        """Some rows go; who sits behind takes their places."""
+        staying = set(
+            self.random.permutation(len(self.read))[: self.random.integers(1, len(self.read) + 1)].tolist()
+        )
+        behind = [row for row in staying if row >= len(staying)]
+        kept = [row if row in staying else behind.pop() for row in range(len(staying))]
+        self.states = [state.compact(torch.tensor(kept)) for state in self.states]
+        self.read = [self.read[row] for row in kept]
+
+    def truncate(self) -> None:
+        least = max(map(len, self.read)) if self.recurrent else self.shared
+        one = int(self.random.integers(least, max(least, max(map(len, self.read))) + 1))
+        each = self.random.integers(least, 25, len(self.read))
+        to = one if self.random.integers(2) else torch.from_numpy(each)
+        self.states = [state.truncate(to) for state in self.states]
+        limits = [one] * len(self.read) if isinstance(to, int) else each.tolist()
+        self.read = [ids[:limit] for ids, limit in zip(self.read, limits, strict=True)]
+
+    def share(self) -> None:
+        if not self.shared and self.read[0]:
+            self.states = [state.select(torch.tensor([0])) for state in self.states]
+            self.read = self.read[:1]
+            self.states[0], self.shared = self.states[0].share(), len(self.read[0])
+
+    def replace(self) -> None:
+        """Some rows go on as forks of others that have read more meanwhile."""
+        here = Walk.__new__(Walk)
+        here.__dict__ |= self.__dict__
+        self.states, kept = [state.select(torch.arange(len(self.read))) for state in self.states], self.read
+        here.read = list(kept)
+        here.fork()
+        here.extend()
+        places = self.random.permutation(len(kept))[: self.random.integers(1, len(kept) + 1)]
+        source = self.random.integers(0, len(here.read), len(places))
+        pairs = zip(self.states, here.states, strict=True)
+        self.states = [
+            mine.place(torch.from_numpy(places), theirs, torch.from_numpy(source)) for mine, theirs in pairs
+        ]
+        for place, row in zip(places, source, strict=True):
+            self.read[place] = here.read[row]
+
+    def refill(self) -> None:
+        """A row is taken by a sequence that comes from nowhere; only where nothing is shared."""
+        if self.shared:
+            return
+        ids = torch.from_numpy(self.random.integers(0, 13, (1, 4)))
+        place = torch.tensor([int(self.random.integers(len(self.read)))])
+        self.states = [state.place(place, going(self.model, ids)) for state in self.states]
+        self.read[int(place)] = ids[0].tolist()
+
+    def widen(self) -> None:
+        self.states = [state.reserve(int(self.random.integers(0, 5))) for state in self.states]
+        room = self.model.config.context if self.model.config.positions == "learned" else 40
+        self.states = [state.reading(min(room, state.filled + 1)) for state in self.states]
+
+
+STEPS = ["extend", "extend", "fork", "leave", "truncate", "share", "replace", "refill", "widen"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(config=configs(), steps=st.lists(st.sampled_from(STEPS), min_size=3, max_size=14), seed=st.integers(0, 999))
+def test_a_state_led_about_is_as_good_as_no_state(config, steps, seed):
+    """And what rows share is as good as what each of them holds."""
+    with torch.inference_mode():
+        walk = Walk(random_model(config, seed), np.random.default_rng(seed))
+        for step in steps:
+            getattr(walk, step)()
+            walk.extend()
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    config=configs(mixers=("attention",)), seed=st.integers(0, 99), stem=st.integers(1, 8), nodes=st.integers(1, 9)
+)
+def test_a_packed_tree_over_shared_tokens_is_each_path_alone(config, seed, stem, nodes):
+    model, random = random_model(config, seed), np.random.default_rng(seed)
+    ids, prompt = torch.from_numpy(random.integers(0, 13, (2, nodes))), random_ids(1, stem, seed=seed)
+    parents = [[int(random.integers(-1, node)) for node in range(nodes)] for _ in range(2)]
+    above = torch.zeros(2, nodes, nodes, dtype=torch.bool)
+    for row, node in np.ndindex(2, nodes):
+        parent = parents[row][node]
+        if parent >= 0:
+            above[row, node] = above[row, parent]
+            above[row, node, parent] = True
+    with torch.inference_mode():
+        state = going(model, prompt).share().select(torch.tensor([0, 0]))
+        hidden = model(Inputs(ids, ancestors=above), state).hidden
+        for row, node in np.ndindex(2, nodes):
+            path = [*ids[row, above[row, node]].tolist(), int(ids[row, node])]
+            alone = model(torch.tensor([[*prompt[0].tolist(), *path]])).hidden[0, -1]
+            close(hidden[row, node], alone, 1e-4)
+
+
+def test_what_cannot_be_shared_placed_or_kept_is_refused() -> None:
+    model = random_model(small_config())
+    two, one = going(model, random_ids(2, 3)), going(model, random_ids(1, 3))
+    with pytest.raises(ValueError, match="one row can be shared by its copies, and this state has 2"):
+        two.share()
+    shared = one.share()
+    with pytest.raises(ValueError, match="shares its first tokens already"):
+        shared.share()
+    with pytest.raises(ValueError, match="share the same tokens"):
+        two.place(torch.tensor([0]), shared)
+    with pytest.raises(ValueError, match="shared by all rows and cannot be forgotten"):
+        shared.truncate(2)
+    with pytest.raises(ValueError, match="row 2 cannot go on: this state has 2"):
+        two.compact(torch.tensor([2]))
+    with pytest.raises(ValueError, match="stays where it is or comes from behind"):
+        two.compact(torch.tensor([1, 0]))
+    assert (two.rows, shared.rows) == (2, 1)  # a refusal consumes nothing
+
+
+# Shared keys.
+
+
+def close(found: Tensor, expected: Tensor, tolerance: float) -> None:
+    torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    rows=st.integers(1, 4),
+    kv_heads=st.integers(1, 3),
+    group=st.integers(1, 3),
+    queries=st.integers(1, 4),
+    own=st.integers(1, 6),
+    common=st.integers(1, 9),
+    width=st.sampled_from([1, 2, 5, 8]),
+    scale=st.sampled_from([0.1, 1.0, 30.0]),
+    double=st.booleans(),
+    seed=st.integers(0, 999),
+)
+def test_shared_keys_are_as_good_as_copies(
+    rows, kv_heads, group, queries, own, common, width, scale, double, seed
+):
+    """Any mask over the rows' own keys, one that shows none of them too."""
+    random = torch.Generator().manual_seed(seed)
+
+    def noise(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=random, dtype=torch.float64 if double else torch.float32)
+
+    q = scale * noise(rows, kv_heads * group, queries, width)
+    k, v = noise(rows, kv_heads, own, width), noise(rows, kv_heads, own, width)
+    shared = (noise(kv_heads, common, width), noise(kv_heads, common, width))
+    allowed = torch.rand(rows, 1, queries, own, generator=random) < 0.5
+    for mask in (Mask(allowed, False), Mask(None, False)):
+        expected = attention.explicit(q, *attention.unshared(k, v, shared, mask), 0.0)
+        close(attention.with_shared(q, k, v, shared, mask), expected, 1e-12 if double else 1e-5)
