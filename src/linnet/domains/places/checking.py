@@ -49,11 +49,17 @@ def check(paths: Sequence[Path], reading: Reading | None = None, recipe: Recipe 
 
 
 def default_recipe(visits: Visits) -> Recipe:
-    """A split column is obeyed; stays get the published 6:2:2 by day, check-ins shares of each user's visits."""
+    """A split column is obeyed; stays get the published 6:2:2 by day, check-ins shares of each user's visits.
+
+    Stays of too few weeks for that, where a part would have no samples, are split as check-ins are.
+    """
+    stays = bool((visits.end > visits.start).any())
     if visits.part is not None:
-        stays = bool((visits.end > visits.start).any())
         return (PUBLISHED if stays else CHECK_INS).model_copy(update={"by": "column"})
-    return PUBLISHED if (visits.end > visits.start).any() else CHECK_INS
+    if not stays:
+        return CHECK_INS
+    samples = make_samples(visits, divide(visits, PUBLISHED), PUBLISHED)
+    return PUBLISHED if len(np.unique(samples.part)) == len(PARTS) else CHECK_INS
 
 
 def leaks(visits: Visits, samples: Samples, part: np.ndarray | None = None) -> list[str]:
