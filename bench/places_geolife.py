@@ -2,8 +2,9 @@
 
     python bench/places_geolife.py --data visits.csv --runs DIR --seeds 5 [--ranker 3] [--split test] > table.md
 
-Runs are trained where DIR has none, as DIR/RECIPE-INFORMATION-SEED, and found there again. `--split validation`
-is what choices are made on; `--split test` is for the report at the end.
+Runs are trained where DIR has none, as DIR/RECIPE-SEED, and found there again; the scorer is asked twice, with
+the same information and with the full past. `--split validation` is what choices are made on; `--split test` is
+for the report at the end.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ import numpy as np
 from linnet import workbench
 from linnet.domains.places.counters import BASELINES, MostFrequent
 from linnet.domains.places.data import PlacesData
-from linnet.domains.places.ranker import fit_ranker
 from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import Ranked, Resampled, measures, paired, vocabularies
 from linnet.domains.places.visits import PARTS
-from linnet.training.run import Run
-from linnet.workbench.places import cell_tables, first_visits, rules, say
+from linnet.workbench.comparing import ranker_tables
+from linnet.workbench.places import first_visits, rules, say
 
 RECIPES = {
     "scorer": ("places", "same"), "scorer, full past": ("places", "full"),
@@ -51,15 +51,11 @@ def value(system: System, column: str) -> float:
     return 100 * float(measures(system.tables[table])[measure].mean())
 
 
-def trained(arguments: argparse.Namespace, recipe: str, information: str, seed: int) -> Path:
+def trained(arguments: argparse.Namespace, recipe: str, seed: int) -> Path:
     """The run of this seed, trained if it is not there."""
-    path = arguments.runs / f"{recipe}-{information}-{seed}"
+    path = arguments.runs / f"{recipe}-{seed}"
     if not (path / "record.json").is_file():
-        asked = [
-            f"data.local='{arguments.local}'",
-            f"data.information='{information}'",
-            f"threads={arguments.threads}",
-        ]
+        asked = [f"data.local='{arguments.local}'", f"threads={arguments.threads}"]
         asked += arguments.set if recipe == "places" else []
         began = time.perf_counter()
         if (path / "run.toml").is_file():
@@ -70,21 +66,16 @@ def trained(arguments: argparse.Namespace, recipe: str, information: str, seed: 
     return path
 
 
-def rows_of(path: Path, data: Path, split: str) -> tuple[object, VisitRows, Run]:
-    opened = workbench.load(path)
-    rows = opened.run.data.read(opened.codec, [data], split).visits
-    assert rows is not None
-    return opened.network, rows, opened.run
-
-
 def networks(arguments: argparse.Namespace) -> list[System]:
     found = []
     for name in arguments.systems:
         recipe, information = RECIPES[name]
         for seed in range(1, arguments.seeds + 1):
-            path = trained(arguments, recipe, information, seed)
-            opened = workbench.load(path)
-            rows = opened.run.data.read(opened.codec, [arguments.data], arguments.split).visits
+            opened = workbench.load(trained(arguments, recipe, seed))
+            domain = opened.run.data
+            assert isinstance(domain, PlacesData)
+            asked = domain.model_copy(update={"information": information})
+            rows = asked.read(opened.codec, [arguments.data], arguments.split).visits
             assert rows is not None
             kinds = ("none", "hard", "soft") if recipe != "places" else (None,)
             for kind in kinds:
@@ -111,18 +102,9 @@ def counted(arguments: argparse.Namespace, information: str) -> list[System]:
             first.rank(visits, rows.samples, ids[visits.place]),
         )  # fmt: skip
         found.append(System("most frequent, ties to the first", 1, tables, 0))
-    train, validation = (data.informed(table, table.samples.of(part)) for part in (0, 1))
-    truth = visits.place[rows.samples.target].astype(np.int64)
     for seed in range(arguments.ranker):
-        for space, label in (("legacy", ids[visits.place]), ("open", visits.place.astype(np.int64))):
-            ranker = fit_ranker(visits, table.part, train, validation, label, seed)
-            ranking = ranker.rank(visits, rows.samples, label)
-            legacy = ranking if space == "legacy" else None
-            tables = vocabularies(None if space == "legacy" else ranking, truth, ids, legacy)
-            if space == "open":
-                tables.pop("legacy")  # its scores do not add up to classes
-                tables |= cell_tables(rows, ranking, truth)
-            found.append(System(f"boosted ranker, {space}{suffix}", seed + 1, tables, 0))
+        for name, tables in ranker_tables(data, table, rows, seed).items():
+            found.append(System(name + suffix, seed + 1, dict(tables), 0))
     return found
 
 
