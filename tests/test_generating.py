@@ -1,0 +1,263 @@
+"""What is asked of a run and what comes back: stops, choices, patterns, pieces, and what cannot be done."""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from linnet import workbench
+from linnet.cli.app import build
+from linnet.cli.asking import unescaped
+from linnet.cli.face import Face
+from linnet.errors import BadInput
+from linnet.records import GenerationRecord, PieceRecord
+from text_corpora import corpus
+from tiny_runs import train_tiny
+
+
+@pytest.fixture(scope="module")
+def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text run that has learned a little."""
+    folder = tmp_path_factory.mktemp("writer")
+    data = corpus(folder / "c.txt", 300)
+    settings = ["training.steps=40", "training.eval_every=40", "threads=1", "data.block=[4,16]"]
+    workbench.train("tiny-text", data=[data], out=folder / "run", settings=settings)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def adder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("adder") / "run"
+    train_tiny(out, steps=8)
+    return out
+
+
+def generate(run: Path, *prompts: str, **asked: Any) -> list[GenerationRecord]:
+    return list(workbench.generate(run, prompts, **asked))
+
+
+def test_a_sample_ends_before_its_stop_string(writer: Path) -> None:
+    free = generate(writer, "the cat ", n=20, max_tokens=12, seed=1)
+    stopped = generate(writer, "the cat ", n=20, max_tokens=12, seed=1, stops=["s", "the "])
+    ended = 0
+    for sample, cut in zip(free, stopped, strict=True):
+        # The same tokens as far as they go, and the same text up to the first of the strings.
+        assert sample.ids[: len(cut.ids)] == cut.ids
+        places = [sample.text.find(stop) for stop in ("s", "the ") if stop in sample.text]
+        assert cut.text == sample.text[: min(places, default=len(sample.text))]
+        assert (cut.stop == "stop") == bool(places)
+        ended += bool(places)
+    assert 0 < ended < 20
+
+
+def test_a_sample_ends_before_its_stop_ids(writer: Path) -> None:
+    free = generate(writer, "the cat ", n=8, max_tokens=12, seed=1)
+    wanted = next(sample.ids[3] for sample in free if len(sample.ids) > 3)
+    for sample, cut in zip(
+        free, generate(writer, "the cat ", n=8, max_tokens=12, seed=1, stop_ids=[wanted]), strict=True
+    ):
+        assert cut.ids == sample.ids[: sample.ids.index(wanted) if wanted in sample.ids else None]
+        assert (cut.stop == "stop") == (wanted in sample.ids)
+
+
+def test_stop_strings_are_found_in_a_persons_form(adder: Path) -> None:
+    """Digits are written least significant first: the text so far is what counts."""
+    for sample in generate(adder, "12+34=", n=30, seed=2, stops=["5"], temperature=2.0):
+        assert "5" not in sample.text
+
+
+def test_a_penalty_makes_what_was_there_rarer(writer: Path) -> None:
+    asked = {"n": 8, "max_tokens": 14, "seed": 3}
+    free, fresh = (generate(writer, "the cat ", repetition_penalty=by, **asked) for by in (1.0, 50.0))
+    assert repeats(fresh) < repeats(free)
+
+
+def repeats(samples: list[GenerationRecord]) -> int:
+    return sum(len(sample.ids) - len(set(sample.ids)) for sample in samples)
+
+
+@pytest.mark.parametrize("choices", [["the sea", "a song", "the market", "the"], ["日本", "naïve!"]])
+def test_samples_are_choices(writer: Path, choices: list[str]) -> None:
+    samples = generate(writer, "the cat sees ", "a dog likes", n=12, choices=choices, seed=1)
+    assert {sample.text for sample in samples} <= set(choices)
+    assert {sample.stop for sample in samples} == {"end"}
+    assert len({sample.text for sample in samples}) > 1 and all(
+        math.isfinite(sample.logprob) for sample in samples
+    )
+
+
+def test_choices_are_in_a_persons_form(adder: Path) -> None:
+    """Numbers are reversed inside, and the tokens of an answer may depend on the question."""
+    samples = generate(adder, "12+34=", "7+8=", n=10, choices=["46", "15", "107"])
+    assert {sample.text for sample in samples} == {"46", "15", "107"}
+
+
+def test_samples_match_a_pattern(writer: Path) -> None:
+    samples = generate(writer, "the cat ", n=12, pattern=r"[a-z]{2,5} (the|a) [a-k]+ \d", seed=1)
+    assert {sample.stop for sample in samples} <= {"end", "length"}
+    for sample in samples:
+        assert sample.stop == "length" or re.fullmatch(r"[a-z]{2,5} (the|a) [a-k]+ \d", sample.text)
+    assert any(sample.stop == "end" for sample in samples)
+
+
+@pytest.mark.parametrize("batch", [1, 3, 64])
+def test_pieces_are_the_samples_and_samples_come_in_order(writer: Path, batch: int) -> None:
+    asked: dict[str, Any] = {"n": 3, "max_tokens": 12, "seed": 5, "stops": ["w", "the c"]}
+    prompts = ["the cat ", "a dog sees", "my"]
+    expected = generate(writer, *prompts, **asked)
+    pieces: dict[tuple[str, int], str] = {}
+    finished = []
+    for record in workbench.stream(writer, prompts, settings=[f"batch={batch}"], **asked):
+        if isinstance(record, PieceRecord):
+            pieces[record.prompt, record.sample] = pieces.get((record.prompt, record.sample), "") + record.text
+        else:
+            finished.append(record)
+    assert [(r.prompt, r.text, r.ids, r.stop) for r in finished] == [
+        (r.prompt, r.text, r.ids, r.stop) for r in expected
+    ]
+    samples = [(prompt, sample) for prompt in prompts for sample in range(3)]
+    assert [pieces.get(sample, "") for sample in samples] == [record.text for record in expected]
+
+
+def test_arithmetic_comes_whole(adder: Path) -> None:
+    records = list(workbench.stream(adder, ["12+34="], seed=4))
+    assert [record.text for record in records] == [records[-1].text] * len(records) and len(records) <= 2
+
+
+def test_the_pace_is_told_at_the_end(writer: Path) -> None:
+    told: list[workbench.Pace] = []
+    samples = generate(writer, "the cat ", "a dog", n=2, max_tokens=5, pace=told.append)
+    (pace,) = told
+    opened = workbench.load(writer)
+    assert (pace.samples, pace.tokens) == (4, sum(len(sample.ids) for sample in samples))
+    assert pace.prompt_tokens == len(opened.prompt("the cat ")) + len(opened.prompt("a dog"))
+    assert 0 < pace.first <= pace.seconds
+    assert str(pace).startswith(f"4 samples, {pace.tokens} tokens in ") and "1 sample," in str(
+        workbench.Pace(1, 1, 1, 0, 0)
+    )
+
+
+WRONG: Mapping[str, tuple[dict[str, Any], str]] = {
+    "no samples": ({"n": 0}, "n is 0"),
+    "no tokens": ({"max_tokens": 0}, "max tokens is 0"),
+    "no stop": ({"stops": ["a", ""]}, "a stop string is empty"),
+    "stop id": ({"stop_ids": [5, 9999]}, r"stop id 9999 is outside the vocabulary \(0\.\."),
+    "negative stop id": ({"stop_ids": [-1]}, "stop id -1 is outside"),
+    "penalty": ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0"),
+    "both": ({"choices": ["a"], "pattern": "a"}, "give one of them"),
+    "no choices": ({"choices": []}, "no choices to choose from"),
+    "empty choice": ({"choices": ["a", ""]}, "a choice is empty"),
+    "long choice": ({"choices": ["a song"], "max_tokens": 1}, "a choice has . tokens, and there is room for 1"),
+    "pattern": ({"pattern": "(a"}, "is no regular expression"),
+    "setting": ({"settings": ["bach=3"]}, 'unknown key "bach"; did you mean "batch"'),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_cannot_be_done_is_said_before_anything_is_done(writer: Path, name: str) -> None:
+    asked, message = WRONG[name]
+    with pytest.raises(BadInput, match=message):
+        workbench.generate(writer, ["the cat "], **asked)
+    with pytest.raises(BadInput, match=message):
+        workbench.stream(writer, ["the cat "], **asked)
+
+
+def test_prompts_that_are_empty_or_too_long_are_named(writer: Path) -> None:
+    with pytest.raises(BadInput, match="prompt 2 is empty"):
+        workbench.generate(writer, ["the cat", ""])
+    with pytest.raises(
+        BadInput, match=r"prompt 2 \('the cat the cat .*\.\.\.'\) has .* the context of this model is"
+    ):
+        workbench.generate(writer, ["the cat", "the cat " * 500])
+
+
+def test_patterns_need_tokens_that_write_in_order(adder: Path) -> None:
+    with pytest.raises(BadInput, match="do not write their text in order"):
+        workbench.generate(adder, ["1+1="], pattern="[0-9]")
+
+
+# The command line.
+
+
+def linnet(*arguments: object) -> Result:
+    return CliRunner().invoke(build(), [str(argument) for argument in arguments])
+
+
+def records(result: Result) -> list[dict[str, Any]]:
+    assert result.exit_code == 0, result.stderr
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_options_reach_the_samples(writer: Path, tmp_path: Path) -> None:
+    verb = ["generate", writer, "the cat "]
+    stopped = linnet(*verb, "--stop", "\\n", "--stop", "e", "-n", 5, "--max-tokens", 9, "--json")
+    assert all("e" not in line["text"] for line in records(stopped))
+    assert re.fullmatch(r"5 samples, .* tokens in .* s \(.* tokens/s\); the first after .*\n", stopped.stderr)
+    file = tmp_path / "choices.txt"
+    file.write_text("a song\n\nthe sea\n")
+    chosen = records(
+        linnet(*verb, "--choices", file, "--choice", "nobody", "-n", 40, "--temperature", 9, "--json")
+    )
+    assert {line["text"] for line in chosen} == {"a song", "the sea", "nobody"}
+    matched = records(linnet(*verb, "--pattern", r"\d\d", "--repetition-penalty", "1.1", "--json"))
+    assert re.fullmatch(r"\d\d", matched[0]["text"])
+    token = matched[0]["ids"][0]
+    assert all(token not in line["ids"] for line in records(linnet(*verb, "--stop-id", token, "-n", 9, "--json")))
+
+
+@pytest.mark.parametrize(
+    "options, words",
+    [
+        (["--stop", ""], "a stop string is empty"),
+        (["--stop", "a\\q"], "\\q stands for nothing"),
+        (["-n", "0"], "greater than or equal to 1"),
+        (["--choices", "absent.txt"], "absent.txt"),
+        (["--stop-id", "77777"], "stop id 77777"),
+    ],
+)
+def test_what_is_wrong_ends_with_two(writer: Path, options: list[str], words: str) -> None:
+    result = linnet("generate", writer, "the cat", *options)
+    assert result.exit_code == 2 and words in result.stderr and result.stdout == ""
+
+
+def test_escapes() -> None:
+    assert unescaped(r"a\n\t\r\\n\x41\u00e9") == "a\n\t\r\\n" + "Aé"
+    for wrong in ("\\", "a\\", "\\q", "\\x4", "\\u12"):
+        with pytest.raises(BadInput, match="stands for nothing"):
+            unescaped(wrong)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_shows_a_sample_as_it_comes(writer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    out = Terminal()
+    face = Face(out, json=False)
+    assert face.live and not Face(out, json=True).live and not Face(io.StringIO(), json=False).live
+    shown = []
+    records = []
+    for record in workbench.stream(writer, ["the cat "], pattern="[a-z ]{15,20}", temperature=3.0):
+        records.append(record)
+
+    def telling() -> Any:
+        for record in records:
+            shown.append(out.getvalue())
+            yield record
+
+    face.follow(telling())
+    sample = records[-1]
+    assert out.getvalue() == f"the cat {sample.text}   logprob {sample.logprob:.3f}, {sample.stop}\n"
+    texts = [record.text for record in records[:-1]]
+    assert len(texts) > 2
+    assert shown[1:] == [f"the cat {''.join(texts[:count])}" for count in range(1, len(records))]
