@@ -56,24 +56,29 @@ def score(
         scores += exact_scores(part.questions, answers, domain.right, domain.baseline)
     if len(part.sequences) and part.sequences.targets:
         measured = nats(model, part.sequences, rows=rows, region=region)
-        beaten, said = beaten_by_counting(part, codec)
+        beaten, *others = beaten_by_counting(part, codec)
         found = likelihood_scores(measured, part.sequences, beaten)
         if isinstance(domain, TextData) and domain.block is not None:
             found += block_metric(model, codec, part.sequences, domain.block, beaten, rows=rows, region=region)
-        note = "; ".join(text for text in (part.note, said) if text)
-        scores += [one if one.note else one.model_copy(update={"note": note}) for one in found]
+        scores += [one if one.note else in_words(one, part.note, beaten, others) for one in found]
     return scores
 
 
-def beaten_by_counting(part: Part, codec: Codec) -> tuple[Baseline, str]:
-    """The best model that only counts (nats per scored token), and the others in words."""
+def in_words(score: Score, note: str, beaten: Baseline, others: Sequence[Baseline]) -> Score:
+    """The score with what a person should know of it; the weaker baselines in its own unit."""
+    assert score.baseline is not None
+    scale = score.baseline.value / beaten.value if beaten.value else 0.0
+    said = [f"{other.name} {other.value * scale:.4f}" for other in others]
+    return score.model_copy(update={"note": "; ".join(text for text in (note, ", ".join(said)) if text)})
+
+
+def beaten_by_counting(part: Part, codec: Codec) -> list[Baseline]:
+    """What models that only count reach, in nats per scored token; the best one first."""
     found = [Baseline(name="unigram", value=unigram(part.sequences, len(codec.tokens)))]
     counted = part.baseline() if part.baseline is not None else None
     if counted is not None:
         found.append(counted)
-    best = min(found, key=lambda baseline: baseline.value)
-    others = [f"{other.name} {other.value:.4f} nats per token" for other in found if other is not best]
-    return best, ", ".join(others)
+    return sorted(found, key=lambda baseline: baseline.value)
 
 
 def block_metric(
