@@ -8,6 +8,7 @@ Legend: O = outputs, I = inputs, G = groups of inputs.
 from __future__ import annotations
 
 import itertools
+import warnings
 import weakref
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
@@ -111,7 +112,9 @@ class Int8(PackedLinear):
         weight = weight.detach().float()
         scales = weight.abs().amax(1).clamp(min=1e-12) / 127
         zeros = torch.zeros(len(weight), dtype=torch.int64)
-        rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
+        with warnings.catch_warnings():  # torch deprecates the type that its own kernel asks for, and has no other
+            warnings.simplefilter("ignore", UserWarning)
+            rounded = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         self.packed: Any = torch.ops.quantized.linear_prepack(rounded, None)
         self.zero = 128 if has_vnni() else 64
 

@@ -112,9 +112,9 @@ def load_packed(
     path: Path | str, *, checkpoint: int | None = None, device: str | None = None, precision: str | None = None
 ) -> Opened:
     """A run that only decodes and scores: its matrix products are packed in the precision that was asked for."""
-    weights = named({"bf16": "bfloat16", "auto": "float32", None: "float32"}.get(precision, str(precision)))
+    chosen = {"bf16": "bfloat16", "auto": "float32", None: "float32"}.get(precision, precision)
     opened = load(path, checkpoint=checkpoint, device=device, precision="float32")
-    pack(opened.model, weights)
+    pack(opened.model, named(str(chosen)))
     return opened
 
 

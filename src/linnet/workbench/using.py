@@ -15,7 +15,7 @@ from linnet.records import AttentionRecord, ScoresRecord
 from linnet.sequences import Sequences
 from linnet.training.run import parse_setting
 from linnet.workbench.comparing import score_places
-from linnet.workbench.opening import Opened, load, located
+from linnet.workbench.opening import Opened, load, load_packed, located
 from linnet.workbench.scoring import score
 
 TEST_QUESTIONS = 10_000
@@ -48,7 +48,9 @@ def evaluate(
     checkpoint: int | None = None,
 ) -> ScoresRecord:
     """Score a run on whole files, or on held-out problems of a domain that draws its own."""
-    opened = load(path, checkpoint=checkpoint, device=device, precision=precision)
+    # Rounded weights are scored as generation multiplies them; the other precisions are those of training.
+    opener = load_packed if precision in ("int8", "int4", "bf16") else load
+    opened = opener(path, checkpoint=checkpoint, device=device, precision=precision)
     named = ", ".join(map(str, data))
     if isinstance(opened.run.data, PlacesData) and data:
         chosen = settings_of(settings, batch=256, filter="", information="", ranker=0)
