@@ -71,7 +71,8 @@ def main() -> None:
         visits, ingested, work, memory, steps, step, whole = answers.get()
         process.join()
         epoch = steps * step
-        cells = (f"{visits:,.0f}", f"{users:,}", f"{ingested:.1f}", f"{work:.1f}", f"{memory:.0f}", f"{steps:,.0f}",
+        cells = (f"{visits:,.0f}", f"{users:,}", f"{ingested:.1f}", f"{work:.1f}", f"{memory:.0f}",
+                 f"{steps:,.0f}",
                  f"{1000 * step:.1f}", f"{epoch:.0f}", f"{1e6 * epoch / visits:.0f}", f"{whole:.0f}")  # fmt: skip
         print(f"| {' | '.join(cells)} |", flush=True)
 
