@@ -20,6 +20,7 @@ from linnet.training.run import Run
 COMPILE_SECONDS = 40.0
 COMPILE_GAIN = 0.15
 EAGER_FLOPS = {"cpu": 40e9, "cuda": 50e12}  # what a small model reaches without it, roughly
+LOOK_EVERY = 10  # steps that a GPU runs ahead of the log
 NARROWEST_BFLOAT16 = 256  # below this width casts cost more than the faster products save
 
 
@@ -40,7 +41,11 @@ def settle(run: Run) -> Run:
     if optim.kind == "muon" and optim.muon_precision == "auto":
         fast: Literal["float32", "bfloat16"] = "bfloat16" if native_bfloat16(device) else "float32"
         optim = optim.model_copy(update={"muon_precision": fast})
-    settled = {"device": device, "precision": precision, "threads": threads, "optim": optim}
+    training = run.training
+    if not training.log_every:
+        looking = LOOK_EVERY if device == "cuda" else 1
+        training = training.model_copy(update={"log_every": looking})
+    settled = {"device": device, "precision": precision, "threads": threads, "optim": optim, "training": training}
     return run.model_copy(update=settled)
 
 
