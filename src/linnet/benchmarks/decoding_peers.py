@@ -33,13 +33,13 @@ class Decoder(Protocol):
 class Ours:
     """The engine, in the precision of this model's products; never stopped by an end token."""
 
-    def __init__(self, model: Model, step: Step | None = None) -> None:
-        self.model, self.step = model, step
+    def __init__(self, model: Model, step: Step | None = None, *, share: bool = True) -> None:
+        self.model, self.step, self.share = model, step, share
 
     def decode(self, prompts: Prompts, samples: int, tokens: int, greedy: bool) -> list[list[int]]:
         asks = [Ask(prompt, sample) for prompt in prompts for sample in range(samples)]
         decoding = Decoding(Sampling(temperature=0 if greedy else 1), tokens)
-        found = generate(self.model, asks, decoding, rows=len(asks), step=self.step)
+        found = generate(self.model, asks, decoding, rows=len(asks), step=self.step, share=self.share)
         return [list(sample.ids) for sample in found]
 
 

@@ -50,12 +50,18 @@ Event = Drawn | Done
 
 
 def generate(
-    model: Model, asks: Sequence[Ask], decoding: Decoding, *, rows: int = ROWS, step: Step | None = None
+    model: Model,
+    asks: Sequence[Ask],
+    decoding: Decoding,
+    *,
+    rows: int = ROWS,
+    step: Step | None = None,
+    share: bool = True,
 ) -> Iterator[Sample]:
     """One sample for each ask, in their order; at most `rows` of them are computed together."""
     early: dict[int, Sample] = {}
     following = 0
-    for event in events(model, asks, decoding, rows=rows, step=step):
+    for event in events(model, asks, decoding, rows=rows, step=step, share=share):
         if isinstance(event, Done):
             early[event.place] = event.sample
         while following in early:
@@ -64,12 +70,18 @@ def generate(
 
 
 def events(
-    model: Model, asks: Sequence[Ask], decoding: Decoding, *, rows: int = ROWS, step: Step | None = None
+    model: Model,
+    asks: Sequence[Ask],
+    decoding: Decoding,
+    *,
+    rows: int = ROWS,
+    step: Step | None = None,
+    share: bool = True,
 ) -> Iterator[Event]:
-    """Tokens and finished samples as they come."""
+    """Tokens and finished samples as they come. Without `share` each row holds its whole prompt itself."""
     check(model, asks, decoding)
     pending = [Row.of(place, ask, limit(model, ask, decoding), decoding.seed) for place, ask in enumerate(asks)]
-    for wave in waves(pending, rows):
+    for wave in waves(pending, rows) if share else [Together(pending, 0)] if pending else []:
         yield from Wave(model, wave, decoding, rows, plain(model) if step is None else step).run()
 
 
