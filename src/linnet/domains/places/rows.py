@@ -194,15 +194,15 @@ class VisitRows:
         visits, ids, others = self.visits, self._ids, self.codec.others
         stay = np.minimum(visits.end - visits.start, LONGEST_STAY)
         start = visits.clock()[row]
-        user = ids["user"][visits.user[some.target]][owner]
-        here = ids["place"][visits.place[some.last]][owner]
+        asking, here = ids["user"][visits.user[some.target]], ids["place"][visits.place[some.last]]
+        user = asking[owner]
         follows = np.zeros(len(row), np.int64)
         follows[1:] = (row[1:] == row[:-1] + 1) & (owner[1:] == owner[:-1])
         follows &= kind != SUGGESTION
         return {
             "place": place, "start": start, "leave": start + stay[row], "kind": kind, "follows": follows,
-            "moved": others.moved(user, here, ids["place"][place]), "left": others.left(user, here),
-            "visited": others.visited(user, ids["place"][place]),
+            "moved": others.moved(user, here[owner], ids["place"][place]),
+            "left": others.left(asking, here)[owner], "visited": others.visited(user, ids["place"][place]),
         }  # fmt: skip
 
     def _known(self, place: np.ndarray, before: np.ndarray) -> np.ndarray:

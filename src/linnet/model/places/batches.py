@@ -44,21 +44,17 @@ def pad(gathered: Gathered) -> Batch:
     """[B, T] columns, padded on the right with zeros."""
     lengths = np.diff(gathered.starts)
     rows, width = len(lengths), int(lengths.max())
-    owner = np.repeat(np.arange(rows), lengths)
-    column = np.arange(len(owner)) - gathered.starts[owner]
-    last = lengths - 1
+    shift = np.arange(rows) * width - gathered.starts[:-1]
+    place = np.arange(int(gathered.starts[-1])) + np.repeat(shift, lengths)
+    last = np.arange(rows) * width + lengths - 1
 
-    def laid(values: np.ndarray) -> torch.Tensor:
-        table = np.zeros((rows, width), np.int64)
-        table[owner, column] = values
-        return torch.from_numpy(table)
+    def laid(values: np.ndarray, where: np.ndarray) -> torch.Tensor:
+        table = np.zeros(rows * width, np.int64)
+        table[where] = values
+        return torch.from_numpy(table).view(rows, width)
 
-    def at_last(values: np.ndarray) -> torch.Tensor:
-        table = np.zeros((rows, width), np.int64)
-        table[np.arange(rows), last] = values
-        return torch.from_numpy(table)
-
-    fields = {name: laid(values) for name, values in gathered.fields.items()}
-    fields |= {f"next_{name}": at_last(values) for name, values in gathered.next.items()}
-    weights = at_last(np.ones(rows, np.int64)).to(torch.float32)
-    return Batch(laid(gathered.ids), at_last(gathered.target), weights, torch.from_numpy(lengths), None, fields)
+    fields = {name: laid(values, place) for name, values in gathered.fields.items()}
+    fields |= {f"next_{name}": laid(values, last) for name, values in gathered.next.items()}
+    weights = laid(np.ones(rows, np.int64), last).to(torch.float32)
+    target = laid(gathered.target, last)
+    return Batch(laid(gathered.ids, place), target, weights, torch.from_numpy(lengths), None, fields)
