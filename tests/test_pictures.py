@@ -65,14 +65,15 @@ def test_listed_runs_share_a_table() -> None:
             step=1000,
             score="exact",
             value=1 / rank,
-            settings={"model.depth": depth},
+            settings={"model.depth": depth, "optim.lr": 0.1},
         )
         for rank, depth in ((1, 8), (2, None))
     ]
     assert drawn(*rows) == [
-        "rank  run     recipe  state      step  score  value  model.depth",
-        "   1  runs/1  r       finished  1,000  exact      1  8",
-        "   2  runs/2  r       finished  1,000  exact    0.5  None",
+        "rank  run     recipe  state      step  score  value  settings that differ",
+        "   1  runs/1  r       finished  1,000  exact      1  model.depth=8",
+        "                                                     optim.lr=0.1",
+        "   2  runs/2  r       finished  1,000  exact    0.5  optim.lr=0.1",
     ]
 
 

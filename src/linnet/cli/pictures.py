@@ -270,15 +270,14 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
-    differing = list(dict.fromkeys(name for record in records for name in record.settings))
-    grid = table(
-        "rank", "run", "recipe", "state", "step", "score", "value", *differing, numbers=("rank", "step", "value")
-    )
+    """The settings that differ stand in one column, since there may be dozens of them."""
+    grid = table("rank", "run", "recipe", "state", "step", "score", "value", "settings that differ",
+                 numbers=("rank", "step", "value"))  # fmt: skip
     for record in records:
         value = "" if record.value is None else number(record.value)
-        settings = [Text(str(record.settings.get(name, ""))) for name in differing]
+        given = "\n".join(f"{name}={one}" for name, one in record.settings.items() if one is not None)
         known = (str(record.rank), Text(record.path), record.recipe, record.state, f"{record.step:,}")
-        grid.add_row(*known, record.score, value, *settings)
+        grid.add_row(*known, record.score, value, Text(given))
     return grid
 
 
