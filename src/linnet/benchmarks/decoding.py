@@ -87,8 +87,7 @@ def bench_decode(
         for scene in scenes(rows, tokens):
             if only is None or only in scene.name:
                 steps = {
-                    name: Compiled(one, scene.rows == 1).step() if compile else None
-                    for name, one in packed.items()
+                    name: Compiled(one, scene.rows).step() if compile else None for name, one in packed.items()
                 }
                 ours = {name: Ours(packed[name], steps[name]) for name in formats}
                 others = dict(peers)

@@ -18,12 +18,14 @@ from torch import Tensor
 
 from linnet.decoding.engine import Step, plain
 from linnet.errors import BadInput
+from linnet.model.attention import WIDE
 from linnet.model.model import Model
 from linnet.model.state import State
 
 COLD_SECONDS = 5.0  # for each layer, where nothing is known yet
 WARM_SECONDS = 1.0  # for each layer, where the compiled graph lies on disk
 SAVED_SECONDS = 0.0005  # for each layer and step: what python and small kernels cost outside of a graph
+FEW_ROWS = 8  # with more of them, products are all that matters on a processor without AVX-512 (dev/LOG.md)
 SPAN = 128  # on CUDA, where each graph is recorded for one shape, as many slots are read as fill such pieces
 
 
@@ -32,7 +34,7 @@ class Compiled:
     """A compiled step of this model for one row or for many; the two are different graphs."""
 
     model: Model
-    single: bool
+    rows: int
 
     @property
     def mark(self) -> Path:
@@ -62,6 +64,8 @@ class Compiled:
 
     def pays(self, steps: int) -> bool:
         """Whether this many steps save more time than compiling takes."""
+        if self.rows > FEW_ROWS and self.model.device.type == "cpu" and not WIDE:
+            return False
         return steps * self.model.config.depth * SAVED_SECONDS > self.expected_seconds()
 
     def step(self) -> Step:
@@ -100,7 +104,7 @@ def choose(model: Model, asks: int, rows: int, max_tokens: int, *, asked: bool =
         if asked:
             raise BadInput("a recurrent mixer is one call of torch already; its steps are not compiled")
         return None
-    candidate = Compiled(model, single=min(asks, rows) == 1)
+    candidate = Compiled(model, min(asks, rows))
     steps = -(-asks // rows) * max_tokens
     worth = asked or (candidate.pays(steps) and shutil.which("g++") is not None)
     return candidate.step() if worth else None
