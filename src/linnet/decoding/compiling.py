@@ -47,7 +47,7 @@ class Compiled:
             *kinds,
             torch.__version__,
             str(self.model.device),
-            self.single,
+            self.rows == 1,
         ]
         name = hashlib.blake2b(json.dumps(said).encode(), digest_size=12).hexdigest()
         return Path(cache_dir()) / "linnet" / f"{name}.json"
