@@ -79,7 +79,8 @@ def test_two_processes_take_turns_and_say_what_they_needed() -> None:
         agree(peers)
         first, seconds = training.time_in_turn(peers, 2)
         assert set(first) == set(seconds) == {"linnet", "plain"}
-        assert all(len(taken) == 2 for taken in seconds.values())
+        assert all(len(taken) == 2 and taken[0].processor > 0 for taken in seconds.values())
+        assert "plain" in training.in_processor_time(seconds)
         assert all(peer.close() > 10 for peer in peers.values())
 
 

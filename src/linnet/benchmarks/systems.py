@@ -138,6 +138,14 @@ class Ready:
     parameters: int
 
 
+@dataclass(frozen=True)
+class Took:
+    """One step by the clock, and by the processor: the second hardly sees what else the machine does."""
+
+    seconds: float
+    processor: float
+
+
 def system(asked: System, run: Run, batch: Batch) -> tuple[Ready, Step]:
     """The first loss and the step of this system, from the weights that the run's seed gives."""
     device = torch.device(run.device)
@@ -194,10 +202,10 @@ def serve(pipe: Connection, asked: System, run: Run, batch: Batch) -> None:
         wait = torch.cuda.synchronize if run.device == "cuda" else lambda: None
         while pipe.recv() == "step":
             wait()
-            began = time.perf_counter()
+            began, worked = time.perf_counter(), time.process_time()
             step()
             wait()
-            pipe.send(time.perf_counter() - began)
+            pipe.send(Took(time.perf_counter() - began, time.process_time() - worked))
         pipe.send(peak_megabytes(run.device))
     except BaseException:
         pipe.send(RunFailed(f"{asked.name} failed:\n{traceback.format_exc()}"))
@@ -227,10 +235,11 @@ class Peer:
             raise said
         return said
 
-    def step(self) -> float:
-        """Seconds of one step."""
+    def step(self) -> Took:
         self.pipe.send("step")
-        return float(self._answer())
+        took = self._answer()
+        assert isinstance(took, Took)
+        return took
 
     def close(self) -> float:
         """End the process; the megabytes that it needed."""

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from linnet.benchmarks.machine import matmul_flops, one_line
-from linnet.benchmarks.systems import Peer, System, at_work, installed
+from linnet.benchmarks.systems import Peer, System, Took, at_work, installed
 from linnet.data import Batch
 from linnet.domains.arithmetic import ArithmeticData
 from linnet.errors import BadInput, RunFailed
@@ -140,28 +140,36 @@ def chosen_llama(llamas: list[System], run: Run, batch: Batch) -> tuple[System, 
             peer = peers[asked.name]
             for _ in range(WARM_UP):
                 peer.step()
-            found[asked.name] = min(peer.step() for _ in range(TRIAL))
+            found[asked.name] = min(peer.step().seconds for _ in range(TRIAL))
     best = min(llamas, key=lambda asked: found[asked.name])
     tokens = batch.ids.numel()
     said = ", ".join(f"{name} {tokens / seconds:,.0f}" for name, seconds in found.items())
     return best, f"Llama's setting was chosen by a trial in tokens/s: {said}"
 
 
-def time_in_turn(peers: dict[str, Peer], repeats: int) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """Seconds of the first step of each, and of each in every turn after the unmeasured ones."""
+def time_in_turn(peers: dict[str, Peer], repeats: int) -> tuple[dict[str, Took], dict[str, list[Took]]]:
+    """The first step of each, and each in every turn after the unmeasured ones."""
     first = {name: peer.step() for name, peer in peers.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in peers}
+    turns: dict[str, list[Took]] = {name: [] for name in peers}
     for turn in range(repeats + WARM_UP - 1):
         for name, peer in peers.items():
             took = peer.step()
             if turn >= WARM_UP - 1:
-                seconds[name].append(took)
-    return first, seconds
+                turns[name].append(took)
+    return first, turns
 
 
 def times_faster(seconds: dict[str, list[float]], peer: str) -> list[float]:
     """How many times as fast as this peer ours was, turn by turn, in ascending order."""
     return sorted(theirs / mine for mine, theirs in zip(seconds["linnet"], seconds[peer], strict=True))
+
+
+def in_processor_time(turns: dict[str, list[Took]]) -> str:
+    """The ratios that a busy machine spoils less than those by the clock."""
+    spent = {name: statistics.median(took.processor for took in taken) for name, taken in turns.items()}
+    mine = spent.pop("linnet")
+    said = ", ".join(f"{name} {theirs / mine:.2f}" for name, theirs in spent.items())
+    return f"ratios in processor time ({mine:.2f} s a step of ours): {said}"
 
 
 def agree(peers: dict[str, Peer]) -> None:
@@ -199,11 +207,14 @@ def bench_train(
         systems.append(best)
     with at_work(systems, run, batch) as peers:
         agree(peers)
-        first, seconds = time_in_turn(peers, repeats)
+        first, turns = time_in_turn(peers, repeats)
         memory = {name: peer.close() for name, peer in peers.items()}
+    seconds = {name: [took.seconds for took in taken] for name, taken in turns.items()}
     facts = [said, *(f"{name} {why}" for name, why in field.absent.items()), peaks_in_words(run, shape, seconds)]
     if compile == "on":
-        facts.append(f"our first step took {first['linnet']:.1f} s, compilation included")
+        facts.append(f"our first step took {first['linnet'].seconds:.1f} s, compilation included")
+    if run.device == "cpu":
+        facts.append(in_processor_time(turns))
     speed = speed_record(shape, run, compile, seconds, list(field.absent), facts)
     return speed, memory_record(speed, memory, list(field.absent))
 
