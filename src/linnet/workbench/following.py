@@ -13,10 +13,9 @@ import torch
 
 from linnet.domains.places.codec import FIRST, Name, PlacesCodec
 from linnet.domains.places.features import LONGEST_STAY
-from linnet.domains.places.rows import Gathered, is_recent
+from linnet.domains.places.rows import is_recent
 from linnet.errors import BadInput
-from linnet.model.places.batches import pad
-from linnet.model.places.ranking import inputs_of
+from linnet.model.inputs import Inputs
 from linnet.model.places.scorer import Scorer
 from linnet.records import Candidate
 
@@ -81,7 +80,7 @@ class Follower:
         if who is None:
             raise BadInput(f"nothing is known about user {user!r} yet; tell a visit first")
         with torch.inference_mode():
-            said = self.network.predict(inputs_of(pad(self.row(who))))
+            said = self.network.predict(self.row(who))
         top = torch.topk(said.logp, min(k, len(said.logp)))
         names = [self._names[label] for label in said.options.place[top.indices].tolist()]
         return tuple(
@@ -89,18 +88,20 @@ class Follower:
             for name, share in zip(names, top.values.exp().tolist(), strict=True)
         )
 
-    def row(self, who: Followed) -> Gathered:
+    def row(self, who: Followed) -> Inputs:
         """The user's visits as the network reads them: all of them known, and none suggested."""
         others, ids, here = self.codec.others, who["ids"], who["ids"][-1:]
-        user, source = np.broadcast_to(who.user, who.count), np.broadcast_to(here, who.count)
+        asking = np.array([who.user])
+        user, source = np.broadcast_to(asking, who.count), np.broadcast_to(here, who.count)
+        left = np.broadcast_to(others.left(asking, here), who.count)
         follows = np.ones(who.count, np.int64)
         follows[0] = 0
         fields = {
             "user": user, "place": who["place"], "start": who["start"], "leave": who["leave"],
             "kind": is_recent(who["start"], who["leave"][-1]), "follows": follows,
-            "moved": others.moved(user, source, ids), "left": others.left(user, source),
+            "moved": others.moved(user, source, ids), "left": left,
             "visited": others.visited(user, ids), "known": (ids >= FIRST).astype(np.int64),
         }  # fmt: skip
         fields |= {name: who[name] for name in who.columns if name.startswith("cell")}
-        none = np.zeros(1, np.int64)
-        return Gathered(np.array([0, who.count]), ids, fields, none, {"place": none, "known": none})
+        told = {name: torch.from_numpy(np.array(column))[None] for name, column in fields.items()}
+        return Inputs(torch.from_numpy(ids)[None], fields=told)

@@ -46,6 +46,10 @@ class Entries:
     def of(cls, inputs: Inputs) -> Entries:
         rows, width = inputs.ids.shape
         device = inputs.ids.device
+        if inputs.lengths is None and rows == 1:
+            fields = {name: column[0] for name, column in inputs.fields.items() if not name.startswith("next_")}
+            nothing = torch.zeros_like(inputs.ids[0])
+            return cls(nothing, inputs.ids[0], fields, 1, torch.tensor([width - 1], device=device))
         lengths = torch.full((rows,), width, device=device) if inputs.lengths is None else inputs.lengths
         place = torch.arange(width, device=device)[None] < lengths[:, None]
         real = place.view(-1).nonzero().squeeze(1)
@@ -122,28 +126,24 @@ class Scored:
 def evidence(entries: Entries) -> Tensor:
     """float32 [E, EVIDENCE]: each visit seen from the moment its row asks about."""
     f, owner = entries.fields, entries.owner
-    now, weekday = entries.now("leave")[owner], entries.now("leave")[owner].div(DAY, rounding_mode="floor")
-    follows = f["follows"].bool()
+    now = entries.now("leave")[owner]
+    follows = f["follows"].bool()  # never the first entry of a row, so that rolling around is never seen
 
-    def before(column: Tensor, otherwise: Tensor, steps: int = 1) -> Tensor:
-        return torch.where(
-            follows, F.pad(column[:-steps], (steps, 0)) if len(column) > steps else otherwise, otherwise
-        )
+    def before(column: Tensor) -> Tensor:
+        return torch.where(follows, column.roll(1), column)
 
-    led = before(f["leave"], f["start"])
+    led = torch.where(follows, f["leave"].roll(1), f["start"])
     age = ((now - f["start"]).clamp(min=0) / DAY).float()
     rank = (entries.last[owner] - torch.arange(len(owner), device=owner.device)).float()
     apart, arriving = _around_the_clock(now - led), _around_the_clock(now - f["start"])
-    day, led_day = (weekday + 3) % 7, (led.div(DAY, rounding_mode="floor") + 3) % 7
-    here = follows & (before(f["place"], f["place"]) == entries.now("place")[owner])
-    second = follows & F.pad(follows[:-1], (1, 0))
+    day, led_day = _weekday(now), _weekday(led)
+    here = follows & (f["place"].roll(1) == entries.now("place")[owner])
     earlier = torch.where(entries.last > 0, entries.last - 1, entries.last)
-    two_back = torch.where(second, F.pad(f["place"][:-2], (2, 0)) if len(owner) > 2 else f["place"], -1)
-    two = here & second & (two_back == f["place"][earlier][owner])
+    two = here & follows.roll(1) & (f["place"].roll(2) == f["place"][earlier][owner])
     cell = f.get("cell1", f["place"])
-    near = follows & (before(cell, cell) == cell[entries.last][owner])
+    near = follows & (cell.roll(1) == cell[entries.last][owner])
     stay = torch.log1p((f["leave"] - f["start"]).float() / MINUTE)
-    unlike = torch.where(follows, (before(stay, stay) - stay[entries.last][owner]).abs(), torch.ones_like(stay))
+    unlike = torch.where(follows, (before(stay) - stay[entries.last][owner]).abs(), 1.0)
     week = (age - (age / 7).round() * 7).abs()
     columns = [
         age / 30, age.log1p(), rank.log1p(), (apart / 60) ** 2 / 10, apart / 180, (arriving / 60) ** 2 / 10,
@@ -151,6 +151,11 @@ def evidence(entries: Entries) -> Tensor:
         week.log1p(), follows,
     ]  # fmt: skip
     return torch.stack([column.float() for column in columns], 1)
+
+
+def _weekday(seconds: Tensor) -> Tensor:
+    """0 = Monday."""
+    return (seconds.div(int(DAY), rounding_mode="floor") + 3) % 7
 
 
 def _around_the_clock(seconds: Tensor) -> Tensor:
@@ -170,7 +175,7 @@ def context(entries: Entries, options: Options, seen: Tensor) -> Tensor:
 
     leave = entries.now("leave")
     turn = (leave % int(DAY)).float() / DAY * 2 * math.pi
-    day = (leave.div(DAY, rounding_mode="floor") + 3) % 7
+    day = _weekday(leave)
     stay = torch.log1p((leave - entries.now("start")).float() / MINUTE)
     window = per_row(inside).clamp(min=1)
     distinct = options.row_sums((options.sums(inside) > 0).float(), rows) / window
