@@ -51,7 +51,7 @@ def test_systems_that_differ_are_not_timed() -> None:
     for other, said in ((Standing(4.1, 100), "nothing is timed"), (Standing(4.0, 102), "and peer 102")):
         with pytest.raises(RunFailed, match=said):
             agree({"linnet": ours, "peer": other})  # type: ignore[dict-item]
-    with pytest.raises(RunFailed, match="nan nats"):
+    with pytest.raises(RunFailed, match="peer nan"):
         agree({"linnet": ours, "peer": Standing(float("nan"), 100)})  # type: ignore[dict-item]
     agree({"linnet": ours, "products": Standing(None, 0)})  # type: ignore[dict-item]
 
