@@ -150,7 +150,7 @@ def evidence(entries: Entries) -> Tensor:
         day == led_day, (day >= 5) == (led_day >= 5), here, two, near, f["kind"] == 1, unlike, here * unlike,
         week.log1p(), follows,
     ]  # fmt: skip
-    return torch.stack([column.float() for column in columns], 1)
+    return torch.stack([column.float() for column in columns]).T
 
 
 def _weekday(seconds: Tensor) -> Tensor:
@@ -187,7 +187,7 @@ def context(entries: Entries, options: Options, seen: Tensor) -> Tensor:
         stay, turn.sin(), turn.cos(), (2 * turn).sin(), (2 * turn).cos(), day >= 5, day == 4, day == 6,
         window.log(), distinct, exploring, here.log1p(), per_row(real).log1p(),
     ]  # fmt: skip
-    return torch.stack([column.float() for column in columns], 1)
+    return torch.stack([column.float() for column in columns]).T
 
 
 def _first_visits(entries: Entries, options: Options) -> Tensor:
@@ -211,7 +211,7 @@ def aside(entries: Entries, options: Options, seen: Tensor) -> Tensor:
         seen[latest, 1], stay, since == 0, since == 1, ((moved + 0.1) / (left + 1)).log(), moved.log1p(),
         visited.log1p(), f["place"][entries.last][owner] == options.place, *_cell_matches(entries, options),
     ]  # fmt: skip
-    return torch.stack([column.float() for column in columns], 1)
+    return torch.stack([column.float() for column in columns]).T
 
 
 def _cell_matches(entries: Entries, options: Options) -> list[Tensor]:
@@ -242,7 +242,7 @@ def suggestion_features(entries: Entries, options: Options) -> Tensor:
         columns.append(
             torch.zeros_like(visited) if cell is None else _visits_in_cell(entries, cell, real, owner, latest)
         )
-    return torch.stack([column.float() for column in columns], 1)
+    return torch.stack([column.float() for column in columns]).T
 
 
 def _visits_in_cell(entries: Entries, cell: Tensor, real: Tensor, owner: Tensor, latest: Tensor) -> Tensor:
