@@ -28,8 +28,10 @@ from linnet.workbench.places import first_visits, rules, say
 
 RECIPES = {
     "scorer": ("places", "same"), "scorer, full past": ("places", "full"),
+    "five scorers": ("places-ensemble", "same"), "five scorers, full past": ("places-ensemble", "full"),
     "GRU + copy": ("places-gru", "same"), "Transformer + copy": ("places-transformer", "same"),
 }  # fmt: skip
+SCORERS = ("places", "places-ensemble")
 COLUMNS = ("legacy.acc@1", "legacy.acc@5", "legacy.acc@10", "legacy.mrr", "legacy.ndcg@10", "strict.acc@1",
            "open.acc@1", "open.acc@5", "open.acc@10", "open.mrr")  # fmt: skip
 
@@ -56,7 +58,7 @@ def trained(arguments: argparse.Namespace, recipe: str, seed: int) -> Path:
     path = arguments.runs / f"{recipe}-{seed}"
     if not (path / "record.json").is_file():
         asked = [f"data.local='{arguments.local}'", f"threads={arguments.threads}"]
-        asked += arguments.set if recipe == "places" else []
+        asked += arguments.set if recipe in SCORERS else []
         began = time.perf_counter()
         if (path / "run.toml").is_file():
             workbench.resume(path)
@@ -77,7 +79,7 @@ def networks(arguments: argparse.Namespace) -> list[System]:
             asked = domain.model_copy(update={"information": information})
             rows = asked.read(opened.codec, [arguments.data], arguments.split).visits
             assert rows is not None
-            kinds = ("none", "hard", "soft") if recipe != "places" else (None,)
+            kinds = ("none", "hard", "soft") if recipe not in SCORERS else (None,)
             for kind in kinds:
                 said = say(opened.network, rows, size=256, region=opened.region, chosen=kind)  # type: ignore[arg-type]
                 label = name if kind in (None, "none") else f"{name}, {kind} filter"
@@ -174,11 +176,11 @@ def main() -> None:
     assert rows is not None
     user = rows.visits.user[rows.samples.target]
     print("\nPaired differences in acc@1 (mean over seeds), 95 % intervals over users:\n")
-    print_tests(systems, user, "scorer", ["counter", "Markov-2", "boosted ranker, legacy", "boosted ranker, open",
-                                          "GRU + copy"])  # fmt: skip
-    print_tests(systems, user, "scorer, full past", ["counter, full past", "Markov-2, full past",
-                                                     "boosted ranker, legacy, full past",
-                                                     "boosted ranker, open, full past"])  # fmt: skip
+    for ours in ("scorer", "five scorers"):
+        same = ["counter", "Markov-2", "boosted ranker, legacy", "boosted ranker, open", "GRU + copy"]
+        full = [f"{name}, full past" for name in same[:-1]]
+        print_tests(systems, user, ours, same)
+        print_tests(systems, user, f"{ours}, full past", full)
     print("\nFirst visits:\n")
     print_first_visits(systems, rows)
     assert BASELINES
