@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,15 +23,16 @@ from linnet.domains.places.data import PlacesData
 from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import Ranked, Resampled, measures, paired, vocabularies
 from linnet.domains.places.visits import PARTS
+from linnet.model.places.ranking import Answers, answer
+from linnet.model.places.scorer import Scorer
 from linnet.workbench.comparing import ranker_tables
-from linnet.workbench.places import first_visits, rules, say
+from linnet.workbench.places import cell_tables, first_visits, rules, say
 
 RECIPES = {
     "scorer": ("places", "same"), "scorer, full past": ("places", "full"),
-    "five scorers": ("places-ensemble", "same"), "five scorers, full past": ("places-ensemble", "full"),
     "GRU + copy": ("places-gru", "same"), "Transformer + copy": ("places-transformer", "same"),
 }  # fmt: skip
-SCORERS = ("places", "places-ensemble")
+MEAN = "scorers of all seeds together"
 COLUMNS = ("legacy.acc@1", "legacy.acc@5", "legacy.acc@10", "legacy.mrr", "legacy.ndcg@10", "strict.acc@1",
            "open.acc@1", "open.acc@5", "open.acc@10", "open.mrr")  # fmt: skip
 
@@ -58,7 +59,7 @@ def trained(arguments: argparse.Namespace, recipe: str, seed: int) -> Path:
     path = arguments.runs / f"{recipe}-{seed}"
     if not (path / "record.json").is_file():
         asked = [f"data.local='{arguments.local}'", f"threads={arguments.threads}"]
-        asked += arguments.set if recipe in SCORERS else []
+        asked += arguments.set if recipe == "places" else []
         began = time.perf_counter()
         if (path / "run.toml").is_file():
             workbench.resume(path)
@@ -68,10 +69,24 @@ def trained(arguments: argparse.Namespace, recipe: str, seed: int) -> Path:
     return path
 
 
+def averaged(answers: list[Answers], rows: VisitRows) -> dict[str, Ranked]:
+    """What the scorers of all seeds say together: the mean of their probabilities over the same candidates."""
+    ids = rows.codec.place_ids(rows.visits.places)
+    truth = rows.visits.place[rows.samples.target].astype(np.int64)
+    first = answers[0]
+    assert all(np.array_equal(one.ranking.label, first.ranking.label) for one in answers)
+    score = np.mean([one.ranking.score for one in answers], 0)
+    elsewhere = np.mean([one.elsewhere for one in answers], 0)
+    unseen = np.mean([one.elsewhere * one.unseen for one in answers], 0) / elsewhere
+    mean = Answers(replace(first.ranking, score=score), elsewhere, unseen)
+    return vocabularies(mean.ranking, truth, ids, mean.legacy(ids)) | cell_tables(rows, mean.ranking, truth)
+
+
 def networks(arguments: argparse.Namespace) -> list[System]:
-    found = []
+    found: list[System] = []
     for name in arguments.systems:
         recipe, information = RECIPES[name]
+        answers = []
         for seed in range(1, arguments.seeds + 1):
             opened = workbench.load(trained(arguments, recipe, seed))
             domain = opened.run.data
@@ -79,12 +94,17 @@ def networks(arguments: argparse.Namespace) -> list[System]:
             asked = domain.model_copy(update={"information": information})
             rows = asked.read(opened.codec, [arguments.data], arguments.split).visits
             assert rows is not None
-            kinds = ("none", "hard", "soft") if recipe not in SCORERS else (None,)
+            kinds = ("none", "hard", "soft") if recipe != "places" else (None,)
             for kind in kinds:
                 said = say(opened.network, rows, size=256, region=opened.region, chosen=kind)  # type: ignore[arg-type]
                 label = name if kind in (None, "none") else f"{name}, {kind} filter"
                 count = sum(parameter.numel() for parameter in opened.network.parameters())
                 found.append(System(label, seed, said.tables, count))
+            if isinstance(opened.network, Scorer):
+                answers.append(answer(opened.network, rows, region=opened.region))
+        if len(answers) > 1:
+            label = name.replace("scorer", MEAN)
+            found.append(System(label, 1, averaged(answers, rows), count * len(answers)))
     return found
 
 
@@ -176,7 +196,7 @@ def main() -> None:
     assert rows is not None
     user = rows.visits.user[rows.samples.target]
     print("\nPaired differences in acc@1 (mean over seeds), 95 % intervals over users:\n")
-    for ours in ("scorer", "five scorers"):
+    for ours in ("scorer", MEAN):
         same = ["counter", "Markov-2", "boosted ranker, legacy", "boosted ranker, open", "GRU + copy"]
         full = [f"{name}, full past" for name in same[:-1]]
         print_tests(systems, user, ours, same)
