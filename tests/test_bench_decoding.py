@@ -1,0 +1,44 @@
+"""The benchmark of decoding: equality first, then every system in turn."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from linnet.benchmarks.decoding import bench_decode, check_equal, random_model
+from linnet.benchmarks.decoding_peers import Ours
+from linnet.benchmarks.training import Shape
+from linnet.decoding.products import pack
+from linnet.errors import BadInput, RunFailed
+
+TINY = Shape(depth=1, width=64, heads=2, vocabulary=97, context=264)
+
+
+def test_each_scene_has_a_record_of_each_number_format():
+    found = list(
+        bench_decode(TINY, weights=("float32", "int8"), rows=2, tokens=4, repeats=1, compile=False, only="samples")
+    )
+    assert [record.name for record in found] == [
+        "decode 1x64, 2 samples of one prompt, float32",
+        "decode 1x64, 2 samples of one prompt, int8",
+    ]
+    for record, other in zip(found, ("int8", "float32"), strict=True):
+        wanted = {f"linnet {other}", "transformers fp32", "linnet float32 dense", "linnet int8 dense"}
+        assert wanted <= set(record.peers) and record.ours > 0
+        assert "2560 greedy tokens equal those of transformers" in record.note
+        assert set(record.ratios) == set(record.peers)
+
+
+def test_systems_that_write_different_tokens_are_not_timed():
+    mine, other = random_model(TINY), random_model(TINY)
+    with torch.no_grad():
+        other.head.weight.copy_(other.head.weight.flip(0))
+    with pytest.raises(RunFailed, match=r"differ at token \d of a prompt: nothing is timed"):
+        check_equal(Ours(pack(mine, "float32")), Ours(other), TINY.vocabulary, prompts=2, tokens=3)
+
+
+def test_a_context_that_the_scenes_do_not_fit_into_is_refused():
+    with pytest.raises(BadInput, match="the scenes need a context of 320 tokens, and this shape has 264"):
+        list(bench_decode(TINY, weights=("float32",)))
+    with pytest.raises(BadInput, match="weights cannot be in int3"):
+        list(bench_decode(TINY, weights=("int3",)))
