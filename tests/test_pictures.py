@@ -70,7 +70,7 @@ def test_listed_runs_share_a_table() -> None:
         for rank, depth in ((1, 8), (2, None))
     ]
     assert drawn(*rows) == [
-        "rank  run     recipe  state      step  score  value  settings that differ",
+        "rank  run     recipe  state      step  score  value  settings",
         "   1  runs/1  r       finished  1,000  exact      1  model.depth=8",
         "                                                     optim.lr=0.1",
         "   2  runs/2  r       finished  1,000  exact    0.5  optim.lr=0.1",

@@ -271,8 +271,9 @@ def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
     """The settings that differ stand in one column, since there may be dozens of them."""
-    grid = table("rank", "run", "recipe", "state", "step", "score", "value", "settings that differ",
-                 numbers=("rank", "step", "value"))  # fmt: skip
+    headings = ("rank", "run", "recipe", "state", "step", "score", "value", "settings")
+    grid = table(*headings, numbers=("rank", "step", "value"))
+    grid.columns[1].no_wrap, grid.columns[1].overflow = True, "ignore"  # half a path is no path
     for record in records:
         value = "" if record.value is None else number(record.value)
         given = "\n".join(f"{name}={one}" for name, one in record.settings.items() if one is not None)
