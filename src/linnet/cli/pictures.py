@@ -39,6 +39,7 @@ SHADES = " ░▒▓█"
 PLAIN_SHADES = " .:*#"  # for terminals that know no other characters
 DARKER_FROM = (0.05, 0.2, 0.4, 0.7)  # shares at which the next shade begins
 WIDTH = 120  # columns where there is no terminal
+WIDEST = 1000
 LABEL = 8  # columns of a token's name beside its row
 
 
@@ -49,7 +50,8 @@ def draw(records: Sequence[Record], out: TextIO) -> None:
     listed = [record for record in records if isinstance(record, ListedRunRecord)]
     with console.capture() as drawn:
         if listed:
-            console.print(listed_runs(listed))
+            # Half a path is no path: where nobody looks at a terminal, the table is as wide as it has to be.
+            console.print(listed_runs(listed), width=None if out.isatty() else WIDEST)
         missed = [record for record in records if isinstance(record, MissRecord)]
         if missed:
             console.print(misses(missed))
@@ -273,7 +275,6 @@ def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
     """The settings that differ stand in one column, since there may be dozens of them."""
     headings = ("rank", "run", "recipe", "state", "step", "score", "value", "settings")
     grid = table(*headings, numbers=("rank", "step", "value"))
-    grid.columns[1].no_wrap, grid.columns[1].overflow = True, "ignore"  # half a path is no path
     for record in records:
         value = "" if record.value is None else number(record.value)
         given = "\n".join(f"{name}={one}" for name, one in record.settings.items() if one is not None)

@@ -277,9 +277,15 @@ def _text_documents(source: Source, reading: Reading, tally: Tally) -> Iterator[
         while len(carry) > LONGEST:
             piece, carry = _cut(carry, tally)
             parts.append(piece)
-        yield parts if reading.documents == "line" else [BLANK_EDGES.sub("", part) for part in parts]
+        yield parts if reading.documents == "line" else _paragraphs(parts)
     if carry:
-        yield [BLANK_EDGES.sub("", carry)]
+        yield [carry] if reading.documents == "line" else _paragraphs([carry])
+
+
+def _paragraphs(parts: list[str]) -> list[str]:
+    """Parts between blank lines; what has nothing in it is no document, only more blank lines."""
+    bare = (BLANK_EDGES.sub("", part) for part in parts)
+    return [part for part in bare if part and not part.isspace()]
 
 
 def _whole(source: Source, reading: Reading, tally: Tally) -> Iterator[list[str]]:
