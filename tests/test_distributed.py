@@ -39,6 +39,7 @@ processes = Processes.join("cpu")
 found = gradients(processes)
 if processes.first:
     save_file(found, sys.argv[1])
+processes.wait()  # gloo aborts now and then where one process leaves while the other is busy
 processes.leave()
 """
 
