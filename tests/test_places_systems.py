@@ -23,6 +23,7 @@ from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.rows import PAST, RECENT, Augmentation, Cut, Gathered, VisitRows
 from linnet.domains.places.splits import PUBLISHED, divide, make_samples
+from linnet.domains.places.visits import Visits
 from linnet.errors import BadInput
 from linnet.model.places.batches import VisitPlan
 from linnet.model.places.config import CopyConfig, ScorerConfig
@@ -249,3 +250,15 @@ def test_samples_are_written_and_read(check_ins: Path, tmp_path: Path) -> None:
     again = json.loads(runner.invoke(build(), ["data", "check", "places", str(out), "--json"]).stdout)
     assert again["counts"]["samples"] == json.loads(said.stdout)["rows"]
     assert runner.invoke(build(), asked).exit_code == 2
+
+
+def test_a_batch_reads_its_own_rows_of_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epoch is linear in visits: whatever is computed over the whole table is computed once."""
+    rows, calls = world(), []
+    clock = Visits.clock
+    monkeypatch.setattr(Visits, "clock", lambda visits, **asked: calls.append(1) or clock(visits, **asked))
+    rows.gather(np.arange(3))
+    first = len(calls)
+    for start in range(5):
+        rows.gather(np.arange(start, start + 3))
+    assert len(calls) == first

@@ -21,7 +21,7 @@ import numpy as np
 
 from linnet.domains.places.candidates import Known, known_visits
 from linnet.domains.places.codec import FIRST, PlacesCodec
-from linnet.domains.places.features import LONGEST_STAY, departures
+from linnet.domains.places.features import departures
 from linnet.domains.places.splits import Samples
 from linnet.domains.places.visits import DAY, MINUTE, Visits
 
@@ -142,6 +142,11 @@ class VisitRows:
         return found
 
     @cached_property
+    def _times(self) -> tuple[np.ndarray, np.ndarray]:
+        """int64 [N] each: start and departure on the local clock; once, so that a batch costs its own rows."""
+        return self.visits.clock(), departures(self.visits)
+
+    @cached_property
     def _suggested(self) -> Suggestions:
         return Suggestions.of(self.codec, self.suggestions, self._ids["place"])
 
@@ -158,7 +163,8 @@ class VisitRows:
         last, target = some.last, some.target
         owner, place = known.owner, visits.place[known.row].astype(np.int64)
         row = known.row
-        kind = is_recent(visits.clock()[row], departures(visits)[last][owner])
+        start, leave = self._times
+        kind = is_recent(start[row], leave[last][owner])
         if self.suggestions:
             extra_owner, extra = self._suggested.for_rows(ids, visits, owner, place, last)
             asking = ids["user"][visits.user[target]][extra_owner]
@@ -192,15 +198,14 @@ class VisitRows:
         self, some: Samples, owner: np.ndarray, place: np.ndarray, kind: np.ndarray, row: np.ndarray
     ) -> dict[str, np.ndarray]:
         visits, ids, others = self.visits, self._ids, self.codec.others
-        stay = np.minimum(visits.end - visits.start, LONGEST_STAY)
-        start = visits.clock()[row]
+        start, leave = (times[row] for times in self._times)
         asking, here = ids["user"][visits.user[some.target]], ids["place"][visits.place[some.last]]
         user = asking[owner]
         follows = np.zeros(len(row), np.int64)
         follows[1:] = (row[1:] == row[:-1] + 1) & (owner[1:] == owner[:-1])
         follows &= kind != SUGGESTION
         return {
-            "place": place, "start": start, "leave": start + stay[row], "kind": kind, "follows": follows,
+            "place": place, "start": start, "leave": leave, "kind": kind, "follows": follows,
             "moved": others.moved(user, here[owner], ids["place"][place]),
             "left": others.left(asking, here)[owner], "visited": others.visited(user, ids["place"][place]),
         }  # fmt: skip
