@@ -1,8 +1,15 @@
-"""What holds for all tests: properties are not judged by the clock, which belongs to the machine."""
+"""What holds for all tests: properties are not judged by the clock, which belongs to the machine.
+
+The examples of properties are the same in every run, so that a change is judged by what it changes. To look for new
+ones: HYPOTHESIS_PROFILE=explore pytest tests
+"""
 
 from __future__ import annotations
 
+import os
+
 from hypothesis import HealthCheck, settings
 
-settings.register_profile("linnet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("linnet")
+settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("linnet", settings.get_profile("explore"), derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "linnet"))

@@ -134,7 +134,7 @@ def parse(tree: Mapping[str, Any], source: str) -> Run:
 def check_format(tree: Mapping[str, Any], source: str) -> None:
     """Refuse settings that a newer linnet has written."""
     stored = tree.get("format", FORMAT)
-    if isinstance(stored, int) and stored > FORMAT:
+    if isinstance(stored, int | float) and stored > FORMAT:
         raise BadInput(
             f"{source} has run format {stored}, and this linnet reads up to {FORMAT}: update linnet to open it"
         )
