@@ -1,7 +1,7 @@
 """What holds for all tests: properties are not judged by the clock, which belongs to the machine.
 
-The examples of properties are the same in every run, so that a change is judged by what it changes. To look for new
-ones: HYPOTHESIS_PROFILE=explore pytest tests
+The examples of properties are the same in every run, so that a change is judged by what it changes. To look for
+new ones: HYPOTHESIS_PROFILE=explore pytest tests
 """
 
 from __future__ import annotations
