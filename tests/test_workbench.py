@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -19,13 +18,12 @@ from linnet.errors import BadInput, RunFailed
 from linnet.evaluation import nats
 from linnet.model.attention import choose
 from linnet.model.model import Model
-from linnet.records import ListedRunRecord, RunRecord
+from linnet.records import ListedRunRecord
 from linnet.training.checkpoint import RunFolder, load_weights
 from linnet.training.run import parse, read_toml
 from linnet.workbench.listing import differing_keys, rises
 from tiny_runs import TINY, Killed, Watching, bits, logged, tiny_run, train_tiny
 
-OLD = Path(__file__).parent / "old_runs" / "format1"
 AVERAGED = ("ema=0.8", "dropout=0.1")
 
 
@@ -472,42 +470,3 @@ def test_settings_of_a_verb_are_checked(averaged: Path) -> None:
     ):
         with pytest.raises(BadInput, match=said):
             workbench.evaluate(averaged, settings=[setting])
-
-
-# Old runs.
-
-
-def test_an_old_run_folder_stays_loadable(tmp_path: Path) -> None:
-    """Format 1, as it was written then: shown, resumed, scored, and the same greedy answers."""
-    assert sum(path.stat().st_size for path in OLD.rglob("*") if path.is_file()) < 60_000
-    out = tmp_path / "old"
-    shutil.copytree(OLD, out)
-    shown = workbench.show(out)
-    assert (shown.state, shown.step, shown.checkpoints, shown.best) == ("finished", 56, (56,), 56)
-    record = workbench.resume(out)
-    assert record == RunRecord.model_validate_json((OLD / "record.json").read_bytes())
-    known = {"2+9=": "11", "3+8=": "11", "4+6=": "10", "4+7=": "11", "5+5=": "10", "7+4=": "11"}
-    said = list(workbench.generate(out, list(known), temperature=0))
-    assert {generation.prompt: generation.text for generation in said} == known
-    assert [generation.logprob for generation in said] == pytest.approx(
-        [-0.26, -0.22, -0.24, -0.20, -0.25, -0.23], abs=0.01
-    )
-    scores = {score.name: score.value for score in record.scores}
-    again = workbench.evaluate(out, settings=["n=11"]).scores
-    assert again and "nats_per_token" in scores
-    (listed,) = workbench.runs([out])
-    assert (listed.recipe, listed.state) == ("tiny-arithmetic", "finished")
-
-
-def test_an_old_run_goes_on_where_it_was(tmp_path: Path) -> None:
-    """Without its record it is resumed from its checkpoint: scored again, with the scores it had."""
-    out = tmp_path / "old"
-    shutil.copytree(OLD, out)
-    (out / "record.json").unlink()
-    before = json.loads((OLD / "record.json").read_text())["scores"]
-    threads = torch.get_num_threads()
-    record = workbench.resume(out)
-    torch.set_num_threads(threads)
-    for mine, theirs in zip(record.scores, before, strict=True):
-        assert mine.name == theirs["name"]
-        np.testing.assert_allclose(mine.value, theirs["value"], rtol=1e-4)

@@ -6,21 +6,31 @@ import json as standard_json
 import re
 import zlib
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.options import (
+    ChoiceOption,
+    ChoicesOption,
     DebugOption,
     DeviceOption,
     FileOption,
     JsonOption,
     MaxTokensOption,
+    MinPOption,
+    PatternOption,
+    PenaltyOption,
+    PromptsArgument,
     RunArgument,
+    SamplesOption,
     SeedOption,
     SettingsOption,
+    StopIdOption,
+    StopOption,
     TemperatureOption,
+    TopKOption,
+    TopPOption,
     WeightsOption,
 )
 from linnet.errors import BadInput
@@ -30,50 +40,20 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 
 def generate(
     run: RunArgument,
-    prompts: Annotated[list[str] | None, typer.Argument(metavar="PROMPT", help="What to go on from.")] = None,
+    prompts: PromptsArgument = None,
     file: FileOption = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="Samples of each prompt.")] = 1,
+    n: SamplesOption = 1,
     max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = 1.0,
-    top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="Sample from the k likeliest tokens.", show_default=False)
-    ] = None,
-    top_p: Annotated[
-        float | None,
-        typer.Option(
-            "--top-p", min=0.0, max=1.0, help="Sample from the likeliest tokens of this mass.", show_default=False
-        ),
-    ] = None,
-    min_p: Annotated[
-        float | None,
-        typer.Option(
-            "--min-p", min=0.0, max=1.0, help="Sample from tokens with this share of the best.", show_default=False
-        ),
-    ] = None,
-    penalty: Annotated[
-        float, typer.Option("--repetition-penalty", help="Above 1: tokens that were there already become rarer.")
-    ] = 1.0,
-    stops: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--stop", metavar="TEXT", help="End a sample before this text; \\n is a new line. May be repeated."
-        ),
-    ] = None,
-    stop_ids: Annotated[
-        list[int] | None,
-        typer.Option("--stop-id", metavar="ID", help="End a sample before this token. May be repeated."),
-    ] = None,
-    choice: Annotated[
-        list[str] | None,
-        typer.Option("--choice", metavar="TEXT", help="A sample is one of these. May be repeated."),
-    ] = None,
-    choices: Annotated[
-        Path | None, typer.Option("--choices", help="A file of choices, one a line.", show_default=False)
-    ] = None,
-    pattern: Annotated[
-        str | None,
-        typer.Option("--pattern", metavar="REGEX", help="A sample matches this as a whole.", show_default=False),
-    ] = None,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    penalty: PenaltyOption = 1.0,
+    stops: StopOption = None,
+    stop_ids: StopIdOption = None,
+    choice: ChoiceOption = None,
+    choices: ChoicesOption = None,
+    pattern: PatternOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
     precision: WeightsOption = None,

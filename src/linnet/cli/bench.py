@@ -65,9 +65,9 @@ def bench_decode(
         from linnet.workbench.using import settings_of
 
         chosen = settings_of(
-            settings or [], heads=8, vocabulary=16_000, context=512, rows=64, tokens=64, repeats=5, threads=2
+            settings or [], heads=8, vocabulary=16_000, context=512, rows=64, tokens=64, repeats=5, threads=0
         )
-        torch.set_num_threads(chosen.pop("threads"))
+        torch.set_num_threads(chosen.pop("threads") or torch.get_num_threads())
         sizes = {key: chosen.pop(key) for key in ("heads", "vocabulary", "context")}
         formats = [name.strip() for name in weights.split(",")]
         for record in bench_decode(

@@ -74,6 +74,49 @@ EpochsOption = Annotated[
 MaxTokensOption = Annotated[
     int | None, typer.Option("--max-tokens", min=1, help="Stop a sample here.", show_default=False)
 ]
+PromptsArgument = Annotated[
+    list[str] | None, typer.Argument(metavar="PROMPT", help="What to go on from.", show_default=False)
+]
+SamplesOption = Annotated[int, typer.Option("-n", min=1, help="Samples of each prompt.")]
+TopKOption = Annotated[
+    int | None, typer.Option("--top-k", min=1, help="Sample from the k likeliest tokens.", show_default=False)
+]
+TopPOption = Annotated[
+    float | None,
+    typer.Option(
+        "--top-p", min=0.0, max=1.0, help="Sample from the likeliest tokens of this mass.", show_default=False
+    ),
+]
+MinPOption = Annotated[
+    float | None,
+    typer.Option(
+        "--min-p", min=0.0, max=1.0, help="Sample from tokens with this share of the best.", show_default=False
+    ),
+]
+PenaltyOption = Annotated[
+    float, typer.Option("--repetition-penalty", help="Above 1: tokens that were there already become rarer.")
+]
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop", metavar="TEXT", help="End a sample before this text; \\n is a new line. May be repeated."
+    ),
+]
+StopIdOption = Annotated[
+    list[int] | None,
+    typer.Option("--stop-id", metavar="ID", help="End a sample before this token. May be repeated."),
+]
+ChoiceOption = Annotated[
+    list[str] | None,
+    typer.Option("--choice", metavar="TEXT", help="A sample is one of these. May be repeated."),
+]
+ChoicesOption = Annotated[
+    Path | None, typer.Option("--choices", help="A file of choices, one a line.", show_default=False)
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option("--pattern", metavar="REGEX", help="A sample matches this as a whole.", show_default=False),
+]
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 FileOption = Annotated[
     Path | None,

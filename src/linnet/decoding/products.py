@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import warnings
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal, get_args
 
@@ -32,7 +33,7 @@ INT8 = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32.default
 Product = Callable[[Tensor, Tensor | None], nn.Module]  # weight [O, I] and bias [O] -> a module like nn.Linear
 
 
-class PackedLinear(nn.Module):
+class PackedLinear(nn.Module, ABC):
     """A linear layer whose weights only its own kernel can read.
 
     A compiled graph holds tensors and numbers, and packed weights are neither: it calls the layer by its number.
@@ -58,9 +59,9 @@ class PackedLinear(nn.Module):
             return found
         return self.multiply(x)
 
+    @abstractmethod
     def multiply(self, x: Tensor) -> Tensor:
         """The kernel itself."""
-        raise NotImplementedError
 
 
 def _product_of(x: Tensor, number: int, outputs: int) -> Tensor:

@@ -47,9 +47,7 @@ def score(
     rows: int,
     region: Callable[[], AbstractContextManager[object]],
 ) -> list[Score]:
-    """Every score that this part allows, each over all of its rows."""
-    if part.visits is not None:
-        return scored(network, codec, domain, part, rows=rows, region=region)[0]
+    """Every score of tokens that this part allows, each over all of its rows."""
     model, scores = decoder(network), []
     if part.questions:
         answers = answer(model, codec, part.questions, rows=rows, region=region)

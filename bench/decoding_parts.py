@@ -1,0 +1,126 @@
+"""What a decoding step is made of: products by kernel and rows, forms of attention, and steps compiled and not.
+
+    python bench/decoding_parts.py [--rows 1 4 16 64] [--threads 2] [--steps 30] [--compile]
+
+Medians in milliseconds for the shape of `linnet bench decode`: 6 x 512, vocabulary 16,000. Stop other work first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from linnet.benchmarks.decoding import random_model
+from linnet.benchmarks.machine import one_line
+from linnet.benchmarks.training import Shape
+from linnet.decoding.compiling import Compiled
+from linnet.decoding.engine import plain
+from linnet.decoding.products import PackedLinear, Weights, pack
+from linnet.model import attention
+from linnet.model.masks import Mask
+from linnet.model.model import Model, evaluating
+
+FORMATS: tuple[Weights, ...] = ("float32", "float16", "int8", "int4")
+CONTEXT = 512
+
+
+def median(work: Callable[[], object], turns: int = 20) -> float:
+    """Milliseconds; the first two calls do not count."""
+    seconds = []
+    for _ in range(turns + 2):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(seconds[2:])
+
+
+def products(model: Model, rows: int) -> float:
+    """All matrix products of a step, the head included."""
+    layers = [m for m in model.modules() if isinstance(m, PackedLinear | torch.nn.Linear)]
+    inputs = [torch.randn(rows, m.inputs if isinstance(m, PackedLinear) else m.in_features) for m in layers]
+    hidden = torch.randn(rows, model.config.width)
+    plain_head = not any(isinstance(m, PackedLinear) for m in model.head.modules())
+
+    def run() -> None:
+        for layer, x in zip(layers, inputs, strict=True):
+            layer(x)
+        if plain_head:
+            model.head(hidden)
+
+    return median(run)
+
+
+def attentions(rows: int, keys: int) -> dict[str, float]:
+    """One query a row over `keys` slots of a larger arena, 8 heads of 64."""
+    arena = torch.randn(2, rows, 8, keys + 64, 64)
+    k, v = arena[0, :, :, :keys], arena[1, :, :, :keys]
+    q, mask = torch.randn(rows, 8, 1, 64), Mask(torch.ones(rows, 1, 1, keys, dtype=torch.bool), False)
+    kernels: tuple[attention.Kernel, ...] = ("explicit", "fused", "multiply_sum")
+    return {name: median(lambda name=name: attention.attend(name, q, k, v, mask, 0.0)) for name in kernels}
+
+
+def shared(rows: int, prompt: int = 256, own: int = 64) -> dict[str, float]:
+    """The same over a prompt that all rows share, read once or once a row."""
+    kept = (torch.randn(8, prompt, 64), torch.randn(8, prompt, 64))
+    k, v, q = torch.randn(rows, 8, own, 64), torch.randn(rows, 8, own, 64), torch.randn(rows, 8, 1, 64)
+    mask = Mask(torch.ones(rows, 1, 1, own, dtype=torch.bool), False)
+    whole = attention.unshared(k, v, kept, mask)
+    return {
+        "shared": median(lambda: attention.with_shared(q, k, v, kept, mask)),
+        "explicit": median(lambda: attention.explicit(q, *whole, 0.0)),
+        "fused": median(lambda: attention.fused(q, *whole, 0.0)),
+    }
+
+
+def step(model: Model, rows: int, steps: int, *, compiled: bool) -> float:
+    """A step after 64 tokens, without the head."""
+    run = Compiled(model, rows).step() if compiled else plain(model)
+    state = model.empty_state(rows, 64 + steps + 4)
+    output = model(torch.randint(0, model.config.vocabulary, (rows, 64)), state)
+    state, ids = output.state, torch.zeros(rows, 1, dtype=torch.int64)
+
+    def go() -> Tensor:
+        nonlocal state
+        assert state is not None
+        hidden, state = run(ids, state)
+        return hidden
+
+    return median(go, steps)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64])
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--compile", action="store_true", help="time compiled steps too, a minute each")
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    base = random_model(Shape(context=CONTEXT))
+    models = {"F.linear": base} | {name: pack(copy.deepcopy(base), name) for name in FORMATS}
+    print(one_line())
+    for rows in asked.rows:
+        with evaluating(base):
+            print(f"{rows} rows")
+            print("  products: " + words({name: products(model, rows) for name, model in models.items()}))
+            print("  attention over 256 slots: " + words(attentions(rows, 256)))
+            print("  attention over a shared 256 and 64: " + words(shared(rows)))
+            for name in ("float32", "int8"):
+                took = {"eager": step(models[name], rows, asked.steps, compiled=False)}
+                if asked.compile:
+                    took["compiled"] = step(models[name], rows, asked.steps, compiled=True)
+                print(f"  step, {name}: " + words(took))
+
+
+def words(found: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.2f}" for name, value in found.items()) + " ms"
+
+
+if __name__ == "__main__":
+    main()
