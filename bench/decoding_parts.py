@@ -19,8 +19,8 @@ from torch import Tensor
 from linnet.benchmarks.decoding import random_model
 from linnet.benchmarks.machine import one_line
 from linnet.benchmarks.training import Shape
-from linnet.decoding.compiling import Compiled
-from linnet.decoding.engine import plain
+from linnet.decoding.compiling import Compiled, compiling
+from linnet.decoding.engine import Plain
 from linnet.decoding.products import PackedLinear, Weights, pack
 from linnet.model import attention
 from linnet.model.masks import Mask
@@ -78,9 +78,10 @@ def shared(rows: int, prompt: int = 256, own: int = 64) -> dict[str, float]:
     }
 
 
-def step(model: Model, rows: int, steps: int, *, compiled: bool) -> float:
+def step(base: Model, weights: Weights, rows: int, steps: int, *, compiled: bool) -> float:
     """A step after 64 tokens, without the head."""
-    run = Compiled(model, rows).step() if compiled else plain(model)
+    model = pack(copy.deepcopy(base), weights, single=compiled and rows == 1)
+    how = Compiled(model, compiling(model, weights, rows, rows)) if compiled else Plain(model)
     state = model.empty_state(rows, 64 + steps + 4)
     output = model(torch.randint(0, model.config.vocabulary, (rows, 64)), state)
     state, ids = output.state, torch.zeros(rows, 1, dtype=torch.int64)
@@ -88,7 +89,7 @@ def step(model: Model, rows: int, steps: int, *, compiled: bool) -> float:
     def go() -> Tensor:
         nonlocal state
         assert state is not None
-        hidden, state = run(ids, state)
+        hidden, state = how.advance(ids, state)
         return hidden
 
     return median(go, steps)
@@ -111,10 +112,10 @@ def main() -> None:
             print("  products: " + words({name: products(model, rows) for name, model in models.items()}))
             print("  attention over 256 slots: " + words(attentions(rows, 256)))
             print("  attention over a shared 256 and 64: " + words(shared(rows)))
-            for name in ("float32", "int8"):
-                took = {"eager": step(models[name], rows, asked.steps, compiled=False)}
+            for name in FORMATS[:3]:
+                took = {"eager": step(base, name, rows, asked.steps, compiled=False)}
                 if asked.compile:
-                    took["compiled"] = step(models[name], rows, asked.steps, compiled=True)
+                    took["compiled"] = step(base, name, rows, asked.steps, compiled=True)
                 print(f"  step, {name}: " + words(took))
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.decoding.asking import Ask, Decoding
-from linnet.decoding.compiling import Compiled, choose
+from linnet.decoding.compiling import Compiled, choose, compiling
 from linnet.decoding.engine import generate
 from linnet.decoding.products import PackedLinear, Weights, named, pack
 from linnet.decoding.sampling import Sampling
@@ -109,26 +109,37 @@ def test_unknown_numbers_are_named():
 
 
 @TORCH_ITSELF
-def test_a_compiled_step_decodes_the_same(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    "weights, rows", [("int8", 3), ("int8", 1), ("float32", 1), ("float16", 1), ("bfloat16", 1)]
+)
+def test_a_compiled_step_decodes_the_same(weights, rows, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    model = pack(wide(), "int8")
     asks = [Ask((5, 6, 7)[: 1 + number % 3], number) for number in range(5)]
     decoding = Decoding(Sampling(), 10)
-    candidate = Compiled(model, 3)
-    cold = candidate.expected_seconds()
-    found = list(generate(model, asks, decoding, rows=3, step=candidate.step()))
-    assert [s.ids for s in found] == [s.ids for s in generate(model, asks, decoding, rows=3)]
-    assert candidate.mark.exists() and candidate.expected_seconds() < cold
+    eager = pack(wide(bias=True), weights)
+    how = compiling(eager, weights, len(asks), rows)
+    cold = how.expected_seconds()
+    compiled = Compiled(pack(wide(bias=True), weights, single=rows == 1), how)
+    found = list(generate(compiled.plain.model, asks, decoding, rows=rows, step=compiled))
+    assert [s.ids for s in found] == [s.ids for s in generate(eager, asks, decoding, rows=rows)]
+    assert how.mark.exists() and how.expected_seconds() < cold
 
 
 @TORCH_ITSELF
 def test_short_generations_are_not_compiled_and_long_ones_are(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model = wide()
-    assert choose(model, 1, 64, 100) is None
-    assert choose(model, 1, 64, 100_000) is not None
-    assert choose(model, 1, 64, 1, asked=True) is not None
+    assert choose(model, "float32", 1, 64, 100) is None
+    found = choose(model, "float32", 1, 64, 100_000)
+    assert found is not None and found.single
     recurrent = random_model(ModelConfig(vocabulary=13, context=24, width=8, depth=1, mixer="gru"))
-    assert choose(recurrent, 64, 64, 100_000) is None
+    assert choose(recurrent, "float32", 64, 64, 100_000) is None
     with pytest.raises(BadInput, match="recurrent mixer"):
-        choose(recurrent, 1, 1, 1, asked=True)
+        compiling(recurrent, "float32", 1, 1)
+
+
+def test_a_model_packed_for_one_row_reads_prompts_as_before():
+    model, ids = wide(bias=True), random_ids(2, 20, vocabulary=512)
+    single = pack(copy.deepcopy(model), "float32", single=True)
+    with torch.inference_mode():
+        torch.testing.assert_close(single.head(single(ids).hidden), model.head(model(ids).hidden))

@@ -17,13 +17,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from linnet.benchmarks.decoding_peers import Decoder, LlamaCpp, Ours, Prompts, Transformers, has
 from linnet.benchmarks.machine import one_line
 from linnet.benchmarks.training import Shape
 from linnet.decoding import products
-from linnet.decoding.compiling import Compiled
-from linnet.decoding.products import PackedLinear, Weights, pack
+from linnet.decoding.compiling import Compiled, compiling
+from linnet.decoding.products import PackedLinear, Streamed, Weights, pack
 from linnet.decoding.sampling import NEAR
 from linnet.errors import BadInput, RunFailed
 from linnet.exchange.expressing import Portable
@@ -74,6 +75,10 @@ def bench_decode(
 ) -> Iterator[BenchRecord]:
     """A record for each scene and each number format of ours."""
     formats = [products.named(name) for name in weights]
+    chosen = [scene for scene in scenes(rows, tokens) if only is None or only in scene.name]
+    if not chosen:
+        named = ", ".join(repr(scene.name) for scene in scenes(rows, tokens))
+        raise BadInput(f"no scene has {only!r} in its name; there are {named}")
     if shape.context < 256 + tokens:
         raise BadInput(f"the scenes need a context of {256 + tokens} tokens, and this shape has {shape.context}")
     model = random_model(shape)
@@ -83,19 +88,19 @@ def bench_decode(
         equal = check_equal(
             Ours(pack(copy.deepcopy(model), "float32")), peers["transformers fp32"], shape.vocabulary
         )
-        packed = {name: pack(copy.deepcopy(model), name) for name in formats}
-        for scene in scenes(rows, tokens):
-            if only is None or only in scene.name:
-                steps = {
-                    name: Compiled(one, scene.rows).step() if compile else None for name, one in packed.items()
-                }
-                ours = {name: Ours(packed[name], steps[name]) for name in formats}
-                others = dict(peers)
-                if scene.samples > 1:  # what reading the prompt's keys once is worth
-                    others |= {
-                        f"linnet {name} dense": Ours(packed[name], steps[name], share=False) for name in formats
-                    }
-                yield from compare(scene, ours, others, shape, repeats, equal)
+        for scene in chosen:
+            ours = {name: ours_for(scene, model, name, compile) for name in formats}
+            others = dict(peers)
+            if scene.samples > 1:  # what reading the prompt's keys once is worth
+                others |= {f"linnet {name} dense": Ours(o.model, o.step, share=False) for name, o in ours.items()}
+            yield from compare(scene, ours, others, shape, repeats, equal)
+
+
+def ours_for(scene: Scene, model: Model, weights: Weights, compile: bool) -> Ours:
+    """A copy of the model, packed for this scene."""
+    packed = pack(copy.deepcopy(model), weights, single=compile and scene.rows == 1)
+    step = Compiled(packed, compiling(packed, weights, scene.rows, scene.rows)) if compile else None
+    return Ours(packed, step)
 
 
 def random_model(shape: Shape) -> Model:
@@ -225,18 +230,19 @@ def _record(
 
 def bound(model: Model, rows: int) -> float:
     """Seconds that the matrix products of one step take by themselves."""
-    layers = [module for module in model.modules() if isinstance(module, PackedLinear)]
+    layers = [module for module in model.modules() if isinstance(module, PackedLinear | Streamed)]
     inputs = [torch.randn(rows, layer.inputs) for layer in layers]
 
-    def run() -> None:
-        for layer, x in zip(layers, inputs, strict=True):
-            layer(x)
+    def products() -> list[Tensor]:
+        return [layer(x) for layer, x in zip(layers, inputs, strict=True)]
+
+    run = torch.compile(products) if any(isinstance(layer, Streamed) for layer in layers) else products
 
     with evaluating(model):
         return min(_timed(run) for _ in range(20))
 
 
-def _timed(run: Callable[[], None]) -> float:
+def _timed(run: Callable[[], object]) -> float:
     began = time.perf_counter()
     run()
     return time.perf_counter() - began

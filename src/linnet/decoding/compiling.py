@@ -16,9 +16,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from linnet.decoding.engine import Step, plain
+from linnet.decoding.engine import Plain
+from linnet.decoding.products import Weights
 from linnet.errors import BadInput
 from linnet.model.attention import WIDE
+from linnet.model.config import ModelConfig
 from linnet.model.model import Model
 from linnet.model.state import State
 
@@ -30,31 +32,30 @@ SPAN = 128  # on CUDA, where each graph is recorded for one shape, as many slots
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """A compiled step of this model for one row or for many; the two are different graphs."""
+class Compiling:
+    """Whether steps of such a model are worth compiling: for one row or for many, which are different graphs."""
 
-    model: Model
+    config: ModelConfig
+    weights: Weights
+    device: str
     rows: int
+
+    @property
+    def single(self) -> bool:
+        return self.rows == 1
 
     @property
     def mark(self) -> Path:
         """Where it is remembered that this graph was compiled on this machine."""
         from torch._inductor.runtime.cache_dir_utils import cache_dir
 
-        kinds = [type(module).__name__ for module in self.model.modules()]
-        said = [
-            self.model.config.model_dump_json(),
-            *kinds,
-            torch.__version__,
-            str(self.model.device),
-            self.rows == 1,
-        ]
+        said = [self.config.model_dump_json(), self.weights, torch.__version__, self.device, self.single]
         name = hashlib.blake2b(json.dumps(said).encode(), digest_size=12).hexdigest()
         return Path(cache_dir()) / "linnet" / f"{name}.json"
 
     def expected_seconds(self) -> float:
         """What compiling is going to take: as measured, or by the number of layers."""
-        depth = self.model.config.depth
+        depth = self.config.depth
         try:
             stored = json.loads(self.mark.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
@@ -64,30 +65,11 @@ class Compiled:
 
     def pays(self, steps: int) -> bool:
         """Whether this many steps save more time than compiling takes."""
-        if self.rows > FEW_ROWS and self.model.device.type == "cpu" and not WIDE:
+        if self.rows > FEW_ROWS and self.device == "cpu" and not WIDE:
             return False
-        return steps * self.model.config.depth * SAVED_SECONDS > self.expected_seconds()
+        return steps * self.config.depth * SAVED_SECONDS > self.expected_seconds()
 
-    def step(self) -> Step:
-        """The step itself; its first call compiles."""
-        cuda = self.model.device.type == "cuda"
-        run = torch.compile(plain(self.model), dynamic=not cuda, mode="reduce-overhead" if cuda else None)
-        first = True
-
-        def timed(ids: Tensor, state: State) -> tuple[Tensor, State]:
-            nonlocal first
-            if cuda:
-                state = state.reading(state.filled // SPAN * SPAN + SPAN - 1)
-            if not first:
-                return run(ids, state)
-            first, began = False, time.perf_counter()
-            found = run(ids, state)
-            self._remember(time.perf_counter() - began)
-            return found
-
-        return timed
-
-    def _remember(self, seconds: float) -> None:
+    def remember(self, seconds: float) -> None:
         """The first time is that of an empty cache; from the second on it is what the next process will take."""
         stored = {"first": seconds}
         if self.mark.exists():
@@ -98,13 +80,41 @@ class Compiled:
         beside.replace(self.mark)
 
 
-def choose(model: Model, asks: int, rows: int, max_tokens: int, *, asked: bool = False) -> Step | None:
-    """A compiled step where it is asked for or the generation is long enough to repay it; else None."""
-    if "gru" in model.config.mixers:
-        if asked:
-            raise BadInput("a recurrent mixer is one call of torch already; its steps are not compiled")
+class Compiled:
+    """The compiled step of a packed model; the first call compiles."""
+
+    def __init__(self, model: Model, compiling: Compiling) -> None:
+        self.compiling, self.plain = compiling, Plain(model)
+        self.cuda = model.device.type == "cuda"
+        mode = "reduce-overhead" if self.cuda else None
+        self.run = torch.compile(self.plain.advance, dynamic=not self.cuda, mode=mode)
+        self.head = torch.compile(self.plain.logits, dynamic=False) if compiling.single else self.plain.logits
+        self.fresh = True
+
+    def advance(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        if self.cuda:
+            state = state.reading(state.filled // SPAN * SPAN + SPAN - 1)
+        if not self.fresh:
+            return self.run(ids, state)
+        self.fresh, began = False, time.perf_counter()
+        found = self.run(ids, state)
+        self.compiling.remember(time.perf_counter() - began)
+        return found
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        return self.head(hidden)
+
+
+def choose(model: Model, weights: Weights, asks: int, rows: int, max_tokens: int) -> Compiling | None:
+    """Compiled steps where the generation is long enough to repay them; else None."""
+    if "gru" in model.config.mixers or shutil.which("g++") is None or not asks:
         return None
-    candidate = Compiled(model, min(asks, rows))
-    steps = -(-asks // rows) * max_tokens
-    worth = asked or (candidate.pays(steps) and shutil.which("g++") is not None)
-    return candidate.step() if worth else None
+    candidate = compiling(model, weights, asks, rows)
+    return candidate if candidate.pays(-(-asks // rows) * max_tokens) else None
+
+
+def compiling(model: Model, weights: Weights, asks: int, rows: int) -> Compiling:
+    """Compiled steps for this many asks, of which so many rows are computed together."""
+    if "gru" in model.config.mixers:
+        raise BadInput("a recurrent mixer is one call of torch already; its steps are not compiled")
+    return Compiling(model.config, weights, model.device.type, max(1, min(asks, rows)))

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -29,7 +30,31 @@ PARTY = 8  # new rows sit down when one seat in so many is empty
 CROWDED = 0.75  # a batch with fewer living rows than this is compacted
 PASS = 1024  # tokens of prompts that are computed at once; more would only need more memory
 
-Step = Callable[[Tensor, State], tuple[Tensor, State]]  # ids [R, 1] -> hidden [R, W]
+
+class Step(Protocol):
+    """How all rows read one token each."""
+
+    def advance(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """The last hidden vectors [R, W] after these ids [R, 1]."""
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The logits [n, V] of those rows that draw."""
+
+
+@dataclass(frozen=True)
+class Plain:
+    """The step as torch runs it."""
+
+    model: Model
+
+    def advance(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        output = self.model(ids, state)
+        assert output.state is not None
+        return output.hidden[:, -1], output.state
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        found: Tensor = self.model.head(hidden)
+        return found
 
 
 @dataclass(frozen=True)
@@ -82,18 +107,7 @@ def events(
     check(model, asks, decoding)
     pending = [Row.of(place, ask, limit(model, ask, decoding), decoding.seed) for place, ask in enumerate(asks)]
     for wave in waves(pending, rows) if share else [Together(pending, 0)] if pending else []:
-        yield from Wave(model, wave, decoding, rows, plain(model) if step is None else step).run()
-
-
-def plain(model: Model) -> Step:
-    """One step of all rows, as torch runs it."""
-
-    def step(ids: Tensor, state: State) -> tuple[Tensor, State]:
-        output = model(ids, state)
-        assert output.state is not None
-        return output.hidden[:, -1], output.state
-
-    return step
+        yield from Wave(model, wave, decoding, rows, Plain(model) if step is None else step).run()
 
 
 @dataclass(frozen=True)
@@ -169,7 +183,7 @@ class Wave:
         ids = torch.tensor(tokens, device=self.model.device)[:, None]
         # What the longest living row remembers bounds what is read; rows that have left are cut to it.
         state = self.state.truncate(max(row.remembered for row in rows))
-        hidden, self.state = self.step(ids, state)
+        hidden, self.state = self.step.advance(ids, state)
         if len(living) < len(self.seats):
             hidden = hidden[torch.tensor(living, device=hidden.device)]
         return self._draw(rows, hidden)
@@ -177,7 +191,7 @@ class Wave:
     def _draw(self, rows: Sequence[Row], hidden: Tensor) -> list[Event]:
         """These rows draw from their last hidden vectors; those that have ended leave their seats."""
         written = [len(row.drawn) for row in rows]
-        draw(self.model.head(hidden), rows, self.decoding)
+        draw(self.step.logits(hidden), rows, self.decoding)
         happened: list[Event] = []
         for row, before in zip(rows, written, strict=True):
             happened += [Drawn(row.place, token) for token in row.drawn[before:]]

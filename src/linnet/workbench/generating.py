@@ -12,13 +12,14 @@ from linnet.codecs import Codec
 from linnet.decoding import engine
 from linnet.decoding.allowed import Allowed, ByPrompt, Pattern, Tree
 from linnet.decoding.asking import Ask, Decoding, Sample, Stopping, check, limit
-from linnet.decoding.compiling import choose
+from linnet.decoding.compiling import Compiled, choose, compiling
+from linnet.decoding.products import Weights, pack
 from linnet.decoding.sampling import Sampling
 from linnet.decoding.streaming import Streaming
 from linnet.errors import BadInput
 from linnet.model.model import Model
 from linnet.records import GenerationRecord, PieceRecord
-from linnet.workbench.opening import Opened, load_packed
+from linnet.workbench.opening import Opened, load, weights_in
 from linnet.workbench.using import settings_of
 
 
@@ -79,7 +80,7 @@ class Prepared:
     asks: Sequence[Ask]
     decoding: Decoding
     rows: int
-    step: engine.Step | None
+    step: engine.Step
     pace: Callable[[Pace], None] | None
 
     def told(self, place: int) -> tuple[int, ...]:
@@ -166,7 +167,8 @@ def prepare(path: Path | str, prompts: Sequence[str], asked: Asked) -> Prepared:
     n = asked.get("n", 1)
     if n < 1:
         raise BadInput(f"n is {n}; at least one sample of each prompt must be asked for")
-    opened = load_packed(path, device=asked.get("device"), precision=asked.get("precision"))
+    weights = weights_in(asked.get("precision"))
+    opened = load(path, device=asked.get("device"), precision="float32")
     chosen = settings_of(asked.get("settings", ()), batch=64, compile="auto")
     codec, model = opened.codec, opened.model
     encoded = [read(opened, prompt, place) for place, prompt in enumerate(prompts, 1)]
@@ -181,20 +183,24 @@ def prepare(path: Path | str, prompts: Sequence[str], asked: Asked) -> Prepared:
     )
     check(model, asks, decoding)
     fit(model, asks, decoding)
-    step = compiled_step(model, asks, decoding, chosen["batch"], chosen["compile"])
+    step = packed_step(model, weights, asks, decoding, chosen["batch"], chosen["compile"])
     return Prepared(opened, prompts, encoded, asks, decoding, chosen["batch"], step, asked.get("pace"))
 
 
-def compiled_step(
-    model: Model, asks: Sequence[Ask], decoding: Decoding, rows: int, compile: str
-) -> engine.Step | None:
-    """The step as one graph, where that was asked for or pays; None: as torch runs it."""
+def packed_step(
+    model: Model, weights: Weights, asks: Sequence[Ask], decoding: Decoding, rows: int, compile: str
+) -> engine.Step:
+    """The step of a model that is packed for it: one graph, where that was asked for or pays."""
     if compile not in ("auto", "on", "off"):
         raise BadInput(f'--set compile={compile}: it can be "auto", "on" or "off"')
-    if compile == "off" or not asks:
-        return None
-    tokens = max(limit(model, ask, decoding) for ask in asks)
-    return choose(model, len(asks), rows, tokens, asked=compile == "on")
+    found = None
+    if compile == "on":
+        found = compiling(model, weights, len(asks), rows)
+    elif compile == "auto":
+        tokens = max((limit(model, ask, decoding) for ask in asks), default=0)
+        found = choose(model, weights, len(asks), rows, tokens)
+    pack(model, weights, single=found is not None and found.single)
+    return engine.Plain(model) if found is None else Compiled(model, found)
 
 
 def read(opened: Opened, prompt: str, place: int) -> tuple[int, ...]:

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError
 
 from linnet.codecs import Codec
-from linnet.decoding.products import named, pack
+from linnet.decoding.products import Weights, named, pack
 from linnet.domains.opening import codec_of
 from linnet.domains.places.codec import PlacesCodec
 from linnet.errors import BadInput
@@ -112,10 +112,15 @@ def load_packed(
     path: Path | str, *, checkpoint: int | None = None, device: str | None = None, precision: str | None = None
 ) -> Opened:
     """A run that only decodes and scores: its matrix products are packed in the precision that was asked for."""
-    chosen = {"bf16": "bfloat16", "auto": "float32", None: "float32"}.get(precision, precision)
+    weights = weights_in(precision)
     opened = load(path, checkpoint=checkpoint, device=device, precision="float32")
-    pack(opened.model, named(str(chosen)))
+    pack(opened.model, weights)
     return opened
+
+
+def weights_in(precision: str | None) -> Weights:
+    """The number format of packed weights that this precision means."""
+    return named(str({"bf16": "bfloat16", "auto": "float32", None: "float32"}.get(precision, precision)))
 
 
 def chosen_device(device: str | None) -> str:
