@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import importlib.util
+from pathlib import Path
+
 import pytest
 import torch
 
 from linnet.benchmarks.decoding import bench_decode, check_equal, random_model
-from linnet.benchmarks.decoding_peers import Ours
+from linnet.benchmarks.decoding_peers import CTranslate2, Ours
 from linnet.benchmarks.training import Shape
 from linnet.decoding.products import pack
 from linnet.errors import BadInput, RunFailed
+from linnet.exchange.expressing import Portable
+from linnet.exchange.tokens import numbers
+from linnet.training.checkpoint import weights_of
 
 TINY = Shape(depth=1, width=64, heads=2, vocabulary=97, context=264)
 
@@ -42,3 +48,17 @@ def test_a_context_that_the_scenes_do_not_fit_into_is_refused():
         list(bench_decode(TINY, weights=("float32",)))
     with pytest.raises(BadInput, match="weights cannot be in int3"):
         list(bench_decode(TINY, weights=("int3",)))
+    with pytest.raises(BadInput, match="no scene has 'nothing' in its name; there are 'one stream', '64 prompts'"):
+        list(bench_decode(TINY, tokens=4, only="nothing"))
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("ctranslate2") is None, reason="a peer of the benchmark only: pip install ctranslate2"
+)
+def test_ctranslate2_writes_the_same_tokens(tmp_path: Path) -> None:
+    model = random_model(TINY)
+    portable = Portable(model.config, weights_of(model), numbers("bench", TINY.vocabulary, []).codec)
+    theirs = CTranslate2(portable, tmp_path, "float32", threads=1)
+    prompts = [(5, 6, 7), (8, 9, 10)]
+    assert theirs.decode(prompts, 1, 12, True) == Ours(model).decode(prompts, 1, 12, True)
+    assert [len(ids) for ids in theirs.decode(prompts, 3, 5, False)] == [5] * 6

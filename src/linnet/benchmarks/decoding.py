@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linnet.benchmarks.decoding_peers import Decoder, LlamaCpp, Ours, Prompts, Transformers, has
+from linnet.benchmarks.decoding_peers import CTranslate2, Decoder, LlamaCpp, Ours, Prompts, Transformers, has
 from linnet.benchmarks.machine import one_line
 from linnet.benchmarks.training import Shape
 from linnet.decoding import products
@@ -132,8 +132,11 @@ def _peers(model: Portable, folder: Path, rows: int) -> dict[str, Decoder]:
     }
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
         peers["transformers bf16"] = Transformers(model, folder / "hf", torch.bfloat16, "sdpa", "cpu")
+    threads = torch.get_num_threads()
+    if has("ctranslate2"):
+        peers["CTranslate2 float32"] = CTranslate2(model, folder, "float32", threads)
+        peers["CTranslate2 int8"] = CTranslate2(model, folder, "int8_float32", threads)
     if has("llama_cpp"):
-        threads = torch.get_num_threads()
         peers["llama.cpp F16"] = LlamaCpp(model, folder, "f16", threads, rows)
         peers["llama.cpp Q8_0"] = LlamaCpp(model, folder, "q8_0", threads, rows)
     return peers

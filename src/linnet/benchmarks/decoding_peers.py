@@ -7,6 +7,7 @@ Legend: B = rows, V = vocabulary.
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -144,6 +145,42 @@ class LlamaCpp:
         noise = self.random.gumbel(size=logits.shape).astype(np.float32)
         drawn: list[int] = (logits + noise).argmax(-1).tolist()
         return drawn
+
+
+class CTranslate2:
+    """CTranslate2 on the exported folder, which its own converter reads; int8 weights are made when it loads."""
+
+    def __init__(self, model: Portable, folder: Path, kind: str, threads: int) -> None:
+        import ctranslate2
+        from ctranslate2.converters import TransformersConverter
+
+        source, converted = folder / "hf", folder / "ctranslate2"
+        if not converted.exists():
+            if not (source / "config.json").exists():
+                write_folder(source, model)
+            TransformersConverter(str(source)).convert(str(converted))
+            _name_special_tokens(converted / "config.json")
+        self.names: list[str] = json.loads((converted / "vocabulary.json").read_text(encoding="utf-8"))
+        self.generator = ctranslate2.Generator(str(converted), compute_type=kind, intra_threads=threads)
+
+    def decode(self, prompts: Prompts, samples: int, tokens: int, greedy: bool) -> list[list[int]]:
+        found = self.generator.generate_batch(
+            [[self.names[token] for token in prompt] for prompt in prompts],
+            max_length=tokens,
+            min_length=tokens,
+            num_hypotheses=samples,
+            sampling_topk=1 if greedy else 0,
+            include_prompt_in_result=False,
+            end_token=[],
+        )
+        return [list(ids) for one in found for ids in one.sequences_ids]
+
+
+def _name_special_tokens(file: Path) -> None:
+    """CTranslate2 does not load a model without special tokens; none of them is ever drawn or waited for here."""
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    settings |= {"bos_token": "0", "eos_token": "0", "unk_token": "0"}
+    file.write_text(json.dumps(settings), encoding="utf-8")
 
 
 def has(library: str) -> bool:

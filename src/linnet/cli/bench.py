@@ -52,7 +52,7 @@ def bench_decode(
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Decode beside transformers, and beside llama.cpp where it is installed.
+    """Decode beside transformers, and beside llama.cpp and CTranslate2 where they are installed.
 
     All have the same weights and take turns, after a check that they write the same tokens; --set takes heads,
     vocabulary, context, rows, tokens, repeats and threads.
