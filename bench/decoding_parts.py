@@ -16,7 +16,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from linnet.benchmarks.decoding import random_model
+from linnet.benchmarks.decoding_systems import random_model
 from linnet.benchmarks.machine import one_line
 from linnet.benchmarks.training import Shape
 from linnet.decoding.compiling import Compiled, compiling

@@ -8,14 +8,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from linnet.benchmarks.decoding import bench_decode, check_equal, random_model
+from linnet.benchmarks.decoding import bench_decode, check_equal
 from linnet.benchmarks.decoding_peers import CTranslate2, Ours
+from linnet.benchmarks.decoding_systems import portable, random_model
 from linnet.benchmarks.training import Shape
 from linnet.decoding.products import pack
 from linnet.errors import BadInput, RunFailed
-from linnet.exchange.expressing import Portable
-from linnet.exchange.tokens import numbers
-from linnet.training.checkpoint import weights_of
 
 TINY = Shape(depth=1, width=64, heads=2, vocabulary=97, context=264)
 
@@ -29,7 +27,7 @@ def test_each_scene_has_a_record_of_each_number_format():
         "decode 1x64, 2 samples of one prompt, int8",
     ]
     for record, other in zip(found, ("int8", "float32"), strict=True):
-        wanted = {f"linnet {other}", "transformers fp32", "linnet float32 dense", "linnet int8 dense"}
+        wanted = {f"linnet {other}", "transformers float32", "linnet float32 dense", "linnet int8 dense"}
         assert wanted <= set(record.peers) and record.ours > 0
         assert "2560 greedy tokens equal those of transformers" in record.note
         assert set(record.ratios) == set(record.peers)
@@ -57,8 +55,7 @@ def test_a_context_that_the_scenes_do_not_fit_into_is_refused():
 )
 def test_ctranslate2_writes_the_same_tokens(tmp_path: Path) -> None:
     model = random_model(TINY)
-    portable = Portable(model.config, weights_of(model), numbers("bench", TINY.vocabulary, []).codec)
-    theirs = CTranslate2(portable, tmp_path, "float32", threads=1)
+    theirs = CTranslate2(portable(model), tmp_path, "float32", threads=1)
     prompts = [(5, 6, 7), (8, 9, 10)]
     assert theirs.decode(prompts, 1, 12, True) == Ours(model).decode(prompts, 1, 12, True)
     assert [len(ids) for ids in theirs.decode(prompts, 3, 5, False)] == [5] * 6

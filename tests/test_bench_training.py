@@ -81,7 +81,7 @@ def test_two_processes_take_turns_and_say_what_they_needed() -> None:
         assert set(first) == set(seconds) == {"linnet", "plain"}
         assert all(len(taken) == 2 and taken[0].processor > 0 for taken in seconds.values())
         assert "plain" in training.in_processor_time(seconds)
-        assert all(peer.close() > 10 for peer in peers.values())
+        assert all(peer.peak() > 10 for peer in peers.values())
 
 
 def test_a_system_that_breaks_is_named() -> None:

@@ -1,58 +1,30 @@
 """`linnet bench decode`: tokens/s of our engine and of its peers, in turn, on the same weights.
 
-First ours in float32 has to write the same tokens as transformers, near ties counted. Then all systems take turns
-in three scenes: one stream, many prompts, many samples of one long prompt. Each turn also writes a single token,
-so that the time of the prompt can be taken off.
+First ours in float32 has to write the same tokens as transformers, near ties counted. Then all systems take turns,
+each in a process of its own, in three scenes: one stream, many prompts, many samples of one long prompt. Each turn
+also writes a single token, so that the time of the prompt can be taken off.
 """
 
 from __future__ import annotations
 
-import copy
 import statistics
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
-from torch import Tensor
 
-from linnet.benchmarks.decoding_peers import CTranslate2, Decoder, LlamaCpp, Ours, Prompts, Transformers, has
+from linnet.benchmarks.decoding_peers import Decoder, Ours, Transformers, has
+from linnet.benchmarks.decoding_systems import Place, Scene, System, at_work, portable, random_model
 from linnet.benchmarks.machine import one_line
 from linnet.benchmarks.training import Shape
 from linnet.decoding import products
-from linnet.decoding.compiling import Compiled, compiling
-from linnet.decoding.products import PackedLinear, Streamed, Weights, pack
+from linnet.decoding.products import pack
 from linnet.decoding.sampling import NEAR
 from linnet.errors import BadInput, RunFailed
-from linnet.exchange.expressing import Portable
-from linnet.exchange.tokens import numbers
-from linnet.model.config import AttentionConfig, FeedForwardConfig, ModelConfig
-from linnet.model.model import Model, evaluating
+from linnet.model.model import evaluating
 from linnet.records import BenchRecord
-from linnet.training.checkpoint import weights_of
-
-
-@dataclass(frozen=True)
-class Scene:
-    """What is decoded: prompts of some length, samples of each, tokens of each sample."""
-
-    name: str
-    prompts: int
-    prompt: int
-    samples: int
-    tokens: int
-    greedy: bool
-
-    @property
-    def rows(self) -> int:
-        return self.prompts * self.samples
-
-    def ids(self, vocabulary: int) -> Prompts:
-        random = np.random.default_rng(self.prompts)
-        return [tuple(row) for row in random.integers(0, vocabulary, (self.prompts, self.prompt)).tolist()]
 
 
 def scenes(rows: int, tokens: int) -> tuple[Scene, ...]:
@@ -77,69 +49,40 @@ def bench_decode(
     formats = [products.named(name) for name in weights]
     chosen = [scene for scene in scenes(rows, tokens) if only is None or only in scene.name]
     if not chosen:
-        named = ", ".join(repr(scene.name) for scene in scenes(rows, tokens))
-        raise BadInput(f"no scene has {only!r} in its name; there are {named}")
+        known = ", ".join(repr(scene.name) for scene in scenes(rows, tokens))
+        raise BadInput(f"no scene has {only!r} in its name; there are {known}")
     if shape.context < 256 + tokens:
         raise BadInput(f"the scenes need a context of {256 + tokens} tokens, and this shape has {shape.context}")
-    model = random_model(shape)
-    portable = Portable(model.config, weights_of(model), numbers("bench", shape.vocabulary, []).codec)
-    with tempfile.TemporaryDirectory() as folder:
-        peers = _peers(portable, Path(folder), rows)
-        equal = check_equal(
-            Ours(pack(copy.deepcopy(model), "float32")), peers["transformers fp32"], shape.vocabulary
-        )
-        for scene in chosen:
-            ours = {name: ours_for(scene, model, name, compile) for name in formats}
-            others = dict(peers)
-            if scene.samples > 1:  # what reading the prompt's keys once is worth
-                others |= {f"linnet {name} dense": Ours(o.model, o.step, share=False) for name, o in ours.items()}
-            yield from compare(scene, ours, others, shape, repeats, equal)
-
-
-def ours_for(scene: Scene, model: Model, weights: Weights, compile: bool) -> Ours:
-    """A copy of the model, packed for this scene."""
-    packed = pack(copy.deepcopy(model), weights, single=compile and scene.rows == 1)
-    step = Compiled(packed, compiling(packed, weights, scene.rows, scene.rows)) if compile else None
-    return Ours(packed, step)
-
-
-def random_model(shape: Shape) -> Model:
-    """Weights thrice as large as fresh ones, so that logits are as far apart as those of a trained model."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = Model(
-            ModelConfig(
-                vocabulary=shape.vocabulary,
-                context=shape.context,
-                width=shape.width,
-                depth=shape.depth,
-                attention=AttentionConfig(heads=shape.heads),
-                feedforward=FeedForwardConfig(kind="swiglu", width=(shape.width * 8 // 3 + 31) // 32 * 32),
-            )
-        )
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.ndim > 1:
-                parameter.mul_(3)
-    return model.eval()
-
-
-def _peers(model: Portable, folder: Path, rows: int) -> dict[str, Decoder]:
     if not has("transformers"):
         raise BadInput("the equality check needs transformers: pip install linnet[hf]")
-    peers: dict[str, Decoder] = {
-        "transformers fp32": Transformers(model, folder / "hf", torch.float32, "sdpa", "cpu"),
-    }
+    with tempfile.TemporaryDirectory() as name:
+        folder, model = Path(name), random_model(shape)
+        theirs = Transformers(portable(model), folder / "hf", torch.float32, "sdpa", "cpu")
+        equal = check_equal(Ours(pack(model, "float32")), theirs, shape.vocabulary)
+        del model, theirs
+        for scene in chosen:
+            place = Place(shape, scene, folder, compile, torch.get_num_threads())
+            yield from compare([*ours(formats, scene), *peers()], place, repeats, equal)
+
+
+def ours(formats: Sequence[str], scene: Scene) -> list[System]:
+    systems = [System(f"linnet {name}", "linnet", name) for name in formats]
+    if scene.samples > 1:  # what reading the prompt's keys once is worth
+        systems += [System(f"linnet {name} dense", "linnet", name, share=False) for name in formats]
+    return systems
+
+
+def peers() -> list[System]:
+    """Who else is installed here."""
+    found = [System("transformers float32", "transformers", "float32")]
     if torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        peers["transformers bf16"] = Transformers(model, folder / "hf", torch.bfloat16, "sdpa", "cpu")
-    threads = torch.get_num_threads()
+        found.append(System("transformers bfloat16", "transformers", "bfloat16"))
     if has("ctranslate2"):
-        peers["CTranslate2 float32"] = CTranslate2(model, folder, "float32", threads)
-        peers["CTranslate2 int8"] = CTranslate2(model, folder, "int8_float32", threads)
+        found.append(System("CTranslate2 float32", "CTranslate2", "float32"))
+        found.append(System("CTranslate2 int8", "CTranslate2", "int8_float32"))
     if has("llama_cpp"):
-        peers["llama.cpp F16"] = LlamaCpp(model, folder, "f16", threads, rows)
-        peers["llama.cpp Q8_0"] = LlamaCpp(model, folder, "q8_0", threads, rows)
-    return peers
+        found += [System("llama.cpp F16", "llama.cpp", "f16"), System("llama.cpp Q8_0", "llama.cpp", "q8_0")]
+    return found
 
 
 def check_equal(ours: Ours, theirs: Decoder, vocabulary: int, prompts: int = 20, tokens: int = 128) -> str:
@@ -164,88 +107,62 @@ def check_equal(ours: Ours, theirs: Decoder, vocabulary: int, prompts: int = 20,
     return f"{compared} greedy tokens equal those of transformers, {skipped} prompts cut at a near tie"
 
 
-def compare(
-    scene: Scene,
-    ours: dict[Weights, Ours],
-    peers: dict[str, Decoder],
-    shape: Shape,
-    repeats: int,
-    equal: str,
-) -> Iterator[BenchRecord]:
+@dataclass(frozen=True)
+class Times:
+    """Seconds of every turn, and what else a system said of itself."""
+
+    whole: dict[str, list[float]]
+    prompt: dict[str, list[float]]
+    products: dict[str, float]  # of ours: the products of one step by themselves
+    memory: dict[str, float]
+
+    def alone(self, name: str) -> float:
+        """Decoding without the prompt."""
+        return statistics.median(w - p for w, p in zip(self.whole[name], self.prompt[name], strict=True))
+
+
+def compare(systems: Sequence[System], place: Place, repeats: int, equal: str) -> Iterator[BenchRecord]:
     """All systems in turn; the first round is not measured, since graphs are compiled in it."""
-    systems: dict[str, Decoder] = {**{f"linnet {name}": one for name, one in ours.items()}, **peers}
-    asked = scene.ids(shape.vocabulary)
-    whole: dict[str, list[float]] = {name: [] for name in systems}
-    prompt: dict[str, list[float]] = {name: [] for name in systems}
-    for turn in range(repeats + 1):
-        for name, system in systems.items():
-            times = [_seconds(system, asked, scene, tokens) for tokens in (1, scene.tokens)]
-            if turn:
-                prompt[name].append(times[0])
-                whole[name].append(times[1])
-    for name in ours:
-        yield _record(
-            scene, shape, name, f"linnet {name}", whole, prompt, bound(ours[name].model, scene.rows), equal
+    with at_work(systems, place) as working:
+        turns: dict[str, list[tuple[float, float]]] = {one.name: [] for one in working}
+        for _ in range(repeats + 1):
+            for one in working:
+                turns[one.name].append((one.seconds(1), one.seconds(place.scene.tokens)))
+        mine = [one for one in working if one.asked.kind == "linnet" and one.asked.share]
+        times = Times(
+            {name: [whole for _, whole in taken[1:]] for name, taken in turns.items()},
+            {name: [prompt for prompt, _ in taken[1:]] for name, taken in turns.items()},
+            {one.name: float(one.ask("products")) for one in mine},
+            {one.name: float(one.ask("peak")) for one in working},
         )
+    for one in mine:
+        yield _record(one.name, place, times, equal)
 
 
-def _seconds(system: Decoder, asked: Prompts, scene: Scene, tokens: int) -> float:
-    began = time.perf_counter()
-    system.decode(asked, scene.samples, tokens, scene.greedy)
-    return time.perf_counter() - began
-
-
-def _record(
-    scene: Scene,
-    shape: Shape,
-    weights: Weights,
-    mine: str,
-    whole: dict[str, list[float]],
-    prompt: dict[str, list[float]],
-    products_alone: float,
-    equal: str,
-) -> BenchRecord:
+def _record(mine: str, place: Place, times: Times, equal: str) -> BenchRecord:
+    scene, shape = place.scene, place.shape
     made, later = scene.rows * scene.tokens, scene.rows * (scene.tokens - 1)
-    peers = [name for name in whole if name != mine]
-    alone = {
-        name: statistics.median(w - p for w, p in zip(whole[name], prompt[name], strict=True)) for name in whole
-    }
+    others = [name for name in times.whole if name != mine]
     ratios = {
-        name: statistics.median(theirs / ours for theirs, ours in zip(whole[name], whole[mine], strict=True))
-        for name in peers
+        name: statistics.median(
+            theirs / ours for theirs, ours in zip(times.whole[name], times.whole[mine], strict=True)
+        )
+        for name in others
     }
-    apart = ", ".join(f"{name} {later / alone[name]:.0f}" for name in whole)
-    share = products_alone * (scene.tokens - 1) / alone[mine]
+    apart = ", ".join(f"{name} {later / times.alone(name):.0f}" for name in times.whole)
+    memory = ", ".join(f"{name} {value:,.0f}" for name, value in times.memory.items())
+    share = times.products[mine] * (scene.tokens - 1) / times.alone(mine)
     return BenchRecord(
-        name=f"decode {shape.depth}x{shape.width}, {scene.name}, {weights}",
-        ours=made / statistics.median(whole[mine]),
-        peers={name: made / statistics.median(whole[name]) for name in peers},
+        name=f"decode {shape.depth}x{shape.width}, {scene.name}, {mine.removeprefix('linnet ')}",
+        ours=made / statistics.median(times.whole[mine]),
+        peers={name: made / statistics.median(times.whole[name]) for name in others},
         ratios=dict(ratios),
         unit="tokens/s",
-        n=len(whole[mine]),
+        n=len(times.whole[mine]),
         machine=one_line(),
         note=(
             f"prompt of {scene.prompt}, {scene.tokens} tokens, prompt included; without it: {apart} tokens/s; "
-            f"our products alone are {share:.0%} of our decoding; {equal}"
+            f"our products alone are {share:.0%} of our decoding; "
+            f"peak memory of each process in MB: {memory}; {equal}"
         ),
     )
-
-
-def bound(model: Model, rows: int) -> float:
-    """Seconds that the matrix products of one step take by themselves."""
-    layers = [module for module in model.modules() if isinstance(module, PackedLinear | Streamed)]
-    inputs = [torch.randn(rows, layer.inputs) for layer in layers]
-
-    def products() -> list[Tensor]:
-        return [layer(x) for layer, x in zip(layers, inputs, strict=True)]
-
-    run = torch.compile(products) if any(isinstance(layer, Streamed) for layer in layers) else products
-
-    with evaluating(model):
-        return min(_timed(run) for _ in range(20))
-
-
-def _timed(run: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    run()
-    return time.perf_counter() - began

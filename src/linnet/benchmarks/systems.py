@@ -1,29 +1,25 @@
 """The systems that `linnet bench train` lets take turns, each in a process of its own.
 
-A process of its own gives every system its own allocator, its own compiler cache and its own peak of memory. All
-of them start from the same weights, which a seed settles, and read the same rows.
+All of them start from the same weights, which a seed settles, and read the same rows.
 Legend: B = rows, T = tokens, N = B x T, W = width, H = heads, D = head width.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib.util
-import multiprocessing
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.benchmarks.plain_gpt import plain_copy
+from linnet.benchmarks.processes import Answer, Apart, peak_megabytes
 from linnet.data import Batch
 from linnet.errors import RunFailed
 from linnet.exchange.hf import shape_json
@@ -178,75 +174,39 @@ def of_a_peer(model: nn.Module, asked: System, batch: Batch, device: torch.devic
     return Ready(loss, parameters), lambda: trainer.step(batch.ids, batch.targets)
 
 
-def peak_megabytes(device: str) -> float:
-    """The most memory that this process has held: on the GPU where it works there, else in the machine."""
-    if device == "cuda":
-        return torch.cuda.max_memory_allocated() / 2**20
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 2**10
-    import resource
+def at_its_place(asked: System, run: Run, batch: Batch) -> Answer:
+    """This system in the process that it works in: it is asked whether it is ready, for a step, for its memory."""
+    if asked.keeping:
+        keep_freed_memory()
+    torch.set_num_threads(run.threads)
+    ready, step = system(asked, run, batch)
+    wait = torch.cuda.synchronize if run.device == "cuda" else lambda: None
 
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    def timed() -> Took:
+        wait()
+        began, worked = time.perf_counter(), time.process_time()
+        step()
+        wait()
+        return Took(time.perf_counter() - began, time.process_time() - worked)
 
-
-def serve(pipe: Connection, asked: System, run: Run, batch: Batch) -> None:
-    """The life of a process: get ready, then one step for every `step`, until `stop`."""
-    try:
-        if asked.keeping:
-            keep_freed_memory()
-        torch.set_num_threads(run.threads)
-        ready, step = system(asked, run, batch)
-        pipe.send(ready)
-        wait = torch.cuda.synchronize if run.device == "cuda" else lambda: None
-        while pipe.recv() == "step":
-            wait()
-            began, worked = time.perf_counter(), time.process_time()
-            step()
-            wait()
-            pipe.send(Took(time.perf_counter() - began, time.process_time() - worked))
-        pipe.send(peak_megabytes(run.device))
-    except BaseException:
-        pipe.send(RunFailed(f"{asked.name} failed:\n{traceback.format_exc()}"))
-        raise
-    finally:
-        pipe.close()
+    answers = {"ready": lambda: ready, "step": timed, "peak": lambda: peak_megabytes(run.device)}
+    return lambda question: answers[question]()
 
 
-class Peer:
+class Peer(Apart):
     """A system at work in its process, seen from outside."""
 
     def __init__(self, asked: System, run: Run, batch: Batch) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.asked = asked
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs, asked, run, batch), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.ready: Ready = self._answer()
-
-    def _answer(self) -> Any:
-        try:
-            said = self.pipe.recv()
-        except EOFError:
-            raise RunFailed(f"{self.asked.name} ended without a word: it may have run out of memory") from None
-        if isinstance(said, RunFailed):
-            raise said
-        return said
+        super().__init__(asked.name, functools.partial(at_its_place, asked, run, batch))
+        self.ready: Ready = self.ask("ready")
 
     def step(self) -> Took:
-        self.pipe.send("step")
-        took = self._answer()
-        assert isinstance(took, Took)
+        took: Took = self.ask("step")
         return took
 
-    def close(self) -> float:
-        """End the process; the megabytes that it needed."""
-        self.pipe.send("stop")
-        peak = float(self._answer())
-        self.process.join()
-        return peak
+    def peak(self) -> float:
+        """The megabytes that it needed."""
+        return float(self.ask("peak"))
 
 
 @contextmanager
@@ -259,6 +219,4 @@ def at_work(systems: list[System], run: Run, batch: Batch) -> Iterator[dict[str,
         yield peers
     finally:
         for peer in peers.values():
-            if peer.process.is_alive():
-                peer.process.terminate()
-            peer.process.join()
+            peer.close()

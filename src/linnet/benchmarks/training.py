@@ -208,7 +208,7 @@ def bench_train(
     with at_work(systems, run, batch) as peers:
         agree(peers)
         first, turns = time_in_turn(peers, repeats)
-        memory = {name: peer.close() for name, peer in peers.items()}
+        memory = {name: peer.peak() for name, peer in peers.items()}
     seconds = {name: [took.seconds for took in taken] for name, taken in turns.items()}
     facts = [said, *(f"{name} {why}" for name, why in field.absent.items()), peaks_in_words(run, shape, seconds)]
     if compile == "on":

@@ -1,0 +1,78 @@
+"""Systems of a benchmark, each in a process of its own.
+
+There every system has its own allocator, compiler cache, threads and peak of memory, and does not slow the others
+down while they take their turns: threads of one library that wait actively cost the next one half of its speed.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import sys
+import traceback
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from linnet.errors import RunFailed
+
+Answer = Callable[[Any], Any]  # what a system says to a question
+STOP = "stop"
+
+
+class Apart:
+    """A system that `make` builds in a process of its own, asked from outside."""
+
+    def __init__(self, name: str, make: Callable[[], Answer]) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = name
+        self.pipe, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, name, make), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def ask(self, question: Any) -> Any:
+        self.pipe.send(question)
+        try:
+            said = self.pipe.recv()
+        except EOFError:
+            raise RunFailed(f"{self.name} ended without a word: it may have run out of memory") from None
+        if isinstance(said, RunFailed):
+            raise said
+        return said
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self.process.is_alive():
+            self.process.terminate()
+        self.process.join()
+        self.pipe.close()
+
+
+def _serve(pipe: Connection, name: str, make: Callable[[], Answer]) -> None:
+    try:
+        answer = make()
+        while (question := pipe.recv()) != STOP:
+            pipe.send(answer(question))
+    except EOFError:
+        return  # whoever asked is gone
+    except BaseException:
+        pipe.send(RunFailed(f"{name} failed:\n{traceback.format_exc()}"))
+        raise
+    finally:
+        pipe.close()
+
+
+def peak_megabytes(device: str = "cpu") -> float:
+    """The most memory that this process has held: on the GPU where it works there, else in the machine."""
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() / 2**20
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 2**10
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
