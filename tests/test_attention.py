@@ -121,7 +121,9 @@ def test_the_form_follows_device_and_shape(wide, monkeypatch):
     assert attention.choose(cpu, 1, 128, compiling=False) == "explicit"
     assert attention.choose(cpu, 1, 128, compiling=True) == "multiply_sum"
     assert attention.choose(cpu, 1024, 1024, compiling=False) == ("blocked" if wide else "fused")
-    assert attention.choose(cuda, 128, 128, compiling=True) == "fused"
+    assert attention.choose(cpu, 128, 128, compiling=False, dropout=0.1) == "explicit"
+    assert attention.choose(cpu, 1024, 1024, compiling=False, dropout=0.1) == "blocked"
+    assert attention.choose(cuda, 128, 128, compiling=True, dropout=0.1) == "fused"
 
 
 @pytest.mark.parametrize("kernel", ["explicit", "blocked", "fused", "multiply_sum"])

@@ -27,7 +27,6 @@ from linnet.domains.places.visits import Visits
 from linnet.errors import BadInput
 from linnet.model.places.batches import VisitPlan
 from linnet.model.places.config import CopyConfig, ScorerConfig
-from linnet.model.places.dropout import Dropout, dropout
 from linnet.model.places.published import CopyModel, Layout, attend
 from linnet.model.places.ranking import inputs_of
 from linnet.model.places.scorer import Scorer
@@ -86,19 +85,6 @@ def test_the_attentive_encoder_is_torchs() -> None:
     ours = model.encoder(layout.flat(x), layout)
     theirs = model.encoder.layers(x, src_key_padding_mask=~layout.valid)  # type: ignore[union-attr,operator]
     torch.testing.assert_close(ours, layout.flat(theirs))
-
-
-@given(st.floats(0.05, 0.9), st.integers(1, 300))
-@settings(max_examples=20)
-def test_dropout_keeps_the_mean_and_its_share(share: float, count: int) -> None:
-    torch.manual_seed(count)
-    x = torch.ones(200, count)
-    kept = dropout(x, share, training=True)
-    values = kept.unique()
-    assert len(values) == 2 and values[0] == 0 and values[1] == pytest.approx(1 / (1 - share), rel=1e-4)
-    found = float((kept == 0).float().mean())
-    assert abs(found - share) < 5 * (share * (1 - share) / kept.numel()) ** 0.5 + 1e-5
-    assert dropout(x, share, training=False) is x and Dropout(share).eval()(x) is x
 
 
 def world(**kwargs: object) -> VisitRows:

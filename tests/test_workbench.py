@@ -165,7 +165,9 @@ def test_the_whole_resolved_run_is_written_first(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=f"{out} has no checkpoint yet; go on with: linnet resume {out}"):
         workbench.load(out)
     texts = [note["text"] for note in logged(out, "note")]
-    kernel = choose(torch.device("cpu"), run.model.context, run.model.context, compiling=False)
+    kernel = choose(
+        torch.device("cpu"), run.model.context, run.model.context, compiling=False, dropout=run.model.dropout
+    )
     assert any(text.startswith("attention at ") and text.endswith(f": {kernel}") for text in texts)
     assert "precision float32, compile off, 1 threads" in texts or torch.get_num_threads() != 1
 

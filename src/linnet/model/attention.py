@@ -1,8 +1,8 @@
 """Attention as a chosen function: one contract, four ways to compute it, all equal to rounding.
 
 A CPU with AVX-512 wants plain batched products (its fused kernel is slow forward and backward) and, for long rows,
-blocks that skip the masked half; other CPUs, and CUDA with its flash kernel, want the fused form; one compiled
-query wants a multiply and a sum. The measurements are in dev/LOG.md.
+blocks that skip the masked half; other CPUs without dropout, and CUDA with its flash kernel, want the fused form; one
+compiled query wants a multiply and a sum. The measurements are in dev/LOG.md.
 Keys that all rows share are read once for all of them: `with_shared`, equal to the dense form `unshared`.
 Legend: B = rows, H = heads, Hk = key-value heads, G = H / Hk, T = queries, S = keys, P = shared keys,
 D = head width.
@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from linnet.model.dropout import dropout as dropped
 from linnet.model.masks import Mask
 
 Observe = Callable[[str, Tensor], Tensor]
@@ -27,13 +28,16 @@ BLOCK = 256
 WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"  # a fact of the machine, so that runs resume bit by bit
 
 
-def choose(device: torch.device, queries: int, keys: int, *, compiling: bool) -> Kernel:
-    """The fastest form for this device and shape; all of them give the same values."""
+def choose(device: torch.device, queries: int, keys: int, *, compiling: bool, dropout: float = 0.0) -> Kernel:
+    """The fastest form for this device and shape; all of them give the same values.
+
+    With dropout torch has no fused kernel for processors.
+    """
     if device.type == "cuda":
         return "fused"
     if queries == 1:
         return "multiply_sum" if compiling else "explicit"
-    if not WIDE:
+    if not WIDE and not dropout:
         return "fused"
     return "blocked" if queries >= 2 * BLOCK else "explicit"
 
@@ -67,7 +71,7 @@ def explicit(
     if observe is not None:
         pattern = observe("attn.hook_pattern", pattern)
     if dropout:
-        pattern = F.dropout(pattern, dropout)
+        pattern = dropped(pattern, dropout, True)
     mixed = pattern.to(v.dtype).reshape(rows, kv_heads, heads // kv_heads * queries, keys) @ v
     return mixed.view(rows, heads, queries, width)
 
@@ -99,7 +103,7 @@ def multiply_sum(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) ->
         scores = scores.masked_fill(~allowed.view(-1, 1, 1, keys), -math.inf)
     pattern = scores.softmax(-1)
     if dropout:
-        pattern = F.dropout(pattern, dropout)
+        pattern = dropped(pattern, dropout, True)
     mixed = (pattern.to(v.dtype)[..., None] * v[:, :, None]).sum(-2)
     return mixed.view(rows, heads, 1, width)
 

@@ -115,7 +115,7 @@ class Attention(nn.Module):
             layer = name.removesuffix("attn")
             return attention.explicit(q, k, v, mask, dropout, lambda point, x: taps.at(layer + point, x))
         compiling = torch.compiler.is_compiling()
-        kernel = attention.choose(q.device, q.shape[2], k.shape[2], compiling=compiling)
+        kernel = attention.choose(q.device, q.shape[2], k.shape[2], compiling=compiling, dropout=dropout)
         return attention.attend(kernel, q, k, v, mask, dropout)
 
 

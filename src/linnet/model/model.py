@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from linnet.model import masks
 from linnet.model.config import ModelConfig
+from linnet.model.dropout import Dropout
 from linnet.model.heads import Head
 from linnet.model.inputs import Inputs, Output
 from linnet.model.layers import FeedForward, norm, sinusoids
@@ -32,7 +33,7 @@ class Block(nn.Module):
         self.ln1, self.ln2 = norm(config), norm(config)
         self.mixer = Attention(config, layer) if config.mixers[layer] == "attention" else Gru(config)
         self.feedforward = FeedForward(config)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.parallel = config.parallel
 
     def forward(
@@ -66,7 +67,7 @@ class Model(nn.Module):
         self.field_embeddings = nn.ModuleDict(
             {name: nn.Embedding(size, config.width) for name, size in sorted(config.fields.items())}
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.final_norm = norm(config)
         self.head = Head(config, self.embedding)

@@ -150,9 +150,10 @@ def naming_last_good(folder: RunFolder) -> Iterator[None]:
 def introduce(run: Run, log: Log) -> None:
     """Say once what was decided for this run."""
     if "attention" in run.model.mixers and run.next_place is None:
-        compiling = run.training.compile == "on"
-        kernel = choose(torch.device(run.device), run.model.context, run.model.context, compiling=compiling)
-        log.note(0, f"attention at {run.model.context} tokens: {kernel}")
+        compiling, tokens = run.training.compile == "on", run.model.context
+        device, dropout = torch.device(run.device), run.model.dropout
+        kernel = choose(device, tokens, tokens, compiling=compiling, dropout=dropout)
+        log.note(0, f"attention at {tokens} tokens: {kernel}")
     for name, share in (("token masking", run.augment.mask), ("document dropping", run.augment.drop)):
         if share:
             log.note(0, f"augmentation of the training data: {name}, {share:.0%}")

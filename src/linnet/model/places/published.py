@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from linnet.domains.places.codec import PlacesCodec
+from linnet.model.dropout import Dropout, dropout
 from linnet.model.inputs import Inputs
 from linnet.model.layers import sinusoids
 from linnet.model.places.config import CopyConfig
 from linnet.model.places.copying import Sums, cell_probabilities
-from linnet.model.places.dropout import Dropout, dropout
 
 CELL_FIELDS = ("cell0", "cell1", "cell2")  # coarse to fine
 LOWEST = 1e-10

@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linnet.model.dropout import Dropout
 from linnet.model.inputs import Inputs
 from linnet.model.places.config import ScorerConfig
-from linnet.model.places.dropout import Dropout
 
 DAY, HOUR, MINUTE = 86_400.0, 3_600.0, 60.0
 SUGGESTION = 2
