@@ -1,8 +1,8 @@
 """Attention as a chosen function: one contract, four ways to compute it, all equal to rounding.
 
 A CPU with AVX-512 wants plain batched products (its fused kernel is slow forward and backward) and, for long rows,
-blocks that skip the masked half; other CPUs without dropout, and CUDA with its flash kernel, want the fused form; one
-compiled query wants a multiply and a sum. The measurements are in dev/LOG.md.
+blocks that skip the masked half; other CPUs without dropout, and CUDA with its flash kernel, want the fused form;
+one compiled query wants a multiply and a sum. The measurements are in dev/LOG.md.
 Keys that all rows share are read once for all of them: `with_shared`, equal to the dense form `unshared`.
 Legend: B = rows, H = heads, Hk = key-value heads, G = H / Hk, T = queries, S = keys, P = shared keys,
 D = head width.
