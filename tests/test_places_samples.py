@@ -21,7 +21,7 @@ from linnet.domains.places.splits import (
     divide,
     fingerprint,
     make_samples,
-    need_parts,
+    parts_without_samples,
 )
 from linnet.domains.places.visits import Visits, legacy_ids
 from linnet.errors import BadInput
@@ -111,8 +111,11 @@ def test_a_split_column_is_obeyed() -> None:
 def test_an_empty_part_is_refused() -> None:
     visits = random_visits(4)
     recipe = CHECK_INS.model_copy(update={"fractions": (1.0, 0.0, 0.0)})
-    with pytest.raises(BadInput, match="the validation part has no samples"):
-        need_parts(make_samples(visits, divide(visits, recipe), recipe))
+    part = divide(visits, recipe)
+    said = parts_without_samples(visits, part, make_samples(visits, part, recipe), recipe)[1]
+    assert said.startswith(
+        "the validation part has no samples (visits: train 210, validation 0, test 0): there are too"
+    )
     with pytest.raises(BadInput, match="do not add up to 1"):
         divide(visits, recipe.model_copy(update={"fractions": (0.5, 0.1, 0.1)}))
 
@@ -208,7 +211,7 @@ def test_check_reports_a_table(tmp_path: Path) -> None:
     )
     lonely = tmp_path / "one.csv"
     lonely.write_text("user,time,place\n1,2024-03-01 08:00,a\n")
-    assert "empty split: no sample in the train part" in "\n".join(check([lonely]).problems)
+    assert "empty split: the train part has no samples" in "\n".join(check([lonely]).problems)
 
 
 def test_the_generated_process_knows_its_ceiling() -> None:
