@@ -167,6 +167,12 @@ def test_read_then_written_samples_are_equal(tmp_path: Path, name: str) -> None:
         ({"h_weekday": [1]}, "differ in length"),
         ({"split": "dev"}, 'split "dev" is none of'),
         ({"h_day_diff": -1}, "after the target's day"),
+        ({"start_day": "x"}, "s.jsonl line 1: start_day is a whole number, not 'x'"),
+        ({"weekday": 7}, "s.jsonl line 1: weekday is a whole number from 0 to 6, not 7"),
+        ({"place": None}, "s.jsonl line 1: place is a whole number or a text, not None"),
+        ({"h_place": "gym"}, "s.jsonl line 1: h_place is a list, one entry a visit, not 'gym'"),
+        ({"s2_l11": "35f05134"}, "s2_l11 is the token of an S2 cell of level 11, not '35f05134'"),
+        ({"place": "gym"}, r"place is a text \(s.jsonl line 1\) and a number"),
     ],
 )
 def test_broken_sample_files_are_named(tmp_path: Path, change: dict[str, object], said: str) -> None:
@@ -186,6 +192,30 @@ def test_broken_sample_files_are_named(tmp_path: Path, change: dict[str, object]
     path.write_text("{nonsense\n")
     with pytest.raises(BadInput, match="line 1 is no JSON"):
         read_samples([path])
+
+
+def test_a_sample_without_a_field_of_the_others_is_named(tmp_path: Path) -> None:
+    visits = random_visits(8)
+    part = divide(visits, PUBLISHED)
+    lines = list(sample_lines(visits, make_samples(visits, part, PUBLISHED), legacy_ids(visits, part)))
+    record = json.loads(lines[1])
+    del record["h_s2_l11"]
+    path = tmp_path / "s.jsonl"
+    path.write_text(lines[0] + json.dumps(record) + "\n")
+    with pytest.raises(BadInput, match="s.jsonl line 2 lacks h_s2_l11"):
+        read_samples([path])
+
+
+def test_samples_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    visits = random_visits(8)
+    part = divide(visits, PUBLISHED)
+    path = tmp_path / "s.jsonl"
+    samples = make_samples(visits, part, PUBLISHED)
+    write_samples(path, visits, samples, legacy_ids(visits, part))
+    with pytest.raises(BadInput, match=f"{len(samples)} of {2 * len(samples)} samples are there twice"):
+        read_samples([path, path])
+    record = check([path, path])
+    assert record.refused and "was a file given twice" in record.problems[0]
 
 
 def test_leaks_are_found() -> None:
