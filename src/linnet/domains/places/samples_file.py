@@ -110,31 +110,30 @@ def _complete(where: str, record: dict[str, Any], levels: Sequence[int]) -> None
 def _right_kinds(where: str, record: dict[str, Any], levels: Sequence[int]) -> None:
     for name, (least, most) in _WHOLE.items():
         values = record[name] if name.startswith("h_") else [record.get(name, 0)]
+        if set(map(type, values)) == {int} and least <= min(values) and max(values) <= most:
+            continue  # as nearly all are; what follows looks for the one to be named
         for value in values:
             whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
             if not whole or not least <= value <= most:
                 bounds = f" from {least} to {most:.0f}" if most < _ANY else f" from {least}" if least == 0 else ""
                 raise BadInput(f"{where}: {name} is a whole number{bounds}, not {value!r}")
-    named = [
-        ("user", record["user"]),
-        ("place", record["place"]),
-        *(("h_place", name) for name in record["h_place"]),
-    ]
-    for name, value in named:
-        if not isinstance(value, int | str) or isinstance(value, bool):
-            raise BadInput(f"{where}: {name} is a whole number or a text, not {value!r}")
-    ids = [("visit", record.get("visit")), *(("h_visit", value) for value in record.get("h_visit") or [])]
-    for name, value in ids:
-        if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise BadInput(f"{where}: {name} is a whole number, not {value!r}")
+    for name, values in (("user", [record["user"]]), ("place", [record["place"]]), ("h_place", record["h_place"])):
+        for value in values:
+            if type(value) not in (int, str):
+                raise BadInput(f"{where}: {name} is a whole number or a text, not {value!r}")
+    for name, values in (("visit", [record.get("visit")]), ("h_visit", record.get("h_visit") or [])):
+        for value in values:
+            if type(value) not in (int, type(None)):
+                raise BadInput(f"{where}: {name} is a whole number, not {value!r}")
     for level in levels:
-        for name, tokens in (
-            (f"s2_l{level}", [record[f"s2_l{level}"]]),
-            (f"h_s2_l{level}", record[f"h_s2_l{level}"]),
-        ):
-            for token in tokens:
-                if not isinstance(token, str) or cell_level(token) != level:
-                    raise BadInput(f"{where}: {name} is the token of an S2 cell of level {level}, not {token!r}")
+        _tokens_of(where, level, f"s2_l{level}", [record[f"s2_l{level}"]])
+        _tokens_of(where, level, f"h_s2_l{level}", record[f"h_s2_l{level}"])
+
+
+def _tokens_of(where: str, level: int, name: str, tokens: Sequence[Any]) -> None:
+    for token in tokens:
+        if not isinstance(token, str) or cell_level(token) != level:
+            raise BadInput(f"{where}: {name} is the token of an S2 cell of level {level}, not {token!r}")
 
 
 @functools.lru_cache(100_000)
@@ -151,8 +150,8 @@ def _one_kind_of_name(records: Sequence[tuple[str, dict[str, Any]]]) -> None:
         for where, record in records:
             for name in names:
                 values = record[name] if name.startswith("h_") else [record[name]]
-                for text in {isinstance(value, str) for value in values}:
-                    first.setdefault(text, where)
+                for kind in set(map(type, values)):
+                    first.setdefault(kind is str, where)
         if len(first) > 1:
             raise BadInput(f"{names[0]} is a text ({first[True]}) and a number ({first[False]}); use one of them")
 
