@@ -21,7 +21,7 @@ from linnet.domains.places.splits import (
     divide,
     fingerprint,
     make_samples,
-    need_parts,
+    parts_without_samples,
 )
 from linnet.domains.places.visits import Visits, legacy_ids
 from linnet.errors import BadInput
@@ -111,8 +111,11 @@ def test_a_split_column_is_obeyed() -> None:
 def test_an_empty_part_is_refused() -> None:
     visits = random_visits(4)
     recipe = CHECK_INS.model_copy(update={"fractions": (1.0, 0.0, 0.0)})
-    with pytest.raises(BadInput, match="the validation part has no samples"):
-        need_parts(make_samples(visits, divide(visits, recipe), recipe))
+    part = divide(visits, recipe)
+    said = parts_without_samples(visits, part, make_samples(visits, part, recipe), recipe)[1]
+    assert said.startswith(
+        "the validation part has no samples (visits: train 210, validation 0, test 0): there are too"
+    )
     with pytest.raises(BadInput, match="do not add up to 1"):
         divide(visits, recipe.model_copy(update={"fractions": (0.5, 0.1, 0.1)}))
 
@@ -164,6 +167,12 @@ def test_read_then_written_samples_are_equal(tmp_path: Path, name: str) -> None:
         ({"h_weekday": [1]}, "differ in length"),
         ({"split": "dev"}, 'split "dev" is none of'),
         ({"h_day_diff": -1}, "after the target's day"),
+        ({"start_day": "x"}, "s.jsonl line 1: start_day is a whole number, not 'x'"),
+        ({"weekday": 7}, "s.jsonl line 1: weekday is a whole number from 0 to 6, not 7"),
+        ({"place": None}, "s.jsonl line 1: place is a whole number or a text, not None"),
+        ({"h_place": "gym"}, "s.jsonl line 1: h_place is a list, one entry a visit, not 'gym'"),
+        ({"s2_l11": "35f05134"}, "s2_l11 is the token of an S2 cell of level 11, not '35f05134'"),
+        ({"place": "gym"}, r"place is a text \(s.jsonl line 1\) and a number"),
     ],
 )
 def test_broken_sample_files_are_named(tmp_path: Path, change: dict[str, object], said: str) -> None:
@@ -183,6 +192,30 @@ def test_broken_sample_files_are_named(tmp_path: Path, change: dict[str, object]
     path.write_text("{nonsense\n")
     with pytest.raises(BadInput, match="line 1 is no JSON"):
         read_samples([path])
+
+
+def test_a_sample_without_a_field_of_the_others_is_named(tmp_path: Path) -> None:
+    visits = random_visits(8)
+    part = divide(visits, PUBLISHED)
+    lines = list(sample_lines(visits, make_samples(visits, part, PUBLISHED), legacy_ids(visits, part)))
+    record = json.loads(lines[1])
+    del record["h_s2_l11"]
+    path = tmp_path / "s.jsonl"
+    path.write_text(lines[0] + json.dumps(record) + "\n")
+    with pytest.raises(BadInput, match="s.jsonl line 2 lacks h_s2_l11"):
+        read_samples([path])
+
+
+def test_samples_that_are_there_twice_are_refused(tmp_path: Path) -> None:
+    visits = random_visits(8)
+    part = divide(visits, PUBLISHED)
+    path = tmp_path / "s.jsonl"
+    samples = make_samples(visits, part, PUBLISHED)
+    write_samples(path, visits, samples, legacy_ids(visits, part))
+    with pytest.raises(BadInput, match=f"{len(samples)} of {2 * len(samples)} samples are there twice"):
+        read_samples([path, path])
+    record = check([path, path])
+    assert record.refused and "was a file given twice" in record.problems[0]
 
 
 def test_leaks_are_found() -> None:
@@ -208,7 +241,7 @@ def test_check_reports_a_table(tmp_path: Path) -> None:
     )
     lonely = tmp_path / "one.csv"
     lonely.write_text("user,time,place\n1,2024-03-01 08:00,a\n")
-    assert "empty split: no sample in the train part" in "\n".join(check([lonely]).problems)
+    assert "empty split: the train part has no samples" in "\n".join(check([lonely]).problems)
 
 
 def test_the_generated_process_knows_its_ceiling() -> None:

@@ -203,6 +203,26 @@ GOOD = [
         ("1,2024-03-02 08:00,2024-03-02 09:00,,116.4,39.8", "rows without place: 1 (visits.csv line 5)", 3),
         ("1,,2024-03-02 09:00,b,116.4,39.8", "rows without a time: 1 (visits.csv line 5)", 3),
         ("1,2024-03-02 08:00,,b,116.4,39.8", "rows without an end: 1 (visits.csv line 5)", 4),
+        ("NULL,2024-03-02 08:00,,b,116.4,39.8", "user ids written as NULL, nan, None or N/A: 1 (visits.csv", 3),
+        ("1,2024-03-02 08:00,,nan,116.4,39.8", "place ids written as NULL, nan, None or N/A: 1 (visits.csv", 3),
+        (
+            "1,2024-03-02 08:00,2024-03-02 09:00,b,116.4,north",
+            "coordinates that are no numbers: 1 (visits.csv line 5); mended: row kept without its position",
+            4,
+        ),
+        (
+            "1,2024-03-02 08:00,2024-03-02 09:00,b,39.85,116.35",
+            "longitude and latitude look swapped: 1 (visits.csv line 5); mended: row dropped (rows of 1",
+            3,
+        ),
+        ("1,2024-03-02 08:00,2024-03-02 09:00,b,12.0,95.0", "impossible coordinates: 1 (visits.csv line 5)", 3),
+        (
+            "1,2024-03-02 08:00,2024-03-02 09:00,Bar, upstairs,116.4,39.8",
+            "lines with more fields than columns: 1 (visits.csv line 5); mended: row dropped",
+            3,
+        ),
+        ("1,2024-03-02 08:00,2024-03-02 09:00,12.0,116.4,39.8", "place ids written as 12.0: 1 (visits.csv", 4),
+        (GOOD[1] + ",", "", 3),
     ],
 )
 def test_what_is_mended(tmp_path: Path, extra: str, said: str, kept: int) -> None:
@@ -229,7 +249,24 @@ def test_what_is_mended(tmp_path: Path, extra: str, said: str, kept: int) -> Non
         ("", "is empty"),
         ("user,time,place,split\n1,2024-03-01 08:00,a,trian\n", 'unknown part "trian"'),
         ("user,start_day,start_min,place\n1,0,1500,a\n", "minutes of the day outside 0..1439: 1"),
-        ("user,time,place,s2_l11\n1,2024-03-01 08:00,a,beijing\n", "not the token of an S2 cell"),
+        (
+            "user,time,place,s2_l11\n1,2024-03-01 08:00,a,beijing\n",
+            "s2_l11: not the token of an S2 cell: 1 (visits.csv line 2)",
+        ),
+        (
+            "user,time,place,s2_l11\n1,2024-03-01 08:00,a,35f05134\n",
+            "s2_l11: cells of level 13, not 11: 1 (visits.csv line 2)",
+        ),
+        (
+            "user,time,place\n1,1709280000,a\n1,1709290000,b\n1,1709300000000,a\n",
+            "times that are epochs in another unit than most: 1 (visits.csv line 4)",
+        ),
+        (
+            STAYS + "1,2024-03-01T08:00:00+08:00,2024-03-01 09:00:00,a,1,2\n",
+            "mixed time zones: end times without a zone among times that name one: 1 (visits.csv line 2)",
+        ),
+        (STAYS + "1,,2024-03-01 09:00:00,a,1,2\n", "none of the 1 rows is left"),
+        ('user,time,place\n1,"2024-03-01 08:00,a\n1,2024-03-01 09:00,b\n', "line 2 has a quotation mark"),
     ],
 )
 def test_what_is_refused(tmp_path: Path, table: str, said: str) -> None:
@@ -251,6 +288,54 @@ def test_each_row_of_mixed_zones_keeps_its_own_hour(tmp_path: Path) -> None:
 def test_whole_numbers_written_as_floats_are_ids(tmp_path: Path) -> None:
     found = read(tmp_path, "user,time,place\n1,2024-03-01 08:00,12.0\n1,2024-03-01 09:00,3.0\n")
     assert found.visits.places.tolist() == [3, 12] and "place ids written as 12.0: 2" in problems(found)
+
+
+def test_a_refusal_names_all_that_was_found(tmp_path: Path) -> None:
+    extra = ["1,yesterday,2024-03-01 13:00,a,116.3,39.9", GOOD[0], "1,2024-03-02 08:00,,,116.4,39.8"]
+    with pytest.raises(BadInput) as refusal:
+        read(tmp_path, STAYS + "\n".join([*GOOD, *extra]) + "\n")
+    said = str(refusal.value)
+    refused, also = said.split("also found in them:")
+    assert "times that cannot be read: 1 (visits.csv line 5)" in refused
+    assert "duplicate rows: 1 (visits.csv line 6)" in also and "rows without place: 1 (visits.csv line 7)" in also
+    assert check([tmp_path / "visits.csv"]).refused
+
+
+def test_zones_of_starts_and_ends(tmp_path: Path) -> None:
+    rows = ["1,2024-03-01T08:00:00+08:00,2024-03-01T09:00:00+08:00,a,1,2"] * 1
+    rows += ["1,2024-03-01T10:00:00+08:00,2024-03-01T03:00:00Z,b,1,2"]
+    found = read(tmp_path, STAYS + "\n".join(rows) + "\n")
+    assert "ends in another zone than their start: 1 (visits.csv line 3); mended" in problems(found)
+    assert found.visits.duration.tolist() == [60, 60]
+    times = ("2024-03-01T08:00:00+08:00", "2024-03-01T08:30:00+08:00", "2024-03-01T09:00:00+01:00")
+    text = "user,time,place\n" + "".join(f"1,{time},a\n" for time in times)
+    assert "hours are those of Asia/Shanghai" in problems(read(tmp_path, text, local="Asia/Shanghai"))
+
+
+def test_a_parquet_file_with_a_zone_in_one_column_only_is_refused(tmp_path: Path) -> None:
+    text = write(tmp_path, STAYS + "\n".join(GOOD) + "\n")
+    frame = pl.read_csv(text, try_parse_dates=True)
+    frame.with_columns(pl.col("start").dt.replace_time_zone("Asia/Shanghai")).write_parquet(tmp_path / "v.parquet")
+    with pytest.raises(BadInput, match=r"end times without a zone among times that name one: 3 \(v.parquet row 0"):
+        ingest([tmp_path / "v.parquet"])
+
+
+def test_two_latitudes_are_no_duplicate(tmp_path: Path) -> None:
+    rows = "user,time,lon,lat,place\n1,2024-03-01 08:00,116.3,39.9,a\n1,2024-03-01 08:00,116.3,39.4,a\n"
+    found = read(tmp_path, rows)
+    assert len(found.visits) == 2 and "duplicate" not in problems(found)
+
+
+def test_a_text_column_reads_12_and_12_0_as_one_place(tmp_path: Path) -> None:
+    text = "user,time,place\n1,2024-03-01 08:00,12\n1,2024-03-01 09:00,12.0\n1,2024-03-01 10:00,gym\n"
+    assert read(tmp_path, text).visits.places.tolist() == ["12", "gym"]
+
+
+@pytest.mark.parametrize("name", ["v.parquet", "v.csv.gz", "v.jsonl.gz"])
+def test_a_file_that_is_not_what_its_name_says_is_bad_input(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"no such file at all")
+    record = check([tmp_path / name])
+    assert record.refused and name in record.problems[0]
 
 
 @pytest.mark.parametrize(

@@ -228,7 +228,7 @@ class ListedRunRecord(Record):
 
 
 class DataRecord(Record):
-    """What `data make` wrote or `data check` found."""
+    """What `data make` wrote or `data check` found; `refused` data cannot be trained on as they are."""
 
     kind: Literal["data"] = "data"
     path: str
@@ -236,6 +236,7 @@ class DataRecord(Record):
     counts: dict[str, dict[str, int]]
     problems: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    refused: bool = False
 
 
 class TokenizerRecord(Record):

@@ -10,7 +10,8 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.options import DebugOption, ForceOption, JsonOption
-from linnet.cli.places import check_places, make_places, make_samples
+from linnet.cli.places import check_places, make_places, make_samples, make_visits
+from linnet.errors import BadInput
 
 
 class Task(StrEnum):
@@ -61,12 +62,16 @@ def check_arithmetic(
 ) -> None:
     """Count lengths and labels, and find wrong rows.
 
-    Answers and steps are checked, and so is that no problem of the test rows is among the training rows.
+    Answers and steps are checked, and so is that no problem of the test rows is among the training rows. The
+    exit code is 2 where rows are wrong or shared, and 0 where there is nothing worse than a repeated row.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.arithmetic.checking import check
 
-        face.show(check(paths, task.value if task else None))
+        record = check(paths, task.value if task else None)
+        face.show(record)
+        if record.refused:
+            raise typer.Exit(BadInput.exit_code)
 
 
 def join(app: typer.Typer) -> None:
@@ -74,6 +79,7 @@ def join(app: typer.Typer) -> None:
     make.command("arithmetic")(make_arithmetic)
     make.command("places")(make_places)
     make.command("samples")(make_samples)
+    make.command("visits")(make_visits)
     check = typer.Typer(help="Check data.", no_args_is_help=True, rich_markup_mode=None)
     check.command("arithmetic")(check_arithmetic)
     check.command("places")(check_places)

@@ -67,6 +67,10 @@ SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as model.depth=8; may be repeated."),
 ]
+TableOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change how it is read, such as recipe.by=time; repeatable."),
+]
 StepsOption = Annotated[int | None, typer.Option("--steps", min=0, help="Train this long.", show_default=False)]
 EpochsOption = Annotated[
     float | None, typer.Option("--epochs", min=0, help="Train this many rounds of the data.", show_default=False)

@@ -19,8 +19,10 @@ from linnet.cli.options import (
     PrecisionOption,
     RunArgument,
     SettingsOption,
+    TableOption,
     ZoneOption,
 )
+from linnet.errors import BadInput
 
 
 def predict(
@@ -87,7 +89,7 @@ def misses(
     with speaking(json=json, debug=debug) as face:
         from linnet.workbench.missing import misses
 
-        face.show(*misses(run, data or [], split=split, n=n, map_file=map_file))
+        face.show(*misses(run, data or [], split=split, n=n, map_file=map_file, remark=face.remark))
 
 
 def make_places(
@@ -115,6 +117,7 @@ def make_samples(
     columns: ColumnsOption = None,
     tz: ZoneOption = None,
     local: LocalOption = None,
+    settings: TableOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -124,12 +127,34 @@ def make_samples(
     Histories, targets and parts are those that linnet train places makes of the same files.
     """
     with speaking(json=json, debug=debug) as face:
-        from linnet.domains.places.data import PlacesData
         from linnet.workbench.opening import located
+        from linnet.workbench.tables import visit_table
 
-        files = tuple(str(file) for file in located(data or []))
-        chosen = PlacesData(paths=files, columns=columns or "", tz=tz or "UTC", local=local or "")
+        chosen = visit_table(located(data or []), settings or [], columns or "", tz or "", local or "")
         face.show(chosen.write_samples(out, force=force))
+
+
+def make_visits(
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option("--out", help="The .csv, .csv.gz or .parquet file.")] = Path("visits.csv"),
+    columns: ColumnsOption = None,
+    tz: ZoneOption = None,
+    local: LocalOption = None,
+    settings: TableOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write visits with the numbers of their places.
+
+    Fixes become stays, and coordinates become places, once for all files; train, eval and predict on this table.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.workbench.opening import located
+        from linnet.workbench.tables import visit_table
+
+        chosen = visit_table(located(data or []), settings or [], columns or "", tz or "", local or "")
+        face.show(chosen.write_visits(out, force=force))
 
 
 def check_places(
@@ -137,20 +162,24 @@ def check_places(
     columns: ColumnsOption = None,
     tz: ZoneOption = None,
     local: LocalOption = None,
+    settings: TableOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Find wrong rows of visits, and leaks.
 
-    What can be mended is mended by a rule that is named with its rows; a table that cannot be used is refused.
+    What can be mended is mended by a rule that is named with its rows. The exit code is 2 where training would
+    refuse the table, and 0 where it would not.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.places.checking import check
-        from linnet.domains.places.columns import parse_mapping
-        from linnet.domains.places.ingest import Reading
+        from linnet.workbench.tables import visit_table
 
-        reading = Reading(columns=parse_mapping(columns or ""), tz=tz or "UTC", local=local or "")
-        face.show(check(paths, reading))
+        chosen = visit_table(paths, settings or [], columns or "", tz or "", local or "")
+        record = check(paths, chosen.reading, chosen.recipe)
+        face.show(record)
+        if record.refused:
+            raise typer.Exit(BadInput.exit_code)
 
 
 def bench_places(

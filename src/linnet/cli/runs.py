@@ -131,6 +131,7 @@ def evaluate(
             device=device,
             precision=precision,
             checkpoint=checkpoint,
+            remark=face.remark,
         )
         face.show(record)
 

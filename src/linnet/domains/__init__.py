@@ -39,6 +39,7 @@ class Part:
     questions: tuple[Question, ...] = ()
     baseline: Callable[[], Baseline | None] | None = None
     note: str = ""
+    notes: tuple[str, ...] = ()  # what was mended in the files, and how they were read
     visits: VisitRows | None = None  # places: samples gathered from a visit table stand in for the sequences
 
     @property

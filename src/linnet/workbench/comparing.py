@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,14 +51,18 @@ def ranker_tables(data: PlacesData, table: Table, rows: VisitRows, seed: int) ->
 
 def score_places(
     opened: Opened, data: PlacesData, paths: list[Path], split: str | None, *, batch: int, filter: str,
-    information: str, ranker: int,
+    information: str, ranker: int, remark: Callable[[str], None] | None = None,
 ) -> tuple[list[Score], list[System]]:  # fmt: skip
     """Scores and the table of systems: with other information or another filter where asked, and with rankers."""
     if information not in ("", "same", "full"):
         raise BadInput(f'information is same or full, not "{information}"')
     if information:
         data = data.model_copy(update={"information": information})
-    rows = data.read(opened.codec, paths, split).visits
+    part = data.read(opened.codec, paths, split)
+    if remark is not None:
+        for note in part.notes:
+            remark(note)
+    rows = part.visits
     if rows is None or len(rows) == 0:
         where = f"in the {split} part of" if split else "in"
         raise BadInput(f"there are no samples {where} {', '.join(map(str, paths))}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,12 +26,20 @@ def misses(
     split: str | None = None,
     n: int = 20,
     map_file: Path | None = None,
+    remark: Callable[[str], None] | None = None,
 ) -> list[MissRecord]:
-    """The n samples whose true place surprised the run most, those with the surest wrong answer first."""
+    """The n samples whose true place surprised the run most, those with the surest wrong answer first.
+
+    `remark` is told how the files were read and what was mended in them.
+    """
     opened, codec = places_run(path)
     if not isinstance(opened.network, Scorer):
         raise BadInput("misses are listed for runs of the scorer, which names every place by itself")
-    rows = opened.run.data.read(codec, located(data), split).visits
+    part = opened.run.data.read(codec, located(data), split)
+    if remark is not None:
+        for note in part.notes:
+            remark(note)
+    rows = part.visits
     assert rows is not None
     said = answer(opened.network, rows, region=opened.region)
     found = surprising(rows, said, n)

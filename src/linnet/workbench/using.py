@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,15 +46,19 @@ def evaluate(
     device: str | None = None,
     precision: str | None = None,
     checkpoint: int | None = None,
+    remark: Callable[[str], None] | None = None,
 ) -> ScoresRecord:
-    """Score a run on whole files, or on held-out problems of a domain that draws its own."""
+    """Score a run on whole files, or on held-out problems of a domain that draws its own.
+
+    `remark` is told how the files were read and what was mended in them.
+    """
     # Rounded weights are scored as generation multiplies them; the other precisions are those of training.
     opener = load_packed if precision in ("int8", "int4", "bf16") else load
     opened = opener(path, checkpoint=checkpoint, device=device, precision=precision)
     named = ", ".join(map(str, data))
     if isinstance(opened.run.data, PlacesData) and data:
         chosen = settings_of(settings, batch=256, filter="", information="", ranker=0)
-        scores, systems = score_places(opened, opened.run.data, located(data), split, **chosen)
+        scores, systems = score_places(opened, opened.run.data, located(data), split, remark=remark, **chosen)
         return ScoresRecord(run=str(path), data=named, scores=tuple(scores), systems=tuple(systems))
     chosen = settings_of(settings, batch=256, n=TEST_QUESTIONS)
     part = (

@@ -43,6 +43,7 @@ def check(paths: Sequence[Path], task: Task | None = None) -> DataRecord:
         rows=dict(sizes),
         counts=counts,
         problems=tuple(f"{len(faults[kind])} {kind}; first: {faults[kind][0]}" for kind in kinds if faults[kind]),
+        refused=any(faults[kind] for kind in kinds if kind != "duplicates"),
     )
 
 

@@ -9,6 +9,7 @@ Legend: N = number of points; every array is [N].
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,6 +18,7 @@ from linnet.errors import BadInput
 
 LEAF = 30  # the deepest level
 _SWAP, _INVERT = 1, 2
+_HEXADECIMAL = re.compile(r"[0-9a-fA-F]+")
 _POSITION_TO_IJ = ((0, 1, 3, 2), (0, 2, 3, 1), (3, 2, 0, 1), (3, 1, 0, 2))
 _POSITION_TO_ORIENTATION = (_SWAP, 0, 0, _INVERT | _SWAP)
 
@@ -73,16 +75,24 @@ def tokens(ids: np.ndarray) -> list[str]:
 
 def from_tokens(names: Sequence[str]) -> np.ndarray:
     """uint64 ids of cell tokens; a text that is no token is refused."""
+    ids = read_tokens(names)
+    if (ids == 0).any():
+        wrong = str(names[int(np.argmax(ids == 0))])
+        raise BadInput(f"{wrong!r} is not the token of an S2 cell (up to 16 hexadecimal digits)")
+    return ids
+
+
+def read_tokens(names: Sequence[str]) -> np.ndarray:
+    """uint64 ids of cell tokens; 0 for a text that is none."""
     unique, inverse = np.unique(np.asarray(names, dtype=np.str_), return_inverse=True)
-    ids = np.zeros(len(unique), np.uint64)
-    for place, name in enumerate(unique):
-        try:
-            ids[place] = int(str(name).ljust(16, "0"), 16)
-        except ValueError:
-            raise BadInput(f"{str(name)!r} is not the token of an S2 cell (up to 16 hexadecimal digits)") from None
-        if ids[place] == 0 or int(ids[place] >> np.uint64(61)) > 5 or len(str(name)) > 16:
-            raise BadInput(f"{str(name)!r} is not the token of an S2 cell: it names none of the six faces")
-    return ids[inverse]
+    return np.array([_token(str(name)) for name in unique], np.uint64)[inverse]
+
+
+def _token(name: str) -> int:
+    if len(name) > 16 or not _HEXADECIMAL.fullmatch(name):
+        return 0
+    number = int(name.ljust(16, "0"), 16)
+    return number if number >> 61 <= 5 else 0  # the first three bits name one of six faces
 
 
 def check_tree(by_level: dict[int, np.ndarray]) -> None:

@@ -3,49 +3,92 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from linnet.domains.places.ingest import Reading, ingest
+from linnet.domains.places.problems import Refused
 from linnet.domains.places.samples_file import read_samples
 from linnet.domains.places.splits import (
     CHECK_INS,
     CHUNK,
     PUBLISHED,
+    GivenRecipe,
     Recipe,
     Samples,
     divide,
     fingerprint,
     make_samples,
+    parts_without_samples,
 )
 from linnet.domains.places.tables import SAMPLES, files_of
-from linnet.domains.places.visits import PARTS, Visits
+from linnet.domains.places.visits import NO_PART, PARTS, Visits
 from linnet.errors import BadInput
 from linnet.records import DataRecord
 
 
-def check(paths: Sequence[Path], reading: Reading | None = None, recipe: Recipe | None = None) -> DataRecord:
-    """Everything that a person should know before training; problems that refuse the file are listed too."""
+def check(paths: Sequence[Path], reading: Reading | None = None, recipe: GivenRecipe | None = None) -> DataRecord:
+    """Everything that a person should know before training; a table that training refuses is marked as refused."""
     files = files_of(paths)
+    try:
+        table = read_table(files, reading or Reading(), recipe or GivenRecipe())
+    except Refused as error:
+        return DataRecord(path=_names(files), rows={}, counts={}, problems=error.problems, refused=True)
+    except BadInput as error:
+        return DataRecord(path=_names(files), rows={}, counts={}, problems=(str(error),), refused=True)
+    empty = parts_without_samples(table.visits, table.part, table.samples, table.recipe)
+    leaking = table.leaks()
+    refused = bool(leaking) or bool({0, 1} & set(empty))
+    return _record(files, table, [*(f"empty split: {said}" for said in empty.values()), *leaking], refused=refused)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's visits with their parts and samples; `recipe` is None where the file brought its own samples."""
+
+    visits: Visits
+    part: np.ndarray  # int8 [visits]
+    samples: Samples
+    notes: tuple[str, ...]
+    recipe: Recipe | None
+    problems: tuple[str, ...] = ()
+    clustered: bool = False  # places are numbers of clusters, which mean something in these files alone
+
+    def leaks(self) -> list[str]:
+        return leaks(self.visits, self.samples, self.part)
+
+    def must_train(self) -> None:
+        """Refuse parts without samples, and leaks, with all else that was found."""
+        empty = parts_without_samples(self.visits, self.part, self.samples, self.recipe)
+        wrong = [*(list(empty.values()) if {0, 1} & set(empty) else []), *self.leaks()]
+        if wrong:
+            also = "\nalso found in them:\n  " + "\n  ".join(self.problems) if self.problems else ""
+            raise BadInput("the visits cannot be trained on:\n  " + "\n  ".join(wrong) + also)
+
+
+def read_table(files: Sequence[Path], reading: Reading, given: GivenRecipe) -> Table:
+    """The visits of these files, split and sampled."""
     if all(path.name.endswith(SAMPLES) for path in files):
         visits, samples = read_samples(files)
-        return _record(files, visits, samples, (), leaks(visits, samples))
-    try:
-        found = ingest(files, reading)
-    except BadInput as error:
-        return DataRecord(path=_names(files), rows={}, counts={}, problems=(str(error),))
-    recipe = recipe or default_recipe(found.visits)
+        return Table(visits, parts_of(visits, samples), samples, (), None)
+    found = ingest(files, reading)
+    recipe = given.over(default_recipe(found.visits) if given.by is None else Recipe())
     part = divide(found.visits, recipe)
     samples = make_samples(found.visits, part, recipe)
-    empty = [
-        f"empty split: no sample in the {name} part (recipe: {recipe.model_dump_json()})"
-        for number, name in enumerate(PARTS)
-        if not (samples.part == number).any()
-    ]
-    notes = (*found.notes(), f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}")
-    said = [*map(str, found.problems), *empty, *leaks(found.visits, samples, part)]
-    return _record(files, found.visits, samples, notes, said)
+    said = f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}"
+    problems = tuple(map(str, found.problems))
+    clustered = "place" not in found.columns
+    return Table(found.visits, part, samples, (*found.notes(), said), recipe, problems, clustered)
+
+
+def parts_of(visits: Visits, samples: Samples) -> np.ndarray:
+    """int8 [N]: the part of each visit that some sample mentions; -1 for the others."""
+    part = np.full(len(visits), NO_PART, np.int8)
+    part[samples.rows] = np.repeat(samples.part, samples.lengths)
+    part[samples.target] = samples.part
+    return part
 
 
 def default_recipe(visits: Visits) -> Recipe:
@@ -107,9 +150,8 @@ def _parts_leak(visits: Visits, part: np.ndarray) -> list[str]:
     return found
 
 
-def _record(
-    files: Sequence[Path], visits: Visits, samples: Samples, notes: Sequence[str], problems: Sequence[str]
-) -> DataRecord:
+def _record(files: Sequence[Path], table: Table, problems: Sequence[str], *, refused: bool) -> DataRecord:
+    visits, samples = table.visits, table.samples
     per_user = np.diff(visits.bounds)
     rows = {
         "visits": len(visits),
@@ -125,7 +167,10 @@ def _record(
         "places seen by": {"one user": int((seen_by == 1).sum()), "fewer than three": int((seen_by < 3).sum())},
         "cells": {f"level {level}": len(np.unique(ids[ids > 0])) for level, ids in visits.cells.items()},
     }
-    return DataRecord(path=_names(files), rows=rows, counts=counts, problems=tuple(problems), notes=tuple(notes))
+    problems = (*table.problems, *problems)
+    return DataRecord(
+        path=_names(files), rows=rows, counts=counts, problems=problems, notes=table.notes, refused=refused
+    )
 
 
 def _users_per_place(visits: Visits) -> np.ndarray:

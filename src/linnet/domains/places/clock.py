@@ -31,6 +31,7 @@ _FORMATS = (
     "%d.%m.%Y %H:%M",
 )
 _WITH_ZONE = "%a %b %d %H:%M:%S %z %Y"  # Tue Apr 03 18:00:09 +0000 2012
+_SURE_EPOCH = 1e8  # seconds: 1973
 _EPOCH_SCALE = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (np.inf, 1_000_000_000))
 
 
@@ -43,6 +44,8 @@ class Times:
     own: np.ndarray  # bool [N]
     valid: np.ndarray  # bool [N]
     unreadable: np.ndarray  # bool [N]: something stands there and it is no time
+    each: bool = False  # rows name offsets one by one, as texts do; a column's zone or an epoch is one for all
+    other_unit: np.ndarray | None = None  # bool [N]: epochs that only make sense in another unit than most
 
 
 def fixed_offset(zone: str) -> int | None:
@@ -120,7 +123,13 @@ def _epochs(column: pl.Series, zone: str) -> Times:
     scale = next(scale for limit, scale in _EPOCH_SCALE if typical < limit)
     utc = np.where(valid, np.floor(np.where(valid, values, 0) / scale), 0).astype(np.int64)
     own = np.ones(len(values), bool)  # an epoch is in UTC by definition
-    return Times(utc, local_offsets(utc, zone), own, valid, ~valid & column.is_not_null().to_numpy())
+    limits = np.array([limit for limit, _ in _EPOCH_SCALE])
+    unit = np.searchsorted(limits, np.abs(np.where(valid, values, 0)), side="right")
+    # Numbers below that are early moments in any unit, so nothing can be said of them.
+    other = valid & (np.abs(values) >= _SURE_EPOCH) & (unit != np.searchsorted(limits, typical, side="right"))
+    utc = np.where(other, 0, utc)  # in the unit of the rest they may lie beyond every calendar
+    unreadable = ~valid & column.is_not_null().to_numpy()
+    return Times(utc, local_offsets(utc, zone), own, valid, unreadable, other_unit=other)
 
 
 def _texts(column: pl.Series, zone: str) -> Times:
@@ -149,7 +158,7 @@ def _texts(column: pl.Series, zone: str) -> Times:
     named = _suffix_seconds(suffix)
     utc = np.where(own, seconds - named, _to_utc(seconds, zone))
     offset = np.where(own, named, local_offsets(utc, zone))
-    return Times(utc, offset, own & valid, valid, present & ~valid)
+    return Times(utc, offset, own & valid, valid, present & ~valid, each=True)
 
 
 def _suffix_seconds(suffix: pl.Series) -> np.ndarray:

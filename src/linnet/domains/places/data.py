@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from linnet.codecs import Codec
 from linnet.domains import Material, Part, Question
-from linnet.domains.places.checking import default_recipe, leaks
+from linnet.domains.places.checking import Table, read_table
 from linnet.domains.places.clusters import ClusterRule
-from linnet.domains.places.codec import PlacesCodec
+from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.columns import parse_mapping
 from linnet.domains.places.ingest import Reading, ingest
 from linnet.domains.places.rows import Augmentation, Cut, VisitRows
-from linnet.domains.places.samples_file import read_samples, write_samples
-from linnet.domains.places.splits import Recipe, Samples, divide, fingerprint, make_samples, need_parts
+from linnet.domains.places.samples_file import write_samples
+from linnet.domains.places.splits import GivenRecipe, Recipe, Samples, make_samples
 from linnet.domains.places.stays import StayRule
 from linnet.domains.places.tables import SAMPLES, files_of
 from linnet.domains.places.visits import PARTS, Visits, legacy_ids
+from linnet.domains.places.visits_file import writable, write_visits
 from linnet.errors import BadInput, nearest
 from linnet.records import Baseline, DataRecord
 from linnet.sequences import Sequences
@@ -44,7 +45,7 @@ class PlacesData(BaseModel):
     levels: tuple[int, ...] = (11, 13, 14)
     stays: StayRule = StayRule()
     clusters: ClusterRule = ClusterRule()
-    recipe: Recipe | None = None  # None: a split column, else by day for stays and by time for check-ins
+    recipe: GivenRecipe = GivenRecipe()  # over a split column, else by day for stays and by time for check-ins
     information: Literal["same", "full"] = "same"
     reads: Literal["past", "history"] = "past"
     every_visit: bool = True  # train on every train visit with a history, not only on those of the protocol
@@ -56,6 +57,14 @@ class PlacesData(BaseModel):
     )
     suggestions: int = Field(16, ge=0)  # places of each kind where the user has never been
     longest: int = Field(4096, ge=1)
+
+    @field_validator("recipe", mode="before")
+    @classmethod
+    def _given(cls, recipe: object) -> object:
+        """A whole recipe may be given, too, and nothing, as in settings that were written before."""
+        if recipe is None:
+            return GivenRecipe()
+        return GivenRecipe.of(recipe) if isinstance(recipe, Recipe) else recipe
 
     @property
     def reading(self) -> Reading:
@@ -73,15 +82,7 @@ class PlacesData(BaseModel):
         files = files_of([Path(path) for path in self.paths] if paths is None else paths)
         if not files:
             raise BadInput("places need --data: a table of visits, check-ins or fixes")
-        if all(path.name.endswith(SAMPLES) for path in files):
-            visits, samples = read_samples(files)
-            return Table(visits, _parts_of(visits, samples), samples, (), None)
-        found = ingest(files, self.reading)
-        recipe = self.recipe or default_recipe(found.visits)
-        part = divide(found.visits, recipe)
-        samples = make_samples(found.visits, part, recipe)
-        said = f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}"
-        return Table(found.visits, part, samples, (*found.notes(), *map(str, found.problems), said), recipe)
+        return read_table(files, self.reading, self.recipe)
 
     def write_samples(self, out: Path, *, force: bool = False) -> DataRecord:
         """The samples of these files in the published form, so that other programs score the same ones."""
@@ -93,17 +94,33 @@ class PlacesData(BaseModel):
         clock = table.recipe is not None and table.recipe.calendar == "local"
         write_samples(out, table.visits, table.samples, legacy_ids(table.visits, table.part), local=clock)
         rows = {name: int((table.samples.part == number).sum()) for number, name in enumerate(PARTS)}
-        return DataRecord(path=str(out), rows=rows, counts={}, problems=(), notes=table.notes)
+        return DataRecord(path=str(out), rows=rows, counts={}, problems=table.problems, notes=table.notes)
+
+    def write_visits(self, out: Path, *, force: bool = False) -> DataRecord:
+        """The visits of these files as a table, in which places that came from coordinates have their numbers."""
+        writable(out, force=force)
+        files = files_of([Path(path) for path in self.paths])
+        if any(path.name.endswith(SAMPLES) for path in files):
+            raise BadInput("samples hold no times to write visits with; give the table that they were made from")
+        found = ingest(files, self.reading)
+        visits = found.visits
+        write_visits(out, visits)
+        rows = {"visits": len(visits), "users": len(visits.users), "places": len(visits.places)}
+        notes = list(found.notes())
+        if "place" not in found.columns:
+            notes.append(
+                "places are numbers of clusters: they mean the same within this table alone, so what is to be "
+                "compared with it has to be written into it"
+            )
+        problems = tuple(map(str, found.problems))
+        return DataRecord(path=str(out), rows=rows, counts={}, problems=problems, notes=tuple(notes))
 
     def load(self, seed: int) -> Material:
         """Read the files; the test part stays aside."""
         if not self.paths:
             raise BadInput("places need --data: a table of visits, check-ins or fixes")
         table = self.table()
-        need_parts(table.samples)
-        leaking = leaks(table.visits, table.samples, table.part)
-        if leaking:
-            raise BadInput("; ".join(leaking))
+        table.must_train()
         codec = PlacesCodec.of(table.visits, table.part)
         train, validation = table.samples.of(0), table.samples.of(1)
         if self.reads == "past" and self.every_visit and table.recipe is not None:
@@ -116,7 +133,10 @@ class PlacesData(BaseModel):
             rows = replace(rows, cut=Cut.of(table.visits, table.part, self.cut, hides=hides))
         rows = replace(rows, augmentation=Augmentation(self.jitter, self.subsequences))
         return Material(
-            codec, _part(rows), _part(self.rows(table, self.informed(table, validation), codec)), table.notes
+            codec,
+            _part(rows),
+            _part(self.rows(table, self.informed(table, validation), codec)),
+            (*table.notes, *table.problems),
         )
 
     def informed(self, table: Table, samples: Samples) -> Samples:
@@ -136,7 +156,8 @@ class PlacesData(BaseModel):
             if split not in PARTS:
                 raise BadInput(f'there is no split "{split}"{nearest(split, PARTS)}')
             samples = samples.of(PARTS.index(split))
-        return _part(self.rows(table, self.informed(table, samples), codec))
+        notes = (*table.notes, *table.problems, *other_clusters(codec, table, paths, self.paths))
+        return replace(_part(self.rows(table, self.informed(table, samples), codec)), notes=notes)
 
     def right(self, question: Question, answer: str) -> bool:
         return question.answer == answer
@@ -145,28 +166,43 @@ class PlacesData(BaseModel):
         return Baseline(name="none", value=0.0)
 
 
-@dataclass(frozen=True)
-class Table:
-    """A file's visits with their parts and samples; `recipe` is None where the file brought its own samples."""
-
-    visits: Visits
-    part: np.ndarray  # int8 [visits]
-    samples: Samples
-    notes: tuple[str, ...]
-    recipe: Recipe | None
-
-
 def every_train_visit(visits: Visits, part: np.ndarray, recipe: Recipe) -> Samples:
     """A sample of each train visit that has any history in the window of the recipe."""
     wide = recipe.model_copy(update={"skip_days": 0, "least": 1, "all_parts": False})
     return make_samples(replace(visits, target=None), part, wide).of(0)
 
 
-def _parts_of(visits: Visits, samples: Samples) -> np.ndarray:
-    part = np.full(len(visits), -1, np.int8)
-    part[samples.rows] = np.repeat(samples.part, samples.lengths)
-    part[samples.target] = samples.part
-    return part
+def other_clusters(codec: PlacesCodec, table: Table, paths: Sequence[Path], trained: Sequence[str]) -> list[str]:
+    """Refuse clusters that have other numbers than those of the training; a note where only the files differ.
+
+    The finest cells that a run stores tell whether a number still means the same place.
+    """
+    if not table.clustered:
+        return []
+    known = codec.place_ids(table.visits.places)
+    level = max(set(codec.levels) & set(table.visits.cells), default=None)
+    moved = 0
+    if level is not None and (known >= FIRST).any():
+        trained_cells = codec.cells_of_places(level)[known[known >= FIRST] - FIRST]
+        cells = table.visits.cells[level][known >= FIRST]
+        moved = int(((trained_cells != cells) & (trained_cells > 0)).sum())
+    same = {path.resolve() for path in paths} == {Path(path).resolve() for path in trained}
+    if same and not moved:
+        return []
+    named = ", ".join(path.name for path in paths)
+    said = (
+        f"{named} names no places, and clusters of coordinates have numbers that mean something in one reading "
+        f"alone: make one table of the training files and these (linnet data make visits --data … --data … "
+        f"--out visits.csv), train on it and score on it"
+    )
+    if moved or not (known >= FIRST).any() or level is None:
+        share = (
+            f"{moved} of {int((known >= FIRST).sum())} numbers are another place than in training; "
+            if moved
+            else ""
+        )
+        raise BadInput(f"{share}{said}")
+    return [f"warning: {said}; here the numbers lie in the same cells as in training"]
 
 
 def _part(rows: VisitRows) -> Part:

@@ -1,8 +1,9 @@
 """From files to the visit table: fixes, stays or check-ins in, `Visits` out, with a list of what was mended.
 
-Rules, in this order: rows without user, place or time are dropped; swapped longitude and latitude are refused;
-impossible coordinates and ends before starts drop the row; exact duplicates keep their first row; rows are
-sorted; where stays of a user overlap, the earlier one ends when the later one begins.
+Rules, in this order: rows without user, place or time and lines with more fields than columns are dropped; a
+table with longitude and latitude swapped is refused; impossible coordinates and ends before starts drop the row;
+exact duplicates keep their first row; rows are sorted; where stays of a user overlap, the earlier one ends when
+the later one begins. A refusal names everything else that was found, too.
 Legend: N = rows of the table.
 """
 
@@ -17,12 +18,14 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from linnet.domains.places import cells as s2
-from linnet.domains.places import clock, tables
+from linnet.domains.places import tables
 from linnet.domains.places.clusters import ClusterRule, cluster
 from linnet.domains.places.columns import Columns, find_columns
+from linnet.domains.places.moments import moments
+from linnet.domains.places.names import integers, names, no_numbers, numbers, without_gaps
 from linnet.domains.places.problems import Findings, Problem
 from linnet.domains.places.stays import StayRule, detect_stays
-from linnet.domains.places.visits import DAY, MINUTE, NO_PART, PARTS, Visits
+from linnet.domains.places.visits import NO_PART, PARTS, Visits
 from linnet.errors import BadInput, nearest
 
 if TYPE_CHECKING:
@@ -82,99 +85,68 @@ class _Rows:
     keep: np.ndarray
 
 
-def ingest(paths: Sequence[Path], reading: Reading | None = None, *, strict: bool = True) -> Ingested:
-    """Read, mend, sort. With `strict`, problems that cannot be mended raise `BadInput`."""
+def ingest(paths: Sequence[Path], reading: Reading | None = None) -> Ingested:
+    """Read, mend, sort. Problems that cannot be mended raise `Refused`, with all that was found."""
     reading = reading or Reading()
     files = tables.files_of(paths)
     frame = tables.read_tables(files, reading.columns)
-    present = [name for name in frame.columns if name not in (tables.LINE, tables.FILE)]
+    present = [name for name in frame.columns if name not in (tables.LINE, tables.FILE, tables.LONGER)]
     columns = find_columns(present, reading.columns, str(files[0]))
     findings = Findings(files, frame[tables.FILE].to_numpy(), frame[tables.LINE].to_numpy())
     if len(frame) == 0:
         raise BadInput(f"{files[0]} has a line of names and no rows")
     rows = _raw_rows(frame, columns, reading, findings)
     _mend_rows(rows, columns, findings)
-    if strict:
-        findings.stop_if_refused()
-    visits = _visits(rows, columns, reading, findings, frame)
-    if strict:
-        findings.stop_if_refused()
+    if findings.any_refused:
+        _look_on(rows, columns, findings)
+    findings.stop_if_refused()
+    try:
+        visits = _visits(rows, columns, reading, findings, frame)
+    except BadInput as error:
+        raise findings.stop(str(error)) from None
+    findings.stop_if_refused()
+    if len(visits) == 0:
+        raise findings.stop(f"none of the {len(frame)} rows is left")
     return Ingested(visits, tuple(findings.problems), columns, len(frame))
+
+
+def _look_on(rows: _Rows, columns: Columns, findings: Findings) -> None:
+    """Name what is wrong with the other rows of a table that is refused, so that it can be mended in one go."""
+    if findings.doubtful_times or not rows.keep.any():
+        return
+    order = _sorted_unique(rows, findings)
+    if columns.shape == "stays":
+        _clip_overlaps(rows, order, findings)
 
 
 def _raw_rows(frame: pl.DataFrame, columns: Columns, reading: Reading, findings: Findings) -> _Rows:
     keep = np.ones(len(frame), bool)
-    user, users, missing = _names(frame[columns["user"]], "user", findings)
+    if tables.LONGER in frame.columns:
+        longer = frame[tables.LONGER].to_numpy()
+        findings.mended("lines with more fields than columns", longer, "row dropped (which field is which?)")
+        keep &= ~longer
+    user, users, missing = names(frame[columns["user"]], "user", findings)
     keep &= ~missing
     if "place" in columns:
-        place, places, missing = _names(frame[columns["place"]], "place", findings)
+        place, places, missing = names(frame[columns["place"]], "place", findings)
         keep &= ~missing
     else:
         place, places = np.full(len(frame), -1), np.empty(0, np.int64)
-    start, end, offset, missing = _when(frame, columns, reading, user, findings)
+    start, end, offset, missing = moments(frame, columns, reading.tz, reading.local, user, findings)
     keep &= ~missing
     extra: dict[str, np.ndarray] = {}
     if "lon" in columns and "lat" in columns:
-        lon, lat = (_numbers(frame[columns[role]]) for role in ("lon", "lat"))
-        extra["lon"], extra["lat"] = lon, lat
-    extra["id"] = _integers(frame, columns, "id", np.arange(len(frame)))
+        extra["lon"], extra["lat"] = (numbers(frame[columns[role]]) for role in ("lon", "lat"))
+        broken = no_numbers(frame[columns["lon"]]) | no_numbers(frame[columns["lat"]])
+        rule = "row kept without its position" if "place" in columns else "row dropped"
+        findings.mended("coordinates that are no numbers", broken, rule)
+        extra["broken"] = broken
+    extra["id"] = integers(frame, columns, "id", np.arange(len(frame)))
     if "target" in columns:
-        extra["target"] = _integers(frame, columns, "target", np.ones(len(frame))).astype(bool)
+        extra["target"] = integers(frame, columns, "target", np.ones(len(frame))).astype(bool)
     if "split" in columns:
         extra["part"] = _parts(frame[columns["split"]], findings)
     return _Rows(user, place, start, end, offset, extra, users, places, keep)
-
-
-def _names(column: pl.Series, role: str, findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes in the order of the sorted names, the names, and which rows have none."""
-    import polars as pl
-
-    if column.dtype.is_float():
-        values = column.fill_null(float("nan")).to_numpy()
-        finite = np.isfinite(values)
-        broken = finite & (values != np.floor(values))
-        findings.refused(f"{role} ids with a fraction", broken, "ids are whole numbers or text")
-        findings.mended(f"{role} ids written as 12.0", finite & ~broken, "read as 12")
-        column = pl.Series(column.name, np.where(finite, values, 0).astype(np.int64)).zip_with(
-            pl.Series(finite), pl.Series([None], dtype=pl.Int64)
-        )
-    missing = column.is_null().to_numpy()
-    if column.dtype.is_integer():
-        names, codes = np.unique(column.fill_null(0).to_numpy(), return_inverse=True)
-        if missing.any():
-            names, codes = _without_gaps(names, codes, ~missing)
-    else:
-        text = column.cast(pl.String).str.strip_chars()
-        missing |= (text == "").fill_null(False).to_numpy()
-        text = text.zip_with(pl.Series(~missing), pl.Series([None], dtype=pl.String))
-        kept = text.drop_nulls().unique().sort()
-        names = kept.to_numpy().astype(np.str_)
-        codes = text.cast(pl.Enum(kept)).to_physical().cast(pl.Int64).fill_null(0).to_numpy()
-    rule = "row dropped (a stay at no place)" if role == "place" else "row dropped"
-    findings.mended(f"rows without {role}", missing, rule)
-    return codes.astype(np.int64), names, missing
-
-
-def _without_gaps(names: np.ndarray, codes: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Renumber so that only names that occur in kept rows have numbers; other rows get 0."""
-    used = np.zeros(len(names), bool)
-    used[codes[kept]] = True
-    number = np.cumsum(used) - 1
-    return names[used], np.where(kept, number[codes], 0)
-
-
-def _numbers(column: pl.Series) -> np.ndarray:
-    import polars as pl
-
-    return column.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy().astype(np.float64)
-
-
-def _integers(frame: pl.DataFrame, columns: Columns, role: str, default: np.ndarray) -> np.ndarray:
-    """A column of numbers; rows that hold none get their default."""
-    if role not in columns:
-        return default.astype(np.int64)
-    values = _numbers(frame[columns[role]])
-    return np.where(np.isfinite(values), np.nan_to_num(values), default).astype(np.int64)
 
 
 def _parts(column: pl.Series, findings: Findings) -> np.ndarray:
@@ -192,91 +164,41 @@ def _parts(column: pl.Series, findings: Findings) -> np.ndarray:
     return np.array([_SPLIT_NAMES.get(str(name), NO_PART) for name in names], np.int8)[codes]
 
 
-def _when(
-    frame: pl.DataFrame, columns: Columns, reading: Reading, user: np.ndarray, findings: Findings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """(start, end, offset, missing); the end is the start plus the duration where a duration is known."""
-    if "start_day" in columns and "start_min" in columns and not {"time", "start"} & set(columns.roles):
-        start, end, offset, missing = _day_form(frame, columns, reading, user, findings)
-    else:
-        times = clock.read_times(frame[columns["start" if "start" in columns else "time"]], reading.tz)
-        findings.refused("times that cannot be read", times.unreadable, "write 2024-05-31 18:05:00 or an epoch")
-        mixed = times.own.any() and not times.own[times.valid].all()
-        if mixed:
-            findings.refused(
-                "mixed time zones: times without a zone among times that name one",
-                ~times.own & times.valid,
-                "name the zone in every row or in none",
-            )
-        elif times.own.any() and len(np.unique(times.offset[times.valid])) > 1 and not reading.local:
-            usual = np.bincount(np.unique(times.offset, return_inverse=True)[1]).argmax()
-            other = times.valid & (times.offset != np.unique(times.offset)[usual])
-            findings.mended("mixed time zones", other, "each time was read in its own zone; hours are local to it")
-        start, offset, missing, end = times.utc, times.offset, ~times.valid, times.utc
-        if "end" in columns:
-            ends = clock.read_times(frame[columns["end"]], reading.tz)
-            findings.refused("end times that cannot be read", ends.unreadable, "write them like the starts")
-            findings.mended("rows without an end", times.valid & ~ends.valid, "the stay ends when it begins")
-            end = np.where(ends.valid, ends.utc, start)
-    if "duration" in columns:
-        minutes = _numbers(frame[columns["duration"]])
-        end = np.where(np.isfinite(minutes), start + np.nan_to_num(minutes * MINUTE).astype(np.int64), end)
-    if "offset" in columns:
-        offset = _integers(frame, columns, "offset", offset / MINUTE) * MINUTE
-    if reading.local:
-        offset = _local(start, reading.local, "start_day" in columns)
-    findings.mended("rows without a time", missing, "row dropped")
-    return start, end, offset, missing
-
-
-def _local(start: np.ndarray, zone: str, dateless: bool) -> np.ndarray:
-    if dateless and clock.fixed_offset(zone) is None:
-        raise BadInput(f'day numbers carry no date, so local="{zone}" has to be an offset such as "+08:00"')
-    return clock.local_offsets(start, zone)
-
-
-def _day_form(
-    frame: pl.DataFrame, columns: Columns, reading: Reading, user: np.ndarray, findings: Findings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    day, minute = _numbers(frame[columns["start_day"]]), _numbers(frame[columns["start_min"]])
-    missing = ~np.isfinite(day) | ~np.isfinite(minute)
-    outside = ~missing & ((minute < 0) | (minute >= 1440))
-    findings.refused("minutes of the day outside 0..1439", outside, "start_min counts from midnight")
-    day, minute = np.nan_to_num(day).astype(np.int64), np.nan_to_num(minute).astype(np.int64)
-    weekday = _integers(frame, columns, "weekday", day) if "weekday" in columns else None
-    start, offset = clock.day_times(user, day, minute, weekday, reading.tz)
-    if weekday is not None:
-        apart = ~missing & ((((start + offset) // DAY + 3) % 7) != weekday)
-        findings.mended("weekdays that do not follow from the day number", apart, "the day number counts")
-    end = start
-    if "end_day" in columns and "end_min" in columns:
-        last_day = _integers(frame, columns, "end_day", day)
-        last_minute = _integers(frame, columns, "end_min", minute)
-        end = start + (last_day - day) * DAY + (last_minute - minute) * MINUTE
-    return start, end, offset, missing
-
-
 def _mend_rows(rows: _Rows, columns: Columns, findings: Findings) -> None:
     """Coordinates and ends; what cannot stay is taken out of `keep`."""
     if "lon" in rows.extra:
         lon, lat = rows.extra["lon"], rows.extra["lat"]
         given = np.isfinite(lon) & np.isfinite(lat)
         impossible = given & ((np.abs(lat) > 90) | (np.abs(lon) > 180))
-        turned = impossible & (np.abs(lon) <= 90) & (np.abs(lat) <= 180)
+        turned = impossible & _swapped(lon, lat, given & ~impossible)
         if turned.sum() > 0.5 * given.sum():
             rule = f"use --columns lon={columns['lat']},lat={columns['lon']}"
             findings.refused("longitude and latitude look swapped", turned, rule)
         else:
-            findings.mended("impossible coordinates", impossible, "row dropped")
+            users = len(np.unique(rows.user[turned]))
+            rule = f"row dropped (rows of {users} users); swap the two numbers back to keep them"
+            findings.mended("longitude and latitude look swapped", turned, rule)
+            findings.mended("impossible coordinates", impossible & ~turned, "row dropped")
         nowhere = given & (lon == 0) & (lat == 0)
         findings.mended("coordinates 0, 0", nowhere, "row dropped")
         rows.keep &= ~(impossible | nowhere)
         if "place" not in columns:
-            findings.mended("rows without coordinates", ~given & rows.keep, "row dropped")
+            absent = ~given & rows.keep & ~rows.extra["broken"]
+            findings.mended("rows without coordinates", absent, "row dropped")
             rows.keep &= given
     backward = rows.keep & (rows.end < rows.start)
     findings.mended("stays that end before they begin", backward, "row dropped")
     rows.keep &= ~backward
+
+
+def _swapped(lon: np.ndarray, lat: np.ndarray, possible: np.ndarray) -> np.ndarray:
+    """Rows that are points when read the other way round, near the possible ones where there are any."""
+    turned = (np.abs(lon) <= 90) & (np.abs(lat) <= 180)
+    if possible.sum() <= turned.sum():
+        return turned
+    for other, own in ((lat, lon), (lon, lat)):
+        turned = turned & (other >= own[possible].min() - 1) & (other <= own[possible].max() + 1)
+    return turned
 
 
 def _visits(rows: _Rows, columns: Columns, reading: Reading, findings: Findings, frame: pl.DataFrame) -> Visits:
@@ -315,8 +237,8 @@ def _visits(rows: _Rows, columns: Columns, reading: Reading, findings: Findings,
     )
 
 
-def _without_gaps_of(names: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return _without_gaps(names, codes, np.ones(len(codes), bool))
+def _without_gaps_of(found: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    return without_gaps(found, codes, np.ones(len(codes), bool))
 
 
 def _sorted_unique(rows: _Rows, findings: Findings) -> np.ndarray:
@@ -326,11 +248,11 @@ def _sorted_unique(rows: _Rows, findings: Findings) -> np.ndarray:
     user, start = rows.user[kept], rows.start[kept]
     back = np.flatnonzero((user[1:] == user[:-1]) & (start[1:] < start[:-1])) + 1
     findings.mended("rows out of the order of time", kept[back], "sorted by user and start")
-    lon = np.nan_to_num(rows.extra["lon"]) if "lon" in rows.extra else rows.place
-    full = np.lexsort((order, lon[order], rows.end[order], rows.place[order], rows.start[order], rows.user[order]))
-    ranked = order[full]
+    where = [np.nan_to_num(rows.extra[name]) for name in ("lon", "lat") if name in rows.extra]
+    columns = [rows.user, rows.start, rows.end, rows.place, *where]
+    ranked = order[np.lexsort((order, *(column[order] for column in reversed(columns))))]
     same = np.ones(max(len(ranked) - 1, 0), bool)
-    for column in (rows.user, rows.start, rows.end, rows.place, lon):
+    for column in columns:
         same &= column[ranked[1:]] == column[ranked[:-1]]
     repeated = np.zeros(len(rows.user), bool)
     repeated[ranked[1:][same]] = True
@@ -373,9 +295,8 @@ def _cells(
     found: dict[int, np.ndarray] = {}
     for level, name in columns.cell_levels.items():
         text = frame[name].to_numpy()[order]
-        known = np.array([value is not None and str(value) != "" for value in text])
-        of_visit = np.zeros(len(order), np.uint64)
-        of_visit[known] = s2.from_tokens([str(value) for value in text[known]])
+        known = np.array([value is not None and str(value) != "" for value in text], bool)
+        of_visit = _tokens_of_level(text, known, level, name, order, findings)
         first = np.full(places, -1)
         first[codes[known][::-1]] = np.flatnonzero(known)[::-1]
         of_place = np.where(first >= 0, of_visit[first], np.uint64(0))
@@ -393,8 +314,26 @@ def _cells(
             for level in reading.levels
         }
     whole = np.all([cell > 0 for cell in found.values()], axis=0) if found else np.zeros(0, bool)
-    s2.check_tree({level: cell[whole] for level, cell in found.items()})
+    if not findings.any_refused:
+        s2.check_tree({level: cell[whole] for level, cell in found.items()})
     return dict(sorted(found.items()))
+
+
+def _tokens_of_level(
+    text: np.ndarray, known: np.ndarray, level: int, name: str, order: np.ndarray, findings: Findings
+) -> np.ndarray:
+    """uint64 ids of the cells of one column; what is no token, or one of another level, is refused."""
+    ids = np.zeros(len(text), np.uint64)
+    ids[known] = s2.read_tokens([str(value) for value in text[known]])
+    strange = known & (ids == 0)
+    findings.refused(f"{name}: not the token of an S2 cell", order[strange], "up to 16 hexadecimal digits")
+    other = known & ~strange & (s2.levels(ids) != level)
+    if other.any():
+        given = ", ".join(map(str, np.unique(s2.levels(ids[other])).tolist()))
+        findings.refused(
+            f"{name}: cells of level {given}, not {level}", order[other], f"name the column of level {level}"
+        )
+    return ids
 
 
 def _from_fixes(rows: _Rows, order: np.ndarray, reading: Reading, findings: Findings) -> Visits:

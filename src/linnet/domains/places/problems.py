@@ -36,12 +36,22 @@ class Findings:
     file: np.ndarray  # int [N]
     line: np.ndarray  # int [N]; 0-based rows of a Parquet file
     problems: list[Problem] = field(default_factory=list)
+    doubtful_times: bool = False  # refused times would make others look out of order, too
+
+    @property
+    def any_refused(self) -> bool:
+        return any(problem.refused for problem in self.problems)
 
     def mended(self, name: str, rows: np.ndarray, rule: str) -> None:
         self._add(name, rows, rule, refused=False)
 
     def refused(self, name: str, rows: np.ndarray, rule: str) -> None:
         self._add(name, rows, rule, refused=True)
+
+    def refused_times(self, name: str, rows: np.ndarray, rule: str) -> None:
+        """Times that are there and mean nobody knows which moment."""
+        self.refused(name, rows, rule)
+        self.doubtful_times |= bool(rows.any())
 
     def place(self, row: int) -> str:
         path = self.files[int(self.file[row])]
@@ -56,6 +66,20 @@ class Findings:
         self.problems.append(Problem(name, len(chosen), where, rule, refused))
 
     def stop_if_refused(self) -> None:
-        stopped = [str(problem) for problem in self.problems if problem.refused]
-        if stopped:
-            raise BadInput("the visits cannot be used:\n  " + "\n  ".join(stopped))
+        if self.any_refused:
+            raise Refused(tuple(self.problems))
+
+    def stop(self, reason: str) -> Refused:
+        """The error to raise where nothing can be made of the rows; what was mended before may say why."""
+        return Refused(tuple(self.problems), reason)
+
+
+class Refused(BadInput):
+    """A table that cannot be used, with everything that was found in it: what refuses it comes first."""
+
+    def __init__(self, problems: Sequence[Problem], reason: str = "") -> None:
+        refused = [str(problem) for problem in problems if problem.refused]
+        mended = [str(problem) for problem in problems if not problem.refused]
+        self.problems = (*([reason] if reason else []), *refused, *mended)
+        said = "the visits cannot be used:\n  " + "\n  ".join([*([reason] if reason else []), *refused])
+        super().__init__(said + ("\nalso found in them:\n  " + "\n  ".join(mended) if mended else ""))

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from linnet.domains.places.visits import NO_PART, PARTS, Visits, ranges
 from linnet.errors import BadInput
@@ -41,6 +41,33 @@ class Recipe(BaseModel):
 PUBLISHED = Recipe(by="day", calendar="utc")
 CHECK_INS = Recipe(by="time", fractions=(0.8, 0.1, 0.1), days=None, most=50, least=1, same_part=False, skip_days=0,
                    all_parts=False)  # fmt: skip
+
+
+class GivenRecipe(BaseModel):
+    """What a person asked of a recipe; what is None is left to the recipe that the table gets. 0 = no bound."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    by: Literal["day", "time", "user", "column"] | None = None
+    fractions: tuple[float, float, float] | None = None
+    days: int | None = Field(None, ge=0)
+    most: int | None = Field(None, ge=0)
+    least: int | None = Field(None, ge=0)
+    same_part: bool | None = None
+    skip_days: int | None = Field(None, ge=0)
+    all_parts: bool | None = None
+    calendar: Literal["utc", "local"] | None = None
+    seed: int | None = None
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> GivenRecipe:
+        return cls(**{name: 0 if value is None else value for name, value in recipe.model_dump().items()})
+
+    def over(self, usual: Recipe) -> Recipe:
+        """`usual` with what was asked for."""
+        given = {name: value for name, value in self.model_dump().items() if value is not None}
+        unbounded = {name: None for name in ("days", "most") if given.get(name) == 0}
+        return usual.model_copy(update=given | unbounded)
 
 
 @dataclass(frozen=True)
@@ -176,15 +203,59 @@ def train_end(visits: Visits, part: np.ndarray) -> np.ndarray:
     return np.minimum(first_later, bounds[1:])
 
 
-def need_parts(samples: Samples, wanted: tuple[int, ...] = (0, 1)) -> None:
-    """Refuse a split that leaves one of these parts without samples."""
-    for part in wanted:
-        if not (samples.part == part).any():
-            raise BadInput(
-                f"the {PARTS[part]} part has no samples ({len(samples)} in all); a sample needs a history of "
-                "enough visits (least, days, skip_days), and without all_parts=false every user needs samples "
-                "in all parts"
-            )
+def parts_without_samples(
+    visits: Visits, part: np.ndarray, samples: Samples, recipe: Recipe | None
+) -> dict[int, str]:
+    """The empty parts, with why they are empty and which setting would change that; `recipe` None: a sample file.
+
+    Where every user needs samples in all parts, one empty part empties the others: the cause comes first.
+    """
+    counts = np.bincount(samples.part, minlength=len(PARTS))
+    empty = [number for number in range(len(PARTS)) if counts[number] == 0]
+    if not empty:
+        return {}
+    had = ", ".join(f"{name} {int((part == number).sum()):,}" for number, name in enumerate(PARTS))
+    if recipe is None:
+        lines = ", ".join(f"{name} {count:,}" for name, count in zip(PARTS, counts, strict=True))
+        return {number: f"the {PARTS[number]} part has no samples (samples: {lines})" for number in empty}
+    alone = _numbers_of(visits, part, recipe.model_copy(update={"all_parts": False}))
+    causes = [number for number in empty if alone[number] == 0]
+    found = {}
+    for number in [*causes, *(number for number in empty if number not in causes)]:
+        said = f"the {PARTS[number]} part has no samples (visits: {had}): "
+        if number in causes:
+            found[number] = said + _why_empty(visits, part, number, recipe)
+        elif causes:
+            blocking = " and ".join(PARTS[cause] for cause in causes)
+            hint = f"; {_RELAXED}" if causes == [2] else ""  # training needs the two others in any case
+            found[number] = f"{said}every user needs samples in all parts, and there are none in {blocking}{hint}"
+        else:
+            found[number] = f"{said}no user has samples in all parts; {_RELAXED}"
+    return found
+
+
+_RELAXED = "--set data.recipe.all_parts=false asks for that no longer"
+
+
+def _why_empty(visits: Visits, part: np.ndarray, number: int, recipe: Recipe) -> str:
+    name = PARTS[number]
+    if not (part == number).any():
+        if recipe.by == "column":
+            return f"no row of the split column says {name}"
+        return f"there are too few {'users' if recipe.by == 'user' else 'visits'} for shares of {recipe.fractions}"
+    loose: dict[str, object] = {"all_parts": False}
+    for field, value, shown in (("skip_days", 0, "0"), ("least", 1, "1"), ("days", None, "0")):
+        changed = recipe.model_copy(update=loose | {field: value})
+        if getattr(recipe, field) != value and (count := _numbers_of(visits, part, changed)[number]):
+            return f"--set data.recipe.{field}={shown} would give {count:,} (it is {getattr(recipe, field)})"
+    loose |= {"skip_days": 0, "least": 1, "days": None}
+    if count := _numbers_of(visits, part, recipe.model_copy(update=loose))[number]:
+        return f"skip_days=0, least=1 and days=0 of data.recipe together would give {count:,}"
+    return "no visit there has an earlier one of the same user in the same part to be told from"
+
+
+def _numbers_of(visits: Visits, part: np.ndarray, recipe: Recipe) -> np.ndarray:
+    return np.bincount(make_samples(visits, part, recipe).part, minlength=len(PARTS))
 
 
 def fingerprint(visits: Visits, recipe: Recipe, samples: Samples) -> str:
