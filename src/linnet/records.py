@@ -87,6 +87,7 @@ class ScoresRecord(Record):
     data: str
     scores: tuple[Score, ...]
     systems: tuple[System, ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader of the scores has to know of the run
 
 
 class GenerationRecord(Record):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from linnet import recipes
+from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.data import PlacesData, Table
 from linnet.domains.places.ranker import fit_ranker
 from linnet.domains.places.rows import VisitRows
@@ -16,6 +17,7 @@ from linnet.domains.places.scores import Ranked, vocabularies
 from linnet.errors import BadInput
 from linnet.model.places.copying import filter_of
 from linnet.model.places.published import CopyModel
+from linnet.model.places.ranking import check_filter
 from linnet.model.places.scorer import Scorer
 from linnet.records import OverSeeds, RunRecord, Score, SeedsRecord, System
 from linnet.training.checkpoint import RunFolder
@@ -54,6 +56,9 @@ def score_places(
     information: str, ranker: int,
 ) -> tuple[list[Score], list[System]]:  # fmt: skip
     """Scores and the table of systems: with other information or another filter where asked, and with rankers."""
+    network = opened.network
+    assert isinstance(network, CopyModel | Scorer)
+    check_filter(network, filter)
     if information not in ("", "same", "full"):
         raise BadInput(f'information is same or full, not "{information}"')
     if information:
@@ -62,14 +67,30 @@ def score_places(
     if rows is None or len(rows) == 0:
         where = f"in the {split} part of" if split else "in"
         raise BadInput(f"there are no samples {where} {', '.join(map(str, paths))}")
-    network, chosen = opened.network, filter_of(filter) if filter else None
-    assert isinstance(network, CopyModel | Scorer)
+    chosen = filter_of(filter) if filter else None
     scores, systems = place_scores(network, rows, size=batch, region=opened.region, chosen=chosen)
     table = data.table(paths) if ranker else None
     for seed in range(ranker):
         assert table is not None
         systems += [row_of(name, tables) for name, tables in ranker_tables(data, table, rows, seed).items()]
     return scores, systems
+
+
+def places_notes(opened: Opened, information: str) -> Iterator[str]:
+    """What the scores of this run cannot show by themselves."""
+    codec = opened.codec
+    assert isinstance(codec, PlacesCodec)
+    reads_counts = isinstance(opened.network, Scorer)
+    if reads_counts and codec.users and not any(name is not None for name in codec.users):
+        yield (
+            "this run has lost the names of its users, so a user's own moves cannot be taken away from the counts of "
+            "other people's: scores of people it was trained on differ from those of the run that it was copied from"
+        )
+    if not reads_counts and information == "full":
+        yield (
+            "information=full changes the rules that count alone: this network reads the history of a sample and "
+            "nothing earlier, so its own scores are those of information=same"
+        )
 
 
 def train_seeds(

@@ -14,7 +14,7 @@ from linnet.probing.attention import patterns
 from linnet.records import AttentionRecord, ScoresRecord
 from linnet.sequences import Sequences
 from linnet.training.run import parse_setting
-from linnet.workbench.comparing import score_places
+from linnet.workbench.comparing import places_notes, score_places
 from linnet.workbench.opening import Opened, load, load_packed, located
 from linnet.workbench.scoring import score
 
@@ -55,7 +55,10 @@ def evaluate(
     if isinstance(opened.run.data, PlacesData) and data:
         chosen = settings_of(settings, batch=256, filter="", information="", ranker=0)
         scores, systems = score_places(opened, opened.run.data, located(data), split, **chosen)
-        return ScoresRecord(run=str(path), data=named, scores=tuple(scores), systems=tuple(systems))
+        notes = tuple(places_notes(opened, chosen["information"] or opened.run.data.information))
+        return ScoresRecord(
+            run=str(path), data=named, scores=tuple(scores), systems=tuple(systems), notes=notes
+        )
     chosen = settings_of(settings, batch=256, n=TEST_QUESTIONS)
     part = (
         opened.run.data.read(opened.codec, located(data), split) if data else held_out(opened, split, chosen["n"])
