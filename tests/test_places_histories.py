@@ -13,6 +13,8 @@ from typer.testing import CliRunner, Result
 from linnet import workbench
 from linnet.cli.app import build
 from linnet.domains.places.codec import FIRST
+from linnet.workbench import load
+from linnet.workbench.following import Follower
 from linnet.workbench.predicting import places_run, predict
 from linnet.workbench.privacy import forget
 
@@ -147,6 +149,18 @@ def test_wrong_fields_are_named_and_coordinates_are_not_shown(
     shown = linnet("predict", runs["alone"], "--file", write(tmp_path / "h.jsonl", line))
     assert shown.exit_code == 2 and said in shown.stderr and "h.jsonl line 1" in shown.stderr, shown.stderr
     assert "116.3214" not in shown.stderr
+
+
+def test_a_follower_and_predictions_agree(runs: dict[str, Path], tmp_path: Path) -> None:
+    """Suggestions too: what a follower was told in local seconds is what the history says."""
+    told = [(place, 86_400 + 7200 * at) for at, place in enumerate((100, 101, 100, "gym", 101))]
+    file = write(tmp_path / "h.jsonl", {"user": 0, "visits": [visit(place, start) for place, start in told]})
+    (wanted,) = named(runs["numbers"], file, k=50)
+    follower = Follower.of(load(runs["numbers"]))
+    for place, start in told:
+        follower.visit(0, place, start, start + 3600)
+    assert {c.value: c.probability for c in follower.next(0, k=50)} == pytest.approx(wanted, abs=2e-5)
+    assert set(wanted) > {100, 101, "gym"}, "some places are suggested"
 
 
 def test_ids_are_read_as_the_run_writes_its_own(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -152,7 +152,7 @@ class BenchRecord(Record):
     name: str
     ours: float
     peers: dict[str, float | None]
-    ratios: dict[str, float | None]
+    ratios: dict[str, float | None]  # ours / peer, in `unit`
     unit: str
     n: int
     machine: str
