@@ -15,6 +15,7 @@ from linnet.domains.places.ranker import fit_ranker
 from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import Ranked, vocabularies
 from linnet.errors import BadInput
+from linnet.model.places.config import FULL_IS_NOT_READ
 from linnet.model.places.copying import filter_of
 from linnet.model.places.published import CopyModel
 from linnet.model.places.ranking import check_filter
@@ -83,14 +84,11 @@ def places_notes(opened: Opened, information: str) -> Iterator[str]:
     reads_counts = isinstance(opened.network, Scorer)
     if reads_counts and codec.users and not any(name is not None for name in codec.users):
         yield (
-            "this run has lost the names of its users, so a user's own moves cannot be taken away from the counts of "
-            "other people's: scores of people it was trained on differ from those of the run that it was copied from"
+            "this run has lost the names of its users, so a user's own moves cannot be taken away from the counts "
+            "of other people's: scores of people it was trained on differ from those of the run it was copied from"
         )
     if not reads_counts and information == "full":
-        yield (
-            "information=full changes the rules that count alone: this network reads the history of a sample and "
-            "nothing earlier, so its own scores are those of information=same"
-        )
+        yield FULL_IS_NOT_READ
 
 
 def train_seeds(

@@ -74,8 +74,8 @@ def lessen(folder: RunFolder, step: int, codec: PlacesCodec, rare: Rare, fewer_t
         less = replace(anonymous, cell_of_place=fine)
     write_atomically(folder.codec, json.dumps(less.to_json(), ensure_ascii=False).encode())
     counted = (
-        "the counts of moves no longer say whose they are, so nobody's own can be taken away from them: "
-        "predictions and scores of the people that the run was trained on change"
+        "users are nobody to this copy: their own moves cannot be taken away from the counts of other people's, "
+        "and embeddings of users are not used, so predictions and scores of the people it was trained on change"
     )
     done = "dropped" if rare == "drop" else "left with their coarsest cell"
     said = (

@@ -56,9 +56,7 @@ def evaluate(
         chosen = settings_of(settings, batch=256, filter="", information="", ranker=0)
         scores, systems = score_places(opened, opened.run.data, located(data), split, **chosen)
         notes = tuple(places_notes(opened, chosen["information"] or opened.run.data.information))
-        return ScoresRecord(
-            run=str(path), data=named, scores=tuple(scores), systems=tuple(systems), notes=notes
-        )
+        return ScoresRecord(run=str(path), data=named, scores=tuple(scores), systems=tuple(systems), notes=notes)
     chosen = settings_of(settings, batch=256, n=TEST_QUESTIONS)
     part = (
         opened.run.data.read(opened.codec, located(data), split) if data else held_out(opened, split, chosen["n"])

@@ -13,6 +13,10 @@ from pydantic import Field, field_validator
 from linnet.model.config import Part
 
 LEVELS = 3  # cell levels, coarse to fine
+FULL_IS_NOT_READ = (
+    "data.information=full changes the rules that count, and them alone: this network reads the history of a "
+    "sample and nothing earlier, so its own scores are those of data.information=same"
+)
 
 
 class CopyConfig(Part):
@@ -92,6 +96,6 @@ def not_of_the_scorer(key: str, value: object) -> str | None:
             "cells as sums over its places, so they cannot tell its places anything new; filter=none is accepted"
         )
     reason = _COPYING_ONLY.get(name)
-    if reason is None:
+    if reason is None or key == "levels":  # short for data.levels
         return None
     return f"{key} is for places-gru and places-transformer; the scorer, which this run has, has none: {reason}"
