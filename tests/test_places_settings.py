@@ -13,6 +13,7 @@ from linnet.cli.app import build
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.errors import BadInput
 from linnet.model.places.config import CopyConfig
+from linnet.training.networks import parameters
 from linnet.training.run import changed
 from linnet.workbench.following import Follower
 from linnet.workbench.opening import load
@@ -37,9 +38,8 @@ def runs(check_ins: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
     return {recipe: folder / recipe for recipe in ("tiny-places", "places-gru")}
 
 
-NO_FILTER = (
-    "filter=soft is for places-gru and places-transformer: the scorer, which this run has, names cells as sums"
-)
+NO_FILTER = "filter=soft is for places-gru and places-transformer: the scorer, which this run has, names cells"
+IDLE = ("data.jitter=120", "data.suggestions=3", "data.cut=1", "data.every_visit=false")
 
 
 def test_the_scorer_has_no_filter_and_says_so_everywhere(
@@ -81,11 +81,11 @@ def test_levels_of_cells_can_be_set_for_the_scorer() -> None:
 def test_three_weights_of_levels_are_one_too_few() -> None:
     with pytest.raises(BadInput, match="level_weights: four weights are needed: of three levels of cells, coarse"):
         changed(recipes.named("places-gru"), [("next_place.level_weights", [0.1, 0.2, 0.3])])
+    with pytest.raises(BadInput, match="a list of four numbers is needed, each with a digit before its point"):
+        changed(recipes.named("places-gru"), [("next_place.level_weights", "[.1, .2, .3, .4]")])
 
 
-@pytest.mark.parametrize(
-    "setting", ["data.jitter=120", "data.suggestions=3", "data.cut=1", "data.every_visit=false"]
-)
+@pytest.mark.parametrize("setting", IDLE)
 def test_settings_that_change_nothing_are_refused(check_ins: Path, tmp_path: Path, setting: str) -> None:
     with pytest.raises(BadInput, match=f"{setting.partition('=')[0]} .* places-gru reads places and cells"):
         workbench.train("places-gru", out=tmp_path / "r", data=[check_ins], settings=[setting])
@@ -131,6 +131,6 @@ def test_the_bench_draws_what_its_networks_hold() -> None:
 
 def test_the_bench_takes_tables_of_any_size(tmp_path: Path) -> None:
     path = tmp_path / "many.csv"
-    write_check_ins(path, generate(Process(users=60, visits=60, venues=3000)))
+    write_check_ins(path, generate(Process(users=300, visits=40, venues=3000)))
     run, _ = prepared([path], ())
-    assert isinstance(run.next_place, CopyConfig) and run.next_place.places > 1190
+    assert parameters(run) > recipes.named("places-gru").training.most_parameters  # type: ignore[operator]

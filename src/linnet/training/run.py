@@ -236,7 +236,7 @@ def idle_filter(run: Run, key: str, value: Any, source: str) -> bool:
     if not isinstance(run.next_place, ScorerConfig):
         return False
     if wrong := not_of_the_scorer(key, value):
-        raise BadInput(f"{source} {key}: {wrong}")
+        raise BadInput(f"{source}: {wrong}")
     return key.removeprefix("next_place.") == "filter"
 
 

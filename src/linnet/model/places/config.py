@@ -45,6 +45,10 @@ class CopyConfig(Part):
     @field_validator("level_weights", mode="before")
     @classmethod
     def _four_weights(cls, given: Any) -> Any:
+        if isinstance(given, str):  # TOML knows no .1
+            raise ValueError(
+                "a list of four numbers is needed, each with a digit before its point: [0.05, 0.1, 0.15, 0.7]"
+            )
         if not isinstance(given, list | tuple) or len(given) != LEVELS + 1:
             raise ValueError(
                 "four weights are needed: of three levels of cells, coarse to fine, and of the place, "

@@ -27,7 +27,6 @@ SUGGESTION = 2
 TINY = 1e-9
 EVIDENCE, CONTEXT, ASIDE = 16, 13, 15  # features of a visit, of a row, of a candidate beside its kernels
 SUGGESTED = 8  # features of a suggestion
-DENSE = 1 << 16  # a table of so many numbers costs less than sorting what is in it
 FAR = 40.0  # kernels are exponentials of at most this
 DECAYS, WIDTHS = (0.0, 1.0, 4.3, 12.0), (0.0, 0.55, 1.0, 5.0)  # per 30 days; of (minutes / 60)^2 / 10
 SWITCHES = ((6, 0.25, 2.0), (7, 0.4, 3.0), (8, 0.5, 4.0), (9, 0.25, 3.0), (11, 0.3, 3.0))
@@ -249,11 +248,8 @@ def suggestion_features(entries: Entries, options: Options) -> Tensor:
 def _visits_in_cell(entries: Entries, cell: Tensor, real: Tensor, owner: Tensor, latest: Tensor) -> Tensor:
     """[C]: log of one and the row's visits to the cell of each candidate."""
     span = int(cell.max()) + 1
-    number, size = entries.owner * span + cell, entries.rows * span
-    if size > DENSE:
-        keys, number = torch.unique(number, return_inverse=True)
-        size = len(keys)
-    visits = real.new_zeros(size).index_add(0, number, real)
+    keys, number = torch.unique(entries.owner * span + cell, return_inverse=True)
+    visits = real.new_zeros(len(keys)).index_add(0, number, real)
     return visits[number[latest]].log1p()
 
 
