@@ -14,7 +14,9 @@ import torch
 from linnet.domains.places.codec import FIRST, Name, PlacesCodec
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.features import LONGEST_STAY
+from linnet.domains.places.histories import kind_of
 from linnet.domains.places.rows import SUGGESTION, Suggestions, is_recent
+from linnet.domains.places.told import read_id
 from linnet.errors import BadInput
 from linnet.model.inputs import Inputs
 from linnet.model.places.scorer import Scorer
@@ -60,6 +62,7 @@ class Follower:
                 "network: ask it with linnet predict"
             )
         self.network, self.codec, self.longest = network.eval(), codec, longest
+        self._place_kind, self._user_kind = kind_of(codec.places), kind_of(codec.users)
         self._places = {name: number + FIRST for number, name in enumerate(codec.places) if name is not None}
         self._users = {name: number + FIRST for number, name in enumerate(codec.users) if name is not None}
         self._trees = [codec.tree(level) for level in codec.levels]
@@ -80,6 +83,7 @@ class Follower:
 
     def visit(self, user: int | str, place: int | str, start: int, end: int | None = None) -> None:
         """A stay from `start` to `end` (seconds on the user's local clock); a check-in has no end."""
+        user, place = read_id("the user", user, self._user_kind), read_id("the place", place, self._place_kind)
         end = start if end is None else end
         if end < start:
             raise BadInput(f"the visit of {user!r} ends before it begins")
@@ -101,6 +105,7 @@ class Follower:
         """The k most probable next places: where the user has been, and what is suggested."""
         if k < 1:
             raise BadInput(f"k is {k}; at least one place must be asked for")
+        user = read_id("the user", user, self._user_kind)
         who = self._followed.get(user)
         if who is None:
             raise BadInput(f"nothing is known about user {user!r} yet; tell a visit first")
