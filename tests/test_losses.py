@@ -153,4 +153,4 @@ def test_terms_that_mean_nothing_are_refused() -> None:
         prepare("tiny-text", settings=["r_drop=1"])
     assert prepare("tiny-text", settings=["r_drop=1", "dropout=0.1"]).loss.r_drop == 1
     with pytest.raises(BadInput, match="this run names places"):
-        changed(recipes.named("places"), [("smoothing", 0.1)])
+        changed(recipes.named("places"), [("loss.smoothing", 0.1)])

@@ -274,13 +274,14 @@ def test_plans_are_functions_of_the_step() -> None:
     assert seen == len(rows)
 
 
-def test_a_follower_says_what_the_rows_say() -> None:
-    rows, model = world(suggestions=0), small_scorer()
+@pytest.mark.parametrize("suggestions", [0, 2])
+def test_a_follower_says_what_the_rows_say(suggestions: int) -> None:
+    rows, model = world(suggestions=suggestions), small_scorer()
     visits = rows.visits
     full = rows.samples.of(2).with_full_past(visits)
     rows = replace(rows, samples=full)
     said = answer(model, rows).ranking
-    follower = Follower(model, rows.codec)
+    follower = Follower(model, rows.codec, suggestions=suggestions)
     wanted = {int(target): index for index, target in enumerate(full.target)}
     user = int(np.bincount(visits.user[full.target]).argmax())
     name = visits.users[user].item()
@@ -291,6 +292,7 @@ def test_a_follower_says_what_the_rows_say() -> None:
             best = np.argsort(-said.score[entries], kind="stable")[:3]
             candidates = follower.next(name, k=3)
             np.testing.assert_allclose([c.probability for c in candidates], said.score[entries][best], atol=1e-4)
+            assert [c.value for c in candidates] == visits.places[said.label[entries][best]].tolist()
             compared += 1
         offset = int(visits.offset[row])
         place = visits.places[visits.place[row]].item()

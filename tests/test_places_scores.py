@@ -37,6 +37,16 @@ def world(seed: int, full: bool = False) -> tuple[Visits, Samples, np.ndarray, n
     return visits, samples, visits.place.astype(np.int64), legacy_ids(visits, part)
 
 
+def test_intervals_of_shares_stay_between_0_and_1() -> None:
+    """One user with three samples, two of them right: an interval of a normal distribution would reach 1.2."""
+    rank = np.array([1.0, 1.0, 9.0])
+    table = Ranked(rank, np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros(3, bool))
+    groups = {"history=1-4": np.array([False, True, True])}
+    found = score_list({"open": table}, np.zeros(3, np.int64), {}, groups)
+    assert all(0 <= score.low <= score.value <= score.high <= 1 for score in found)
+    assert {score.high for score in found if score.name in ("acc@1", "acc@1.history=1-4")} == {1.0}
+
+
 def as_dicts(ranking: Ranking) -> list[dict[int, float]]:
     return [
         dict(zip(ranking.label[a:b].tolist(), ranking.score[a:b].tolist(), strict=True))

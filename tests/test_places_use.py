@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from typer.testing import CliRunner, Result
 from linnet import workbench
 from linnet.benchmarks.places import bench_places
 from linnet.cli.app import build
+from linnet.cli.pictures import draw
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.histories import read_histories
@@ -21,6 +23,7 @@ from linnet.domains.places.samples_file import write_samples
 from linnet.domains.places.splits import PUBLISHED, divide, make_samples
 from linnet.domains.places.visits import legacy_ids
 from linnet.errors import BadInput
+from linnet.records import BenchRecord
 from linnet.training.checkpoint import RunFolder
 from linnet.workbench.missing import misses
 from linnet.workbench.predicting import places_run, predict
@@ -30,6 +33,12 @@ from places_tables import random_visits
 
 def linnet(*arguments: str | Path) -> Result:
     return CliRunner().invoke(build(), [str(argument) for argument in arguments])
+
+
+def linnet_table(record: BenchRecord) -> str:
+    out = io.StringIO()
+    draw([record], out)
+    return out.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +98,7 @@ def test_predictions_are_probabilities_of_places(runs: dict[str, Path], historie
     assert len(hard.candidates) == 3
     with pytest.raises(BadInput, match='filter is none, hard or soft, not "warm"'):
         list(predict(runs["places-gru"], histories, settings=("filter=warm",)))
-    with pytest.raises(BadInput, match="for the copying networks"):
+    with pytest.raises(BadInput, match="filter=hard is for places-gru and places-transformer"):
         list(predict(runs["tiny-places"], histories, settings=("filter=hard",)))
 
 
@@ -214,7 +223,7 @@ def test_the_verbs(runs: dict[str, Path], stays: Path, histories: Path, tmp_path
     said = linnet("predict", runs["tiny-places"], "--file", histories, "-k", 2, "--json")
     lines = [json.loads(line) for line in said.stdout.splitlines()]
     assert [line["kind"] for line in lines] == ["prediction"] * 2 and len(lines[0]["candidates"]) == 2
-    assert "histories in" in said.stderr
+    assert "2 histories, " in said.stderr and "ms a prediction" in said.stderr
     assert "somewhere new" in linnet("predict", runs["tiny-places"], "--file", histories).stdout
     assert "went to" in linnet("inspect", "misses", runs["tiny-places"], "--data", stays, "-n", 3).stdout
     wrong = linnet("generate", runs["tiny-places"], "x")
@@ -230,6 +239,9 @@ def test_the_bench_compares_before_it_measures(tmp_path: Path) -> None:
     found = list(bench_places([path], small, repeats=1, epochs=1))
     assert found[0].ours <= 1e-7 and set(found[0].peers) >= {"copy", "frequency", "recency", "hard filter"}
     assert set(found[1].peers) == {"one-hot", "loops"}
+    for name, seconds in found[1].peers.items():
+        assert seconds is not None and found[1].ratios[name] == pytest.approx(found[1].ours / seconds, rel=0.5)
+    assert "less is better" in linnet_table(found[1]) and "less is better" not in linnet_table(found[2])
     assert [record.name for record in found[-4:]] == ["batch 64", "batch 128", "batch 256", "batch 512"]
 
 

@@ -87,6 +87,7 @@ class ScoresRecord(Record):
     data: str
     scores: tuple[Score, ...]
     systems: tuple[System, ...] = ()
+    notes: tuple[str, ...] = ()  # what a reader of the scores has to know of the run
 
 
 class GenerationRecord(Record):
@@ -151,7 +152,7 @@ class BenchRecord(Record):
     name: str
     ours: float
     peers: dict[str, float | None]
-    ratios: dict[str, float | None]
+    ratios: dict[str, float | None]  # ours / peer, in `unit`
     unit: str
     n: int
     machine: str

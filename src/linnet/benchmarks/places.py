@@ -23,6 +23,7 @@ from linnet.benchmarks import place_loops as loops
 from linnet.benchmarks.machine import one_line
 from linnet.data import Batch
 from linnet.domains import Material
+from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import measures
@@ -37,12 +38,14 @@ from linnet.model.places.scorer import Scorer
 from linnet.records import BenchRecord
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner
+from linnet.training.networks import parameters
 from linnet.training.resolve import complete, settle
 from linnet.training.run import Run, changed
 from linnet.workbench.following import Follower
 
 TOLERANCE = 1e-7
 BATCHES = (64, 128, 256, 512)
+DRAWN = Process(users=30, visits=100, venues=900)  # fits the published tables, and takes about two minutes
 
 
 @contextmanager
@@ -53,16 +56,17 @@ def drawn(data: Sequence[Path]) -> Iterator[Sequence[Path]]:
         return
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "check-ins.csv"
-        write_check_ins(path, generate(Process()))
+        write_check_ins(path, generate(DRAWN))
         yield [path]
 
 
 def prepared(
     data: Sequence[Path], settings: Sequence[tuple[str, object]], recipe: str = "places-gru"
 ) -> tuple[Run, Material]:
-    """A resolved run of a copying network on these files, and what it reads."""
+    """A resolved run of a copying network on these files, as large as they need it, and what it reads."""
     asked = [("data.paths", [str(path.resolve()) for path in data]), *settings]
     run = settle(changed(recipes.named(recipe), asked))
+    run = run.model_copy(update={"training": run.training.model_copy(update={"most_parameters": None})})
     torch.set_num_threads(run.threads)
     material = run.data.load(run.seed)
     return complete(run, material), material
@@ -147,14 +151,15 @@ def forms(run: Run, rows: VisitRows, repeats: int) -> BenchRecord:
     epoch = {name: statistics.median(taken) * plan.steps_per_epoch for name, taken in seconds.items()}
     ours = epoch.pop("linnet")
     ratios = {
-        name: sorted(theirs / mine for mine, theirs in zip(seconds["linnet"], seconds[name], strict=True))
+        name: sorted(mine / theirs for mine, theirs in zip(seconds["linnet"], seconds[name], strict=True))
         for name in epoch
     }
-    spread = "; ".join(f"{name}: {found[0]:.1f} to {found[-1]:.1f} times" for name, found in ratios.items())
+    spread = "; ".join(f"{name}: ratios from {found[0]:.2f} to {found[-1]:.2f}" for name, found in ratios.items())
+    note = f"{len(rows)} rows, {run.threads} threads, {parameters(run):,} parameters; {spread}"
     return BenchRecord(
         name=f"{run.recipe}, training at batch {run.training.batch}", ours=ours, peers=dict(epoch),
         ratios={name: statistics.median(found) for name, found in ratios.items()}, unit="seconds an epoch",
-        n=repeats, machine=one_line(), note=f"{len(rows)} rows, {run.threads} threads; {spread}",
+        n=repeats, machine=one_line(), note=note,
     )  # fmt: skip
 
 
@@ -187,9 +192,9 @@ def one_size(run: Run, rows: VisitRows, validation: VisitRows, size: int, epochs
         found = ranks(learner.network, validation)["legacy"]
         best = max(best, float(measures(found)["acc@1"].mean()))
     return BenchRecord(
-        name=f"batch {size}", ours=statistics.median(taken), peers={"best legacy acc@1 on validation": best},
-        ratios={}, unit="seconds an epoch", n=epochs, machine=one_line(),
-        note=f"{epochs} epochs, learning rate {run.optim.lr * scale:.2g} (scaled by the root of the batch)",
+        name=f"batch {size}", ours=statistics.median(taken), peers={}, ratios={}, unit="seconds an epoch",
+        n=epochs, machine=one_line(), note=f"best legacy acc@1 on validation {best:.4f}; {epochs} epochs, "
+        f"learning rate {run.optim.lr * scale:.2g} (scaled by the root of the batch)",
     )  # fmt: skip
 
 
@@ -214,7 +219,7 @@ def latency(train: VisitRows, rows: VisitRows, most: int = 200) -> BenchRecord:
     chosen = recipes.named("places").next_place
     assert isinstance(chosen, ScorerConfig)
     visits, codec = rows.visits, train.codec
-    follower = Follower(Scorer(chosen), codec)
+    follower = Follower(Scorer(chosen), codec, suggestions=PlacesData().suggestions)
     user = int(np.bincount(visits.user).argmax())
     name, taken = visits.users[user].item(), []
     for row in np.flatnonzero(visits.user == user)[:most].tolist():

@@ -251,11 +251,14 @@ def shown(record: ShowRecord) -> RenderableType:
         "recipe": record.recipe,
         "state": f"{record.state}, step {record.step:,} of {record.steps:,}",
         "checkpoints": f"{', '.join(map(str, record.checkpoints)) or 'none'} (best: {best})",
-        "parameters": f"{record.parameters:,}",
-        "forward": f"{record.flops_per_token:,} FLOPs a token",
-        "memory of a token": f"{size(record.kv_bytes_per_token)} of keys and values",
-        "training memory": f"about {size(record.training_bytes)}",
+        "parameters": f"{record.parameters:,}" if record.parameters else "not known before the data are read",
     }
+    if record.flops_per_token:  # of models of tokens, and once their context is known
+        facts |= {
+            "forward": f"{record.flops_per_token:,} FLOPs a token",
+            "memory of a token": f"{size(record.kv_bytes_per_token)} of keys and values",
+            "training memory": f"about {size(record.training_bytes)}",
+        }
     settings = pairs({name: repr(value) for name, value in flat(record.settings).items()})
     return Group(pairs(facts), scores(record.scores), Text("\nsettings", style="bold"), settings)
 
@@ -349,7 +352,9 @@ def doctor(record: DoctorRecord) -> RenderableType:
 
 
 def bench(record: BenchRecord) -> RenderableType:
-    grid = table("", record.unit, "ours / peer", numbers=(record.unit, "ours / peer"))
+    small = record.unit.startswith(("second", "ms", "MB")) and not record.unit.endswith("/s")
+    unit = f"{record.unit}, less is better" if small else record.unit
+    grid = table("", unit, "ours / peer", numbers=(unit, "ours / peer"))
     grid.add_row("linnet", number(record.ours), "")
     for name, value in record.peers.items():
         ratio = record.ratios.get(name)

@@ -41,16 +41,19 @@ def predict(
     that is known: the user and the places need not be known to the run.
     """
     with speaking(json=json, debug=debug) as face:
-        import time
-
         from linnet.workbench.predicting import predict
 
-        began, count = time.perf_counter(), 0
-        for record in predict(run, file, k=k, settings=tuple(settings or ()), device=device, precision=precision):
+        found = predict(run, file, k=k, settings=tuple(settings or ()), device=device, precision=precision)
+        for note in found.notes:
+            face.remark(note)
+        for record in found:
             face.show(record)
-            count += 1
-        seconds = time.perf_counter() - began
-        typer.echo(f"{count} histories in {seconds:.2f} s, opening included ({count / seconds:,.0f}/s)", err=True)
+        count = len(found.records)
+        one = 1000 * found.seconds / count
+        face.remark(
+            f"{count} histories, {one:.2f} ms a prediction in batches of {min(found.batch, count)} "
+            f"({count / found.seconds:,.0f}/s; opening the run and reading the file not counted)"
+        )
 
 
 def forget(

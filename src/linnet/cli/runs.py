@@ -131,8 +131,9 @@ def evaluate(
             device=device,
             precision=precision,
             checkpoint=checkpoint,
-            remark=face.remark,
         )
+        for note in record.notes:
+            face.remark(note)
         face.show(record)
 
 

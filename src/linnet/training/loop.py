@@ -19,6 +19,7 @@ from linnet.model.attention import choose
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.model.places.batches import VisitPlan
+from linnet.model.places.config import FULL_IS_NOT_READ
 from linnet.model.places.published import CopyModel
 from linnet.model.places.ranking import shortfall
 from linnet.model.taps import expand
@@ -154,6 +155,8 @@ def introduce(run: Run, log: Log) -> None:
         device, dropout = torch.device(run.device), run.model.dropout
         kernel = choose(device, tokens, tokens, compiling=compiling, dropout=dropout)
         log.note(0, f"attention at {tokens} tokens: {kernel}")
+    if isinstance(run.data, PlacesData) and run.data.reads == "history" and run.data.information == "full":
+        log.note(0, FULL_IS_NOT_READ)
     for name, share in (("token masking", run.augment.mask), ("document dropping", run.augment.drop)):
         if share:
             log.note(0, f"augmentation of the training data: {name}, {share:.0%}")

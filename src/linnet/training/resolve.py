@@ -9,6 +9,7 @@ import torch
 
 from linnet.domains import Material
 from linnet.domains.places.codec import FIRST, PlacesCodec
+from linnet.domains.places.data import PlacesData
 from linnet.errors import BadInput
 from linnet.model.costs import costs
 from linnet.model.places.config import CopyConfig
@@ -99,6 +100,27 @@ def complete_places(run: Run, material: Material) -> Run:
         steps = max(1, round((run.training.epochs or 1.0) * plan_of(run, material.train.rows).steps_per_epoch))
     training = run.training.model_copy(update={"steps": steps, "epochs": None, "compile": "off"})
     return capped(run.model_copy(update={"next_place": chosen, "training": training}))
+
+
+IDLE = {  # what only rows of the whole past use
+    "jitter": "moves the times of visits",
+    "suggestions": "offers places where the user has never been",
+    "cut": "hides visits before the history",
+    "every_visit": "adds targets that only a past has",
+}
+
+
+def refuse_idle(run: Run) -> None:
+    """Refuse settings that would change nothing: rows of the published form hold a history without times."""
+    data = run.data
+    if not isinstance(data, PlacesData) or data.reads != "history":
+        return
+    for name, does in IDLE.items():
+        if getattr(data, name) != PlacesData.model_fields[name].default:
+            raise BadInput(
+                f"data.{name} {does}, and {run.recipe} reads places and cells of the history, without times and "
+                f"without the past (data.reads=history): leave data.{name} as it is, or train the recipe places"
+            )
 
 
 def capped(run: Run) -> Run:

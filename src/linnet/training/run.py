@@ -20,7 +20,7 @@ from linnet.domains.text import TextData
 from linnet.errors import BadInput, nearest
 from linnet.model.config import ModelConfig, Part
 from linnet.model.losses import LossConfig
-from linnet.model.places.config import PlaceModelConfig
+from linnet.model.places.config import PlaceModelConfig, ScorerConfig, not_of_the_scorer
 from linnet.training.schedules import Cosine, Schedule
 
 FORMAT = 1
@@ -208,7 +208,7 @@ def changed(run: Run, settings: Iterable[tuple[str, Any]], source: str = "--set"
 
     A schedule is chosen before its own settings are made, wherever it stands among them.
     """
-    given = list(settings)
+    given = [(key, value) for key, value in settings if not idle_filter(run, key, value, source)]
     for key, value in given:
         if chooses_schedule(key, value):
             tree = run.model_dump(mode="json")
@@ -229,6 +229,15 @@ def changed(run: Run, settings: Iterable[tuple[str, Any]], source: str = "--set"
     if wrong is not None:
         raise wrong
     return run
+
+
+def idle_filter(run: Run, key: str, value: Any, source: str) -> bool:
+    """Whether this is `filter=none` for the scorer, which has no filter; what else it has not is refused."""
+    if not isinstance(run.next_place, ScorerConfig):
+        return False
+    if wrong := not_of_the_scorer(key, value):
+        raise BadInput(f"{source}: {wrong}")
+    return key.removeprefix("next_place.") == "filter"
 
 
 def chooses_schedule(key: str, value: Any) -> bool:

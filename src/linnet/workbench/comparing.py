@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from linnet import recipes
+from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.data import PlacesData, Table
 from linnet.domains.places.ranker import fit_ranker
 from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import Ranked, vocabularies
 from linnet.errors import BadInput
+from linnet.model.places.config import FULL_IS_NOT_READ
 from linnet.model.places.copying import filter_of
 from linnet.model.places.published import CopyModel
+from linnet.model.places.ranking import check_filter
 from linnet.model.places.scorer import Scorer
 from linnet.records import OverSeeds, RunRecord, Score, SeedsRecord, System
 from linnet.training.checkpoint import RunFolder
@@ -51,29 +54,42 @@ def ranker_tables(data: PlacesData, table: Table, rows: VisitRows, seed: int) ->
 
 def score_places(
     opened: Opened, data: PlacesData, paths: list[Path], split: str | None, *, batch: int, filter: str,
-    information: str, ranker: int, remark: Callable[[str], None] | None = None,
-) -> tuple[list[Score], list[System]]:  # fmt: skip
-    """Scores and the table of systems: with other information or another filter where asked, and with rankers."""
+    information: str, ranker: int,
+) -> tuple[list[Score], list[System], tuple[str, ...]]:  # fmt: skip
+    """Scores, systems and notes: with other information or another filter where asked, and with rankers."""
+    network = opened.network
+    assert isinstance(network, CopyModel | Scorer)
+    check_filter(network, filter)
     if information not in ("", "same", "full"):
         raise BadInput(f'information is same or full, not "{information}"')
     if information:
         data = data.model_copy(update={"information": information})
     part = data.read(opened.codec, paths, split)
-    if remark is not None:
-        for note in part.notes:
-            remark(note)
     rows = part.visits
     if rows is None or len(rows) == 0:
         where = f"in the {split} part of" if split else "in"
         raise BadInput(f"there are no samples {where} {', '.join(map(str, paths))}")
-    network, chosen = opened.network, filter_of(filter) if filter else None
-    assert isinstance(network, CopyModel | Scorer)
+    chosen = filter_of(filter) if filter else None
     scores, systems = place_scores(network, rows, size=batch, region=opened.region, chosen=chosen)
     table = data.table(paths) if ranker else None
     for seed in range(ranker):
         assert table is not None
         systems += [row_of(name, tables) for name, tables in ranker_tables(data, table, rows, seed).items()]
-    return scores, systems
+    return scores, systems, (*part.notes, *places_notes(opened, data.information))
+
+
+def places_notes(opened: Opened, information: str) -> Iterator[str]:
+    """What the scores of this run cannot show by themselves."""
+    codec = opened.codec
+    assert isinstance(codec, PlacesCodec)
+    reads_counts = isinstance(opened.network, Scorer)
+    if reads_counts and codec.users and not any(name is not None for name in codec.users):
+        yield (
+            "this run has lost the names of its users, so a user's own moves cannot be taken away from the counts "
+            "of other people's: scores of people it was trained on differ from those of the run it was copied from"
+        )
+    if not reads_counts and information == "full":
+        yield FULL_IS_NOT_READ
 
 
 def train_seeds(

@@ -8,8 +8,10 @@ from typing import Any, Literal
 
 from linnet.errors import BadInput
 from linnet.model.costs import Costs, costs
+from linnet.model.places.config import CopyConfig
 from linnet.records import ListedRunRecord, Score, ShowRecord
 from linnet.training.checkpoint import RunFolder
+from linnet.training.networks import parameters
 from linnet.training.run import Run, flatten
 from linnet.workbench.opening import read_record, read_run
 
@@ -40,6 +42,13 @@ def costs_of(run: Run) -> Costs | None:
     return costs(run.model, batch_tokens=rows * run.model.context, ema=bool(run.optim.ema))
 
 
+def parameters_of(run: Run) -> int:
+    """Trainable numbers of a network of places; 0 before the data have told how large its tables are."""
+    chosen = run.next_place
+    open_ended = isinstance(chosen, CopyConfig) and not (chosen.places and all(chosen.cells) and chosen.users)
+    return 0 if chosen is None or open_ended else parameters(run)
+
+
 def show(path: Path | str) -> ShowRecord:
     """What a run folder holds and what its model costs."""
     folder = RunFolder.open(Path(path))
@@ -52,7 +61,7 @@ def show(path: Path | str) -> ShowRecord:
         state=state_of(folder),
         step=done[-1] if done else 0,
         steps=run.training.steps or 0,
-        parameters=cost.parameters if cost else 0,
+        parameters=cost.parameters if cost else parameters_of(run),
         flops_per_token=cost.flops_per_token if cost else 0,
         kv_bytes_per_token=cost.kv_bytes_per_token if cost else 0,
         training_bytes=cost.training_bytes if cost else 0,

@@ -23,7 +23,7 @@ from linnet.training.distributed import Processes
 from linnet.training.loop import train as train_loop
 from linnet.training.networks import parameters
 from linnet.training.progress import Course
-from linnet.training.resolve import complete, settle
+from linnet.training.resolve import complete, refuse_idle, settle
 from linnet.training.run import Run, changed, check_format, flatten, parse_setting, read_toml, to_toml
 from linnet.training.sinks import JsonLines, Sink, open_trackers
 from linnet.workbench.opening import load, located, read_codec, read_record, read_run
@@ -77,6 +77,7 @@ def train(
 ) -> RunRecord:
     """Train a recipe into a new run folder. `asked` is what `prepare` takes."""
     run = settle(prepare(recipe, **asked))
+    refuse_idle(run)
     processes = Processes.join(run.device)
     path = Path(out) if out is not None else free_folder(run, processes)
     if processes.first:

@@ -24,10 +24,9 @@ from linnet.domains.places.scores import (
 )
 from linnet.domains.places.splits import Samples
 from linnet.domains.places.visits import DAY
-from linnet.errors import BadInput
 from linnet.model.places.copying import FilterKind
 from linnet.model.places.published import CopyModel
-from linnet.model.places.ranking import answer, dense_ranks, filtered, name_dense
+from linnet.model.places.ranking import answer, check_filter, dense_ranks, filtered, name_dense
 from linnet.model.places.scorer import Scorer
 from linnet.records import Baseline, Score, System
 
@@ -77,9 +76,8 @@ def say(
     """What a network names, as ranks of the truth."""
     ids = rows.codec.place_ids(rows.visits.places)
     truth = rows.visits.place[rows.samples.target].astype(np.int64)
+    check_filter(network, chosen or "none")
     if isinstance(network, Scorer):
-        if chosen not in (None, "none"):
-            raise BadInput("the scorer names places through its candidates; filter is for the copying networks")
         answers = answer(network, rows, size, region)
         tables = vocabularies(answers.ranking, truth, ids, answers.legacy(ids))
         tables |= cell_tables(rows, answers.ranking, truth)
@@ -159,7 +157,8 @@ def calibration(said: Said, user: np.ndarray) -> Score:
     low, high = draws.interval(gap)
     always = abs(float(hit.mean()) - 1.0)
     return Score(
-        name="ece", value=error, n=len(hit), low=max(0.0, error - (high - low) / 2), high=error + (high - low) / 2,
+        name="ece", value=error, n=len(hit),
+        low=max(0.0, error - (high - low) / 2), high=min(1.0, error + (high - low) / 2),
         baseline=Baseline(name="always certain", value=always),
         note="calibration of the first answer; the interval has the width of that of confidence minus accuracy",
     )  # fmt: skip

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.histories import Histories, read_histories
 from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.scores import Ranking
 from linnet.errors import BadInput
 from linnet.model.places.copying import filter_of
 from linnet.model.places.published import CopyModel
-from linnet.model.places.ranking import answer, filtered, name_dense
+from linnet.model.places.ranking import answer, check_filter, filtered, name_dense
 from linnet.model.places.scorer import Scorer
 from linnet.records import Candidate, PredictionRecord
 from linnet.workbench.opening import Opened, load
@@ -32,6 +35,19 @@ def places_run(
     return opened, opened.codec
 
 
+@dataclass(frozen=True)
+class Predictions:
+    """One record a history, in the order of the file; what was mended in it, and how long the naming took."""
+
+    records: tuple[PredictionRecord, ...]
+    notes: tuple[str, ...]
+    seconds: float  # from histories in memory to named places; opening the run and reading the file not counted
+    batch: int
+
+    def __iter__(self) -> Iterator[PredictionRecord]:
+        return iter(self.records)
+
+
 def predict(
     path: Path | str,
     file: Path,
@@ -40,7 +56,7 @@ def predict(
     settings: tuple[str, ...] = (),
     device: str | None = None,
     precision: str | None = None,
-) -> Iterator[PredictionRecord]:
+) -> Predictions:
     """The k most probable next places of every history, in the order of the file."""
     if k < 1:
         raise BadInput(f"k is {k}; at least one place must be asked for")
@@ -48,28 +64,32 @@ def predict(
         raise BadInput(f"there is no file {file}")
     chosen = settings_of(list(settings), batch=256, filter="")
     opened, codec = places_run(path, device, precision)
+    check_filter(opened.network, chosen["filter"])
     data = opened.run.data
     assert isinstance(data, PlacesData)
     histories = read_histories(file, codec, tz=data.tz, local=data.local)
+    began = time.perf_counter()
     past = data.reads == "past"
     rows = VisitRows(
         histories.visits, histories.samples, codec, past, data.longest, data.suggestions if past else 0
     )
-    network = opened.network
+    network, batch = opened.network, chosen["batch"]
     if isinstance(network, CopyModel):
         kind = filter_of(chosen["filter"] or network.config.filter)
-        places, cells = name_dense(network, rows, chosen["batch"], opened.region)
-        yield from _from_dense(filtered(network, places, cells, kind), histories, codec, k)
-    elif isinstance(network, Scorer):
-        if chosen["filter"] not in ("", "none"):
-            raise BadInput("filter is for the copying networks")
-        ranking = answer(network, rows, chosen["batch"], opened.region).ranking
-        for index, name in enumerate(histories.ids):
-            entries = slice(ranking.starts[index], ranking.starts[index + 1])
-            best = np.argsort(-ranking.score[entries], kind="stable")[:k]
-            yield _record(
-                name, histories.visits.places[ranking.label[entries][best]], ranking.score[entries][best]
-            )
+        places, cells = name_dense(network, rows, batch, opened.region)
+        records = tuple(_from_dense(filtered(network, places, cells, kind), histories, codec, k))
+    else:
+        assert isinstance(network, Scorer)
+        ranking = answer(network, rows, batch, opened.region).ranking
+        records = tuple(_from_ranking(ranking, histories, k))
+    return Predictions(records, histories.notes, time.perf_counter() - began, batch)
+
+
+def _from_ranking(ranking: Ranking, histories: Histories, k: int) -> Iterator[PredictionRecord]:
+    for index, name in enumerate(histories.ids):
+        entries = slice(ranking.starts[index], ranking.starts[index + 1])
+        best = np.argsort(-ranking.score[entries], kind="stable")[:k]
+        yield _record(name, histories.visits.places[ranking.label[entries][best]], ranking.score[entries][best])
 
 
 def _from_dense(
@@ -79,9 +99,9 @@ def _from_dense(
     names = np.array(codec.tokens, object)
     for index, name in enumerate(histories.ids):
         shares = np.exp(logits[index] - logits[index].max())
-        shares[0] = 0
+        shares[0] = shares[len(names) :] = 0  # padding, and room in the tables that no place has taken
         shares /= shares.sum()
-        best = np.argsort(-shares[: len(names)], kind="stable")[:k]
+        best = np.argsort(-shares, kind="stable")[: min(k, int((shares > 0).sum()))]  # forgotten places have none
         yield _record(name, names[best], shares[best])
 
 

@@ -73,11 +73,15 @@ def lessen(folder: RunFolder, step: int, codec: PlacesCodec, rare: Rare, fewer_t
             fine[level] = tuple(1 if away else cell for cell, away in zip(fine[level], few, strict=True))
         less = replace(anonymous, cell_of_place=fine)
     write_atomically(folder.codec, json.dumps(less.to_json(), ensure_ascii=False).encode())
+    counted = (
+        "users are nobody to this copy: their own moves cannot be taken away from the counts of other people's, "
+        "and embeddings of users are not used, so predictions and scores of the people it was trained on change"
+    )
     done = "dropped" if rare == "drop" else "left with their coarsest cell"
     said = (
         f"{int(few.sum())} places visited by fewer than {fewer_than} users were {done}, and users lost their names"
     )
-    return (*disclosure(less, fewer_than), said)
+    return (*disclosure(less, fewer_than), said, counted)
 
 
 def forget(path: Path | str, user: str) -> NoteRecord:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,20 +46,16 @@ def evaluate(
     device: str | None = None,
     precision: str | None = None,
     checkpoint: int | None = None,
-    remark: Callable[[str], None] | None = None,
 ) -> ScoresRecord:
-    """Score a run on whole files, or on held-out problems of a domain that draws its own.
-
-    `remark` is told how the files were read and what was mended in them.
-    """
+    """Score a run on whole files, or on held-out problems of a domain that draws its own."""
     # Rounded weights are scored as generation multiplies them; the other precisions are those of training.
     opener = load_packed if precision in ("int8", "int4", "bf16") else load
     opened = opener(path, checkpoint=checkpoint, device=device, precision=precision)
     named = ", ".join(map(str, data))
     if isinstance(opened.run.data, PlacesData) and data:
         chosen = settings_of(settings, batch=256, filter="", information="", ranker=0)
-        scores, systems = score_places(opened, opened.run.data, located(data), split, remark=remark, **chosen)
-        return ScoresRecord(run=str(path), data=named, scores=tuple(scores), systems=tuple(systems))
+        scores, systems, notes = score_places(opened, opened.run.data, located(data), split, **chosen)
+        return ScoresRecord(run=str(path), data=named, scores=tuple(scores), systems=tuple(systems), notes=notes)
     chosen = settings_of(settings, batch=256, n=TEST_QUESTIONS)
     part = (
         opened.run.data.read(opened.codec, located(data), split) if data else held_out(opened, split, chosen["n"])
@@ -69,7 +65,7 @@ def evaluate(
         raise BadInput(f"there are no {where} in {', '.join(map(str, data))}")
     scores = score(opened.network, opened.codec, opened.run.data, part, rows=chosen["batch"], region=opened.region)
     named = named or f"{len(part.questions)} drawn problems ({split or 'test'})"
-    return ScoresRecord(run=str(path), data=named, scores=tuple(scores))
+    return ScoresRecord(run=str(path), data=named, scores=tuple(scores), notes=part.notes)
 
 
 def held_out(opened: Opened, split: str | None, n: int) -> Part:

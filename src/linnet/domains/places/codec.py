@@ -106,7 +106,8 @@ class PlacesCodec:
         """uint64 S2 ids to the ids of this codec."""
         if level not in self.cells:
             return np.ones(len(ids), np.int64)
-        return _numbers(self._cells(level).tolist(), ids)
+        known = [cell or None for cell in self._cells(level).tolist()]  # a place in no cell is in no forgotten one
+        return _numbers(known, ids)
 
     def _cells(self, level: int) -> np.ndarray:
         """uint64 S2 ids in the order of the codec's; 0 for a forgotten one."""

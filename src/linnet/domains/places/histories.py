@@ -3,25 +3,23 @@
 A visit has a `place`, a `start` (or `time`: text or an epoch; text without a zone is read in the run's `tz`), and
 may have an `end` or a `duration` in minutes, `lon` and `lat`. The published sample form is read as well: then a
 record's history is all that is known. Every record stands alone: what another line says is not used for it.
+What the rules of tables mend is mended here too, and said.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta, timezone
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from linnet.domains.places import cells as s2
-from linnet.domains.places import clock
-from linnet.domains.places.codec import PlacesCodec
-from linnet.domains.places.samples_file import LONGEST, json_lines
+from linnet.domains.places.codec import Name, PlacesCodec
+from linnet.domains.places.samples_file import json_lines
 from linnet.domains.places.splits import Samples
-from linnet.domains.places.visits import DAY, MINUTE, Visits
+from linnet.domains.places.told import Told, read_id, read_published, read_visits, zone_of
+from linnet.domains.places.visits import Visits
 from linnet.errors import BadInput
 
 
@@ -32,122 +30,99 @@ class Histories:
     ids: tuple[Any, ...]
     visits: Visits
     samples: Samples
-
-
-@dataclass(frozen=True)
-class _Visit:
-    place: int | str
-    start: int  # seconds in UTC
-    end: int
-    offset: int
-    cells: dict[int, int]
+    notes: tuple[str, ...] = ()  # what was mended, with the first place where it stood
 
 
 def read_histories(path: Path, codec: PlacesCodec, *, tz: str = "UTC", local: str = "") -> Histories:
     """All records of a file, in its order. Places that the run knows are in the table beside those of the file."""
-    levels = codec.levels
-    zone = _zone(tz)
+    zone, mended = zone_of(tz), Mended()
+    place_kind, user_kind = kind_of(codec.places), kind_of(codec.users)
     ids, users, rows = [], [], []
     for where, record in json_lines(path):
-        visits = _published(where, record) if "h_place" in record else _visits(where, record, zone, local, levels)
-        ids.append(record.get("id", record.get("sample_id")))
-        users.append(record.get("user"))
-        rows.append(sorted(visits, key=lambda visit: visit.start))
+        if "h_place" in record:
+            visits = read_published(where, record, place_kind)
+        else:
+            visits = read_visits(where, record, zone, local, codec.levels, place_kind)
+            visits = mended.visits(where, visits)
+        ids.append(_name_of(where, record))
+        user = record.get("user")
+        users.append(None if user is None else read_id(f"{where}, user", user, user_kind))
+        rows.append(visits)
     if not rows:
         raise BadInput(f"{path} holds no history")
-    return _table(ids, users, rows, codec)
+    return _table(ids, users, rows, codec, mended.notes())
 
 
-def _zone(tz: str) -> timezone | ZoneInfo:
-    fixed = clock.fixed_offset(tz)
-    if fixed is not None:
-        return timezone(timedelta(seconds=fixed))
-    clock.known_zone(tz)
-    return ZoneInfo(tz)
+def kind_of(names: Sequence[Name]) -> type:
+    """Whether the run's ids are numbers or texts."""
+    return int if any(isinstance(name, int) for name in names) else str
 
 
-def _visits(
-    where: str, record: dict[str, Any], zone: timezone | ZoneInfo, local: str, levels: Sequence[int]
-) -> list[_Visit]:
-    given = record.get("visits")
-    if not isinstance(given, list) or not given:
-        raise BadInput(f'{where} needs "visits", a list with at least one visit, or the published sample form')
-    return [
-        _visit(f"{where}, visit {number}", visit, zone, local, levels) for number, visit in enumerate(given, 1)
-    ]
+def _name_of(where: str, record: dict[str, Any]) -> int | str | None:
+    name = record.get("id", record.get("sample_id"))
+    if name is not None and (isinstance(name, bool) or not isinstance(name, int | str)):
+        raise BadInput(f"{where}, id: a text or a whole number is needed, not {type(name).__name__}")
+    return name
 
 
-def _visit(where: str, visit: Any, zone: timezone | ZoneInfo, local: str, levels: Sequence[int]) -> _Visit:
-    if not isinstance(visit, dict) or "place" not in visit:
-        raise BadInput(f'{where}: a visit needs a "place"')
-    moment = visit.get("start", visit.get("time"))
-    if moment is None:
-        raise BadInput(f'{where}: a visit needs a "start" or a "time"')
-    start, offset = _moment(where, moment, zone)
-    if local:
-        offset = int(clock.local_offsets(np.array([start]), local)[0])
-    end = start
-    if "end" in visit:
-        end = _moment(where, visit["end"], zone)[0]
-    elif "duration" in visit:
-        end = start + int(float(visit["duration"]) * MINUTE)
-    if end < start:
-        raise BadInput(f"{where} ends before it begins")
-    found: dict[int, int] = {}
-    if "lon" in visit and "lat" in visit:
-        lon, lat = float(visit["lon"]), float(visit["lat"])
-        if not (abs(lon) <= 180 and abs(lat) <= 90):
-            raise BadInput(f"{where}: impossible coordinates")
-        leaf = s2.cell_ids(np.array([lon]), np.array([lat]))
-        found = {level: int(s2.parents(leaf, level)[0]) for level in levels}
-    return _Visit(visit["place"], start, end, offset, found)
+class Mended:
+    """The rules of tables, applied to the visits of one record after another."""
+
+    def __init__(self) -> None:
+        self.found: dict[tuple[str, str], tuple[int, str]] = {}  # (what, rule) -> (how many, where the first is)
+
+    def visits(self, where: str, given: list[Told]) -> list[Told]:
+        order = sorted(range(len(given)), key=lambda at: given[at].start)
+        back = [at for at in range(1, len(given)) if given[at].start < given[at - 1].start]
+        self._note("visits out of the order of time", "sorted by start", where, back)
+        kept: list[Told] = []
+        seen: set[tuple[int, int, int | str]] = set()
+        twice, late = [], []
+        for at in order:
+            visit = given[at]
+            key = (visit.start, visit.end, visit.place)
+            if key in seen:
+                twice.append(at)
+                continue
+            seen.add(key)
+            if kept and kept[-1].end > visit.start:
+                kept[-1] = replace(kept[-1], end=visit.start)
+                late.append(at)
+            kept.append(visit)
+        self._note("duplicate visits", "the first one kept", where, twice)
+        self._note("overlapping visits", "the earlier one ends when the later begins", where, late)
+        return kept
+
+    def _note(self, what: str, rule: str, where: str, visits: list[int]) -> None:
+        if visits:
+            count, first = self.found.get((what, rule), (0, f"{where}, visit {visits[0] + 1}"))
+            self.found[what, rule] = (count + len(visits), first)
+
+    def notes(self) -> tuple[str, ...]:
+        return tuple(
+            f"{what}: {count}, {rule} (first: {first})" for (what, rule), (count, first) in self.found.items()
+        )
 
 
-def _moment(where: str, given: Any, zone: timezone | ZoneInfo) -> tuple[int, int]:
-    """(seconds in UTC, offset) of an epoch or a text."""
-    if isinstance(given, int | float) and not isinstance(given, bool):
-        moment = datetime.fromtimestamp(float(given), UTC).astimezone(zone)
-    else:
-        try:
-            moment = datetime.fromisoformat(str(given))
-        except ValueError:
-            raise BadInput(f"{where}: {given!r} is no time; write 2024-05-31T18:05:00 or an epoch") from None
-        moment = moment if moment.tzinfo is not None else moment.replace(tzinfo=zone)
-    offset = moment.utcoffset()
-    return int(moment.timestamp()), int(offset.total_seconds()) if offset else 0
+def _table(
+    ids: list[Any], users: list[Any], rows: list[list[Told]], codec: PlacesCodec, notes: tuple[str, ...]
+) -> Histories:
+    """One table; each record is a user of its own and ends with a stand-in for the next visit.
 
-
-def _published(where: str, record: dict[str, Any]) -> list[_Visit]:
-    """The history of a published sample; its days count from the target's day."""
-    names = ("h_place", "h_start_min", "h_duration", "h_day_diff", "h_weekday")
-    missing = [name for name in names if name not in record]
-    if missing:
-        raise BadInput(f"{where} lacks {', '.join(missing)}")
-    if not record["h_place"]:
-        raise BadInput(f"{where} has an empty history")
-    tokens = {
-        int(name[6:]): [int(cell) for cell in s2.from_tokens(record[name])]
-        for name in record
-        if name[:6] == "h_s2_l"
-    }
-    # The last visit's weekday fixes the week; only differences of days matter beside it.
-    base = 7 * 1000 + (int(record["h_weekday"][-1]) - 3) % 7 + int(record["h_day_diff"][-1])
-    found = []
-    for at, place in enumerate(record["h_place"]):
-        start = (base - int(record["h_day_diff"][at])) * DAY + int(record["h_start_min"][at]) * MINUTE
-        end = start + min(int(record["h_duration"][at]), LONGEST) * MINUTE
-        found.append(_Visit(place, start, end, 0, {level: cells[at] for level, cells in tokens.items()}))
-    return found
-
-
-def _table(ids: list[Any], users: list[Any], rows: list[list[_Visit]], codec: PlacesCodec) -> Histories:
-    """One table; each record is a user of its own and ends with a stand-in for the next visit."""
+    Known places keep the numbers that they have in the run, forgotten ones (without a name) among them.
+    """
     flat = [visit for visits in rows for visit in (*visits, visits[-1])]
     lengths = np.array([len(visits) for visits in rows])
-    number = {name: at for at, name in enumerate(codec.places)}
-    place = np.array([number.setdefault(visit.place, len(number)) for visit in flat])
-    places = np.empty(len(number), object)
-    places[:] = list(number)
+    known_places = len(codec.places)
+    number: dict[Name, int] = {name: at for at, name in enumerate(codec.places) if name is not None}
+    fresh: dict[Name, int] = {}
+    for visit in flat:
+        if visit.place not in number:
+            fresh.setdefault(visit.place, known_places + len(fresh))
+    number |= fresh
+    place = np.array([number[visit.place] for visit in flat])
+    places = np.empty(known_places + len(fresh), object)
+    places[:] = [*codec.places, *fresh]
     starts = np.concatenate([[0], np.cumsum(lengths + 1)])
     end = np.array([visit.end for visit in flat], np.int64)
     start = np.array([visit.start for visit in flat], np.int64)
@@ -171,7 +146,7 @@ def _table(ids: list[Any], users: list[Any], rows: list[list[_Visit]], codec: Pl
         target, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64), history, starts[:-1], starts[:-1],
         np.full(len(rows), 2, np.int8),
     )  # fmt: skip
-    return Histories(tuple(ids), table, samples)
+    return Histories(tuple(ids), table, samples, notes)
 
 
 def _user_names(users: list[Any]) -> np.ndarray:

@@ -268,6 +268,14 @@ class Suggestions:
             close = np.zeros((1, most), np.int64)
         return cls(order[:most], followers, close, table_place)
 
+    def of_place(self, here: int, cell: int | None) -> np.ndarray:
+        """int64: places of the table that are worth a thought at this known id, in this coarsest cell."""
+        lists = [self.popular, self.followers[here]]
+        if cell is not None:
+            lists.append(self.close[min(cell, len(self.close) - 1)])
+        wanted = self.table_place[np.concatenate(lists)]
+        return np.unique(wanted[wanted >= 0])
+
     def for_rows(
         self, ids: Mapping[str, np.ndarray], visits: Visits, owner: np.ndarray, place: np.ndarray, last: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip

@@ -253,7 +253,7 @@ def _score(
 ) -> Score:  # fmt: skip
     best = _best({rival: float(values[measure].mean()) for rival, values in rivals.items()})
     note = f"ties: {table.tied.mean():.2%} of the samples" if table is not None and table.tied.any() else ""
-    low, high = interval
+    low, high = max(0.0, interval[0]), min(1.0, interval[1])  # every score here is a share
     return Score(name=name, value=float(value.mean()), n=len(value), low=low, high=high, baseline=best, note=note)
 
 

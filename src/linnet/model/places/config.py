@@ -6,13 +6,17 @@ distribution, counts and recency, and a gate. `scorer` scores candidate visits o
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from linnet.model.config import Part
 
 LEVELS = 3  # cell levels, coarse to fine
+FULL_IS_NOT_READ = (
+    "data.information=full changes the rules that count, and them alone: this network reads the history of a "
+    "sample and nothing earlier, so its own scores are those of data.information=same"
+)
 
 
 class CopyConfig(Part):
@@ -38,6 +42,20 @@ class CopyConfig(Part):
     filter_level: int = Field(0, ge=0, lt=LEVELS)  # which cells: the coarse ones of the recurrent network
     alpha: float = Field(0.1, ge=0)  # of the soft filter: p(place) * p(cell) ** alpha
 
+    @field_validator("level_weights", mode="before")
+    @classmethod
+    def _four_weights(cls, given: Any) -> Any:
+        if isinstance(given, str):  # TOML knows no .1
+            raise ValueError(
+                "a list of four numbers is needed, each with a digit before its point: [0.05, 0.1, 0.15, 0.7]"
+            )
+        if not isinstance(given, list | tuple) or len(given) != LEVELS + 1:
+            raise ValueError(
+                "four weights are needed: of three levels of cells, coarse to fine, and of the place, "
+                "such as [0.05, 0.1, 0.15, 0.7]"
+            )
+        return given
+
     def sized(self, needed: tuple[int, ...], users: int) -> CopyConfig:
         """Tables as large as asked for, and larger where the data need more."""
         cells = (*needed[:-1], *[2] * (LEVELS - len(needed) + 1))[:LEVELS]
@@ -58,3 +76,30 @@ class ScorerConfig(Part):
 
 
 PlaceModelConfig = Annotated[CopyConfig | ScorerConfig, Field(discriminator="kind")]
+
+_COPYING_ONLY = {
+    "levels": "its cells are sums over its places",
+    "level_weights": "its cells are sums over its places and have no loss of their own",
+    "smoothing": "its loss is that of the true place and of its legacy class, next_place.legacy_weight",
+    "focal": "its loss is that of the true place and of its legacy class, next_place.legacy_weight",
+    "filter_level": "see filter",
+    "alpha": "see filter",
+}
+
+
+def not_of_the_scorer(key: str, value: object) -> str | None:
+    """Why the scorer has no such setting, which the copying networks have; None where there is nothing to say."""
+    name = key.removeprefix("next_place.")
+    if name == "filter":
+        if value == "none":
+            return None
+        if value not in ("hard", "soft"):
+            return f'filter is none, hard or soft, not "{value}"; and this network, the scorer, takes none alone'
+        return (
+            f"filter={value} is for places-gru and places-transformer: the scorer, which this run has, names "
+            "cells as sums over its places, so they cannot tell its places anything new; filter=none is accepted"
+        )
+    reason = _COPYING_ONLY.get(name)
+    if reason is None or key == "levels":  # short for data.levels
+        return None
+    return f"{key} is for places-gru and places-transformer; the scorer, which this run has, has none: {reason}"

@@ -16,8 +16,10 @@ from linnet.data import Batch
 from linnet.domains.places.codec import FIRST
 from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, vocabularies
+from linnet.errors import BadInput
 from linnet.model.inputs import Inputs
 from linnet.model.places.batches import pad
+from linnet.model.places.config import not_of_the_scorer
 from linnet.model.places.copying import FilterKind, hard_filter, soft_filter
 from linnet.model.places.published import CopyModel
 from linnet.model.places.scorer import Scorer
@@ -95,6 +97,8 @@ def name_dense(
             for table, part in zip([places, *cells], found, strict=True):
                 table[chosen] = part
     assert places is not None
+    forgotten = np.array([name is None for name in rows.codec.places], bool)
+    places[:, FIRST : FIRST + len(forgotten)][:, forgotten] = -np.inf
     return places, tuple(cells)
 
 
@@ -109,6 +113,12 @@ def ranks(
         return vocabularies(said.ranking, truth, ids, said.legacy(ids))
     places, _ = name_dense(model, rows, size, region)  # selection is always unfiltered
     return dense_ranks(places, ids[truth])
+
+
+def check_filter(model: object, kind: str) -> None:
+    """Refuse a filter that this network cannot have."""
+    if isinstance(model, Scorer) and (wrong := not_of_the_scorer("filter", kind or "none")):
+        raise BadInput(wrong)
 
 
 def filtered(model: CopyModel, places: np.ndarray, cells: tuple[np.ndarray, ...], kind: FilterKind) -> np.ndarray:
