@@ -106,6 +106,30 @@ def test_without_validation_rows_the_training_rows_are_shared_out(tmp_path: Path
     assert Counter(train + validation) == Counter(sentences(60)[:40])
 
 
+def test_the_pieces_of_a_document_that_was_cut_stay_in_one_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linnet.domains.text import sources
+
+    monkeypatch.setattr(sources, "BLOCK", 64)
+    monkeypatch.setattr(sources, "LONGEST", 100)
+    path = tmp_path / "c.txt"
+    path.write_text("".join(f"{f'word{i} ' * 60}\n" for i in range(20)))  # each is cut into several pieces
+    for sample in (None, 10):
+        train, validation = parts(TextData(paths=(path,), sample=sample, validation=0.3, tokenizer=SMALL))
+        words = [{text.split()[0] for text in part} for part in (train, validation)]
+        assert not words[0] & words[1]
+        assert [len(part) for part in words] == ([14, 6] if sample is None else [7, 3])
+        assert all("".join(train + validation).count(f"{word} ") == 60 for word in words[0] | words[1])
+
+
+def test_what_is_met_in_validation_files_is_said(tmp_path: Path) -> None:
+    train, held = corpus(tmp_path / "a.txt", 50), tmp_path / "b.txt"
+    held.write_text("one\n\ntwo\n")
+    data = TextData(paths=(train,), validation_paths=(held,), tokenizer=SMALL)
+    assert "validation files: 1 empty document was left out" in data.load(1).notes
+
+
 def test_a_sample_is_drawn_and_said(tmp_path: Path) -> None:
     path = corpus(tmp_path / "c.txt")
     data = TextData(paths=(path,), sample=50, tokenizer=SMALL)
@@ -163,7 +187,7 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.txt"
     path.write_text("\n \n\n")
     with pytest.raises(
-        BadInput, match="no documents in .*c.txt: 1 file with 4 bytes, and nothing in them but 3 empty"
+        BadInput, match="no documents in .*c.txt: 1 file with 4 bytes, and nothing in it but 3 empty"
     ):
         TextData(paths=(path,)).load(1)
     path.write_text("")

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from linnet.data import Packed
-from linnet.domains.text.sources import Passage, Reading, Tally, find_sources, read_passages
+from linnet.domains.text.finding import find_sources
+from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
 from linnet.domains.text.store import (
     EveryTarget,
     Joined,

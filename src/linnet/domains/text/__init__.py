@@ -20,9 +20,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from linnet.codecs import Codec
 from linnet.domains import Material, Part, Question
 from linnet.domains.text.corpus import Corpus, Parts, Stream, repeated, with_split
+from linnet.domains.text.finding import find_sources
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.ngrams import NGrams
-from linnet.domains.text.sources import Reading, Tally, find_sources, read_passages
+from linnet.domains.text.sources import Reading, Tally, read_passages
 from linnet.domains.text.store import (
     Wanted,
     begun_with,

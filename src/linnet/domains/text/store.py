@@ -19,8 +19,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from linnet.domains.text.finding import Source
 from linnet.domains.text.meter import Meter
-from linnet.domains.text.sources import Passage, Source, Tally
+from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.sequences import Sequences
