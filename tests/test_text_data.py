@@ -211,7 +211,7 @@ def test_a_store_gives_the_same_rows_and_notices_other_settings(tmp_path: Path) 
             assert (mine.characters, mine.utf8_bytes) == (other.characters, other.utf8_bytes)
     assert first.train.sequences.fingerprint() == second.train.sequences.fingerprint()
     assert first.train.sequences.fingerprint() != first.validation.sequences.fingerprint()
-    with pytest.raises(BadInput, match="is stale: sample was None and is 20"):
+    with pytest.raises(BadInput, match="is stale: sample was not set and is 20"):
         kept.model_copy(update={"sample": 20}).load(1)
     TokenizerCodec.read(write_other_tokenizer(tmp_path, path))
     with pytest.raises(BadInput, match="another tokenizer"):
@@ -256,10 +256,12 @@ def test_the_baseline_counts_the_training_part(tmp_path: Path) -> None:
     path = corpus(tmp_path / "c.txt")
     data = TextData(paths=(path,), tokenizer=SMALL)
     material = data.load(1)
-    assert material.validation.baseline is not None
-    held = material.validation.baseline()
-    assert held is not None and held.name == "5-gram" and 0.3 < held.value < 3
-    again = data.read(material.codec, [corpus(tmp_path / "d.txt", 50, seed=9)]).baseline
-    assert again is not None and again() is not None
+    assert material.validation.baselines is not None
+    held, unigram = material.validation.baselines()
+    assert (held.name, unigram.name) == ("5-gram", "unigram") and 0.3 < held.value < unigram.value < 6
+    other = data.read(material.codec, [corpus(tmp_path / "d.txt", 50, seed=9)])
+    assert other.baselines is not None and len(other.baselines()) == 2
     path.unlink()
-    assert again() is None, "without its training text there is nothing to count"
+    without = data.read(material.codec, [tmp_path / "d.txt"])
+    assert without.baselines is None
+    assert without.notes == (f"no baseline that counts the training text: there is no file or folder {path}",)

@@ -12,10 +12,9 @@ import pytest
 
 from linnet.data import Packed
 from linnet.domains.text.finding import find_sources
+from linnet.domains.text.long_arrays import EveryTarget, Joined
 from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
 from linnet.domains.text.store import (
-    EveryTarget,
-    Joined,
     Manifest,
     Shard,
     Store,

@@ -145,7 +145,8 @@ def run(record: RunRecord) -> RenderableType:
         "trained": f"{record.steps:,} steps, {record.tokens:,} tokens, {record.seconds:.1f} s on {record.device} "
         f"({record.tokens_per_second:,.0f} tokens/s)",
     }
-    return Group(pairs(facts), scores(record.scores), *systems(record.systems))
+    said = [Text(note, style="dim") for note in record.notes]
+    return Group(pairs(facts), scores(record.scores), *systems(record.systems), *said)
 
 
 def systems(rows: Sequence[System]) -> list[RenderableType]:

@@ -86,7 +86,7 @@ def supported(wanted: Tokenizing, characters: int | None) -> tuple[int, tuple[st
     if wanted.vocabulary <= most:
         return wanted.vocabulary, ()
     said = (
-        f"vocabulary {wanted.vocabulary:,} was shrunk to {most:,}: the training text has {characters:,} "
+        f"vocabulary {wanted.vocabulary:,} was shrunk to {most:,}: the training text has about {characters:,} "
         f"characters, {SUPPORT} for each token"
     )
     return most, (said,)
@@ -227,6 +227,28 @@ def _plain_specials(content: str, names: Sequence[str]) -> str:
         if token["content"] in names:
             token["special"] = False
     return json.dumps(stored, ensure_ascii=False)
+
+
+def contradictions(codec: TokenizerCodec, wanted: Tokenizing) -> list[str]:
+    """The settings that a tokenizer which exists does not obey, as `kind=words (it is bpe)`."""
+    stored = json.loads(codec.content)
+    model = stored["model"]
+    kinds = {"BPE": "bpe", "Unigram": "unigram", "WordLevel": "words"}
+    kind = kinds.get(model["type"], model["type"])
+    if kind == "bpe" and not model.get("merges"):
+        kind = "characters"
+    is_so = {"kind": kind, "vocabulary": len(codec.tokens), "lowercase": "Lowercase" in str(stored["normalizer"])}
+    missing = [name for name in wanted.specials if name not in codec.tokens]
+    said = [
+        f"data.tokenizer.{key}={_toml(getattr(wanted, key))} (it is {_toml(value)})"
+        for key, value in is_so.items()
+        if getattr(wanted, key) != value
+    ]
+    return said + [f"data.tokenizer.specials ({', '.join(missing)} are no tokens of it)"] * bool(missing)
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def tokenizer_file(name: str) -> Path:
