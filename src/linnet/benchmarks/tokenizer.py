@@ -49,7 +49,7 @@ def bench_tokenizer(
 
     texts = [text for passage in read() for text in passage.texts]
     size = sum(len(text.encode()) for text in texts) / 1e6
-    wanted = Tokenizing(vocabulary=vocabulary, kind=kind)  # type: ignore[arg-type]
+    wanted = Tokenizing(vocabulary=vocabulary, kind=kind)
 
     def learn() -> TokenizerCodec:
         tally = Tally()

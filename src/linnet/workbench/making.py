@@ -14,7 +14,7 @@ import torch
 from linnet import recipes
 from linnet.domains import Material
 from linnet.domains.text import TextData
-from linnet.errors import BadInput, LinnetError, RunFailed
+from linnet.errors import BadInput, LinnetError
 from linnet.model.costs import costs
 from linnet.records import NoteRecord, RunRecord
 from linnet.training.allocator import keep_freed_memory
@@ -137,7 +137,7 @@ def go_on(
     notes: list[str] = []
     start = folder.newest(notes.append)
     notes += (said := remarks(run, material))
-    check_data(material, start, folder)
+    check_data(run, material, start, folder)
     with ExitStack() as stack:
         metrics, sinks = None, []
         if processes.first:
@@ -185,10 +185,13 @@ def remarks(run: Run, material: Material) -> list[str]:
     return said + averaged_weights(run)
 
 
-def check_data(material: Material, start: Checkpoint | None, folder: RunFolder) -> None:
+def check_data(run: Run, material: Material, start: Checkpoint | None, folder: RunFolder) -> None:
     """A resumed run must find the rows that it started with."""
     if start is not None and start.loop.data != material.train.rows.fingerprint():
-        raise RunFailed(f"the training data of {folder.path} changed since the run started; resume needs the same")
+        named = f" ({', '.join(map(str, run.data.paths))})" if run.data.paths else ""
+        raise BadInput(
+            f"the training data of {folder.path}{named} changed since the run started; resume needs the same"
+        )
 
 
 def finish(

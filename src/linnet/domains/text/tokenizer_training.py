@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
@@ -24,8 +24,8 @@ from linnet.errors import BadInput
 SUPPORT = 100  # characters of training text that a learned token should stand on
 SMALLEST = 512  # a vocabulary that every corpus may have
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-URLS = r" ?(?:https?://|www\.)[^\s<>\"]+"
-MENTIONS = r" ?@\w+"
+URLS = r" ?(?:https?://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]'’”]"  # a mark at its end belongs to the sentence
+MENTIONS = r" ?(?<!\w)@\w+"  # not inside of an address such as ann@example.org
 NUMBERS = {"digits": r" ?\p{N}", "groups": r" ?\p{N}{1,3}"}
 
 
@@ -43,6 +43,12 @@ class Tokenizing(BaseModel):
     lowercase: bool = False  # loses case, and every report says so
     specials: tuple[str, ...] = ()  # tokens such as <|user|> that texts may contain
     min_count: int = Field(2, ge=1)  # of a merge or a word
+
+    @field_validator("specials", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        """A single token may be given as it is."""
+        return (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
