@@ -122,3 +122,12 @@ def test_a_shape_is_read() -> None:
     assert Shape.parse("3x48", batch=4).name == "3x48, 4 x 128"
     with pytest.raises(BadInput, match="has the form 6x512"):
         Shape.parse("512")
+
+
+def test_a_shape_above_the_measured_peak_is_not_given_a_share_of_it() -> None:
+    from linnet.benchmarks.training import share_in_words
+
+    assert share_in_words(5e9, 1e10, "float32") == "; ours reaches 50% of the float32 peak"
+    assert "above the bfloat16 peak, so for this shape that peak is no bound" in share_in_words(
+        2e10, 1e10, "bfloat16"
+    )

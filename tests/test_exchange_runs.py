@@ -77,7 +77,7 @@ def test_a_cleaned_copy_names_no_path_of_the_machine(tmp_path: Path) -> None:
     # The text that it learned from is not there, so its n-grams are not either; the score is the same.
     mine, theirs = (workbench.evaluate(path, data=[text]).scores[0] for path in (run, copy))
     assert mine.value == theirs.value
-    assert (mine.baseline.name == "unigram", theirs.baseline.name) == (False, "unigram")
+    assert (mine.baseline.name, theirs.baseline.name) == ("5-gram", "unigram of the scored text")
 
 
 def test_only_whole_paths_are_cut() -> None:

@@ -19,7 +19,7 @@ import torch
 
 from linnet import workbench
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.errors import BadInput, RunFailed
+from linnet.errors import BadInput
 from linnet.training.checkpoint import RunFolder
 from linnet.training.guards import Stopped
 from linnet.training.log import Diverged
@@ -258,7 +258,7 @@ def test_metrics_that_lost_their_end_stay_readable(tmp_path: Path, cut: int) -> 
     killed_at(out, "adamw, cosine", 10)
     metrics = out / "metrics.jsonl"
     lines = metrics.read_bytes().splitlines(keepends=True)
-    metrics.write_bytes(b"".join(lines[:5]) + lines[5][:cut])
+    metrics.write_bytes(b"".join(lines[:6]) + lines[6][:cut])
     workbench.resume(out)
     assert [record["step"] for record in logged(out)] == [1, 2, 3, *range(9, STEPS + 1)]
 
@@ -288,7 +288,7 @@ def test_data_that_changed_are_refused(tmp_path: Path) -> None:
     with pytest.raises(Killed):
         train_tiny(out, progress=Watching(10), data=[data])
     data.write_text("\n".join(lines[2:]))
-    with pytest.raises(RunFailed, match="the training data of .* changed since the run started"):
+    with pytest.raises(BadInput, match="the training data of .* changed since the run started"):
         workbench.resume(out)
     data.write_text("\n".join(lines))
     workbench.resume(out)

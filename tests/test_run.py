@@ -339,3 +339,8 @@ def test_flat_keys_are_unique_and_reach_their_values(run: Run) -> None:
         for part in key.split("."):
             branch = branch[part]
         assert branch == value
+
+
+def test_a_whole_group_is_not_set_to_a_word() -> None:
+    with pytest.raises(BadInput, match="optim is a group of settings; name one, such as optim.kind=muon"):
+        prepare("tiny-text", settings=["optim=muon"])

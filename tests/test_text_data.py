@@ -106,6 +106,30 @@ def test_without_validation_rows_the_training_rows_are_shared_out(tmp_path: Path
     assert Counter(train + validation) == Counter(sentences(60)[:40])
 
 
+def test_the_pieces_of_a_document_that_was_cut_stay_in_one_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linnet.domains.text import sources
+
+    monkeypatch.setattr(sources, "BLOCK", 64)
+    monkeypatch.setattr(sources, "LONGEST", 100)
+    path = tmp_path / "c.txt"
+    path.write_text("".join(f"{f'word{i} ' * 60}\n" for i in range(20)))  # each is cut into several pieces
+    for sample in (None, 10):
+        train, validation = parts(TextData(paths=(path,), sample=sample, validation=0.3, tokenizer=SMALL))
+        words = [{text.split()[0] for text in part} for part in (train, validation)]
+        assert not words[0] & words[1]
+        assert [len(part) for part in words] == ([14, 6] if sample is None else [7, 3])
+        assert all("".join(train + validation).count(f"{word} ") == 60 for word in words[0] | words[1])
+
+
+def test_what_is_met_in_validation_files_is_said(tmp_path: Path) -> None:
+    train, held = corpus(tmp_path / "a.txt", 50), tmp_path / "b.txt"
+    held.write_text("one\n\ntwo\n")
+    data = TextData(paths=(train,), validation_paths=(held,), tokenizer=SMALL)
+    assert "validation files: 1 empty document was left out" in data.load(1).notes
+
+
 def test_a_sample_is_drawn_and_said(tmp_path: Path) -> None:
     path = corpus(tmp_path / "c.txt")
     data = TextData(paths=(path,), sample=50, tokenizer=SMALL)
@@ -163,7 +187,7 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.txt"
     path.write_text("\n \n\n")
     with pytest.raises(
-        BadInput, match="no documents in .*c.txt: 1 file with 4 bytes, and nothing in them but 3 empty"
+        BadInput, match="no documents in .*c.txt: 1 file with 4 bytes, and nothing in it but 3 empty"
     ):
         TextData(paths=(path,)).load(1)
     path.write_text("")
@@ -187,7 +211,7 @@ def test_a_store_gives_the_same_rows_and_notices_other_settings(tmp_path: Path) 
             assert (mine.characters, mine.utf8_bytes) == (other.characters, other.utf8_bytes)
     assert first.train.sequences.fingerprint() == second.train.sequences.fingerprint()
     assert first.train.sequences.fingerprint() != first.validation.sequences.fingerprint()
-    with pytest.raises(BadInput, match="is stale: sample was None and is 20"):
+    with pytest.raises(BadInput, match="is stale: sample was not set and is 20"):
         kept.model_copy(update={"sample": 20}).load(1)
     TokenizerCodec.read(write_other_tokenizer(tmp_path, path))
     with pytest.raises(BadInput, match="another tokenizer"):
@@ -232,10 +256,12 @@ def test_the_baseline_counts_the_training_part(tmp_path: Path) -> None:
     path = corpus(tmp_path / "c.txt")
     data = TextData(paths=(path,), tokenizer=SMALL)
     material = data.load(1)
-    assert material.validation.baseline is not None
-    held = material.validation.baseline()
-    assert held is not None and held.name == "5-gram" and 0.3 < held.value < 3
-    again = data.read(material.codec, [corpus(tmp_path / "d.txt", 50, seed=9)]).baseline
-    assert again is not None and again() is not None
+    assert material.validation.baselines is not None
+    held, unigram = material.validation.baselines()
+    assert (held.name, unigram.name) == ("5-gram", "unigram") and 0.3 < held.value < unigram.value < 6
+    other = data.read(material.codec, [corpus(tmp_path / "d.txt", 50, seed=9)])
+    assert other.baselines is not None and len(other.baselines()) == 2
     path.unlink()
-    assert again() is None, "without its training text there is nothing to count"
+    without = data.read(material.codec, [tmp_path / "d.txt"])
+    assert without.baselines is None
+    assert without.notes == (f"no baseline that counts the training text: there is no file or folder {path}",)

@@ -188,6 +188,9 @@ def test_headline_models_have_the_sizes_of_the_reports() -> None:
     assert parameters("headlines-s4", 16_000) == 27_140_096
     assert parameters("headlines-baseline", 16_000) == 27_172_864
     assert parameters("headlines", 16_000) <= 50_000_000
+    wide = prepare("headlines-report").model
+    narrow = prepare("headlines-report", settings=["width=128", "model.attention.heads=2"]).model
+    assert (wide.feedforward_width, narrow.feedforward_width) == (1365, 341), "int(8/3 x width)"
     assert 700_000 < parameters("shakespeare", 68) < 900_000
 
 
@@ -238,7 +241,20 @@ def test_tokenizers_are_measured_beside_the_library(data: Path) -> None:
         assert line["unit"] == "MB/s" and line["ratios"]["tokenizers"] > 0 and line["ours"] > 0
 
 
+@pytest.mark.parametrize("kind", ["unigram", "words", "characters"])
+def test_other_kinds_are_measured_beside_the_library_too(data: Path, kind: str) -> None:
+    settings = ["--set", "repeats=1", "--set", "vocabulary=290", "--set", f"kind={kind}"]
+    result = linnet("bench", "tokenizer", "--data", data, *settings, "--json")
+    assert result.exit_code == 0, result.stderr
+    names = [json.loads(line)["name"] for line in result.stdout.splitlines()]
+    trained = [] if kind == "characters" else [f"tokenizer train, {kind} 290"]
+    assert names == [*trained, f"tokenizer encode, {kind} 290"]
+    refused = linnet("bench", "tokenizer", "--data", data, "--set", "kind=bytes")
+    assert refused.exit_code == 2 and "kind is one of bpe, unigram, words, characters" in refused.stderr
+
+
 def test_the_tokenizer_of_a_run_can_be_checked(run: Path, data: Path) -> None:
     assert record(linnet("tokenizer", "check", run, "--data", data, "--json"))["lossless"]
+    assert record(linnet("tokenizer", "check", run, "--data", data, "--sample", "7", "--json"))["documents"] == 7
     refused = linnet("tokenizer", "check", run, "--data", data, "--set", "feld=x")
     assert refused.exit_code == 2 and 'did you mean "field"' in refused.stderr

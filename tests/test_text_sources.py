@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from linnet.domains.text import sources
 from linnet.domains.text.choice import Draw, Last
-from linnet.domains.text.sources import Reading, Tally, find_sources, read_documents, read_passages
+from linnet.domains.text.finding import find, find_sources
+from linnet.domains.text.sources import Reading, Tally, read_documents, read_passages
 from linnet.errors import BadInput
 
 
@@ -63,14 +64,50 @@ def test_a_folder_is_read_in_the_order_of_paths_without_hidden_files(tmp_path: P
         "AA/wiki_01",
         "AA/wiki_00",
         "AA/.wiki.crc",
-        "_tmp/x.txt",
+        "_more/x.txt",
+        "AA/_SUCCESS",
+        "citations.txt",
         "AA/picture.png",
         "README.md",
         "LICENSE",
     ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(name)
-    assert read(tmp_path)[0] == ["AA/wiki_00", "AA/wiki_01", "AB/wiki_00"]
+    assert read(tmp_path)[0] == ["AA/wiki_00", "AA/wiki_01", "AB/wiki_00", "_more/x.txt", "citations.txt"]
+    assert find([tmp_path]).notes == (
+        f"4 files of {tmp_path} were not read (and 1 hidden): AA/_SUCCESS, AA/picture.png, LICENSE, README.md; "
+        "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet",
+    )
+
+
+def test_a_file_of_an_unknown_kind_is_read_as_lines_and_that_is_said(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text('[{"text": "one"}]\n')
+    assert read(path)[0] == ['[{"text": "one"}]']
+    assert find([path]).notes == (
+        f'{path} is read as plain text, since the ending ".json" names no kind that is known; '
+        "rows of JSON are known by the ending .jsonl",
+    )
+    path = tmp_path / "rows.txt"
+    path.write_text("one\n")
+    assert not find([path]).notes
+
+
+def test_what_is_replaced_in_rows_is_counted_too(tmp_path: Path) -> None:
+    import polars
+
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a\\u0000b\\u0000 \\ud800"}\n')
+    documents, tally = read(path, errors="replace")
+    assert documents == ["a\ufffdb\ufffd \ufffd"]
+    assert tally.remarks() == (
+        "2 NUL characters were replaced by U+FFFD",
+        "1 half of a surrogate pair was replaced by U+FFFD",
+    )
+    polars.DataFrame({"text": ["a\0"]}).write_parquet(tmp_path / "p.parquet")
+    assert read(tmp_path / "p.parquet", errors="replace")[1].remarks() == (
+        "1 NUL character was replaced by U+FFFD",
+    )
 
 
 def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
@@ -105,11 +142,11 @@ def test_a_bad_byte_is_named_with_file_and_offset(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes(b"caf\xc3\xa9\n" * 300_000 + b"caf\xe9 noir\n")
     said = message(path)
-    assert "latin.txt" in said and f"{300_000 * 6 + 3:,}" in said and "0xe9" in said and "errors=replace" in said
+    assert "latin.txt" in said and f"{300_000 * 6 + 3:,}" in said and "0xe9" in said and "--errors replace" in said
     documents, tally = read(path, errors="replace")
     assert documents[-1] == "caf\ufffd noir"
     assert tally.replaced == 1
-    assert "1 characters that are no UTF-8 text were replaced by U+FFFD" in tally.remarks()
+    assert "1 character that is no UTF-8 text was replaced by U+FFFD" in tally.remarks()
 
 
 def test_a_cut_character_at_the_end_is_named(tmp_path: Path) -> None:
@@ -145,7 +182,9 @@ def test_nul_bytes_are_named(tmp_path: Path) -> None:
     path = tmp_path / "nul.txt"
     path.write_bytes(b"some text " * 20 + b"\0more\n")
     assert "byte 200 is NUL" in message(path)
-    assert read(path, errors="replace")[0] == ["some text " * 20 + "\ufffdmore"]
+    documents, tally = read(path, errors="replace")
+    assert documents == ["some text " * 20 + "\ufffdmore"]
+    assert tally.remarks() == ("1 NUL character was replaced by U+FFFD",)
 
 
 @pytest.mark.parametrize(

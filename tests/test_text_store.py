@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from linnet.data import Packed
-from linnet.domains.text.sources import Passage, Reading, Tally, find_sources, read_passages
+from linnet.domains.text.finding import find_sources
+from linnet.domains.text.long_arrays import EveryTarget, Joined
+from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
 from linnet.domains.text.store import (
-    EveryTarget,
-    Joined,
     Manifest,
     Shard,
     Store,
@@ -136,6 +136,22 @@ def test_a_stale_store_is_refused_with_what_changed(tmp_path: Path, corpus: Path
     corpus.unlink()
     with pytest.raises(BadInput, match="corpus.txt is gone"):
         open_store(folder)
+
+
+def test_a_data_set_of_the_hub_that_changed_makes_a_store_stale(
+    tmp_path: Path, corpus: Path, codec: TokenizerCodec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from linnet.domains.text import store as module
+
+    monkeypatch.setattr(module, "hub_version", lambda name: "first")
+    asked = Wanted(find_sources(["hf:some/set"]), {}, codec.fingerprint())
+    folder = write_store(tmp_path / "store", codec, asked, lambda tally: iter([Passage(TEXTS)])).folder
+    open_store(folder, asked)
+    monkeypatch.setattr(module, "hub_version", lambda name: "")
+    open_store(folder, asked)  # nothing can be found out without a network
+    monkeypatch.setattr(module, "hub_version", lambda name: "second")
+    with pytest.raises(BadInput, match="is stale: hf:some/set has another version; delete the folder"):
+        open_store(folder, asked)
 
 
 def test_other_files_and_another_tokenizer_are_refused(

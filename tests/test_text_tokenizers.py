@@ -97,6 +97,23 @@ def test_special_tokens_in_a_text_are_text(byte_codec: TokenizerCodec) -> None:
     assert byte_codec.decode(framed) == "so"
 
 
+def test_marks_after_a_url_and_addresses_of_mail_are_left_to_the_other_rules() -> None:
+    from linnet.domains.text.tokenizer_training import splitter
+
+    def cut(text: str, **rules: bool) -> list[str]:
+        return [piece for piece, _ in splitter(Tokenizing(**rules)).pre_tokenize_str(text)]  # type: ignore[arg-type]
+
+    assert cut("see https://a.io/b?c=1), and", urls=True) == ["see", "Ġhttps://a.io/b?c=1", "),", "Ġand"]
+    assert cut("(www.a.io/b/.", urls=True) == ["(", "www.a.io/b/", "."]
+    assert cut("hi @pg_2, ann@example.org", mentions=True) == [
+        *("hi", "Ġ@pg_2", ",", "Ġann", "@", "example", ".", "org")
+    ]
+
+
+def test_a_single_special_needs_no_list() -> None:
+    assert Tokenizing.model_validate({"specials": "<|user|>"}).specials == ("<|user|>",)
+
+
 def test_own_specials_are_single_tokens_that_texts_may_hold() -> None:
     codec = trained(specials=("<|user|>", "<|assistant|>"))
     ids = codec.encode("<|user|>why<|assistant|>it is").ids.tolist()
@@ -166,7 +183,8 @@ def test_a_vocabulary_that_the_corpus_cannot_support_is_shrunk_and_said() -> Non
     size, notes = supported(asked, 147_000)
     assert size == 1470
     assert notes == (
-        "vocabulary 16,000 was shrunk to 1,470: the training text has 147,000 characters, 100 for each token",
+        "vocabulary 16,000 was shrunk to 1,470: the training text has about 147,000 characters, "
+        "100 for each token",
     )
     texts = titles(20)
     small = train_tokenizer([Passage(texts)], Tally(documents=20), Tokenizing(vocabulary=5000))

@@ -59,6 +59,7 @@ class RunRecord(Record):
     device: str
     scores: tuple[Score, ...]
     systems: tuple[System, ...] = ()
+    notes: tuple[str, ...] = ()  # what has to be known to read the scores
 
 
 class OverSeeds(Record):
@@ -87,7 +88,7 @@ class ScoresRecord(Record):
     data: str
     scores: tuple[Score, ...]
     systems: tuple[System, ...] = ()
-    notes: tuple[str, ...] = ()  # what a reader of the scores has to know of the run
+    notes: tuple[str, ...] = ()  # what a person should know about the files and the scores
 
 
 class GenerationRecord(Record):

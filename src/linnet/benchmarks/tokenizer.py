@@ -2,7 +2,7 @@
 
 The bare library gets the documents from memory, as many in one call as ours gives it; ours reads the files,
 counts, checks UTF-8 and lays the ids out as framed rows. Before anything is timed, both must learn the same
-vocabulary and give the same ids.
+vocabulary (unigram: linnet has a trainer of its own, so only the kind is the same) and give the same ids.
 """
 
 from __future__ import annotations
@@ -16,18 +16,29 @@ from typing import Any
 import numpy as np
 
 from linnet.benchmarks.machine import one_line
-from linnet.domains.text.sources import Passage, Reading, Tally, find_sources, read_passages
+from linnet.domains.text.finding import find_sources
+from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
 from linnet.domains.text.store import encode_rows
-from linnet.domains.text.tokenization import END, TokenizerCodec, tokenizers_library
+from linnet.domains.text.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.errors import BadInput, RunFailed
 from linnet.records import BenchRecord
 
+KINDS = ("bpe", "unigram", "words", "characters")
+SAME = ("bpe", "words")  # kinds of which both learn the same vocabulary
+
 
 def bench_tokenizer(
-    data: Sequence[Path], *, vocabulary: int = 16_000, documents: str = "line", repeats: int = 5
+    data: Sequence[Path],
+    *,
+    vocabulary: int = 16_000,
+    documents: str = "line",
+    repeats: int = 5,
+    kind: str = "bpe",
 ) -> list[BenchRecord]:
-    """MB/s of learning a byte-level BPE vocabulary, and of encoding with it."""
+    """MB/s of learning a vocabulary, and of encoding with it."""
+    if kind not in KINDS:
+        raise BadInput(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
     if documents not in ("line", "paragraph", "file"):
         raise BadInput(f"documents is one of line, paragraph, file, not {documents!r}")
     reading = Reading(documents=documents)  # type: ignore[arg-type]
@@ -38,7 +49,7 @@ def bench_tokenizer(
 
     texts = [text for passage in read() for text in passage.texts]
     size = sum(len(text.encode()) for text in texts) / 1e6
-    wanted = Tokenizing(vocabulary=vocabulary)
+    wanted = Tokenizing(vocabulary=vocabulary, kind=kind)
 
     def learn() -> TokenizerCodec:
         tally = Tally()
@@ -47,9 +58,13 @@ def bench_tokenizer(
     def learn_bare() -> Any:
         return bare_training(texts, wanted)
 
-    codec, bare = learn(), learn_bare()
-    if codec.tokenizer.get_vocab() != bare.get_vocab():
-        raise RunFailed("ours and the bare library learn different vocabularies: nothing is timed")
+    codec = learn()
+    if kind in SAME:
+        bare = learn_bare()
+        if codec.tokenizer.get_vocab() != bare.get_vocab():
+            raise RunFailed("ours and the bare library learn different vocabularies: nothing is timed")
+    else:
+        bare = tokenizers_library().Tokenizer.from_str(codec.content)
 
     def encode() -> np.ndarray:
         return np.concatenate([rows for rows, *_ in encode_rows(codec, read())])
@@ -62,21 +77,55 @@ def bench_tokenizer(
 
     if not np.array_equal(encode(), np.concatenate([[codec.end, *ids, codec.end] for ids in encode_bare()])):
         raise RunFailed("ours and the bare library give different ids: nothing is timed")
-    return [
-        in_turn(f"tokenizer train, bpe {vocabulary:,}", learn, learn_bare, size, repeats),
-        in_turn(f"tokenizer encode, bpe {vocabulary:,}", encode, encode_bare, size, repeats),
-    ]
+    found = [in_turn(f"tokenizer encode, {kind} {vocabulary:,}", encode, encode_bare, size, repeats)]
+    if kind != "characters":  # the library has no trainer of these
+        found.insert(0, in_turn(f"tokenizer train, {kind} {vocabulary:,}", learn, learn_bare, size, repeats))
+    return found
 
 
 def bare_training(texts: Sequence[str], wanted: Tokenizing) -> Any:
-    """The shortest way to the same vocabulary."""
+    """The shortest way to the same vocabulary, or for `unigram` to one of the same kind."""
     library = tokenizers_library()
+    if wanted.kind == "words":
+        return bare_words(texts, wanted)
+    if wanted.kind == "unigram":
+        return bare_unigram(texts, wanted)
     level = library.pre_tokenizers.ByteLevel
     tokenizer = library.Tokenizer(library.models.BPE())
     tokenizer.pre_tokenizer = level(add_prefix_space=False)
     trainer = library.trainers.BpeTrainer(
         vocab_size=wanted.vocabulary,
         min_frequency=wanted.min_count,
+        special_tokens=[END],
+        initial_alphabet=sorted(level.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def bare_words(texts: Sequence[str], wanted: Tokenizing) -> Any:
+    library = tokenizers_library()
+    tokenizer = library.Tokenizer(library.models.WordLevel(unk_token=UNKNOWN))
+    words = library.Regex(r"\w+|[^\w\s]")
+    tokenizer.pre_tokenizer = library.pre_tokenizers.Split(words, "removed", invert=True)
+    trainer = library.trainers.WordLevelTrainer(
+        vocab_size=wanted.vocabulary,
+        min_frequency=wanted.min_count,
+        special_tokens=[END, UNKNOWN],
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def bare_unigram(texts: Sequence[str], wanted: Tokenizing) -> Any:
+    library = tokenizers_library()
+    level = library.pre_tokenizers.ByteLevel
+    tokenizer = library.Tokenizer(library.models.Unigram())
+    tokenizer.pre_tokenizer = level(add_prefix_space=False)
+    trainer = library.trainers.UnigramTrainer(
+        vocab_size=wanted.vocabulary,
         special_tokens=[END],
         initial_alphabet=sorted(level.alphabet()),
         show_progress=False,

@@ -262,5 +262,13 @@ def peaks_in_words(run: Run, shape: Shape, seconds: dict[str, list[float]]) -> s
     said = ", ".join(f"{name} {peak / 1e9:,.1f} GFLOP/s" for name, peak in found.items() if peak is not None)
     mine = shape.batch * shape.context / statistics.median(seconds["linnet"])
     peak, flops = found.get(run.precision), 3.0 * costs(run.model).flops_per_token
-    share = "" if peak is None else f"; ours reaches {mine * flops / peak:.0%} of the {run.precision} peak"
-    return f"measured matmul peaks: {said}{share}"
+    return f"measured matmul peaks: {said}{share_in_words(mine * flops, peak, run.precision)}"
+
+
+def share_in_words(flops: float, peak: float | None, precision: str) -> str:
+    """How near a step comes to the peak; products this small may run faster than those it is measured with."""
+    if peak is None:
+        return ""
+    if flops > peak:
+        return f"; ours is above the {precision} peak, so for this shape that peak is no bound"
+    return f"; ours reaches {flops / peak:.0%} of the {precision} peak"

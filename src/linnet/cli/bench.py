@@ -84,14 +84,15 @@ def bench_tokenizer(
 ) -> None:
     """Learn and encode beside the bare tokenizers library.
 
-    Both give the same vocabulary and the same ids; --set takes vocabulary, documents and repeats.
+    Both give the same ids, and for bpe and words the same vocabulary; --set takes vocabulary, documents, repeats
+    and kind (bpe, unigram, words or characters, which are encoded only).
     """
     with speaking(json=json, debug=debug) as face:
         from linnet.benchmarks.tokenizer import bench_tokenizer
         from linnet.workbench.opening import located
         from linnet.workbench.using import settings_of
 
-        chosen = settings_of(settings or [], vocabulary=16_000, documents="line", repeats=5)
+        chosen = settings_of(settings or [], vocabulary=16_000, documents="line", repeats=5, kind="bpe")
         face.show(*bench_tokenizer(located(data), **chosen))
 
 

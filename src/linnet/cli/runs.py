@@ -112,13 +112,15 @@ def evaluate(
     ] = None,
     device: DeviceOption = None,
     precision: WeightsOption = None,
+    errors: ErrorsOption = None,
     settings: SettingsOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Score a run on whole files.
 
-    Each score has its 95 % interval and what a person without a model would reach.
+    Each score has its 95 % interval and what a person without a model would reach. Text is read as the run read
+    its own; --set errors=, field= and documents= change that.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet import workbench
@@ -127,7 +129,7 @@ def evaluate(
             run,
             data=data or [],
             split=split,
-            settings=settings or [],
+            settings=[*(settings or []), *([] if errors is None else [f"errors={errors}"])],
             device=device,
             precision=precision,
             checkpoint=checkpoint,

@@ -78,6 +78,7 @@ def check(
         Path, typer.Argument(metavar="TOKENIZER", help="A tokenizer.json, or the folder of a run.")
     ],
     data: TextOption,
+    sample: SampleOption = None,
     errors: ErrorsOption = None,
     counts: CountsOption = None,
     settings: SettingsOption = None,
@@ -89,7 +90,7 @@ def check(
         from linnet import workbench
 
         said = [*(settings or []), *([f"errors={errors}"] if isinstance(errors, BadBytes) else [])]
-        face.show(workbench.tokenizer_check(tokenizer, data, settings=said, counts=counts))
+        face.show(workbench.tokenizer_check(tokenizer, data, sample=sample, settings=said, counts=counts))
 
 
 def join(app: typer.Typer) -> None:

@@ -31,15 +31,16 @@ class Question:
 class Part:
     """One part of a data set: rows to be predicted, and questions to be answered where there are any.
 
-    `baseline` counts, when it is called, what a model without a network reaches on these rows (nats per scored
-    token); `note` is said next to each likelihood score, such as that the tokenizer loses something.
+    `baselines` counts, when it is called, what models without a network reach on these rows (nats per scored
+    token); `note` is said next to each likelihood score, such as that the tokenizer loses something; `notes` are
+    said once, such as what was met while the files were read.
     """
 
     sequences: Sequences
     questions: tuple[Question, ...] = ()
-    baseline: Callable[[], Baseline | None] | None = None
+    baselines: Callable[[], tuple[Baseline, ...]] | None = None
     note: str = ""
-    notes: tuple[str, ...] = ()  # what was mended in the files, and how they were read
+    notes: tuple[str, ...] = ()
     visits: VisitRows | None = None  # places: samples gathered from a visit table stand in for the sequences
 
     @property

@@ -50,7 +50,8 @@ class AttentionConfig(Part):
 
 class FeedForwardConfig(Part):
     kind: Literal["gelu", "gelu_tanh", "geglu", "swiglu", "relu2"] = "swiglu"  # gelu_tanh: the approximation
-    width: int | None = Field(None, ge=1)  # None: 4 x width, or 8/3 x width rounded up to 32 when gated
+    width: int | None = Field(None, ge=1)  # None: 4 x width, or the whole part of 8/3 x width when gated
+    multiple: int = Field(32, ge=1)  # the derived width of a gated one is rounded up to a multiple of this
     bias: bool = False
 
 
@@ -145,4 +146,5 @@ class ModelConfig(Part):
     def feedforward_width(self) -> int:
         if self.feedforward.width is not None:
             return self.feedforward.width
-        return -(-self.width * 8 // 3 // 32) * 32 if self.gated else 4 * self.width
+        multiple = self.feedforward.multiple
+        return -(-(self.width * 8 // 3) // multiple) * multiple if self.gated else 4 * self.width

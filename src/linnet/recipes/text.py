@@ -48,7 +48,7 @@ def headlines_report() -> Run:
             context=128,
             positions="learned",
             attention=AttentionConfig(heads=8),
-            feedforward=FeedForwardConfig(kind="swiglu", width=1365),
+            feedforward=FeedForwardConfig(kind="swiglu", multiple=1),  # int(8/3 x width): 1,365
             norm=NormConfig(kind="rms"),
             dropout=0.05,
             scaled_residual=False,

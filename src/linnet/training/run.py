@@ -219,7 +219,9 @@ def changed(run: Run, settings: Iterable[tuple[str, Any]], source: str = "--set"
     for key, value in given:
         if chooses_schedule(key, value):
             continue
-        put(tree, full_key(tree, key, source).split("."), value)
+        full = full_key(tree, key, source)
+        refuse_group(tree, full, value, source)
+        put(tree, full.split("."), value)
         try:
             run = parse(tree, f"{source} {key}={value}")
         except BadInput as error:  # a later setting may make it fit, as the number of heads does for a width
@@ -238,6 +240,14 @@ def idle_filter(run: Run, key: str, value: Any, source: str) -> bool:
     if wrong := not_of_the_scorer(key, value):
         raise BadInput(f"{source}: {wrong}")
     return key.removeprefix("next_place.") == "filter"
+
+
+def refuse_group(tree: Mapping[str, Any], key: str, value: Any, source: str) -> None:
+    """A word for a whole part says nothing of what is inside."""
+    inside = [name for name in flatten(tree) if name.startswith(f"{key}.")]
+    if inside and not isinstance(value, Mapping):
+        meant = f"{key}.kind" if f"{key}.kind" in inside else inside[0]
+        raise BadInput(f"{source} {key}={value}: {key} is a group of settings; name one, such as {meant}={value}")
 
 
 def chooses_schedule(key: str, value: Any) -> bool:

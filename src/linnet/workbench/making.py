@@ -14,7 +14,7 @@ import torch
 from linnet import recipes
 from linnet.domains import Material
 from linnet.domains.text import TextData
-from linnet.errors import BadInput, LinnetError, RunFailed
+from linnet.errors import BadInput, LinnetError
 from linnet.model.costs import costs
 from linnet.records import NoteRecord, RunRecord
 from linnet.training.allocator import keep_freed_memory
@@ -28,7 +28,7 @@ from linnet.training.run import Run, changed, check_format, flatten, parse_setti
 from linnet.training.sinks import JsonLines, Sink, open_trackers
 from linnet.workbench.opening import load, located, read_codec, read_record, read_run
 from linnet.workbench.report import write_report
-from linnet.workbench.scoring import scored
+from linnet.workbench.scoring import averaged_weights, cut_rows, no_block, scored
 
 Progress = Callable[[Course], Sink]
 
@@ -137,8 +137,8 @@ def go_on(
     keep_freed_memory()
     notes: list[str] = []
     start = folder.newest(notes.append)
-    notes += [*material.notes, *too_long(run, material)]
-    check_data(material, start, folder)
+    notes += (said := remarks(run, material))
+    check_data(run, material, start, folder)
     with ExitStack() as stack:
         metrics, sinks = None, []
         if processes.first:
@@ -154,7 +154,7 @@ def go_on(
                 for sink in (metrics, *sinks):
                     sink.write(NoteRecord(step=start.loop.step if start else 0, text=text))
         loop = train_loop(run, material, folder, processes, start=start, metrics=metrics, sinks=sinks)
-    record = finish(folder, run, material, loop) if processes.first else unscored(folder, run, loop)
+    record = finish(folder, run, material, loop, said) if processes.first else unscored(folder, run, loop)
     processes.wait()
     processes.leave()
     return record
@@ -177,29 +177,27 @@ def open_sinks(folder: RunFolder, run: Run, start: Checkpoint | None, progress: 
     return sinks
 
 
-def too_long(run: Run, material: Material) -> list[str]:
-    """Rows that the context cuts are counted and named before training starts."""
-    said = []
+def remarks(run: Run, material: Material) -> list[str]:
+    """What a person should know before training starts: it is logged, shown, and stands in the report."""
+    said = list(material.notes)
     for name, part in (("training", material.train), ("validation", material.validation)):
-        rows = part.sequences
-        longer = rows.longer_than(run.model.context)
-        if len(longer):
-            first = int(longer[0])
-            length = int(rows.starts[first + 1] - rows.starts[first]) - 1
-            said.append(
-                f"{len(longer)} of {len(rows)} {name} rows are longer than the context of "
-                f"{run.model.context} tokens and are read in pieces; the first is row {first + 1} with {length}"
-            )
-    return said
+        said += cut_rows(part, material.codec, run.model.context, name)
+    said += no_block(run.data, material.validation, material.codec, "validation part")
+    return said + averaged_weights(run)
 
 
-def check_data(material: Material, start: Checkpoint | None, folder: RunFolder) -> None:
+def check_data(run: Run, material: Material, start: Checkpoint | None, folder: RunFolder) -> None:
     """A resumed run must find the rows that it started with."""
     if start is not None and start.loop.data != material.train.rows.fingerprint():
-        raise RunFailed(f"the training data of {folder.path} changed since the run started; resume needs the same")
+        named = f" ({', '.join(map(str, run.data.paths))})" if run.data.paths else ""
+        raise BadInput(
+            f"the training data of {folder.path}{named} changed since the run started; resume needs the same"
+        )
 
 
-def finish(folder: RunFolder, run: Run, material: Material, loop: LoopState) -> RunRecord:
+def finish(
+    folder: RunFolder, run: Run, material: Material, loop: LoopState, notes: Sequence[str] = ()
+) -> RunRecord:
     """Score the best weights on the validation part, and write the record and the report."""
     opened = load(folder.path, device=run.device)
     scores, systems = scored(
@@ -210,8 +208,9 @@ def finish(folder: RunFolder, run: Run, material: Material, loop: LoopState) -> 
         rows=run.training.eval_batch,
         region=opened.region,
     )
-    record = unscored(folder, run, loop).model_copy(update={"scores": tuple(scores), "systems": tuple(systems)})
-    write_report(folder, run, record, material.notes)
+    found = {"scores": tuple(scores), "systems": tuple(systems), "notes": tuple(averaged_weights(run))}
+    record = unscored(folder, run, loop).model_copy(update=found)
+    write_report(folder, run, record, notes)
     write_atomically(folder.record, record.model_dump_json(indent=1).encode())
     return record
 

@@ -19,7 +19,11 @@ from linnet.model.model import Model
 from linnet.records import Baseline, Score, System
 from linnet.sequences import Sequences
 from linnet.training.networks import Network, decoder
+from linnet.training.run import Run
 from linnet.workbench.places import place_scores
+
+OWN_UNIGRAM = "unigram of the scored text"
+BEGINNING = 12  # tokens of a row that name it
 
 
 def scored(
@@ -72,11 +76,42 @@ def in_words(score: Score, note: str, beaten: Baseline, others: Sequence[Baselin
 
 def beaten_by_counting(part: Part, codec: Codec) -> list[Baseline]:
     """What models that only count reach, in nats per scored token; the best one first."""
-    found = [Baseline(name="unigram", value=unigram(part.sequences, len(codec.tokens)))]
-    counted = part.baseline() if part.baseline is not None else None
-    if counted is not None:
-        found.append(counted)
+    found = part.baselines() if part.baselines is not None else ()
+    if not found:  # a model of training text is not at hand: the one of the scored text itself is hard to beat
+        found = (Baseline(name=OWN_UNIGRAM, value=unigram(part.sequences, len(codec.tokens))),)
     return sorted(found, key=lambda baseline: baseline.value)
+
+
+def no_block(domain: Domain, part: Part, codec: Codec, name: str) -> list[str]:
+    """Why the block metric that a run asks for is not there."""
+    if not isinstance(domain, TextData) or domain.block is None:
+        return []
+    tokens, (batch, context) = len(joined(part.sequences, codec.begin is not None)), domain.block
+    if tokens > batch * context:
+        return []
+    return [
+        f"no block metric: the {name} has {tokens:,} tokens, and one {batch} x {context} span needs "
+        f"{batch * context + 1:,}"
+    ]
+
+
+def cut_rows(part: Part, codec: Codec, context: int, name: str) -> list[str]:
+    """Rows that the context cuts, counted, and the first of them named."""
+    rows = part.sequences
+    longer = rows.longer_than(context)
+    if not len(longer):
+        return []
+    first = rows.row(int(longer[0]))
+    begins = codec.decode(first[:BEGINNING].tolist())
+    return [
+        f"{len(longer):,} of {len(rows):,} {name} rows are longer than the context of {context} tokens and are "
+        f"read in pieces; the first has {len(first) - 1:,} tokens and begins {begins!r}"
+    ]
+
+
+def averaged_weights(run: Run) -> list[str]:
+    """Whose scores these are, where training keeps two sets of weights."""
+    return [f"the scores are those of the averaged weights (optim.ema={run.optim.ema:g})"] if run.optim.ema else []
 
 
 def block_metric(
@@ -89,7 +124,7 @@ def block_metric(
     rows: int,
     region: Callable[[], AbstractContextManager[object]],
 ) -> list[Score]:
-    """The number of the headline protocol, with its coverage; nothing where no span is full."""
+    """The number of the headline protocol, with its coverage; nothing where no span is full (see `no_block`)."""
     tokens = joined(sequences, codec.begin is not None)
     batch, context = block
     if len(tokens) <= batch * context:
@@ -99,8 +134,10 @@ def block_metric(
     scored = np.ones(cut.size, bool)
     scored[starts[:-1]] = False
     measured = nats(model, Sequences(cut.reshape(-1), starts, scored, 0, 0), rows=rows, region=region)
-    found = block_score(measured.sums, len(tokens), batch, context, sequences.characters, len(sequences))
-    low, high = bootstrap(measured.sums, np.full(len(measured.sums), found.characters / len(measured.sums)))
+    sums = measured.sums.reshape(len(cut), -1).sum(1)  # a model of a shorter context reads each row in windows
+    found = block_score(sums, len(tokens), batch, context, sequences.characters, len(sequences))
+    spans = "1 span" if found.spans == 1 else f"{found.spans:,} spans"
+    low, high = bootstrap(sums, np.full(len(sums), found.characters / len(sums)))
     return [
         Score(
             name="block_nats_per_char",
@@ -109,8 +146,9 @@ def block_metric(
             low=low,
             high=high,
             baseline=Baseline(name=beaten.name, value=beaten.value * found.tokens / found.characters),
-            note=f"the headline protocol at {batch} x {context}: {found.spans} spans, {found.coverage:.1%} of the "
-            "tokens; the end mark counts as 5 characters; not comparable with the scores above",
+            note=f"the headline protocol at {batch} x {context}: {spans}, {found.coverage:.1%} of the "
+            "tokens; the end mark counts as 5 characters; not comparable with the scores above"
+            + (f"; rows read in windows of {model.config.context}" if context > model.config.context else ""),
         )
     ]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -45,28 +46,46 @@ def tokenizer_train(
     reading, rest = _reading(given)
     wanted = _tokenizing(rest)
     corpus = Corpus(tuple(located(data)), reading, sample)
+    refuse_corpus(corpus, file, "--out")
+    if counts is not None:
+        refuse_corpus(corpus, counts, "--counts")
     size = sum(source.size for source in corpus.sources())
     meter, tally = Meter("tokenizer", len(corpus.sources()), size), Tally()
     stream, characters = corpus.everything(count=size < 4 * SUPPORT * wanted.vocabulary)
     trained = train_tokenizer(stream(tally), tally, wanted, meter=meter, characters=characters)
     trained.codec.write(file)
-    notes = (*tally.remarks(), *trained.notes)
+    notes = (*corpus.left_out(), *tally.remarks(), *trained.notes)
     return _record(
         file, trained.codec, corpus, stream, "trained", trained.seconds, trained.text_bytes, notes, counts
     )
 
 
 def tokenizer_check(
-    tokenizer: Path, data: Sequence[Path], *, settings: Sequence[str] = (), counts: Path | None = None
+    tokenizer: Path,
+    data: Sequence[Path],
+    *,
+    sample: int | None = None,
+    settings: Sequence[str] = (),
+    counts: Path | None = None,
 ) -> TokenizerRecord:
     """What a tokenizer.json, a folder with one, or the tokenizer of a run does to these files."""
     codec = _codec(tokenizer)
     reading, rest = _reading(dict(map(parse_setting, settings)))
     if rest:
         raise BadInput(f'--set: unknown key "{min(rest)}"{nearest(min(rest), READING)}')
-    corpus = Corpus(tuple(located(data)), reading)
+    corpus = Corpus(tuple(located(data)), reading, sample)
+    if counts is not None:
+        refuse_corpus(corpus, counts, "--counts")
     stream, _ = corpus.everything()
     return _record(tokenizer, codec, corpus, stream, "checked", None, 0, (), counts)
+
+
+def refuse_corpus(corpus: Corpus, file: Path, option: str) -> None:
+    """Nothing is ever written over the text that is read, whatever --force says."""
+    if file.exists() and any(
+        source.form != "hf" and os.path.samefile(source.name, file) for source in corpus.sources()
+    ):
+        raise BadInput(f"{option} {file} is a file of the corpus itself; name another one")
 
 
 def _record(
@@ -106,7 +125,7 @@ def _record(
         first_loss=found.first_loss,
         seconds=spent,
         megabytes_per_second=(text_bytes or found.utf8_bytes) / 1e6 / max(spent, 1e-9),
-        notes=notes if seconds is not None else tally.remarks(),
+        notes=notes if seconds is not None else (*corpus.left_out(), *tally.remarks()),
     )
 
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from pydantic import ValidationError
 
 from linnet.domains import Part
 from linnet.domains.arithmetic import ArithmeticData
 from linnet.domains.places.data import PlacesData
+from linnet.domains.text import TextData
 from linnet.errors import BadInput, nearest
 from linnet.probing.attention import patterns
 from linnet.records import AttentionRecord, ScoresRecord
 from linnet.sequences import Sequences
-from linnet.training.run import parse_setting
+from linnet.training.run import explain, parse_setting
 from linnet.workbench.comparing import score_places
 from linnet.workbench.opening import Opened, load, load_packed, located
-from linnet.workbench.scoring import score
+from linnet.workbench.scoring import averaged_weights, cut_rows, no_block, score
 
 TEST_QUESTIONS = 10_000
 HELD_OUT = ("test", "out_of_distribution")
@@ -56,16 +59,37 @@ def evaluate(
         chosen = settings_of(settings, batch=256, filter="", information="", ranker=0)
         scores, systems, notes = score_places(opened, opened.run.data, located(data), split, **chosen)
         return ScoresRecord(run=str(path), data=named, scores=tuple(scores), systems=tuple(systems), notes=notes)
-    chosen = settings_of(settings, batch=256, n=TEST_QUESTIONS)
-    part = (
-        opened.run.data.read(opened.codec, located(data), split) if data else held_out(opened, split, chosen["n"])
-    )
+    domain, reading = opened.run.data, {}
+    if isinstance(domain, TextData):
+        settings = [setting.removeprefix("data.") for setting in settings]
+        reading = {key: getattr(domain, key) for key in ("errors", "field", "documents")}
+    chosen = settings_of(settings, batch=256, n=TEST_QUESTIONS, **reading)
+    if isinstance(domain, TextData):
+        domain = reading_so(domain, {key: chosen[key] for key in reading})
+    part = domain.read(opened.codec, located(data), split) if data else held_out(opened, split, chosen["n"])
     if len(part.rows) == 0 and not part.questions:
         where = f"rows with split {split!r}" if split else "rows"
         raise BadInput(f"there are no {where} in {', '.join(map(str, data))}")
-    scores = score(opened.network, opened.codec, opened.run.data, part, rows=chosen["batch"], region=opened.region)
+    scores = score(opened.network, opened.codec, domain, part, rows=chosen["batch"], region=opened.region)
     named = named or f"{len(part.questions)} drawn problems ({split or 'test'})"
-    return ScoresRecord(run=str(path), data=named, scores=tuple(scores), notes=part.notes)
+    return ScoresRecord(
+        run=str(path), data=named, scores=tuple(scores), notes=(*part.notes, *remarks(opened, part))
+    )
+
+
+def reading_so(domain: TextData, chosen: Mapping[str, Any]) -> TextData:
+    """The data of a run, read as it read its own unless it is told otherwise."""
+    try:
+        return TextData.model_validate({**domain.model_dump(), **chosen})
+    except ValidationError as error:
+        raise BadInput(f"--set: {explain(error, chosen)}") from None
+
+
+def remarks(opened: Opened, part: Part) -> list[str]:
+    """What a person should know of these rows and this model, beside what was met while the files were read."""
+    said = cut_rows(part, opened.codec, opened.model.config.context, "scored")
+    said += no_block(opened.run.data, part, opened.codec, "text")
+    return said + averaged_weights(opened.run)
 
 
 def held_out(opened: Opened, split: str | None, n: int) -> Part:

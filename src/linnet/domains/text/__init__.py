@@ -20,20 +20,22 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from linnet.codecs import Codec
 from linnet.domains import Material, Part, Question
 from linnet.domains.text.corpus import Corpus, Parts, Stream, repeated, with_split
+from linnet.domains.text.finding import find, find_sources, hub_version
 from linnet.domains.text.meter import Meter
-from linnet.domains.text.ngrams import NGrams
-from linnet.domains.text.sources import Reading, Tally, find_sources, read_passages
+from linnet.domains.text.overlap import counted, seen_before
+from linnet.domains.text.sources import Reading, Tally, read_passages
 from linnet.domains.text.store import (
     Wanted,
     begun_with,
     encode_rows,
     is_complete,
     open_store,
+    refuse_stale,
     row_type,
     write_store,
 )
 from linnet.domains.text.tokenization import TokenizerCodec
-from linnet.domains.text.tokenizer_training import Tokenizing, tokenizer_file, train_tokenizer
+from linnet.domains.text.tokenizer_training import Tokenizing, contradictions, tokenizer_file, train_tokenizer
 from linnet.errors import BadInput
 from linnet.records import Baseline
 from linnet.sequences import Sequences
@@ -41,7 +43,7 @@ from linnet.sequences import Sequences
 __all__ = ["TextData", "TokenizerCodec", "Tokenizing"]
 
 SMALL = 256 << 20  # stored bytes up to which a corpus is also searched for repeated documents
-COUNTED = 10_000_000  # training tokens that the n-gram baseline counts
+VERIFIED = 2 << 30  # bytes of tokens up to which a store is read through before it is used
 PARTS = ("train", "validation")
 AUTOMATIC = Path("auto")
 LARGE = 1 << 29  # stored bytes above which the encoded corpus is kept on disk
@@ -86,8 +88,11 @@ class TextData(BaseModel):
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         """The same parts for every seed. A resumed run brings the codec that it began with."""
         folder = self._folder
-        if folder is not None and all(is_complete(folder / part) for part in PARTS):
-            return self._stored(folder)
+        if folder is not None:
+            for part in PARTS:  # before anything is read or written, so that both are told of at once
+                refuse_stale(folder / part, self._wanted(part, self._named_tokenizer, folder))
+            if all(is_complete(folder / part) for part in PARTS):
+                return self._stored(folder)
         parts = self._corpus.divide()
         begun = begun_with(folder / PARTS[0]) if folder is not None and self.tokenizer.file is None else None
         known = codec if isinstance(codec, TokenizerCodec) else begun
@@ -108,9 +113,18 @@ class TextData(BaseModel):
             passages = read_passages(find_sources(paths), self._reading, tally)
             return passages if split is None else with_split(passages, split)
 
-        rows = rows_in_memory(codec, stream)
+        tally = Tally()
+        rows = rows_in_memory(codec, stream, tally)
         said = "; ".join(text for text in (lossiness(codec, stream), unscored(codec, rows)) if text)
-        return Part(rows, note=said, baseline=functools.partial(self._ngrams_on, codec, rows))
+        notes, baselines = [*find(paths).notes, *tally.remarks()], None
+        try:
+            train = self._learned_from(codec)
+        except BadInput as error:
+            notes.append(f"no baseline that counts the training text: {error}")
+        else:
+            notes += [text for text in [seen_before(train, rows) or self._same_file(paths, split)] if text]
+            baselines = functools.partial(counted, train, rows, len(codec.tokens))
+        return Part(rows, note=said, baselines=baselines, notes=tuple(notes))
 
     def right(self, question: Question, answer: str) -> bool:
         """Text asks no questions of this kind; a continuation is right if it is the same text."""
@@ -139,15 +153,18 @@ class TextData(BaseModel):
         """The tokenizer: an existing file, or one learned from the training part alone (and kept, if named)."""
         if self.tokenizer.file is not None and (file := tokenizer_file(self.tokenizer.file)).is_file():
             codec = TokenizerCodec.read(file)
-            return codec, (f"tokenizer {file} with {len(codec.tokens):,} tokens, as it is",)
+            return codec, (used_as_it_is(file, codec, self.tokenizer),)
         tally = Tally()
         meter = Meter("tokenizer", len(self._corpus.sources()), self._stored_bytes)
         trained = train_tokenizer(
             parts.train(tally), tally, self.tokenizer, meter=meter, characters=parts.characters
         )
-        if self.tokenizer.file is not None:
-            trained.codec.write(tokenizer_file(self.tokenizer.file))
-        return trained.codec, trained.notes
+        if self.tokenizer.file is None:
+            return trained.codec, trained.notes
+        file = tokenizer_file(self.tokenizer.file)
+        trained.codec.write(file)
+        made = f"no tokenizer was at {file}: one with {len(trained.codec.tokens):,} tokens was made and kept there"
+        return trained.codec, (*trained.notes, made)
 
     def _rows(
         self, codec: TokenizerCodec, stream: Stream, part: str, notes: tuple[str, ...], folder: Path | None
@@ -155,23 +172,39 @@ class TextData(BaseModel):
         if folder is None:
             return rows_in_memory(codec, stream)
         meter = Meter(f"encoding {part}", len(self._corpus.sources()), self._stored_bytes)
-        wanted = self._wanted(part, codec.fingerprint())
+        wanted = self._wanted(part, codec.fingerprint(), folder)
         return write_store(folder / part, codec, wanted, stream, remarks=notes, meter=meter).sequences()
 
     def _stored(self, folder: Path) -> Material:
         """The material of a complete store; of the corpus only sizes and times are looked at then."""
-        named = None if self.tokenizer.file is None else tokenizer_file(self.tokenizer.file)
-        expected = TokenizerCodec.read(named).fingerprint() if named is not None and named.is_file() else None
-        train, validation = (open_store(folder / part, self._wanted(part, expected)) for part in PARTS)
-        notes = (*train.manifest.remarks, f"encoded documents are read from {folder}")
-        return _material(train.codec, train.sequences(), validation.sequences(), notes)
+        expected = self._named_tokenizer
+        train, validation = stores = [
+            open_store(folder / part, self._wanted(part, expected, folder)) for part in PARTS
+        ]
+        notes = [*train.manifest.remarks, f"encoded documents are read from {folder}"]
+        size = sum(store.token_bytes for store in stores)
+        if size <= VERIFIED:
+            for store in stores:
+                store.verify(folder)
+        else:
+            notes.append(f"the {size / 1e9:.1f} GB of tokens in {folder} were not read through for damage")
+        hubs = {source.name for source in self._wanted("", None).sources if source.form == "hf"}
+        if unknown := sorted(name for name in hubs if not hub_version(name)):
+            notes.append(f"whether {', '.join(unknown)} has changed since it was encoded cannot be found out here")
+        return _material(train.codec, train.sequences(), validation.sequences(), tuple(notes))
 
-    def _wanted(self, part: str, tokenizer: str | None) -> Wanted:
+    @property
+    def _named_tokenizer(self) -> str | None:
+        """The fingerprint of the tokenizer file that is named, where it exists."""
+        named = None if self.tokenizer.file is None else tokenizer_file(self.tokenizer.file)
+        return TokenizerCodec.read(named).fingerprint() if named is not None and named.is_file() else None
+
+    def _wanted(self, part: str, tokenizer: str | None, folder: Path | None = None) -> Wanted:
         """What decides the content of a store of this part."""
         others = find_sources(self.validation_paths) if self.validation_paths else ()
         left_out = {"paths", "validation_paths", "store", "block", "domain"}
         chosen = self.model_dump(mode="json", exclude={name: True for name in left_out} | {"tokenizer": {"file"}})
-        return Wanted((*self._corpus.sources(), *others), chosen | {"part": part}, tokenizer)
+        return Wanted((*self._corpus.sources(), *others), chosen | {"part": part}, tokenizer, folder)
 
     @property
     def _folder(self) -> Path | None:
@@ -189,28 +222,46 @@ class TextData(BaseModel):
     def _stored_bytes(self) -> int:
         return sum(source.size for source in self._corpus.sources())
 
-    def _ngrams_on(self, codec: TokenizerCodec, rows: Sequences) -> Baseline | None:
-        """The n-gram model of this run's training part on other rows; None where the training part is gone."""
-        try:
-            train = self.load(0, codec).train.sequences
-        except BadInput:
-            return None
-        return NGrams.of(train, len(codec.tokens), COUNTED).baseline(rows)
+    def _learned_from(self, codec: TokenizerCodec) -> Sequences:
+        """The rows of the training part, refused where they are gone or no longer those of this tokenizer."""
+        if not self.paths:
+            raise BadInput("the run does not name it")
+        material = self.load(0, codec)
+        assert isinstance(material.codec, TokenizerCodec)
+        if material.codec.fingerprint() != codec.fingerprint():
+            raise BadInput("it is encoded with another tokenizer than the one of the run")
+        return material.train.sequences
+
+    def _same_file(self, paths: Sequence[Path], split: str | None) -> str:
+        """Files that were trained on, where documents do not tell (one that was cut for validation)."""
+        if split is not None:
+            return ""
+        own = {source.name for source in self._corpus.sources()}
+        shared = [source.name for source in find_sources(paths) if source.name in own]
+        if not shared:
+            return ""
+        is_one = "is one of the files" if len(shared) == 1 else "are among the files"
+        return f"{', '.join(shared[:3])} {is_one} that the run was trained on: parts of it were seen in training"
 
 
 def _material(codec: TokenizerCodec, train: Sequences, validation: Sequences, notes: tuple[str, ...]) -> Material:
     lost = next((note for note in notes if note.startswith(LOSSY)), "")
-    held = Part(
-        validation, note=lost, baseline=lambda: NGrams.of(train, len(codec.tokens), COUNTED).baseline(validation)
-    )
+    held = Part(validation, note=lost, baselines=lambda: counted(train, validation, len(codec.tokens)))
     return Material(codec, Part(train), held, notes)
 
 
-def rows_in_memory(codec: TokenizerCodec, stream: Stream) -> Sequences:
+def used_as_it_is(file: Path, codec: TokenizerCodec, wanted: Tokenizing) -> str:
+    """That a tokenizer is not made anew, and which settings it does not obey."""
+    said = f"tokenizer {file} with {len(codec.tokens):,} tokens, as it is"
+    other = contradictions(codec, wanted)
+    return f"{said}; not obeyed: {', '.join(other)}" if other else said
+
+
+def rows_in_memory(codec: TokenizerCodec, stream: Stream, tally: Tally | None = None) -> Sequences:
     """All documents of a stream as rows."""
     flat, lengths = [np.empty(0, row_type(codec))], [np.zeros(1, np.int64)]
     characters = utf8_bytes = 0
-    for ids, sizes, n_characters, n_bytes in encode_rows(codec, stream(Tally())):
+    for ids, sizes, n_characters, n_bytes in encode_rows(codec, stream(tally or Tally())):
         flat.append(ids)
         lengths.append(sizes)
         characters += n_characters

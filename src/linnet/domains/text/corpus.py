@@ -6,6 +6,7 @@ The parts are streams that can be read again and again; the same settings give t
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from linnet.domains.text.choice import Draw, Last
-from linnet.domains.text.sources import Passage, Reading, Source, Tally, find_sources, read_passages
+from linnet.domains.text.finding import Source, files, find, find_sources
+from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
 from linnet.errors import BadInput
 
 TRAINING = ("train", "training")
@@ -31,7 +33,7 @@ class Parts:
     train: Stream
     validation: Stream
     documents: tuple[int, int]
-    characters: int  # of the training part, up to the cut of a document
+    characters: int  # of the training part; about so many, where documents are drawn
     notes: tuple[str, ...]
 
 
@@ -50,20 +52,25 @@ class Corpus:
     def sources(self) -> tuple[Source, ...]:
         return find_sources(self.names)
 
+    def left_out(self) -> tuple[str, ...]:
+        """What a person should know about the files that are not read."""
+        return find((*self.names, *self.validation_names)).notes
+
     def everything(self, count: bool = False) -> tuple[Stream, int | None]:
-        """All documents (or a sample of them) as one part, and how many characters where that was counted."""
+        """All documents (or a sample) as one part, and about how many characters where those were counted."""
         if self.sample is None and not count:
             return lambda tally: read_passages(self.sources(), self.reading, tally), None
         tally, sizes = Tally(), _Sizes()
         for passage in read_passages(self.sources(), self.reading, tally):
-            sizes.add(Passage(passage.texts))
-        taken = tally.documents if self.sample is None else min(self.sample, tally.documents)
-        marks = Draw(tally.documents, taken, self.seed, purpose=1)
+            sizes.add(passage._replace(splits=None))
+        total = sizes.training
+        taken = total if self.sample is None else min(self.sample, total)
+        marks = Draw(total, taken, self.seed, purpose=1)
 
         def stream(tally: Tally) -> Iterator[Passage]:
             return _marked(read_passages(self.sources(), self.reading, tally), marks.marks(), True)
 
-        return stream, sizes.characters * taken // max(1, tally.documents)
+        return stream, sizes.characters * taken // max(1, total)
 
     def divide(self) -> Parts:
         """Count what there is (one reading), and say which documents belong to which part."""
@@ -72,7 +79,7 @@ class Corpus:
             sizes.add(passage)
         if not tally.documents:
             raise BadInput(f"no documents in {', '.join(map(str, self.names))}: {_how_empty(tally)}")
-        notes = list(tally.remarks())
+        notes = [*self.left_out(), *tally.remarks()]
         held_out = self._by_word(sizes)
         usable = sizes.training
         if not usable:
@@ -83,7 +90,10 @@ class Corpus:
         mean = sizes.characters / usable
         if self.validation_names or held_out:
             stream = held_out or self._other_files
-            count = _count(stream)
+            met = Tally()
+            count = _count(stream, met)
+            if not held_out:
+                notes += [f"validation files: {said}" for said in met.remarks()]
             return Parts(self._sampled(usable, taken), stream, (taken, count), int(taken * mean), tuple(notes))
         if taken == 1 or (self.how == "tail" and self.reading.documents == "file"):
             notes.append(f"the last {self.share:.0%} of the characters are held out for validation")
@@ -146,7 +156,8 @@ class _Sizes:
 
     def add(self, passage: Passage) -> None:
         if passage.splits is None:
-            self.training += len(passage.texts)
+            # The pieces of a document that was cut count once, and stay in one part.
+            self.training += len(passage.texts) - (passage.continues and self.training > 0)
             self.characters += sum(map(len, passage.texts))
             return
         for text, word in zip(passage.texts, passage.splits, strict=True):
@@ -176,14 +187,17 @@ def with_split(passages: Iterator[Passage], split: str) -> Iterator[Passage]:
 
 
 def _marked(passages: Iterator[Passage], marks: Iterator[bool], wanted: bool) -> Iterator[Passage]:
+    mark: bool | None = None
     for passage in passages:
-        kept = [text for text, mark in zip(passage.texts, marks, strict=False) if mark is wanted]
+        ongoing = [mark] if passage.continues and mark is not None else []
+        drawn = [*ongoing, *itertools.islice(marks, len(passage.texts) - len(ongoing))]
+        kept = [text for text, mark in zip(passage.texts, drawn, strict=False) if mark is wanted]
+        mark = drawn[-1] if drawn else None
         if kept:
-            yield Passage(kept)
+            yield Passage(kept, continues=passage.continues and drawn[0] is wanted)
 
 
-def _count(stream: Stream) -> int:
-    tally = Tally()
+def _count(stream: Stream, tally: Tally) -> int:
     count = sum(len(passage.texts) for passage in stream(tally))
     if not count:
         raise BadInput("the validation part has no documents")
@@ -195,10 +209,11 @@ def _characters(stream: Stream) -> int:
 
 
 def _how_empty(tally: Tally) -> str:
-    files = "1 file" if tally.files == 1 else f"{tally.files:,} files"
-    return (
-        f"{files} with {tally.stored_bytes:,} bytes, and nothing in them but {tally.empty:,} empty lines or rows"
-    )
+    if not tally.empty:
+        return f"{files(tally.files)} with {tally.stored_bytes:,} bytes"
+    lines = "empty line or row" if tally.empty == 1 else "empty lines or rows"
+    what = f"nothing in {'it' if tally.files == 1 else 'them'} but {tally.empty:,} {lines}"
+    return f"{files(tally.files)} with {tally.stored_bytes:,} bytes, and {what}"
 
 
 def repeated(train: Stream, validation: Stream, held: int) -> str:

@@ -166,9 +166,9 @@ def _depth_between(starts: np.ndarray, first: int, stop: int) -> np.ndarray:
     return np.arange(first, stop) - np.repeat(edges, lengths)
 
 
-def unigram_nats(train: Sequences, rows: Sequences, vocabulary: int) -> float:
+def unigram_nats(train: Sequences, rows: Sequences, vocabulary: int, limit: int | None = None) -> float:
     """Nats per scored token of the shares of tokens in `train`, each token counted once more than it occurs."""
     counts = np.ones(vocabulary)
-    counts += np.bincount(train.ids[:][train.scored[:]].astype(np.int64), minlength=vocabulary)
+    counts += np.bincount(train.ids[:limit][train.scored[:limit]].astype(np.int64), minlength=vocabulary)
     logs = np.log(counts) - math.log(float(counts.sum()))
     return float(-logs[rows.ids[:][rows.scored[:]].astype(np.int64)].mean())

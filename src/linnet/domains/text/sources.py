@@ -19,13 +19,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
+from linnet.domains.text.finding import Source, files, find_sources, hub_name, what_is_read
 from linnet.errors import BadInput
 
 BLOCK = 1 << 20  # bytes read at a time
 PORTION = 1 << 20  # characters handed on at a time
 LONGEST = 1 << 22  # characters; a longer document is cut at a space, and counted
-READABLE = (".txt", ".txt.gz", ".text", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".parquet")  # in folders
-ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "makefile")  # files that are about data
 MAGIC = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -51,20 +50,6 @@ class Reading:
     errors: Literal["strict", "replace"] = "strict"
 
 
-class Source(NamedTuple):
-    name: str
-    form: Literal["text", "jsonl", "parquet", "hf"]
-
-    @property
-    def size(self) -> int:
-        """Bytes as stored; a data set of the hub has none."""
-        return 0 if self.form == "hf" else Path(self.name).stat().st_size
-
-    @property
-    def modified(self) -> int:
-        return 0 if self.form == "hf" else Path(self.name).stat().st_mtime_ns
-
-
 @dataclass
 class Tally:
     """What was met while reading; it fills as the stream is consumed."""
@@ -74,7 +59,9 @@ class Tally:
     documents: int = 0
     empty: int = 0
     cut: int = 0
-    replaced: int = 0
+    replaced: int = 0  # bytes that are no UTF-8
+    nul: int = 0  # replaced as well
+    halves: int = 0  # of surrogate pairs, replaced as well
     marks: int = 0  # files with a byte-order mark
     line_ends: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
@@ -83,24 +70,35 @@ class Tally:
         """What a person should know about this corpus."""
         said = []
         if self.empty:
-            said.append(f"{self.empty:,} empty documents were left out")
+            said.append("1 empty document was" if self.empty == 1 else f"{self.empty:,} empty documents were")
+            said[-1] += " left out"
         if self.cut:
             said.append(f"documents of more than {LONGEST:,} characters were cut at a space, {self.cut:,} times")
         if self.replaced:
-            said.append(f"{self.replaced:,} characters that are no UTF-8 text were replaced by U+FFFD")
+            what = "character that is" if self.replaced == 1 else "characters that are"
+            said.append(_replaced(self.replaced, f"{what} no UTF-8 text"))
+        if self.nul:
+            said.append(_replaced(self.nul, "NUL character" + "s" * (self.nul > 1)))
+        if self.halves:
+            half = "half of a surrogate pair" if self.halves == 1 else "halves of surrogate pairs"
+            said.append(_replaced(self.halves, half))
         if self.marks:
-            said.append(f"a byte-order mark was dropped at the start of {_files(self.marks)}")
+            said.append(f"a byte-order mark was dropped at the start of {files(self.marks)}")
         if unusual := {name: n for name, n in self.line_ends.items() if name != "LF"}:
-            listed = ", ".join(f"{_files(n)} with {name}" for name, n in sorted(unusual.items()))
+            listed = ", ".join(f"{files(n)} with {name}" for name, n in sorted(unusual.items()))
             said.append(f"line ends were read as LF: {listed}")
         return tuple(said)
 
 
 class Passage(NamedTuple):
-    """Some consecutive documents, and the word in their `split` column where there is one."""
+    """Some consecutive documents, and the word in their `split` column where there is one.
+
+    Where a document was too long, `continues` says that the first text goes on with the document before it.
+    """
 
     texts: list[str]
     splits: list[str] | None = None
+    continues: bool = False
 
     def portions(self) -> Iterator[list[str]]:
         """The texts in lists of about a million characters, which is what one call of a tokenizer is given."""
@@ -114,29 +112,6 @@ class Passage(NamedTuple):
             yield self.texts[first:]
 
 
-def find_sources(names: Sequence[str | Path]) -> tuple[Source, ...]:
-    """Every readable file behind these names, folders in the order of their paths."""
-    found: list[Source] = []
-    for name in names:
-        if str(name).startswith("hf:"):
-            found.append(Source(str(name), "hf"))
-            continue
-        path = Path(name)
-        if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p, path))
-            readable = [p for p in inside if _holds_text(p.name.lower())]
-            if not readable:
-                raise BadInput(f"no text in folder {path}: {_what_is_there(inside)}; {_what_is_read()}")
-            found.extend(Source(str(p), _form(p)) for p in readable)
-        elif path.is_file():
-            found.append(Source(str(path), _form(path)))
-        else:
-            raise BadInput(f"there is no file or folder {path}")
-    if not found:
-        raise BadInput("no data named: give at least one file or folder with --data")
-    return tuple(found)
-
-
 def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> Iterator[Passage]:
     """All documents in order, some thousands at a time, without those that are empty."""
     for source in sources:
@@ -148,7 +123,7 @@ def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> 
         elif source.form == "jsonl":
             passages = _json_rows(source, reading, tally)
         else:
-            passages = (Passage(texts) for texts in _text_documents(source, reading, tally))
+            passages = _text_documents(source, reading, tally)
         for passage in passages:
             full = _without_empty(passage, tally)
             tally.documents += len(full.texts)
@@ -172,7 +147,7 @@ def _without_empty(passage: Passage, tally: Tally) -> Passage:
         return passage
     tally.empty += len(passage.texts) - len(kept)
     splits = None if passage.splits is None else [passage.splits[i] for i in kept]
-    return Passage([passage.texts[i] for i in kept], splits)
+    return Passage([passage.texts[i] for i in kept], splits, passage.continues and kept[:1] == [0])
 
 
 # --- bytes to text -------------------------------------------------------------------------------
@@ -231,7 +206,7 @@ def _decode(data: bytes, final: bool, offset: int, path: Path, reading: Reading,
     if zero >= 0 and reading.errors == "strict":
         raise BadInput(
             f"{path}: byte {offset + zero:,} is NUL, which text does not contain; remove it, "
-            "or read with errors=replace, which puts U+FFFD in its place"
+            "or read with --errors replace, which puts U+FFFD in its place"
         )
     try:
         text, used = codecs.utf_8_decode(data, reading.errors, final)
@@ -239,18 +214,19 @@ def _decode(data: bytes, final: bool, offset: int, path: Path, reading: Reading,
         bad = offset + error.start
         raise BadInput(
             f"{path}: byte {bad:,} (0x{data[error.start]:02x}) is not UTF-8; convert the file, "
-            "or read with errors=replace, which puts U+FFFD in its place"
+            "or read with --errors replace, which puts U+FFFD in its place"
         ) from error
     if reading.errors == "replace":
-        text = text.replace("\0", "\ufffd")
         tally.replaced += text.count("\ufffd") - data[:used].count(b"\xef\xbf\xbd")
+        tally.nul += text.count("\0")
+        text = text.replace("\0", "\ufffd")
     return text, used
 
 
 def _refuse_binary(block: bytes, path: Path) -> None:
     for start, what in MAGIC.items():
         if block.startswith(start):
-            raise BadInput(f"{path} is {what}, not text; {_what_is_read()}")
+            raise BadInput(f"{path} is {what}, not text; {what_is_read()}")
     if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise BadInput(f"{path} is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
     head = block[:8192]
@@ -258,28 +234,37 @@ def _refuse_binary(block: bytes, path: Path) -> None:
     if controls * 10 > len(head):
         raise BadInput(
             f"{path} looks like a binary file: {controls:,} of its first {len(head):,} bytes are control "
-            f"bytes; {_what_is_read()}"
+            f"bytes; {what_is_read()}"
         )
 
 
 # --- text to documents ---------------------------------------------------------------------------
 
 
-def _text_documents(source: Source, reading: Reading, tally: Tally) -> Iterator[list[str]]:
+def _text_documents(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
     if reading.documents == "file":
         yield from _whole(source, reading, tally)
         return
-    carry = ""
+    carry, open_end = "", False  # open_end: the document that carry belongs to began in an earlier passage
     for block in _text_blocks(source, reading, tally):
         text = carry + block
         parts = text.split("\n") if reading.documents == "line" else BLANK_LINES.split(text)
         carry = parts.pop()
+        if parts:
+            yield _documents(parts, open_end, reading)
+            open_end = False
         while len(carry) > LONGEST:
             piece, carry = _cut(carry, tally)
-            parts.append(piece)
-        yield parts if reading.documents == "line" else _paragraphs(parts)
+            yield _documents([piece], open_end, reading)
+            open_end = True
     if carry:
-        yield [carry] if reading.documents == "line" else _paragraphs([carry])
+        yield _documents([carry], open_end, reading)
+
+
+def _documents(parts: list[str], continues: bool, reading: Reading) -> Passage:
+    if reading.documents == "line":
+        return Passage(parts, continues=continues)
+    return Passage(_paragraphs(parts), continues=continues and bool(_paragraphs(parts[:1])))
 
 
 def _paragraphs(parts: list[str]) -> list[str]:
@@ -288,16 +273,18 @@ def _paragraphs(parts: list[str]) -> list[str]:
     return [part for part in bare if part and not part.isspace()]
 
 
-def _whole(source: Source, reading: Reading, tally: Tally) -> Iterator[list[str]]:
+def _whole(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
     held: list[str] = []
+    continues = False
     for block in _text_blocks(source, reading, tally):
         held.append(block)
         if sum(map(len, held)) > LONGEST:
             piece, rest = _cut("".join(held), tally)
             held = [rest]
-            yield [piece]
+            yield Passage([piece], continues=continues)
+            continues = True
     if rest := "".join(held):
-        yield [rest]
+        yield Passage([rest], continues=continues)
 
 
 def _cut(text: str, tally: Tally) -> tuple[str, str]:
@@ -315,12 +302,12 @@ def _json_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passa
     for block in _text_blocks(source, Reading(errors=reading.errors), tally):
         lines = (carry + block).split("\n")
         carry = lines.pop()
-        yield _parse_rows(lines, number, source.name, reading)
+        yield _parse_rows(lines, number, source.name, reading, tally)
         number += len(lines)
-    yield _parse_rows([carry], number, source.name, reading)
+    yield _parse_rows([carry], number, source.name, reading, tally)
 
 
-def _parse_rows(lines: list[str], number: int, name: str, reading: Reading) -> Passage:
+def _parse_rows(lines: list[str], number: int, name: str, reading: Reading, tally: Tally) -> Passage:
     texts: list[str] = []
     splits: list[str] = []
     for i, line in enumerate(lines, start=number + 1):
@@ -330,7 +317,7 @@ def _parse_rows(lines: list[str], number: int, name: str, reading: Reading) -> P
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise BadInput(f"{name}, row {i:,}: not JSON ({error.msg} at column {error.colno})") from error
-        texts.append(_text_of(row, f"{name}, row {i:,}", reading))
+        texts.append(_text_of(row, f"{name}, row {i:,}", reading, tally))
         if "split" in row:
             splits.append(str(row["split"]))
     if splits and len(splits) != len(texts):
@@ -340,7 +327,7 @@ def _parse_rows(lines: list[str], number: int, name: str, reading: Reading) -> P
     return Passage(texts, splits or None)
 
 
-def _text_of(row: Any, where: str, reading: Reading) -> str:
+def _text_of(row: Any, where: str, reading: Reading, tally: Tally) -> str:
     """The text field of a row, refused when it is missing, no string, or no valid text."""
     if not isinstance(row, dict):
         raise BadInput(
@@ -348,15 +335,22 @@ def _text_of(row: Any, where: str, reading: Reading) -> str:
         )
     if reading.field not in row:
         raise BadInput(
-            f'{where}: no field "{reading.field}"; there is {", ".join(map(str, row)) or "nothing"} (field=NAME)'
+            f'{where}: no field "{reading.field}"; there is {", ".join(map(str, row)) or "nothing"}; '
+            "name the one with the text: --set field=NAME"
         )
     text = row[reading.field]
     if not isinstance(text, str):
         raise BadInput(f'{where}: field "{reading.field}" holds {type(text).__name__}, not text')
     if "\0" in text or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         if reading.errors == "strict":
-            raise BadInput(f'{where}: field "{reading.field}" holds NUL or half a surrogate pair (errors=replace)')
-        return re.sub("[\0\ud800-\udfff]", "\ufffd", text)
+            raise BadInput(
+                f'{where}: field "{reading.field}" holds NUL or half a surrogate pair; correct the row, '
+                "or read with --errors replace, which puts U+FFFD in its place"
+            )
+        tally.nul += text.count("\0")
+        whole, halves = re.subn("[\ud800-\udfff]", "\ufffd", text.replace("\0", "\ufffd"))
+        tally.halves += halves
+        return whole
     return text
 
 
@@ -371,7 +365,10 @@ def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Pa
     except polars.exceptions.PolarsError as error:
         raise BadInput(f"{source.name} is no Parquet file: {str(error).splitlines()[0]}") from error
     if reading.field not in schema:
-        raise BadInput(f'{source.name}: no column "{reading.field}"; there is {", ".join(schema)} (field=NAME)')
+        raise BadInput(
+            f'{source.name}: no column "{reading.field}"; there is {", ".join(schema)}; '
+            "name the one with the text: --set field=NAME"
+        )
     if schema[reading.field] != polars.String:
         raise BadInput(f'{source.name}: column "{reading.field}" holds {schema[reading.field]}, not text')
     chosen = [reading.field, "split"] if "split" in schema and reading.field != "split" else [reading.field]
@@ -379,8 +376,8 @@ def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Pa
     for part in table.select(chosen).collect_batches(chunk_size=4096, maintain_order=True):
         found = part[reading.field].to_list()
         texts = [
-            "" if text is None else _text_of({reading.field: text}, f"{source.name}, row {row + i:,}", reading)
-            for i, text in enumerate(found, start=1)
+            "" if text is None else _text_of({reading.field: text}, f"{source.name}, row {i:,}", reading, tally)
+            for i, text in enumerate(found, start=row + 1)
         ]
         row += len(found)
         splits = [str(word) for word in part["split"].to_list()] if len(chosen) > 1 else None
@@ -393,47 +390,19 @@ def _hub_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passag
         import datasets
     except ImportError as error:
         raise BadInput(f"{source.name} needs the datasets library: pip install linnet[datasets]") from error
-    name, _, split = source.name.removeprefix("hf:").partition("@")
-    name, _, config = name.partition("#")
+    name, config, split = hub_name(source.name)
     try:
-        rows = datasets.load_dataset(name, config or None, split=split or "train", streaming=True)
+        rows = datasets.load_dataset(name, config, split=split, streaming=True)
     except (ValueError, OSError, ConnectionError) as error:
         raise BadInput(f"{source.name} cannot be read: {error}") from error
     texts: list[str] = []
     for i, row in enumerate(rows, start=1):
-        texts.append(_text_of(row, f"{source.name}, row {i:,}", reading))
+        texts.append(_text_of(row, f"{source.name}, row {i:,}", reading, tally))
         if len(texts) == 4096:
             yield Passage(texts)
             texts = []
     yield Passage(texts)
 
 
-def _holds_text(name: str) -> bool:
-    """Whether a file of a folder belongs to the corpus: by its ending, or by having none (as WikiExtractor's)."""
-    return not name.startswith(ABOUT) and (name.endswith(READABLE) or "." not in name)
-
-
-def _hidden(path: Path, folder: Path) -> bool:
-    return any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-
-
-def _form(path: Path) -> Literal["text", "jsonl", "parquet"]:
-    name = path.name.lower()
-    if name.endswith(".parquet"):
-        return "parquet"
-    return "jsonl" if name.endswith((".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")) else "text"
-
-
-def _files(n: int) -> str:
-    return "1 file" if n == 1 else f"{n:,} files"
-
-
-def _what_is_there(inside: Sequence[Path]) -> str:
-    if not inside:
-        return "it is empty"
-    kinds = Counter(p.suffix or p.name for p in inside).most_common(5)
-    return "it holds " + ", ".join(f"{n:,} {kind}" for kind, n in kinds)
-
-
-def _what_is_read() -> str:
-    return "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet"
+def _replaced(count: int, what: str) -> str:
+    return f"{count:,} {what} {'was' if count == 1 else 'were'} replaced by U+FFFD"

@@ -19,8 +19,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from linnet.domains.text.finding import Source, hub_version
+from linnet.domains.text.long_arrays import EveryTarget, Joined
 from linnet.domains.text.meter import Meter
-from linnet.domains.text.sources import Passage, Source, Tally
+from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.sequences import Sequences
@@ -44,7 +46,7 @@ class SourceMark(Stored):
     @classmethod
     def of(cls, source: Source) -> SourceMark:
         if source.form == "hf":
-            return cls(name=source.name, size=0, modified_ns=0, sha256="")
+            return cls(name=source.name, size=0, modified_ns=0, sha256=hub_version(source.name))
         path = Path(source.name)
         with path.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -53,8 +55,11 @@ class SourceMark(Stored):
 
     def changed(self) -> str:
         """How the file differs from this mark, or nothing; it is read again only if its time changed."""
-        if not self.sha256:
-            return ""
+        if self.name.startswith("hf:"):
+            now = hub_version(
+                self.name
+            )  # a mark of an older linnet has none, and neither has one without a network
+            return f"{self.name} has another version" if self.sha256 and now and now != self.sha256 else ""
         path = Path(self.name)
         if not path.is_file():
             return f"{path} is gone"
@@ -97,11 +102,15 @@ class Manifest(Stored):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a store has to be made from; no tokenizer means that the store's own will do."""
+    """What a store has to be made from; no tokenizer means that the store's own will do.
+
+    `folder` is what a person knows as the store where this one is a part of it.
+    """
 
     sources: tuple[Source, ...]
     settings: Mapping[str, Any]
     tokenizer: str | None = None
+    folder: Path | None = None
 
 
 def absolute(source: Source) -> str:
@@ -175,78 +184,25 @@ class Store:
         said = [self.manifest.tokenizer, *(shard.sha256 for shard in self.manifest.shards)]
         return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
 
-    def verify(self) -> None:
-        """Read every shard again and refuse one whose content is not the one that was written."""
+    @property
+    def token_bytes(self) -> int:
+        return self.manifest.tokens * np.dtype(self.manifest.dtype).itemsize
+
+    def verify(self, whole: Path | None = None) -> None:
+        """Read every shard again and refuse one whose content is not the one that was written.
+
+        `whole` is the folder that a person knows as the store.
+        """
+        advice = f"delete the store {whole or self.folder}, and it is encoded again"
         for i, shard in enumerate(self.manifest.shards):
             path = _tokens_file(self.folder, i)
             with path.open("rb") as stream:
                 if hashlib.file_digest(stream, "sha256").hexdigest() != shard.sha256:
-                    raise BadInput(f"{path} does not hold what was written to it; delete the store {self.folder}")
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Several arrays that are read as one."""
-
-    parts: tuple[np.ndarray, ...]
-
-    @property
-    def offsets(self) -> np.ndarray:
-        return np.cumsum([0, *map(len, self.parts)])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.parts[0].dtype
-
-    def __len__(self) -> int:
-        return int(self.offsets[-1])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype)
-
-    def __getitem__(self, places: Any, /) -> np.ndarray:
-        places = _indices(places, len(self))
-        flat = places.reshape(-1)
-        which = np.searchsorted(self.offsets, flat, side="right") - 1
-        found = np.empty(len(flat), self.dtype)
-        for part in np.unique(which):
-            here = which == part
-            found[here] = self.parts[part][flat[here] - self.offsets[part]]
-        return found.reshape(places.shape)
-
-
-@dataclass(frozen=True)
-class EveryTarget:
-    """The marks of rows in which every token counts but the first."""
-
-    starts: np.ndarray
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(bool)
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        return self[:].astype(dtype or self.dtype)
-
-    def __getitem__(self, places: Any, /) -> np.ndarray:
-        places = _indices(places, len(self))
-        found = self.starts[np.searchsorted(self.starts, places, side="right") - 1]
-        return np.asarray(found != places)
-
-
-def _indices(places: Any, length: int) -> np.ndarray:
-    """Whole numbers for a slice, a mask or an array of places."""
-    if isinstance(places, slice):
-        return np.arange(*places.indices(length))
-    places = np.asarray(places)
-    if places.dtype == bool:
-        return np.flatnonzero(places)
-    if places.size and not -1 < places.min() <= places.max() < length:
-        raise IndexError(f"places from 0 to {length - 1}, not {places.min()} to {places.max()}")
-    return places
+                    raise BadInput(f"{path} does not hold what was written to it: it is damaged; {advice}")
+        starts = self.folder / "starts.bin"
+        places = np.fromfile(starts, "<i8")
+        if places[0] != 0 or places[-1] != self.manifest.tokens or (np.diff(places) < 1).any():
+            raise BadInput(f"{starts} does not hold what was written to it: it is damaged; {advice}")
 
 
 def open_store(folder: Path, wanted: Wanted | None = None) -> Store:
@@ -269,6 +225,18 @@ def begun_with(folder: Path) -> TokenizerCodec | None:
     if _read_manifest(folder) is None:
         return None
     return TokenizerCodec.from_json(_read_json(folder / "codec.json"))
+
+
+def refuse_stale(folder: Path, wanted: Wanted) -> None:
+    """Refuse a store that was made from something else, or has lost its manifest, before any work is done."""
+    found = _read_manifest(folder)
+    if found is not None:
+        refuse_other(folder, found, wanted)
+    elif any(folder.glob("tokens-*.bin")) or (folder / "codec.json").is_file():
+        raise BadInput(
+            f"the token store {wanted.folder or folder} is damaged: {folder / 'manifest.json'} is gone; "
+            f"delete the folder {wanted.folder or folder}, and it is encoded again"
+        )
 
 
 def is_complete(folder: Path) -> bool:
@@ -401,24 +369,35 @@ def _write_starts(folder: Path, manifest: Manifest) -> None:
 
 def refuse_other(folder: Path, found: Manifest, wanted: Wanted | None) -> None:
     """Refuse a store that was made from other sources, in another way, or with another tokenizer."""
-    advice = f"delete the folder {folder} or name another one"
-    if wanted is not None and wanted.tokenizer not in (None, found.tokenizer):
-        raise BadInput(
-            f"the token store {folder} was made with another tokenizer ({found.tokenizer}, "
-            f"not {wanted.tokenizer}); {advice}"
-        )
-    if wanted is not None and found.settings != wanted.settings:
-        before, now = found.settings, wanted.settings
-        differing = sorted(key for key in {*before, *now} if before.get(key) != now.get(key))
-        said = ", ".join(f"{key} was {before.get(key)} and is {now.get(key)}" for key in differing)
-        raise BadInput(f"the token store {folder} is stale: {said}; {advice}")
+    store = wanted.folder or folder if wanted is not None else folder
+    advice = f"delete the folder {store} or name another one"
+    if wanted is not None and (differing := _differences(found.settings, wanted.settings)):
+        raise BadInput(f"the token store {store} is stale: {', '.join(differing)}; {advice}")
     if wanted is not None and (
         other := {mark.name for mark in found.sources} ^ {absolute(source) for source in wanted.sources}
     ):
-        raise BadInput(f"the token store {folder} is stale: it was made from other files ({min(other)}); {advice}")
+        raise BadInput(f"the token store {store} is stale: it was made from other files ({min(other)}); {advice}")
     for mark in found.sources:
         if changed := mark.changed():
-            raise BadInput(f"the token store {folder} is stale: {changed}; {advice}")
+            raise BadInput(f"the token store {store} is stale: {changed}; {advice}")
+    if wanted is not None and wanted.tokenizer not in (None, found.tokenizer):
+        raise BadInput(
+            f"the token store {store} was made with another tokenizer ({found.tokenizer}, "
+            f"not {wanted.tokenizer}); {advice}"
+        )
+
+
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:
+    """The settings that differ, as `vocabulary was 600 and is 700`."""
+    said = []
+    for key in sorted({*before, *now}):
+        was, is_now = before.get(key), now.get(key)
+        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
+            said += _differences(was, is_now, f"{inside}{key}.")
+        elif was != is_now:
+            was, is_now = ("not set" if value is None else value for value in (was, is_now))
+            said.append(f"{inside}{key} was {was} and is {is_now}")
+    return said
 
 
 def _mapped(path: Path, dtype: np.dtype[Any], count: int, what: str) -> np.ndarray:

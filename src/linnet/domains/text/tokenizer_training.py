@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
@@ -24,8 +24,8 @@ from linnet.errors import BadInput
 SUPPORT = 100  # characters of training text that a learned token should stand on
 SMALLEST = 512  # a vocabulary that every corpus may have
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-URLS = r" ?(?:https?://|www\.)[^\s<>\"]+"
-MENTIONS = r" ?@\w+"
+URLS = r" ?(?:https?://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]'’”]"  # a mark at its end belongs to the sentence
+MENTIONS = r" ?(?<!\w)@\w+"  # not inside of an address such as ann@example.org
 NUMBERS = {"digits": r" ?\p{N}", "groups": r" ?\p{N}{1,3}"}
 
 
@@ -43,6 +43,12 @@ class Tokenizing(BaseModel):
     lowercase: bool = False  # loses case, and every report says so
     specials: tuple[str, ...] = ()  # tokens such as <|user|> that texts may contain
     min_count: int = Field(2, ge=1)  # of a merge or a word
+
+    @field_validator("specials", mode="before")
+    @classmethod
+    def _one_or_more(cls, value: Any) -> Any:
+        """A single token may be given as it is."""
+        return (value,) if isinstance(value, str) else value
 
 
 @dataclass(frozen=True)
@@ -86,7 +92,7 @@ def supported(wanted: Tokenizing, characters: int | None) -> tuple[int, tuple[st
     if wanted.vocabulary <= most:
         return wanted.vocabulary, ()
     said = (
-        f"vocabulary {wanted.vocabulary:,} was shrunk to {most:,}: the training text has {characters:,} "
+        f"vocabulary {wanted.vocabulary:,} was shrunk to {most:,}: the training text has about {characters:,} "
         f"characters, {SUPPORT} for each token"
     )
     return most, (said,)
@@ -227,6 +233,28 @@ def _plain_specials(content: str, names: Sequence[str]) -> str:
         if token["content"] in names:
             token["special"] = False
     return json.dumps(stored, ensure_ascii=False)
+
+
+def contradictions(codec: TokenizerCodec, wanted: Tokenizing) -> list[str]:
+    """The settings that a tokenizer which exists does not obey, as `kind=words (it is bpe)`."""
+    stored = json.loads(codec.content)
+    model = stored["model"]
+    kinds = {"BPE": "bpe", "Unigram": "unigram", "WordLevel": "words"}
+    kind = kinds.get(model["type"], model["type"])
+    if kind == "bpe" and not model.get("merges"):
+        kind = "characters"
+    is_so = {"kind": kind, "vocabulary": len(codec.tokens), "lowercase": "Lowercase" in str(stored["normalizer"])}
+    missing = [name for name in wanted.specials if name not in codec.tokens]
+    said = [
+        f"data.tokenizer.{key}={_toml(getattr(wanted, key))} (it is {_toml(value)})"
+        for key, value in is_so.items()
+        if getattr(wanted, key) != value
+    ]
+    return said + [f"data.tokenizer.specials ({', '.join(missing)} are no tokens of it)"] * bool(missing)
+
+
+def _toml(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def tokenizer_file(name: str) -> Path:

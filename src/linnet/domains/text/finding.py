@@ -1,0 +1,161 @@
+"""Which files are the corpus: those that are named, and those of folders that hold text.
+
+What is left out of a folder is counted and named, because a file that is missing from a corpus is seen by nobody.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from linnet.errors import BadInput
+
+ROWS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+READABLE = (".txt", ".txt.gz", ".text", ".text.gz", *ROWS, ".parquet")  # in folders
+ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "makefile")  # files that are about data
+NAMED = 5  # files that are left out and named
+
+Form = Literal["text", "jsonl", "parquet", "hf"]
+
+
+class Source(NamedTuple):
+    name: str
+    form: Form
+
+    @property
+    def size(self) -> int:
+        """Bytes as stored; a data set of the hub has none."""
+        return 0 if self.form == "hf" else Path(self.name).stat().st_size
+
+    @property
+    def modified(self) -> int:
+        return 0 if self.form == "hf" else Path(self.name).stat().st_mtime_ns
+
+
+@dataclass(frozen=True)
+class Found:
+    """The files that are read, in order, and what a person should know about the others."""
+
+    sources: tuple[Source, ...]
+    notes: tuple[str, ...] = ()
+
+
+def find(names: Sequence[str | Path]) -> Found:
+    """Every readable file behind these names, folders in the order of their paths."""
+    sources: list[Source] = []
+    notes: list[str] = []
+    for name in names:
+        path = Path(name)
+        if str(name).startswith("hf:"):
+            sources.append(Source(str(name), "hf"))
+        elif path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file())
+            read = [p for p in inside if not _hidden(p, path) and holds_text(p.name)]
+            if not read:
+                raise BadInput(f"no text in folder {path}: {_what_is_there(inside)}; {what_is_read()}")
+            sources.extend(Source(str(p), _form(p)) for p in read)
+            notes += _left_out([p for p in inside if p not in set(read)], path)
+        elif path.is_file():
+            sources.append(Source(str(path), _form(path)))
+            notes += _unknown_kind(path)
+        else:
+            raise BadInput(f"there is no file or folder {path}")
+    if not sources:
+        raise BadInput("no data named: give at least one file or folder with --data")
+    return Found(tuple(sources), tuple(notes))
+
+
+def find_sources(names: Sequence[str | Path]) -> tuple[Source, ...]:
+    return find(names).sources
+
+
+def holds_text(name: str) -> bool:
+    """Whether a file of a folder belongs to the corpus: by its ending, or by having none (as WikiExtractor's).
+
+    A README or a LICENSE is about the data, whatever its ending; citations.txt is not. Names such as _SUCCESS
+    are marks that other programs leave.
+    """
+    low = name.lower()
+    bare = "." not in low and not low.startswith("_")
+    return low.split(".")[0] not in ABOUT and (bare or low.endswith(READABLE))
+
+
+def what_is_read() -> str:
+    return "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet"
+
+
+def files(n: int) -> str:
+    return "1 file" if n == 1 else f"{n:,} files"
+
+
+@functools.cache
+def hub_version(name: str) -> str:
+    """What tells two states of an `hf:` data set apart: its files with their times, or the revision on the hub.
+
+    Nothing where that cannot be asked, as without a network.
+    """
+    folder, config, _ = hub_name(name)
+    try:
+        import datasets
+
+        builder = datasets.load_dataset_builder(folder, config)
+    except (ImportError, ValueError, OSError, ConnectionError):
+        return ""
+    said = {str(split): (list(map(str, some)), _origin(some)) for split, some in _data_files(builder).items()}
+    return str(datasets.fingerprint.Hasher.hash(said)) if said else ""
+
+
+def hub_name(name: str) -> tuple[str, str | None, str]:
+    """Name, config and split of `hf:NAME[#CONFIG][@SPLIT]`."""
+    found, _, split = name.removeprefix("hf:").partition("@")
+    found, _, config = found.partition("#")
+    return found, config or None, split or "train"
+
+
+def _data_files(builder: Any) -> dict[Any, Any]:
+    return dict(builder.config.data_files or {})
+
+
+def _origin(some: Any) -> list[tuple[str, ...]]:
+    return [tuple(map(str, entry)) for entry in some.origin_metadata]
+
+
+def _hidden(path: Path, folder: Path) -> bool:
+    return any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _form(path: Path) -> Form:
+    name = path.name.lower()
+    if name.endswith(".parquet"):
+        return "parquet"
+    return "jsonl" if name.endswith(ROWS) else "text"
+
+
+def _left_out(others: Sequence[Path], folder: Path) -> list[str]:
+    """One note on the files of a folder that were not read; hidden ones are counted, and not named."""
+    named = [str(p.relative_to(folder)) for p in others if not _hidden(p, folder)]
+    hidden = len(others) - len(named)
+    if not named:
+        return []
+    shown = ", ".join(named[:NAMED]) + (", ..." if len(named) > NAMED else "")
+    also = f" (and {hidden:,} hidden)" if hidden else ""
+    were = "was" if len(named) == 1 else "were"
+    return [f"{files(len(named))} of {folder} {were} not read{also}: {shown}; {what_is_read()}"]
+
+
+def _unknown_kind(path: Path) -> list[str]:
+    if "." not in path.name or path.name.lower().endswith((*READABLE, ".gz")):
+        return []
+    rows = "; rows of JSON are known by the ending .jsonl" if ".json" in path.name.lower() else ""
+    return [f'{path} is read as plain text, since the ending "{path.suffix}" names no kind that is known{rows}']
+
+
+def _what_is_there(inside: Sequence[Path]) -> str:
+    if not inside:
+        return "it is empty"
+    kinds = Counter(p.suffix or p.name for p in inside).most_common(5)
+    return "it holds " + ", ".join(f"{n:,} {kind}" for kind, n in kinds)
