@@ -313,6 +313,16 @@ def test_data_that_cannot_be_read_replace_nothing(
     assert out.exists() == force
 
 
+def test_force_does_not_replace_a_run_that_holds_the_data(tmp_path: Path, averaged: Path) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(averaged, out)
+    data = out / "rows.txt"
+    data.write_text("12+34=46\n" * 30)
+    with pytest.raises(BadInput, match=rf"would be replaced, and {data}, which is to be read, lies in it"):
+        train_tiny(out, data=[data], force=True)
+    assert data.exists() and (out / "run.toml").exists()
+
+
 def test_force_does_not_replace_what_is_no_run(tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("all of it")
     for path in (tmp_path, tmp_path / "thesis.txt"):

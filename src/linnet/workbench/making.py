@@ -83,6 +83,8 @@ def train(
     if processes.first:
         RunFolder.refuse(path, force=force)
     replacing = (path / "run.toml").is_file()
+    if replacing:
+        keep_data(path, run)
     with claimed(path, run) if processes.first and not replacing else nullcontext():
         material = run.data.load(run.seed)
         run = complete(run, material)
@@ -90,6 +92,13 @@ def train(
         RunFolder.create(path, force=True)
     processes.wait()
     return go_on(RunFolder(path), run, material, processes, progress)
+
+
+def keep_data(path: Path, run: Run) -> None:
+    """A folder that is going to be replaced must not hold what the new run reads."""
+    inside = [name for name in run.data.paths if Path(name).resolve().is_relative_to(path.resolve())]
+    if inside:
+        raise BadInput(f"{path} would be replaced, and {inside[0]}, which is to be read, lies in it; move it first")
 
 
 @contextmanager
