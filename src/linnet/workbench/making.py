@@ -98,7 +98,7 @@ def keep_data(path: Path, run: Run) -> None:
     """A folder that is going to be replaced must not hold what the new run reads."""
     inside = [name for name in run.data.paths if Path(name).resolve().is_relative_to(path.resolve())]
     if inside:
-        raise BadInput(f"{path} would be replaced, and {inside[0]}, which is to be read, lies in it; move it first")
+        raise BadInput(f"{path} would be replaced, and {inside[0]}, which is to be read, lies in it")
 
 
 @contextmanager
