@@ -89,10 +89,10 @@ def test_a_peer_that_is_missing_is_named() -> None:
     )
     assert drawn(record) == [
         "train, 5 repeats, a machine",
-        "             tokens/s  ours / peer",
-        "linnet          2,000",
-        "plain           1,000         2.00",
-        "other   not installed",
+        "        tokens/s  ours / peer",
+        "linnet     2,000",
+        "plain      1,000         2.00",
+        "other     absent",
     ]
 
 

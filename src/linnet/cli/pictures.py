@@ -366,7 +366,7 @@ def bench(record: BenchRecord) -> RenderableType:
     grid.add_row("linnet", number(record.ours), "")
     for name, value in record.peers.items():
         ratio = record.ratios.get(name)
-        said = "not installed" if value is None else number(value)
+        said = "absent" if value is None else number(value)
         grid.add_row(Text(name), said, "" if ratio is None else f"{ratio:.2f}")
     heading = Text(f"{record.name}, {record.n} repeats, {record.machine}")
     return Group(heading, grid, Text(record.note, style="dim")) if record.note else Group(heading, grid)

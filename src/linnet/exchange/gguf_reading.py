@@ -27,6 +27,7 @@ from linnet.exchange.tokens import Read, ended, ends_note, numbers
 from linnet.model.config import ModelConfig
 
 ARCHITECTURES = ("llama", "qwen3")
+NEVER_IN_UTF8 = frozenset({0xC0, 0xC1, *range(0xF5, 0x100)})
 
 
 def read_gguf(path: Path) -> Brought:
@@ -152,10 +153,13 @@ def framing(file: GgufFile, size: int) -> tuple[tuple[int, ...], tuple[int, ...]
 
 def silent_note(tokens: Sequence[str]) -> tuple[str, ...]:
     """Whether some bytes have no token of their own: characters that they spell may vanish."""
-    lacking = len(set(as_bytes()) - set(tokens))
+    written = [sign for byte, sign in enumerate(as_bytes()) if byte not in NEVER_IN_UTF8]
+    lacking = len(set(written) - set(tokens))
     if not lacking:
         return ()
-    return (f"{lacking} of 256 bytes have no token here: characters that need them are left out of a text",)
+    return (
+        f"{lacking} of {len(written)} bytes have no token here: characters that need them are left out of a text",
+    )
 
 
 def pre_tokenizer(pre: str) -> dict[str, Any] | None:
