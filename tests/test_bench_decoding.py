@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import importlib.util
+import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from linnet.benchmarks.decoding import bench_decode, check_equal
 from linnet.benchmarks.decoding_peers import CTranslate2, Ours
 from linnet.benchmarks.decoding_systems import portable, random_model
+from linnet.benchmarks.processes import Answer, Apart
 from linnet.benchmarks.training import Shape
+from linnet.cli.app import build
 from linnet.decoding.products import pack
 from linnet.errors import BadInput, RunFailed
 
@@ -31,6 +35,13 @@ def test_each_scene_has_a_record_of_each_number_format():
         assert wanted <= set(record.peers) and record.ours > 0
         assert "2560 greedy tokens equal those of transformers" in record.note
         assert set(record.ratios) == set(record.peers)
+        for name, library, package in (
+            ("CTranslate2", "ctranslate2", "ctranslate2"),
+            ("llama.cpp", "llama_cpp", "llama-cpp-python"),
+        ):
+            missing = importlib.util.find_spec(library) is None
+            assert (name in record.peers and record.peers[name] is None) == missing
+            assert (f"{name} not installed: pip install {package}" in record.note) == missing
 
 
 def test_systems_that_write_different_tokens_are_not_timed():
@@ -44,6 +55,8 @@ def test_systems_that_write_different_tokens_are_not_timed():
 def test_a_context_that_the_scenes_do_not_fit_into_is_refused():
     with pytest.raises(BadInput, match="the scenes need a context of 320 tokens, and this shape has 264"):
         list(bench_decode(TINY, weights=("float32",)))
+    with pytest.raises(BadInput, match="tokens is 1; it must be at least 2"):
+        list(bench_decode(TINY, weights=("float32",), tokens=1))
     with pytest.raises(BadInput, match="weights cannot be in int3"):
         list(bench_decode(TINY, weights=("int3",)))
     with pytest.raises(BadInput, match="no scene has 'nothing' in its name; there are 'one stream', '64 prompts'"):
@@ -59,3 +72,28 @@ def test_ctranslate2_writes_the_same_tokens(tmp_path: Path) -> None:
     prompts = [(5, 6, 7), (8, 9, 10)]
     assert theirs.decode(prompts, 1, 12, True) == Ours(model).decode(prompts, 1, 12, True)
     assert [len(ids) for ids in theirs.decode(prompts, 3, 5, False)] == [5] * 6
+
+
+@pytest.mark.parametrize(
+    "shape, setting, reason",
+    [("1x64", "heads=3", "64"), ("0x0", "heads=1", "depth"), ("1x65", "heads=8", "65")],
+)
+@pytest.mark.parametrize("verb", ["train", "decode"])
+def test_a_shape_that_no_model_has_is_refused(verb: str, shape: str, setting: str, reason: str) -> None:
+    result = CliRunner().invoke(build(), ["bench", verb, "--shape", shape, "--set", setting])
+    assert result.exit_code == 2, result.stderr
+    assert f"there is no model of the shape {shape} with {setting[-1]} heads" in result.stderr
+    assert reason in result.stderr.partition("heads: ")[2]
+
+
+def answering() -> Answer:
+    """What a system in a process of its own may leave behind: a semaphore, which it gives back as it ends."""
+    lock = multiprocessing.get_context("spawn").Lock()
+    return lambda question: (question, repr(lock))[0]
+
+
+def test_processes_end_by_themselves(capfd: pytest.CaptureFixture[str]) -> None:
+    apart = Apart("one", answering)
+    assert apart.ask(3) == 3
+    apart.close()
+    assert apart.process.exitcode == 0, "terminated, it would be -15, and leave semaphores to be complained about"

@@ -262,7 +262,7 @@ def test_keys_that_promise_what_tensors_do_not_hold(tmp_path: Path) -> None:
     content = file.read_bytes()
     at = content.index(b"llama.block_count") + len("llama.block_count") + 4
     file.write_bytes(content[:at] + (3).to_bytes(4, "little") + content[at + 4 :])
-    with pytest.raises(BadInput, match=r"m.gguf: its keys promise .* blk.2.attn_norm.weight \[24\] is missing"):
+    with pytest.raises(BadInput, match=r"m.gguf: its header promises .* blk.2.attn_norm.weight \[24\] is missing"):
         read_gguf(file)
     file.write_bytes(
         content.replace(b"general.architecture\x08\x00\x00\x00\x05\x00\x00\x00\x00\x00\x00\x00llama", b"")

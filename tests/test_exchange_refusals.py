@@ -168,7 +168,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "fewer layers promised": (
         spoil_config(num_hidden_layers=1),
-        ("model.layers.1.input_layernorm.weight has no place",),
+        (
+            "config.json says nothing of tensors that are there",
+            "model.layers.1.input_layernorm.weight has no place",
+        ),
     ),
     "another vocabulary promised": (
         spoil_config(vocab_size=60),
@@ -250,6 +253,10 @@ def test_a_special_token_beyond_the_embeddings_is_no_harm_unless_it_frames_texts
         if harmless:
             assert read_folder(folder).model.codec.end_name == end
         else:
+            with pytest.raises(BadInput, match=r"generation_config.json: eos_token_id names 330, .* 0..329"):
+                read_folder(folder)
+            (folder / "generation_config.json").unlink()
+            spoil_config(eos_token_id=...)(folder)
             with pytest.raises(BadInput, match=r'has the token "\[PAD\]"'):
                 read_folder(folder)
 
@@ -263,7 +270,7 @@ def test_a_folder_without_a_tokenizer_is_used_with_ids(tmp_path: Path) -> None:
     (found,) = workbench.generate(tmp_path / "run", ["5 17 60"], max_tokens=4, temperature=0)
     assert found.text.split() == [str(i) for i in found.ids]
     for wrong in ("61", "hello", "3,4"):
-        with pytest.raises(BadInput, match="has no token for a part of"):
+        with pytest.raises(BadInput, match=r"prompt 1: \S+ is no id of this model; ids are 0..60, separated by"):
             list(workbench.generate(tmp_path / "run", [wrong]))
 
 

@@ -100,6 +100,7 @@ class GenerationRecord(Record):
     ids: tuple[int, ...]
     logprob: float
     stop: Literal["end", "length", "stop"]
+    near_ties: int | None = None  # tokens whose two likeliest were nearly equal; None: not counted
 
 
 class PieceRecord(Record):
@@ -291,6 +292,7 @@ class ImportRecord(Record):
     begin: str | None
     end: str | None
     notes: tuple[str, ...]
+    further_ends: tuple[int, ...] = ()  # ids that end a sample, too
 
 
 class DoctorRecord(Record):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +51,8 @@ def bench_decode(
     if not chosen:
         known = ", ".join(repr(scene.name) for scene in scenes(rows, tokens))
         raise BadInput(f"no scene has {only!r} in its name; there are {known}")
+    if tokens < 2:
+        raise BadInput(f"tokens is {tokens}; it must be at least 2, since the first one is the prompt's")
     if shape.context < 256 + tokens:
         raise BadInput(f"the scenes need a context of {256 + tokens} tokens, and this shape has {shape.context}")
     if not has("transformers"):
@@ -62,7 +64,7 @@ def bench_decode(
         del model, theirs
         for scene in chosen:
             place = Place(shape, scene, folder, compile, torch.get_num_threads())
-            yield from compare([*ours(formats, scene), *peers()], place, repeats, equal)
+            yield from compare([*ours(formats, scene), *peers()], place, repeats, equal, absent())
 
 
 def ours(formats: Sequence[str], scene: Scene) -> list[System]:
@@ -82,6 +84,20 @@ def peers() -> list[System]:
         found.append(System("CTranslate2 int8", "CTranslate2", "int8_float32"))
     if has("llama_cpp"):
         found += [System("llama.cpp F16", "llama.cpp", "f16"), System("llama.cpp Q8_0", "llama.cpp", "q8_0")]
+    return found
+
+
+def absent() -> dict[str, str]:
+    """Who cannot take part here, with the reason."""
+    missing = {"CTranslate2": "ctranslate2", "llama.cpp": "llama_cpp"}
+    packages = {"llama_cpp": "llama-cpp-python"}
+    found = {
+        name: f"not installed: pip install {packages.get(library, library)}"
+        for name, library in missing.items()
+        if not has(library)
+    }
+    if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        found["transformers bfloat16"] = "skipped: there are no bfloat16 instructions here"
     return found
 
 
@@ -121,7 +137,9 @@ class Times:
         return statistics.median(w - p for w, p in zip(self.whole[name], self.prompt[name], strict=True))
 
 
-def compare(systems: Sequence[System], place: Place, repeats: int, equal: str) -> Iterator[BenchRecord]:
+def compare(
+    systems: Sequence[System], place: Place, repeats: int, equal: str, without: Mapping[str, str]
+) -> Iterator[BenchRecord]:
     """All systems in turn; the first round is not measured, since graphs are compiled in it."""
     with at_work(systems, place) as working:
         turns: dict[str, list[tuple[float, float]]] = {one.name: [] for one in working}
@@ -136,10 +154,10 @@ def compare(systems: Sequence[System], place: Place, repeats: int, equal: str) -
             {one.name: float(one.ask("peak")) for one in working},
         )
     for one in mine:
-        yield _record(one.name, place, times, equal)
+        yield _record(one.name, place, times, equal, without)
 
 
-def _record(mine: str, place: Place, times: Times, equal: str) -> BenchRecord:
+def _record(mine: str, place: Place, times: Times, equal: str, without: Mapping[str, str]) -> BenchRecord:
     scene, shape = place.scene, place.shape
     made, later = scene.rows * scene.tokens, scene.rows * (scene.tokens - 1)
     others = [name for name in times.whole if name != mine]
@@ -149,20 +167,22 @@ def _record(mine: str, place: Place, times: Times, equal: str) -> BenchRecord:
         )
         for name in others
     }
+    nobody: dict[str, float | None] = dict.fromkeys(without)
+    missing = "".join(f"; {name} {why}" for name, why in without.items())
     apart = ", ".join(f"{name} {later / times.alone(name):.0f}" for name in times.whole)
     memory = ", ".join(f"{name} {value:,.0f}" for name, value in times.memory.items())
     share = times.products[mine] * (scene.tokens - 1) / times.alone(mine)
     return BenchRecord(
         name=f"decode {shape.depth}x{shape.width}, {scene.name}, {mine.removeprefix('linnet ')}",
         ours=made / statistics.median(times.whole[mine]),
-        peers={name: made / statistics.median(times.whole[name]) for name in others},
-        ratios=dict(ratios),
+        peers={name: made / statistics.median(times.whole[name]) for name in others} | nobody,
+        ratios={**ratios, **nobody},
         unit="tokens/s",
         n=len(times.whole[mine]),
         machine=one_line(),
         note=(
             f"prompt of {scene.prompt}, {scene.tokens} tokens, prompt included; without it: {apart} tokens/s; "
             f"our products alone are {share:.0%} of our decoding; "
-            f"peak memory of each process in MB: {memory}; {equal}"
+            f"peak memory of each process in MB: {memory}; {equal}{missing}"
         ),
     )

@@ -52,6 +52,7 @@ class Transformers:
 
         if not (folder / "config.json").exists():
             write_folder(folder, model)
+        quiet()
         load: Any = AutoModelForCausalLM.from_pretrained
         self.model = load(folder, dtype=dtype, attn_implementation=attention).to(device).eval()
         self.device = device
@@ -158,6 +159,7 @@ class CTranslate2:
         if not converted.exists():
             if not (source / "config.json").exists():
                 write_folder(source, model)
+            quiet()
             TransformersConverter(str(source)).convert(str(converted))
             _name_special_tokens(converted / "config.json")
         self.names: list[str] = json.loads((converted / "vocabulary.json").read_text(encoding="utf-8"))
@@ -181,6 +183,13 @@ def _name_special_tokens(file: Path) -> None:
     settings = json.loads(file.read_text(encoding="utf-8"))
     settings |= {"bos_token": "0", "eos_token": "0", "unk_token": "0"}
     file.write_text(json.dumps(settings), encoding="utf-8")
+
+
+def quiet() -> None:
+    """No bars of transformers between the lines of a benchmark."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
 
 
 def has(library: str) -> bool:

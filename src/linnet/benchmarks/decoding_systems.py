@@ -23,7 +23,6 @@ from linnet.decoding.products import PackedLinear, Streamed, Weights, named, pac
 from linnet.exchange.expressing import Portable
 from linnet.exchange.gguf_writing import Kind
 from linnet.exchange.tokens import numbers
-from linnet.model.config import AttentionConfig, FeedForwardConfig, ModelConfig
 from linnet.model.model import Model, evaluating
 from linnet.training.checkpoint import weights_of
 
@@ -73,16 +72,7 @@ def random_model(shape: Shape) -> Model:
     """Weights thrice as large as fresh ones, so that logits are as far apart as those of a trained model."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = Model(
-            ModelConfig(
-                vocabulary=shape.vocabulary,
-                context=shape.context,
-                width=shape.width,
-                depth=shape.depth,
-                attention=AttentionConfig(heads=shape.heads),
-                feedforward=FeedForwardConfig(kind="swiglu", width=(shape.width * 8 // 3 + 31) // 32 * 32),
-            )
-        )
+        model = Model(shape.model(feedforward={"kind": "swiglu", "width": (shape.width * 8 // 3 + 31) // 32 * 32}))
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1:

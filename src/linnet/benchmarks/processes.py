@@ -6,6 +6,7 @@ down while they take their turns: threads of one library that wait actively cost
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import sys
 import traceback
@@ -20,6 +21,7 @@ from linnet.errors import RunFailed
 
 Answer = Callable[[Any], Any]  # what a system says to a question
 STOP = "stop"
+PATIENCE = 20.0  # seconds that a process gets to end by itself
 
 
 class Apart:
@@ -27,7 +29,7 @@ class Apart:
 
     def __init__(self, name: str, make: Callable[[], Answer]) -> None:
         context = multiprocessing.get_context("spawn")
-        self.name = name
+        self.name, self.busy = name, False  # busy: it has not answered yet
         self.pipe, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, name, make), daemon=True)
         self.process.start()
@@ -35,16 +37,22 @@ class Apart:
 
     def ask(self, question: Any) -> Any:
         self.pipe.send(question)
+        self.busy = True
         try:
             said = self.pipe.recv()
         except EOFError:
             raise RunFailed(f"{self.name} ended without a word: it may have run out of memory") from None
+        self.busy = False
         if isinstance(said, RunFailed):
             raise said
         return said
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """End the process; one that is not in the middle of something cleans up after itself."""
+        if not self.busy:
+            with contextlib.suppress(OSError):  # it is gone already
+                self.pipe.send(STOP)
+            self.process.join(PATIENCE)
         if self.process.is_alive():
             self.process.terminate()
         self.process.join()

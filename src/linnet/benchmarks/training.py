@@ -11,13 +11,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from linnet.benchmarks.machine import matmul_flops, one_line
 from linnet.benchmarks.systems import Peer, System, Took, at_work, installed
 from linnet.data import Batch
 from linnet.domains.arithmetic import ArithmeticData
 from linnet.errors import BadInput, RunFailed
-from linnet.model.config import AttentionConfig, ModelConfig
+from linnet.exchange.families import mistakes
+from linnet.model.config import ModelConfig
 from linnet.model.costs import costs
 from linnet.records import BenchRecord
 from linnet.training.resolve import compiler_at_hand, native_bfloat16, settle
@@ -50,14 +52,24 @@ class Shape:
     def name(self) -> str:
         return f"{self.depth}x{self.width}, {self.batch} x {self.context}"
 
+    def model(self, **parts: Any) -> ModelConfig:
+        """The settings of this model; a shape that no model can have is named with the reason."""
+        try:
+            return ModelConfig.model_validate(
+                {
+                    "vocabulary": self.vocabulary,
+                    "context": self.context,
+                    "width": self.width,
+                    "depth": self.depth,
+                    "attention": {"heads": self.heads},
+                    **parts,
+                }
+            )
+        except ValidationError as error:
+            shape = f"{self.depth}x{self.width} with {self.heads} heads"
+            raise BadInput(f"there is no model of the shape {shape}: {'; '.join(mistakes(error))}") from None
+
     def run(self, precision: str, compile: str, threads: int = 0) -> Run:
-        model = ModelConfig(
-            vocabulary=self.vocabulary,
-            context=self.context,
-            width=self.width,
-            depth=self.depth,
-            attention=AttentionConfig(heads=self.heads),
-        )
         training: dict[str, Any] = {"steps": 1, "batch": self.batch, "compile": compile}
         return settle(
             Run.model_validate(
@@ -66,7 +78,7 @@ class Shape:
                     "precision": precision,
                     "threads": threads,
                     "data": ArithmeticData(),
-                    "model": model,
+                    "model": self.model(),
                     "optim": OptimConfig(),
                     "training": TrainingConfig.model_validate(training),
                 }

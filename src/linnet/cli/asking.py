@@ -11,6 +11,7 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.options import (
+    CheckpointOption,
     ChoiceOption,
     ChoicesOption,
     DebugOption,
@@ -55,6 +56,7 @@ def generate(
     choices: ChoicesOption = None,
     pattern: PatternOption = None,
     seed: SeedOption = None,
+    checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     precision: WeightsOption = None,
     settings: SettingsOption = None,
@@ -66,9 +68,11 @@ def generate(
     For instance: linnet generate RUN "12+34=" -n 4
     """
     with speaking(json=json, debug=debug) as face:
-        asked = [*(prompts or []), *(prompts_of(file) if file else [])]
+        asked = {f"prompt {place}": prompt for place, prompt in enumerate(prompts or [], 1)}
+        asked |= prompts_of(file) if file else {}
         if not asked:
-            raise BadInput("there is nothing to go on from: give prompts, or a --file of them")
+            empty = f" ({file} has no line with anything in it)" if file else ""
+            raise BadInput(f"there is nothing to go on from: give prompts, or a --file of them{empty}")
         from linnet import workbench
 
         listed = [line for line in lines_of(choices) if line] if choices else []
@@ -86,14 +90,18 @@ def generate(
             "pattern": pattern,
             "seed": seed,
             "settings": settings or [],
+            "checkpoint": checkpoint,
             "device": device,
             "precision": precision,
+            "places": list(asked),
             "pace": face.remark,
+            "remark": face.remark,
         }
+        texts = list(asked.values())
         if face.live and len(asked) * n == 1:
-            face.follow(workbench.stream(run, asked, **wanted))
+            face.follow(workbench.stream(run, texts, **wanted))
             return
-        for record in workbench.generate(run, asked, **wanted):
+        for record in workbench.generate(run, texts, **wanted):
             face.show(record)
 
 
@@ -117,7 +125,7 @@ def lines_of(path: Path) -> list[str]:
 
     try:
         content = path.read_bytes()
-        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8").split("\n")
+        lines = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig").split("\n")
     except UnicodeDecodeError as wrong:
         raise BadInput(f"{path}: byte {wrong.start} is not UTF-8 text") from wrong
     except (gzip.BadGzipFile, EOFError, zlib.error) as wrong:
@@ -125,14 +133,13 @@ def lines_of(path: Path) -> list[str]:
     return [line.rstrip("\r") for line in lines]
 
 
-def prompts_of(path: Path) -> list[str]:
-    """The prompts of a file: each line is one as it stands, or a JSON object that has a `prompt`."""
-    found = []
+def prompts_of(path: Path) -> dict[str, str]:
+    """The prompts of a file by the line where they stand: the line itself, or the `prompt` of a JSON object."""
+    found = {}
     for place, text in enumerate(lines_of(path), 1):
-        if text.startswith("{"):
-            found.append(_prompt_of(text, f"{path}, line {place}"))
-        elif text:
-            found.append(text)
+        where = f"{path}, line {place}"
+        if text:
+            found[where] = _prompt_of(text, where) if text.startswith("{") else text
     return found
 
 

@@ -55,7 +55,7 @@ def bench_decode(
     """Decode beside transformers, and beside llama.cpp and CTranslate2 where they are installed.
 
     All have the same weights and take turns, after a check that they write the same tokens; --set takes heads,
-    vocabulary, context, rows, tokens, repeats and threads.
+    vocabulary, context, rows, tokens (2 or more; one stream writes twice as many), repeats and threads.
     """
     with speaking(json=json, debug=debug) as face:
         import torch

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli.face import speaking
-from linnet.cli.options import DebugOption, ForceOption, JsonOption, RunArgument
+from linnet.cli.options import CheckpointOption, DebugOption, ForceOption, JsonOption, RunArgument
 from linnet.cli.places import misses
 from linnet.errors import BadInput
 
@@ -24,6 +24,7 @@ ArraysOption = Annotated[
 def attention(
     run: RunArgument,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="What the model reads.", show_default=False)],
+    checkpoint: CheckpointOption = None,
     out: ArraysOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
@@ -34,7 +35,7 @@ def attention(
         refuse_existing(out, force)
         from linnet import workbench
 
-        record = workbench.attention(run, text)
+        record = workbench.attention(run, text, checkpoint=checkpoint)
         if out is None:
             face.show(record)
         else:

@@ -63,6 +63,9 @@ WeightsOption = Annotated[
     Weights | None,
     typer.Option("--precision", help="The numbers of the weights; results equal training's in float32."),
 ]
+CheckpointOption = Annotated[
+    int | None, typer.Option("--checkpoint", help="The step of the checkpoint to use.", show_default=False)
+]
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as model.depth=8; may be repeated."),

@@ -5,6 +5,7 @@ Legend of attention: values[layer][head][query][key], shares between 0 and 1.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -194,8 +195,19 @@ def tokenizer(record: TokenizerRecord) -> RenderableType:
 
 
 def generation(record: GenerationRecord) -> RenderableType:
-    said = Text.assemble((record.prompt, "dim"), (record.text, "bold"))
-    return Text.assemble(said, (f"   logprob {record.logprob:.3f}, {record.stop}", "dim"))
+    said = Text.assemble((readable(record.prompt), "dim"), (readable(record.text), "bold"))
+    return Text.assemble(said, (f"   {ending(record)}", "dim"))
+
+
+def ending(record: GenerationRecord) -> str:
+    ties = f", near ties: {record.near_ties}" if record.near_ties else ""
+    return f"logprob {record.logprob:.3f}, {record.stop}{ties}"
+
+
+def readable(text: str) -> str:
+    """Text whose control characters are spelt out: a terminal would obey them."""
+    kept = (c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
+    return "".join(kept)
 
 
 def follow(records: Iterable[Record], out: TextIO) -> None:
@@ -204,12 +216,12 @@ def follow(records: Iterable[Record], out: TextIO) -> None:
     started = False
     for record in records:
         if isinstance(record, PieceRecord | GenerationRecord) and not started:
-            console.print(Text(record.prompt, "dim"), end="")
+            console.print(Text(readable(record.prompt), "dim"), end="")
             started = True
         if isinstance(record, PieceRecord):
-            console.print(Text(record.text, "bold"), end="")
+            console.print(Text(readable(record.text), "bold"), end="")
         elif isinstance(record, GenerationRecord):
-            console.print(Text(f"   logprob {record.logprob:.3f}, {record.stop}", "dim"))
+            console.print(Text(f"   {ending(record)}", "dim"))
         out.flush()
 
 
@@ -330,10 +342,11 @@ def exported(record: ExportRecord) -> RenderableType:
 
 
 def imported(record: ImportRecord) -> RenderableType:
+    ends = " or ".join([record.end or "none", *(f"id {i}" for i in record.further_ends)])
     facts = {
         "from": f"{record.source} ({record.family})",
         "written": f"{record.path}, {record.parameters:,} parameters",
-        "vocabulary": f"{record.vocabulary:,} tokens; begin {record.begin or 'none'}, end {record.end or 'none'}",
+        "vocabulary": f"{record.vocabulary:,} tokens; begin {record.begin or 'none'}, end {ends}",
         "context": f"{record.context:,} tokens",
     }
     return Group(pairs(facts), *(Text(note) for note in record.notes))

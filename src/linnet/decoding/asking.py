@@ -52,6 +52,7 @@ class Stopping:
     strings: tuple[str, ...] = ()
     pieces: Sequence[bytes] | None = None  # what each id writes
     text: Text | None = None  # what ids write after a prompt
+    further_ends: frozenset[int] = frozenset()  # other end tokens of this model
 
     def __post_init__(self) -> None:
         if "" in self.strings:
@@ -64,7 +65,7 @@ class Stopping:
 
     def reason(self, prompt: Sequence[int], drawn: Sequence[int], token: int) -> Reason | None:
         """Why `token` ends the sample; it has not been added to `drawn` yet."""
-        if token == self.end:
+        if token == self.end or token in self.further_ends:
             return "end"
         if token in self.ids:
             return "stop"
@@ -76,6 +77,10 @@ class Stopping:
         assert self.text is not None
         written = self.text(prompt, [*drawn, token])
         return "stop" if any(string in written for string in self.strings) else None
+
+    def writes(self, token: int) -> bool:
+        """Whether this token belongs to the sample: one that ends it does not."""
+        return token != self.end and token not in self.further_ends and token not in self.ids
 
     @functools.cached_property
     def _spelt(self) -> tuple[bytes, ...]:

@@ -89,7 +89,7 @@ class Compiled:
         mode = "reduce-overhead" if self.cuda else None
         self.run = torch.compile(self.plain.advance, dynamic=not self.cuda, mode=mode)
         self.head = torch.compile(self.plain.logits, dynamic=False) if compiling.single else self.plain.logits
-        self.fresh = True
+        self.fresh, self.compiled_in = True, 0.0  # seconds of the first step, which compiles
 
     def advance(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         if self.cuda:
@@ -98,7 +98,8 @@ class Compiled:
             return self.run(ids, state)
         self.fresh, began = False, time.perf_counter()
         found = self.run(ids, state)
-        self.compiling.remember(time.perf_counter() - began)
+        self.compiled_in = time.perf_counter() - began
+        self.compiling.remember(self.compiled_in)
         return found
 
     def logits(self, hidden: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from torch import Tensor
 from linnet.decoding.allowed import Allowed
 from linnet.decoding.asking import Ask, Decoding, Reason, Sample
 from linnet.decoding.sampling import logprobs, near_ties, stream
+from linnet.errors import BadInput
 
 
 @dataclass
@@ -70,7 +71,7 @@ def draw(logits: Tensor, rows: Sequence[Row], decoding: Decoding) -> None:
 def _note(row: Row, token: int, logprob: float, decoding: Decoding) -> None:
     row.logprob += logprob
     row.stop = decoding.stopping.reason(row.ask.prompt, row.drawn, token)
-    if token == decoding.stopping.end or token in decoding.stopping.ids:
+    if not decoding.stopping.writes(token):
         return
     row.drawn.append(token)
     if row.stop is None and len(row.drawn) >= row.limit:
@@ -83,10 +84,21 @@ def _masked(logits: Tensor, rows: Sequence[Row], allowed: Allowed) -> Tensor:
     for place, row in enumerate(rows):
         ids = allowed.after(row.ask.prompt, row.drawn)
         if ids is not None and len(ids):
-            chosen = torch.as_tensor(ids, device=logits.device)
+            chosen = torch.as_tensor(ids)
+            _refuse_outside(chosen, logits.shape[-1])
+            chosen = chosen.to(logits.device)
             masked[place, chosen] = logits[place, chosen]
             continue
         masked[place] = logits[place]
         if ids is not None:
             row.stop = "stop"
     return masked
+
+
+def _refuse_outside(ids: Tensor, vocabulary: int) -> None:
+    least, most = (int(end) for end in ids.aminmax())
+    if least < 0 or most >= vocabulary:
+        wrong = least if least < 0 else most
+        raise BadInput(
+            f"id {wrong}, which was allowed to come next, is outside the vocabulary (0..{vocabulary - 1})"
+        )

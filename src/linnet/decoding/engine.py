@@ -19,6 +19,7 @@ from torch import Tensor
 
 from linnet.decoding.asking import Ask, Decoding, Sample, check, limit
 from linnet.decoding.drawing import Row, draw
+from linnet.errors import BadInput
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model, evaluating
 from linnet.model.state import State
@@ -105,6 +106,8 @@ def events(
 ) -> Iterator[Event]:
     """Tokens and finished samples as they come. Without `share` each row holds its whole prompt itself."""
     check(model, asks, decoding)
+    if rows < 1:
+        raise BadInput(f"rows is {rows}; at least one row must be computed")
     pending = [Row.of(place, ask, limit(model, ask, decoding), decoding.seed) for place, ask in enumerate(asks)]
     for wave in waves(pending, rows) if share else [Together(pending, 0)] if pending else []:
         yield from Wave(model, wave, decoding, rows, Plain(model) if step is None else step).run()

@@ -124,8 +124,7 @@ def logprobs(logits: Tensor, ids: Tensor) -> Tensor:
 
 def near_ties(logits: Tensor) -> Tensor:
     """bool [B]: whether the two largest logits are within `NEAR` of each other."""
-    most = logits.topk(min(2, logits.shape[-1]), dim=-1).values
-    return most[:, 0] - most[:, -1] < NEAR if most.shape[-1] == 2 else torch.zeros(len(logits), dtype=torch.bool)
+    return (logits > logits.amax(-1, keepdim=True) - NEAR).sum(-1) > 1
 
 
 def stream(seed: int, prompt: Sequence[int], sample: int) -> np.random.Generator:

@@ -25,6 +25,7 @@ class Portable:
     config: ModelConfig
     weights: Mapping[str, Tensor]
     codec: Codec
+    further_ends: tuple[int, ...] = ()  # ids beside the codec's end that end a text, too
 
 
 def family_of(config: ModelConfig) -> Family:

@@ -66,6 +66,10 @@ class Said:
         self.problems.append(f"{key}={value!r} cannot be expressed; linnet has {', '.join(known)}")
         return next(iter(known.values()))
 
+    def complained(self, *keys: str) -> bool:
+        """Whether one of these is known to be wrong, so that nothing can be said of what follows from it."""
+        return any(problem.startswith(f"{key} is ") for problem in self.problems for key in keys)
+
     def _wrong(self, key: str, value: Any, right: str) -> None:
         self.problems.append(f"{key} is missing" if value is None else f"{key} is {value!r}, not {right}")
 
@@ -104,7 +108,7 @@ def _modern(said: Said, *, head_width: int | None, qk_norm: bool, biased: bool) 
         "attention": {
             "heads": heads,
             "kv_heads": said.whole("num_key_value_heads", heads),
-            "head_width": said.whole("head_dim", head_width or width // heads),
+            "head_width": said.whole("head_dim", head_width or max(1, width // heads)),
             "qk_norm": qk_norm,
             "bias": said.switch("attention_bias", False),
             **turning,
@@ -146,7 +150,7 @@ def gpt_neox(said: Said) -> dict[str, Any]:
     head_width = _even(said, "hidden_size", width, heads)
     turning = rotary(said, theta="rotary_emb_base", share=said.number("rotary_pct", 0.25))
     turned = int(head_width * turning.pop("share"))
-    if turned < 2 or turned % 2:
+    if (turned < 2 or turned % 2) and not said.complained("hidden_size", "num_attention_heads"):
         said.problems.append(f"the share that turns is {turned} of {head_width} values of a head; it must be even")
     return {
         "vocabulary": said.whole("vocab_size"),
@@ -173,7 +177,7 @@ def gpt_neox(said: Said) -> dict[str, Any]:
 
 
 def _even(said: Said, key: str, width: int, heads: int) -> int:
-    if width % heads:
+    if width % heads and not said.complained(key):
         said.problems.append(f"{key}={width} does not divide into {heads} heads")
     return max(1, width // heads)
 
@@ -236,7 +240,9 @@ def config_of(tree: Mapping[str, Any], source: Path | str) -> tuple[str, ModelCo
     if not isinstance(family, str):
         raise BadInput(f"{source} has no model_type; linnet reads {known}")
     if family not in READERS:
-        raise BadInput(f'{source}: model_type "{family}" is not one of {known}{nearest(family, READERS)}')
+        close = nearest(family, READERS)
+        hint = close if "did you mean" in close else f"; linnet reads {known}"
+        raise BadInput(f'{source}: model_type "{family}" is unknown here{hint}')
     said = Said(str(source), tree)
     said.only("quantization_config", None)
     fields = READERS[family](said)

@@ -6,7 +6,7 @@ Weights that were packed into fewer bits come back as float32 of the same values
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +18,16 @@ from linnet.errors import BadInput
 from linnet.exchange.expressing import Portable
 from linnet.exchange.families import Said, mistakes
 from linnet.exchange.gguf_file import GgufFile
-from linnet.exchange.gguf_vocabulary import CONTROL, LLAMA3, QWEN2, UNUSED, USER_DEFINED
+from linnet.exchange.gguf_vocabulary import CONTROL, LLAMA3, QWEN2, UNUSED, USER_DEFINED, as_bytes
 from linnet.exchange.gguf_writing import gguf_name, parted
 from linnet.exchange.hf import Brought
-from linnet.exchange.layouts import SAID, layout, shapes, wanted
-from linnet.exchange.tokens import Read, numbers
+from linnet.exchange.layouts import layout, refuse_differences, shapes, wanted
+from linnet.exchange.special_ids import SpecialIds
+from linnet.exchange.tokens import Read, ended, ends_note, numbers
 from linnet.model.config import ModelConfig
 
 ARCHITECTURES = ("llama", "qwen3")
+NEVER_IN_UTF8 = frozenset({0xC0, 0xC1, *range(0xF5, 0x100)})
 
 
 def read_gguf(path: Path) -> Brought:
@@ -37,7 +39,7 @@ def read_gguf(path: Path) -> Brought:
     config = config_of(file, family)
     weights = take(file, family, config)
     read = vocabulary_of(file, config.vocabulary)
-    return Brought(Portable(config, weights, read.codec), family, read.notes)
+    return Brought(Portable(config, weights, read.codec, read.further_ends), family, read.notes)
 
 
 def config_of(file: GgufFile, family: str) -> ModelConfig:
@@ -98,14 +100,8 @@ def take(file: GgufFile, family: str, config: ModelConfig) -> dict[str, Tensor]:
                 problems.append(f"{label} {list(shape)} is missing")
             elif file.tensors[label].shape != shape:
                 problems.append(f"{label} is {list(file.tensors[label].shape)}, not {list(shape)}")
-    problems += [
-        f"{label} has no place in this model" for label in sorted(set(file.tensors) - set(labels.values()))
-    ]
-    if problems:
-        more = f"; and {len(problems) - SAID} more" if len(problems) > SAID else ""
-        raise BadInput(
-            f"{file.path}: its keys promise what its tensors do not hold: {'; '.join(problems[:SAID])}{more}"
-        )
+    strange = sorted(set(file.tensors) - set(labels.values()))
+    refuse_differences(f"{file.path}: its header", problems, strange)
     heads = {"attn_q": config.attention.heads, "attn_k": config.kv_heads}
     taken = {}
     for entry in entries:
@@ -121,8 +117,9 @@ def take(file: GgufFile, family: str, config: ModelConfig) -> dict[str, Tensor]:
 def vocabulary_of(file: GgufFile, size: int) -> Read:
     """The tokenizer of a GGUF file, built from its tokens and merges."""
     kind, pre = file.fields.get("tokenizer.ggml.model", "none"), file.fields.get("tokenizer.ggml.pre", "default")
+    begins, ending = framing(file, size)
     if kind in ("none", "no_vocab"):
-        return numbers(str(file.path), size, [])
+        return numbers(str(file.path), size, ending, begins)
     cuts = pre_tokenizer(pre)
     if kind != "gpt2" or cuts is None:
         said = f"tokenizer.ggml.model={kind!r} with tokenizer.ggml.pre={pre!r}"
@@ -134,15 +131,34 @@ def vocabulary_of(file: GgufFile, size: int) -> Read:
             f"{file.path}: tokenizer.ggml.tokens has {len(tokens)} entries, and token_embd.weight {size} rows"
         )
     content = json.dumps(_bpe(file.fields, tokens, kinds, pre, cuts), ensure_ascii=False)
-    end = file.fields.get("tokenizer.ggml.eos_token_id")
-    begin = file.fields.get("tokenizer.ggml.bos_token_id")
-    begins = file.fields.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe")
-    return Read(
-        TokenizerCodec(
-            content,
-            tokens[begin] if begins and begin is not None and begin < size else None,
-            tokens[end] if end is not None and end < size and kinds[end] != UNUSED else None,
-        )
+    ending = tuple(i for i in ending if kinds[i] != UNUSED)  # which stands for a model without an end
+    begin = (
+        tokens[begins[0]]
+        if begins and file.fields.get("tokenizer.ggml.add_bos_token", pre == "llama-bpe")
+        else None
+    )
+    bare = TokenizerCodec(content, None, None)
+    end, further = ended(bare, None, ending)
+    notes = (*ends_note(bare, None, ending, file.path.name), *silent_note(tokens))
+    return Read(TokenizerCodec(content, begin, end), notes, further)
+
+
+def framing(file: GgufFile, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that begin texts, and those that end them: of a text, a turn and a message."""
+    special = SpecialIds(str(file.fields.get("general.architecture")), size)
+    begins = special.of(file.fields, file.path, "tokenizer.ggml.bos_token_id")
+    found = [special.of(file.fields, file.path, f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
+    return begins, tuple(dict.fromkeys(i for ids in found for i in ids))
+
+
+def silent_note(tokens: Sequence[str]) -> tuple[str, ...]:
+    """Whether some bytes have no token of their own: characters that they spell may vanish."""
+    written = [sign for byte, sign in enumerate(as_bytes()) if byte not in NEVER_IN_UTF8]
+    lacking = len(set(written) - set(tokens))
+    if not lacking:
+        return ()
+    return (
+        f"{lacking} of {len(written)} bytes have no token here: characters that need them are left out of a text",
     )
 
 

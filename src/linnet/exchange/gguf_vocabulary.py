@@ -6,6 +6,7 @@ rules are exactly one of those; with any other, texts would silently become othe
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -80,8 +81,15 @@ def _characters(tokens: Sequence[str], letters: str, begin: int | None, end: int
 
 def _as_byte(character: str) -> str:
     """The visible sign that byte-level BPE writes for an ASCII character."""
-    code = ord(character)
-    return chr(256 + code) if code <= 32 else chr(289) if code == 127 else character
+    return as_bytes()[ord(character)]
+
+
+@functools.cache
+def as_bytes() -> tuple[str, ...]:
+    """The visible signs that byte-level BPE writes for all 256 bytes."""
+    shown = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = [byte for byte in range(256) if byte not in shown]
+    return tuple(chr(256 + hidden.index(byte)) if byte in hidden else chr(byte) for byte in range(256))
 
 
 def _ending(codec: TokenizerCodec, kinds: tuple[int, ...]) -> tuple[int | None, tuple[str, ...]]:

@@ -7,7 +7,7 @@ Legend: H = heads, D = head width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -94,6 +94,7 @@ def write_gguf(file: Path, model: Portable, kind: Kind, name: str) -> GgufWritte
     else:
         _write_vocabulary(writer, vocabulary)
         notes += vocabulary.notes
+        notes += _write_further_ends(writer, model.further_ends)
     wider = 0
     for label, tensor in gguf_tensors(model, family):
         chosen = _type_of(gguf, label, tensor, kind)
@@ -157,6 +158,16 @@ def _write_vocabulary(writer: Any, vocabulary: Vocabulary) -> None:
         writer.add_eos_token_id(vocabulary.end)
     writer.add_add_bos_token(vocabulary.begin is not None)
     writer.add_add_eos_token(False)
+
+
+def _write_further_ends(writer: Any, ends: Sequence[int]) -> tuple[str, ...]:
+    """llama.cpp has a place for the end of a turn and one for the end of a message beside that of a text."""
+    for write, end in zip((writer.add_eot_token_id, writer.add_eom_token_id), ends, strict=False):
+        write(end)
+    left = ", ".join(map(str, ends[2:]))
+    return (
+        (f"samples of this model end at the ids {left}, too, which a GGUF file has no place for",) if left else ()
+    )
 
 
 def gguf_tensors(model: Portable, family: Family) -> Iterator[tuple[str, Tensor]]:

@@ -51,7 +51,7 @@ def write_folder(folder: Path, model: Portable, dtype: Dtype = "f32") -> tuple[F
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: part.contiguous() for name, part in tensors.items()}, folder / ONE_FILE, {"format": "pt"})
     _write_json(folder / "config.json", config_json(model, family, dtype))
-    framing = {"bos_token_id": model.codec.begin, "eos_token_id": model.codec.end}
+    framing = {"bos_token_id": model.codec.begin, "eos_token_id": _ends(model)}
     _write_json(folder / "generation_config.json", {name: i for name, i in framing.items() if i is not None})
     if tokenizer.content is None:
         return family, (f"no tokenizer is written: {tokenizer.why_not}",)
@@ -78,12 +78,19 @@ def config_json(model: Portable, family: Family, dtype: Dtype) -> dict[str, Any]
         "model_type": family,
         **shape_json(model.config, family),
         "bos_token_id": model.codec.begin,
-        "eos_token_id": model.codec.end,
+        "eos_token_id": _ends(model),
         "pad_token_id": None,
         "use_cache": True,
         "dtype": numbers,
         "torch_dtype": numbers,
     }
+
+
+def _ends(model: Portable) -> int | list[int] | None:
+    """One id that ends a text, or all of several."""
+    if not model.further_ends:
+        return model.codec.end
+    return [*(() if model.codec.end is None else (model.codec.end,)), *model.further_ends]
 
 
 def shape_json(config: ModelConfig, family: Family) -> dict[str, Any]:
@@ -141,4 +148,4 @@ def read_folder(folder: Path) -> Brought:
     stored = StoredTensors.open(folder)
     weights = take(stored, family, config)
     read = read_tokenizer(folder, said, config.vocabulary)
-    return Brought(Portable(config, weights, read.codec), family, read.notes)
+    return Brought(Portable(config, weights, read.codec, read.further_ends), family, read.notes)

@@ -214,13 +214,18 @@ def refuse_misfits(stored: StoredTensors, plan: Layout, config: ModelConfig, our
         embedding = plan.entries[0].theirs[0]
         if embedding in stored.places and not stored.equal(plan.head, embedding):
             problems.append(f"{plan.head} differs from {embedding}, though tie_word_embeddings says they are one")
-    problems += [f"{name} has no place in this model" for name in sorted(strange)]
-    if problems:
-        more = f"; and {len(problems) - SAID} more" if len(problems) > SAID else ""
-        raise BadInput(
-            f"{stored.folder}: config.json promises what the tensors do not hold: "
-            f"{'; '.join(problems[:SAID])}{more}"
-        )
+    refuse_differences(f"{stored.folder}: config.json", problems, sorted(strange))
+
+
+def refuse_differences(settings: str, problems: list[str], strange: list[str]) -> None:
+    """One error where the tensors are not those that the settings promise: some differ, or there are others."""
+    more = [f"{name} has no place in this model" for name in strange]
+    said = [*problems, *more]
+    if not said:
+        return
+    what = "promises what the tensors do not hold" if problems else "says nothing of tensors that are there"
+    left = f"; and {len(said) - SAID} more" if len(said) > SAID else ""
+    raise BadInput(f"{settings} {what}: {'; '.join(said[:SAID])}{left}")
 
 
 def give(weights: Mapping[str, Tensor], family: str, config: ModelConfig) -> Iterator[tuple[str, Tensor]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from linnet.codecs import CharacterCodec, Codec
 from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.text.tokenization import TokenizerCodec, tokenizers_library
 from linnet.errors import BadInput
+from linnet.exchange.special_ids import SpecialIds
 from linnet.exchange.tensors import read_json
 
 
@@ -137,13 +138,19 @@ class Read:
 
     codec: TokenizerCodec
     notes: tuple[str, ...] = ()
+    further_ends: tuple[int, ...] = ()  # ids beside the codec's end that end a text, too
 
 
 def read_tokenizer(folder: Path, config: Mapping[str, Any], vocabulary: int) -> Read:
-    """The tokenizer of a model folder. Begin and end tokens are those that its own library would use, or none."""
+    """The tokenizer of a model folder.
+
+    The begin token is the one that its own library puts before a text, if it does. Texts end where `generate` of
+    transformers ends them: at the ids in generation_config.json, else in config.json, and only where neither names
+    one at the end token of tokenizer_config.json.
+    """
     said = _optional(folder / "tokenizer_config.json")
-    generation = _optional(folder / "generation_config.json")
-    ending = _ids(generation.get("eos_token_id")) or _ids(config.get("eos_token_id"))
+    special = SpecialIds(str(config.get("model_type")), vocabulary)
+    begins, ending, source = _framing(folder, config, special)
     file = folder / "tokenizer.json"
     if file.is_file():
         content = _text(file)
@@ -156,16 +163,50 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any], vocabulary: int) -> 
             f"AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)"
         )
     else:
-        return numbers(str(folder), vocabulary, ending)
+        found = numbers(str(folder), vocabulary, ending, begins)
+        return replace(found, notes=(*found.notes, *special.notes))
     try:
         bare = TokenizerCodec(content, None, None)
         names = bare.tokens
     except BadInput as error:
         raise BadInput(f"{file}: {error}") from None
-    end = _name(said, "eos_token", names) or next((names[i] for i in ending if i < len(names)), None)
+    own = _name(said, "eos_token", names)
+    end, further = ended(bare, own, ending)
     begin = _begin(bare, said)
     _refuse_beyond(file, bare, vocabulary, (begin, end))
-    return Read(TokenizerCodec(content, begin, end))
+    notes = (*special.notes, *ends_note(bare, own, ending, source))
+    return Read(TokenizerCodec(content, begin, end), notes, further)
+
+
+def _framing(
+    folder: Path, config: Mapping[str, Any], special: SpecialIds
+) -> tuple[tuple[int, ...], tuple[int, ...], str]:
+    """The begin and end ids that the model's own files name, and the file that names the ends."""
+    files = {"generation_config.json": _optional(folder / "generation_config.json"), "config.json": config}
+    begins = [special.of(said, folder / name, "bos_token_id") for name, said in files.items()]
+    ends = {name: special.of(said, folder / name, "eos_token_id") for name, said in files.items()}
+    source = next((name for name, ids in ends.items() if ids), "config.json")
+    return next(filter(None, begins), ()), ends[source], source
+
+
+def ended(bare: TokenizerCodec, own: str | None, ending: Sequence[int]) -> tuple[str | None, tuple[int, ...]]:
+    """The end token of the codec, and the ids that end a text beside it.
+
+    Of several the tokenizer's `own` end is taken, where it is among them, and else the first that has a name.
+    """
+    if not ending:
+        return own, ()
+    named = {i: name for i in ending if (name := bare.tokenizer.id_to_token(i)) is not None}
+    first = next((i for i, name in named.items() if name == own), next(iter(named), None))
+    return (None if first is None else named[first]), tuple(i for i in ending if i != first)
+
+
+def ends_note(bare: TokenizerCodec, own: str | None, ending: Sequence[int], source: str) -> tuple[str, ...]:
+    """What a person should know about where texts end: several ids, or others than the tokenizer's own."""
+    shown = " or ".join(f"{bare.tokenizer.id_to_token(i) or 'a token without a name'} ({i})" for i in ending)
+    if ending and own is not None and bare.tokenizer.token_to_id(own) not in ending:
+        return (f"samples end at {shown}, as {source} says, and not at the {own} of tokenizer_config.json",)
+    return (f"samples end at {shown}, as {source} says",) if len(ending) > 1 else ()
 
 
 def _text(file: Path) -> str:
@@ -177,11 +218,6 @@ def _text(file: Path) -> str:
 
 def _optional(file: Path) -> dict[str, Any]:
     return read_json(file) if file.is_file() else {}
-
-
-def _ids(value: object) -> list[int]:
-    values = value if isinstance(value, list) else [value]
-    return [i for i in values if isinstance(i, int) and not isinstance(i, bool) and i >= 0]
 
 
 def _name(said: Mapping[str, Any], key: str, names: tuple[str, ...]) -> str | None:
@@ -230,12 +266,34 @@ def _byte_pairs(folder: Path, config: Mapping[str, Any]) -> str:
     return str(tokenizer.to_str())
 
 
-def numbers(source: str, vocabulary: int, ending: list[int]) -> Read:
+NO_SUCH_ID = "<no such id>"
+
+
+def numbers(source: str, vocabulary: int, ending: Sequence[int], begins: Sequence[int] = ()) -> Read:
     """Without a tokenizer a prompt is its ids, in words: `5 17 3`."""
     library = tokenizers_library()
     names = {str(i): i for i in range(vocabulary)}
-    tokenizer = library.Tokenizer(library.models.WordLevel(names, unk_token="<no such id>"))
+    tokenizer = library.Tokenizer(library.models.WordLevel(names, unk_token=NO_SUCH_ID))
     tokenizer.pre_tokenizer = library.pre_tokenizers.WhitespaceSplit()
-    end = next((str(i) for i in ending if i < vocabulary), None)
-    codec = TokenizerCodec(str(tokenizer.to_str()), None, end)
-    return Read(codec, (f'{source} has no tokenizer: prompts and answers are token ids, such as "5 17 3"',))
+    end = str(ending[0]) if ending else None
+    notes = [f'{source} has no tokenizer: prompts and answers are token ids, such as "5 17 3"']
+    if begins:
+        notes.append(f"texts of this model begin with the id {begins[0]}: type it first")
+    if len(ending) > 1:
+        notes.append(f"samples end at the ids {' or '.join(map(str, ending))}")
+    return Read(TokenizerCodec(str(tokenizer.to_str()), None, end), tuple(notes), tuple(ending[1:]))
+
+
+def speaks_in_ids(codec: Codec) -> bool:
+    """Whether this is the codec of a model that came without a tokenizer."""
+    if not isinstance(codec, TokenizerCodec) or NO_SUCH_ID not in codec.content:
+        return False
+    return bool(json.loads(codec.content)["model"].get("unk_token") == NO_SUCH_ID)
+
+
+def ids_in_words(text: str, vocabulary: int) -> tuple[int, ...]:
+    """The ids of a prompt such as `5 17 3`."""
+    for word in text.split():
+        if not word.isascii() or not word.isdigit() or int(word) >= vocabulary:
+            raise BadInput(f"{word} is no id of this model; ids are 0..{vocabulary - 1}, separated by spaces")
+    return tuple(map(int, text.split()))

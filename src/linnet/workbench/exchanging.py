@@ -22,6 +22,7 @@ from linnet.model.model import Model
 from linnet.records import ExportRecord, ImportRecord, RunRecord
 from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, weights_of, write_atomically
 from linnet.training.run import Run, to_toml
+from linnet.workbench.ends import further_ends, keep_ends
 from linnet.workbench.making import unscored
 from linnet.workbench.opening import Opened, load
 from linnet.workbench.privacy import Rare, lessen
@@ -29,6 +30,7 @@ from linnet.workbench.report import write_report
 
 Format = Literal["hf", "gguf", "run"]
 RECIPE = "imported"
+FEW = 3  # people
 
 
 def export_run(
@@ -39,7 +41,7 @@ def export_run(
     types: Sequence[Kind] = (),
     checkpoint: int | None = None,
     rare: Rare = "keep",
-    fewer_than: int = 3,
+    fewer_than: int = FEW,
     force: bool = False,
 ) -> ExportRecord:
     """Write the model of a run, at its best checkpoint unless another is named, in one of three forms.
@@ -52,10 +54,20 @@ def export_run(
     if strange := [kind for kind in types if kind not in get_args(Kind)]:
         raise BadInput(f'there is no type "{strange[0]}"; there is {", ".join(get_args(Kind))}')
     opened = load(path, checkpoint=checkpoint, device="cpu")
+    _refuse_privacy(opened, to, rare, fewer_than)
     if to == "run":
         return _to_run(opened, Path(path), Path(out), tuple(types), force, (rare, fewer_than))
     write = _to_hf if to == "hf" else _to_gguf
     return write(opened, Path(path), Path(out), tuple(types), force)
+
+
+def _refuse_privacy(opened: Opened, to: Format, rare: Rare, fewer_than: int) -> None:
+    """What is asked about rare places has to have some."""
+    named = {f"rare={rare}": rare != "keep", f"fewer_than={fewer_than}": fewer_than != FEW}
+    asked = " and ".join(name for name, here in named.items() if here)
+    if asked and (to != "run" or not isinstance(opened.codec, PlacesCodec)):
+        what = "this run has no places" if to == "run" else f"a copy in the form {to} tells of none"
+        raise BadInput(f"{asked} is about rare places in a copy of a run (to run), and {what}")
 
 
 def _portable(opened: Opened, what: str) -> Portable:
@@ -65,7 +77,9 @@ def _portable(opened: Opened, what: str) -> Portable:
         refuse(
             [f"its network ({kind}) points at past visits, and every Llama gives ids from one vocabulary"], what
         )
-    return Portable(opened.model.config, weights_of(opened.model), opened.codec)
+    config = opened.model.config
+    ends = further_ends(opened.folder, config.vocabulary)
+    return Portable(config, weights_of(opened.model), opened.codec, ends)
 
 
 def _to_hf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force: bool) -> ExportRecord:
@@ -81,7 +95,7 @@ def _to_hf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force
 
 def _to_gguf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force: bool) -> ExportRecord:
     kinds: tuple[Kind, ...] = types or ("f32",)
-    single = out.suffix == ".gguf"
+    single = _is_gguf(out)
     if single and len(kinds) > 1:
         raise BadInput(f"{out} is one file, and {len(kinds)} types were asked for; name a folder")
     model = _portable(opened, "a GGUF file")
@@ -104,7 +118,7 @@ def _to_run(
     out: Path,
     types: tuple[Kind, ...],
     force: bool,
-    privacy: tuple[Rare, int] = ("keep", 3),
+    privacy: tuple[Rare, int] = ("keep", FEW),
 ) -> ExportRecord:
     if types:
         raise BadInput("a copy of a run keeps its weights as they are; --type is for hf and gguf")
@@ -119,6 +133,8 @@ def _to_run(
     notes: tuple[str, ...] = ()
     with new_folder(out, force=force, marker="run.toml") as hidden:
         write_copy(hidden, folder, opened.run, weights_of(opened.network), step, record)
+        if isinstance(opened.network, Model):
+            keep_ends(RunFolder(hidden), further_ends(folder, opened.network.config.vocabulary))
         if isinstance(opened.codec, PlacesCodec):
             notes = lessen(RunFolder(hidden), step, opened.codec, *privacy)
     written = sorted(file for file in out.rglob("*") if file.is_file())
@@ -145,7 +161,13 @@ def import_run(source: Path | str, out: Path | str | None = None, *, force: bool
     source = Path(source)
     out = Path("runs") / source.resolve().stem if out is None else Path(out)
     refuse_place(out, force=force, marker="run.toml")
-    brought = read_gguf(source) if source.suffix == ".gguf" else read_folder(source)
+    if (
+        source.is_dir()
+        and not (source / "config.json").exists()
+        and (files := sorted(filter(_is_gguf, source.iterdir())))
+    ):
+        raise BadInput(f"{source} has no config.json but GGUF files; import one of them, such as {files[0]}")
+    brought = read_gguf(source) if _is_gguf(source) else read_folder(source)
     model, name = brought.model, source.resolve().name
     run = Run(recipe=RECIPE, precision="float32", data=TextData(), model=model.config)
     with new_folder(out, force=force, marker="run.toml") as hidden:
@@ -159,8 +181,14 @@ def import_run(source: Path | str, out: Path | str | None = None, *, force: bool
         context=model.config.context,
         begin=None if model.codec.begin is None else model.codec.tokens[model.codec.begin],
         end=None if model.codec.end is None else model.codec.tokens[model.codec.end],
+        further_ends=model.further_ends,
         notes=brought.notes,
     )
+
+
+def _is_gguf(path: Path) -> bool:
+    """Whether a path names one GGUF file, in letters of either case."""
+    return path.suffix.lower() == ".gguf"
 
 
 def _write_run(folder: RunFolder, run: Run, brought: Brought, name: str, out: Path) -> None:
@@ -169,6 +197,7 @@ def _write_run(folder: RunFolder, run: Run, brought: Brought, name: str, out: Pa
     write_atomically(folder.settings, to_toml(run).encode())
     write_atomically(folder.codec, json.dumps(model.codec.to_json(), ensure_ascii=False).encode())
     loop = LoopState(step=0, best_step=0)
+    keep_ends(folder, model.further_ends)
     folder.save(Checkpoint(model.weights, None, {}, loop))
     record = unscored(folder, run, loop).model_copy(update={"path": str(out)})
     write_report(

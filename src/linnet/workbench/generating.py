@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypedDict, Unpack
+from typing import Unpack
 
 from linnet.codecs import Codec
 from linnet.decoding import engine
 from linnet.decoding.allowed import Allowed, ByPrompt, Pattern, Tree
-from linnet.decoding.asking import Ask, Decoding, Sample, Stopping, check, limit
+from linnet.decoding.asking import Ask, Decoding, Reason, Sample, Stopping, check, limit
 from linnet.decoding.compiling import Compiled, choose, compiling
 from linnet.decoding.products import Weights, pack
 from linnet.decoding.sampling import Sampling
@@ -19,55 +19,12 @@ from linnet.decoding.streaming import Streaming
 from linnet.errors import BadInput
 from linnet.model.model import Model
 from linnet.records import GenerationRecord, PieceRecord
+from linnet.workbench.asked import Asked, refuse_slips
+from linnet.workbench.ends import further_ends
 from linnet.workbench.opening import Opened, load, weights_in
+from linnet.workbench.pace import Pace
+from linnet.workbench.prompting import chosen, lost, read
 from linnet.workbench.using import settings_of
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long it took; `first` is when the first token was there, so it is the time of the first prompts."""
-
-    samples: int
-    prompt_tokens: int
-    tokens: int
-    first: float
-    seconds: float
-
-    @property
-    def tokens_per_second(self) -> float:
-        return self.tokens / self.seconds if self.seconds else 0.0
-
-    def __str__(self) -> str:
-        return (
-            f"{counted(self.samples, 'sample')}, {counted(self.tokens, 'token')} in {self.seconds:.2f} s "
-            f"({self.tokens_per_second:,.0f} tokens/s); the first after {self.first:.2f} s "
-            f"({counted(self.prompt_tokens, 'token')} of prompts)"
-        )
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
-
-
-class Asked(TypedDict, total=False):
-    """What may be said about samples besides their prompts."""
-
-    n: int  # samples of each prompt
-    max_tokens: int | None  # None: as far as the context goes
-    temperature: float  # 0 is greedy; 1 unless set
-    top_k: int | None
-    top_p: float | None
-    min_p: float | None
-    repetition_penalty: float
-    stops: Sequence[str]  # a sample ends where one of these begins
-    stop_ids: Sequence[int]
-    choices: Sequence[str] | None  # a sample is one of these
-    pattern: str | None  # a sample matches this regular expression
-    seed: int | None
-    settings: Sequence[str]  # batch=64: rows that are computed together
-    device: str | None
-    precision: str | None
-    pace: Callable[[Pace], None] | None  # told when all samples are there
 
 
 @dataclass(frozen=True)
@@ -98,8 +55,22 @@ class Prepared:
     def record(self, place: int, sample: Sample) -> GenerationRecord:
         text = self.opened.codec.continuation(self.told(place), self.written(sample.ids))
         text = self.decoding.stopping.cut(text)
-        given = {"ids": sample.ids, "logprob": sample.logprob, "stop": sample.stop}
-        return GenerationRecord(prompt=self.prompt(place), text=text, **given)
+        return GenerationRecord(
+            prompt=self.prompt(place),
+            text=text,
+            ids=sample.ids,
+            logprob=sample.logprob,
+            stop=self.stop(place, sample),
+            near_ties=sample.near_ties if self.decoding.count_ties else None,
+        )
+
+    def stop(self, place: int, sample: Sample) -> Reason:
+        """Why it ended: a choice that is complete at the last token that was allowed was not cut."""
+        allowed, end = self.decoding.allowed, self.decoding.stopping.end
+        if sample.stop != "length" or not isinstance(allowed, ByPrompt):
+            return sample.stop
+        following = allowed.after(self.asks[place].prompt, sample.ids)
+        return "end" if following is not None and set(following) <= {end} else sample.stop
 
     def events(self) -> Iterator[engine.Event]:
         """What the engine does, with the time that it takes."""
@@ -113,7 +84,9 @@ class Prepared:
                 yield event
         if self.pace is not None:
             asked = sum(map(len, self.encoded))
-            self.pace(Pace(len(self.asks), asked, tokens, first, time.perf_counter() - started))
+            spent = time.perf_counter() - started
+            compiling = self.step.compiled_in if isinstance(self.step, Compiled) else 0.0
+            self.pace(Pace(len(self.asks), asked, tokens, first, spent, compiling))
 
 
 def generate(path: Path | str, prompts: Sequence[str], **asked: Unpack[Asked]) -> Iterator[GenerationRecord]:
@@ -164,27 +137,43 @@ def with_pieces(prepared: Prepared) -> Iterator[engine.Event | PieceRecord]:
 
 def prepare(path: Path | str, prompts: Sequence[str], asked: Asked) -> Prepared:
     """Open the run and read what is asked of it; what cannot be done is refused here."""
+    refuse_slips(prompts, asked)
     n = asked.get("n", 1)
     if n < 1:
         raise BadInput(f"n is {n}; at least one sample of each prompt must be asked for")
     weights = weights_in(asked.get("precision"))
-    opened = load(path, device=asked.get("device"), precision="float32")
-    chosen = settings_of(asked.get("settings", ()), batch=64, compile="auto")
+    opened = load(path, checkpoint=asked.get("checkpoint"), device=asked.get("device"), precision="float32")
+    rows = settings_of(asked.get("settings", ()), batch=64, compile="auto")
     codec, model = opened.codec, opened.model
-    encoded = [read(opened, prompt, place) for place, prompt in enumerate(prompts, 1)]
+    places = asked.get("places", [f"prompt {place}" for place in range(1, len(prompts) + 1)])
+    encoded = [read(opened, prompt, place) for prompt, place in zip(prompts, places, strict=True)]
     asks = [Ask(ids, sample) for ids in encoded for sample in range(n)]
     tokens, seed = asked.get("max_tokens"), asked.get("seed")
+    sampling = sampling_of(asked)
     decoding = Decoding(
-        sampling_of(asked),
+        sampling,
         model.config.context if tokens is None else tokens,
-        stopping_of(codec, asked),
+        stopping_of(codec, asked, further_ends(opened.folder, model.config.vocabulary)),
         allowed_of(opened, dict.fromkeys(encoded), asked),
         seed=0 if seed is None else seed,
+        # In other numbers rounding moves far more than ties, and where tokens are drawn it moves few of them.
+        count_ties=sampling.temperature == 0 and weights == "float32",
     )
     check(model, asks, decoding)
     fit(model, asks, decoding)
-    step = packed_step(model, weights, asks, decoding, chosen["batch"], chosen["compile"])
-    return Prepared(opened, prompts, encoded, asks, decoding, chosen["batch"], step, asked.get("pace"))
+    step = packed_step(model, weights, asks, decoding, rows["batch"], rows["compile"])
+    if remark := asked.get("remark"):
+        for said in remarks(codec, dict(zip(prompts, places, strict=True)), sampling, n):
+            remark(said)
+    return Prepared(opened, prompts, encoded, asks, decoding, rows["batch"], step, asked.get("pace"))
+
+
+def remarks(codec: Codec, places: Mapping[str, str], sampling: Sampling, n: int) -> Iterator[str]:
+    """What a person should know of these prompts, and of what was asked."""
+    for prompt, place in places.items():
+        yield from lost(codec, prompt, place)
+    if n > 1 and sampling.temperature == 0:
+        yield f"at temperature 0 the {n} samples of a prompt are all the same"
 
 
 def packed_step(
@@ -203,19 +192,6 @@ def packed_step(
     return engine.Plain(model) if found is None else Compiled(model, found)
 
 
-def read(opened: Opened, prompt: str, place: int) -> tuple[int, ...]:
-    """The ids of a prompt that the model can go on from; `place` counts from 1."""
-    if not prompt:
-        raise BadInput(f"prompt {place} is empty: there is nothing to go on from")
-    ids, context = opened.prompt(prompt), opened.model.config.context
-    if len(ids) > context:
-        shown = prompt if len(prompt) <= 40 else f"{prompt[:40]}..."
-        raise BadInput(
-            f"prompt {place} ({shown!r}) has {len(ids)} tokens, and the context of this model is {context}"
-        )
-    return ids
-
-
 def sampling_of(asked: Asked) -> Sampling:
     return Sampling(
         asked.get("temperature", 1.0),
@@ -226,14 +202,15 @@ def sampling_of(asked: Asked) -> Sampling:
     )
 
 
-def stopping_of(codec: Codec, asked: Asked) -> Stopping:
+def stopping_of(codec: Codec, asked: Asked, further_ends: Iterable[int] = ()) -> Stopping:
     known = len(codec.tokens)
 
     def text(prompt: Sequence[int], drawn: Sequence[int]) -> str:
         return codec.continuation(prompt, [token for token in drawn if token < known])
 
     stops = tuple(asked.get("stops", ()))
-    return Stopping(codec.end, frozenset(asked.get("stop_ids", ())), stops, codec.pieces, text)
+    named = frozenset(asked.get("stop_ids", ()))
+    return Stopping(codec.end, named, stops, codec.pieces, text, frozenset(further_ends))
 
 
 def allowed_of(opened: Opened, prompts: Iterable[tuple[int, ...]], asked: Asked) -> Allowed | None:
@@ -259,20 +236,6 @@ def allowed_of(opened: Opened, prompts: Iterable[tuple[int, ...]], asked: Asked)
             for prompt in prompts
         }
     )
-
-
-def chosen(codec: Codec, prompt: Sequence[int], choice: str) -> tuple[int, ...]:
-    """The ids of a choice after a prompt: as both are written together where that leaves the prompt as it is."""
-    if not choice:
-        raise BadInput("a choice is empty: there is nothing to generate")
-    whole = codec.encode(codec.decode(prompt) + choice).ids.tolist()
-    ids = whole[len(prompt) :]
-    if whole[: len(prompt)] != list(prompt) or codec.continuation(prompt, ids) != choice:
-        ids = codec.encode(choice).ids.tolist()
-    written = codec.continuation(prompt, ids)
-    if written != choice:
-        raise BadInput(f"the choice {choice!r} cannot be written after its prompt: it becomes {written!r}")
-    return tuple(ids)
 
 
 def fit(model: Model, asks: Sequence[Ask], decoding: Decoding) -> None:

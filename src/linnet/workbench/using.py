@@ -104,9 +104,9 @@ def held_out(opened: Opened, split: str | None, n: int) -> Part:
     return Part(Sequences.frame(opened.codec, []), questions)
 
 
-def attention(path: Path | str, text: str) -> AttentionRecord:
+def attention(path: Path | str, text: str, *, checkpoint: int | None = None) -> AttentionRecord:
     """Where each head looks while the model reads a text."""
-    opened = load(path)
+    opened = load(path, checkpoint=checkpoint)
     ids = opened.prompt(text)
     if len(ids) > opened.model.config.context:
         raise BadInput(f"the text has {len(ids)} tokens, and the context is {opened.model.config.context}")

@@ -1,0 +1,35 @@
+"""Ids that end a text beside the end token of the codec: models of other people may have several.
+
+An imported run keeps them in its folder, in `generation.json`; runs that were trained here have no such file.
+"""
+
+from __future__ import annotations
+
+import json
+
+from linnet.errors import BadInput
+from linnet.training.checkpoint import RunFolder, write_atomically
+
+FILE, KEY = "generation.json", "further_ends"
+
+
+def keep_ends(folder: RunFolder, ends: tuple[int, ...]) -> None:
+    if ends:
+        write_atomically(folder.path / FILE, json.dumps({KEY: ends}).encode())
+
+
+def further_ends(folder: RunFolder, vocabulary: int) -> tuple[int, ...]:
+    """The ids that this run keeps; refuses what is no id of its model."""
+    file = folder.path / FILE
+    if not file.is_file():
+        return ()
+    try:
+        stored = json.loads(file.read_text(encoding="utf-8"))[KEY]
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadInput(
+            f'{file} is broken ({type(error).__name__}: {error}); it holds {{"{KEY}": [ids]}}'
+        ) from None
+    right = isinstance(stored, list) and all(type(i) is int and 0 <= i < vocabulary for i in stored)
+    if not right:
+        raise BadInput(f"{file}: {KEY} is {stored!r}, and the ids of this model are 0..{vocabulary - 1}")
+    return tuple(stored)
