@@ -211,6 +211,13 @@ def test_several_seeds_and_the_table_of_systems(check_ins: Path, tmp_path: Path)
     with pytest.raises(BadInput, match="exists"):
         list(workbench.train_seeds("tiny-places", 2, out=tmp_path / "run", **asked))  # type: ignore[arg-type]
     said = workbench.evaluate(tmp_path / "run-seed1", data=[check_ins], split="test", settings=["ranker=1"])
+    run, *others = said.systems
+    assert run.lead is None and said.systems[-2].lead is not None
+    assert [o.lead.measure for o in others if o.lead] == [*["acc@1"] * (len(names) - 1), "legacy.acc@1", "acc@1"]
+    for other in others:
+        assert other.lead is not None
+        assert other.lead.value == pytest.approx(run.values[other.lead.measure] - other.values[other.lead.measure])
+        assert other.lead.low <= other.lead.value <= other.lead.high and other.lead.p is not None
     assert [s.name for s in said.systems] == [*names, "boosted ranker, legacy", "boosted ranker, open"]
     assert set(said.systems[-2].values) == {"legacy.acc@1", "legacy.mrr", "strict.acc@1"}
     full = workbench.evaluate(

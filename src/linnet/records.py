@@ -38,11 +38,22 @@ class Score(Record):
     note: str = ""
 
 
+class Lead(Record):
+    """By how much a run is ahead of another system, sample by sample on the same ones."""
+
+    measure: str
+    value: float
+    low: float
+    high: float
+    p: float | None  # of no difference, two-sided; None where a single user leaves nothing to draw from
+
+
 class System(Record):
     """One row of a table of systems on the same samples: what is trained, and every rule that it has to beat."""
 
     name: str
     values: dict[str, float]
+    lead: Lead | None = None  # of the run over this system
 
 
 class RunRecord(Record):

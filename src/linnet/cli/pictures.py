@@ -158,7 +158,17 @@ def systems(rows: Sequence[System]) -> list[RenderableType]:
     grid = table("system", *names, numbers=names)
     for row in rows:
         grid.add_row(row.name, *(number(row.values[name]) if name in row.values else "-" for name in names))
-    return [Text(""), grid]
+    return [Text(""), grid, *leads(rows)]
+
+
+def leads(rows: Sequence[System]) -> list[RenderableType]:
+    """By how much a run is ahead of each other system, sample by sample."""
+    grid = table("this run minus", "in", "difference", "95 % interval", "p", numbers=("difference", "p"))
+    for row in rows:
+        if (lead := row.lead) is not None:
+            p = "" if lead.p is None else f"{lead.p:.3f}"
+            grid.add_row(row.name, lead.measure, f"{lead.value:+.4f}", f"{lead.low:+.4f} .. {lead.high:+.4f}", p)
+    return [Text(""), grid] if grid.row_count else []
 
 
 def over_seeds(record: SeedsRecord) -> RenderableType:

@@ -24,7 +24,7 @@ from linnet.records import OverSeeds, RunRecord, Score, SeedsRecord, System
 from linnet.training.checkpoint import RunFolder
 from linnet.workbench.making import train
 from linnet.workbench.opening import Opened
-from linnet.workbench.places import cell_tables, place_scores, row_of
+from linnet.workbench.places import cell_tables, place_scores
 
 
 def ranker_tables(data: PlacesData, table: Table, rows: VisitRows, seed: int) -> dict[str, Mapping[str, Ranked]]:
@@ -70,11 +70,12 @@ def score_places(
         where = f"in the {split} part of" if split else "in"
         raise BadInput(f"there are no samples {where} {', '.join(map(str, paths))}")
     chosen = filter_of(filter) if filter else None
-    scores, systems = place_scores(network, rows, size=batch, region=opened.region, chosen=chosen)
     table = data.table(paths) if ranker else None
+    rivals: list[tuple[str, Mapping[str, Ranked]]] = []
     for seed in range(ranker):
         assert table is not None
-        systems += [row_of(name, tables) for name, tables in ranker_tables(data, table, rows, seed).items()]
+        rivals += ranker_tables(data, table, rows, seed).items()
+    scores, systems = place_scores(network, rows, size=batch, region=opened.region, chosen=chosen, rivals=rivals)
     return scores, systems, (*part.notes, *places_notes(opened, data.information))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
@@ -17,6 +17,7 @@ from linnet.domains.places.scores import (
     Resampled,
     calibration_error,
     measures,
+    paired,
     rank_dense,
     rank_truth,
     score_list,
@@ -28,7 +29,7 @@ from linnet.model.places.copying import FilterKind
 from linnet.model.places.published import CopyModel
 from linnet.model.places.ranking import answer, check_filter, dense_ranks, filtered, name_dense
 from linnet.model.places.scorer import Scorer
-from linnet.records import Baseline, Score, System
+from linnet.records import Baseline, Lead, Score, System
 
 Region = Callable[[], AbstractContextManager[object]]
 HISTORIES = ((1, 4), (5, 9), (10, 19), (20, 10**9))
@@ -48,26 +49,43 @@ class Said:
 
 
 def place_scores(
-    network: CopyModel | Scorer, rows: VisitRows, *, size: int, region: Region, chosen: FilterKind | None = None
+    network: CopyModel | Scorer,
+    rows: VisitRows,
+    *,
+    size: int,
+    region: Region,
+    chosen: FilterKind | None = None,
+    rivals: Sequence[tuple[str, Mapping[str, Ranked]]] = (),
 ) -> tuple[list[Score], list[System]]:
-    """Every score of the samples in `rows`, each beside the best rule; and a table with all rules."""
+    """Every score of the samples in `rows`, each beside the best rule; and a table with all rules and `rivals`."""
     said = say(network, rows, size=size, region=region, chosen=chosen)
     user = rows.visits.user[rows.samples.target]
     beaten = rules(rows)
     scores = score_list(said.tables, user, beaten, groups(rows))
-    systems = [row_of("this run", said.tables), *(row_of(name, tables) for name, tables in beaten.items())]
-    systems.append(row_of("counter, full past", full_past_counter(rows)))
+    others = [*beaten.items(), ("counter, full past", full_past_counter(rows)), *rivals]
+    draws = Resampled.draw(user)
+    systems = [row_of("this run", said.tables)]
+    systems += [row_of(name, tables, lead(said.tables, tables, draws)) for name, tables in others]
     return [*scores, calibration(said, user)], systems
 
 
-def row_of(name: str, tables: Mapping[str, Ranked]) -> System:
+def lead(ours: Mapping[str, Ranked], theirs: Mapping[str, Ranked], draws: Resampled) -> Lead:
+    """The paired difference in acc@1: of true places where both name them, else of legacy classes."""
+    both = "open" in ours and "open" in theirs
+    table, measure = ("open", "acc@1") if both else ("legacy", "legacy.acc@1")
+    found = paired(measures(ours[table])["acc@1"], measures(theirs[table])["acc@1"], draws)
+    p = found.p if draws.users > 1 else None
+    return Lead(measure=measure, value=found.value, low=found.low, high=found.high, p=p)
+
+
+def row_of(name: str, tables: Mapping[str, Ranked], lead: Lead | None = None) -> System:
     """A system's row of the table."""
     values: dict[str, float] = {}
     for prefix, table, names in TABLE:
         if table in tables:
             found = measures(tables[table])
             values |= {prefix + measure: float(found[measure].mean()) for measure in names}
-    return System(name=name, values=values)
+    return System(name=name, values=values, lead=lead)
 
 
 def say(

@@ -26,10 +26,12 @@ def system_table(systems: Sequence[System]) -> list[str]:
     if not systems:
         return []
     names = list(dict.fromkeys(name for system in systems for name in system.values))
-    lines = ["| system | " + " | ".join(names) + " |", "|---" * (1 + len(names)) + "|"]
+    lines = ["| system | " + " | ".join(names) + " | this run is ahead by |", "|---" * (2 + len(names)) + "|"]
     for system in systems:
         values = [f"{system.values[name]:.4f}" if name in system.values else "-" for name in names]
-        lines.append(f"| {system.name} | " + " | ".join(values) + " |")
+        one = system.lead
+        ahead = "" if one is None else f"{one.value:+.4f} ({one.low:+.4f} .. {one.high:+.4f}) in {one.measure}"
+        lines.append(f"| {system.name} | " + " | ".join([*values, ahead]) + " |")
     return [*lines, ""]
 
 
