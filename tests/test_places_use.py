@@ -264,3 +264,12 @@ def test_codecs_of_places_come_back() -> None:
     gone = codec.forget(101).codec
     assert PlacesCodec.from_json(json.loads(json.dumps(gone.to_json()))).to_json() == gone.to_json()
     assert codec.decode(codec.encode(f"{codec.places[0]} nowhere").ids) == f"{codec.places[0]} <unseen>"
+
+
+def test_predictions_and_misses_name_their_checkpoint(runs: dict[str, Path], stays: Path, histories: Path) -> None:
+    run = runs["tiny-places"]
+    assert list(predict(run, histories, checkpoint=3)) == list(predict(run, histories))
+    asked = ("predict", run, "--file", histories), ("inspect", "misses", run, "--data", stays)
+    for arguments in asked:
+        refused = linnet(*arguments, "--checkpoint", "1")
+        assert refused.exit_code == 2 and "has no checkpoint of step 1; there is 3" in refused.stderr

@@ -9,6 +9,7 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.options import (
+    CheckpointOption,
     ColumnsOption,
     DataOption,
     DebugOption,
@@ -29,6 +30,7 @@ def predict(
     run: RunArgument,
     file: Annotated[Path, typer.Option("--file", help="Histories, one JSON object a line.", show_default=False)],
     k: Annotated[int, typer.Option("-k", help="So many places each.")] = 10,
+    checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     settings: SettingsOption = None,
@@ -43,7 +45,15 @@ def predict(
     with speaking(json=json, debug=debug) as face:
         from linnet.workbench.predicting import predict
 
-        found = predict(run, file, k=k, settings=tuple(settings or ()), device=device, precision=precision)
+        found = predict(
+            run,
+            file,
+            k=k,
+            settings=tuple(settings or ()),
+            device=device,
+            precision=precision,
+            checkpoint=checkpoint,
+        )
         for note in found.notes:
             face.remark(note)
         for record in found:
@@ -82,6 +92,7 @@ def misses(
     map_file: Annotated[
         Path | None, typer.Option("--map", help="Draw them into this .html file, too.", show_default=False)
     ] = None,
+    checkpoint: CheckpointOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -92,7 +103,10 @@ def misses(
     with speaking(json=json, debug=debug) as face:
         from linnet.workbench.missing import misses
 
-        face.show(*misses(run, data or [], split=split, n=n, map_file=map_file, remark=face.remark))
+        found = misses(
+            run, data or [], split=split, n=n, map_file=map_file, checkpoint=checkpoint, remark=face.remark
+        )
+        face.show(*found)
 
 
 def make_places(

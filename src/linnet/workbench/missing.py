@@ -26,13 +26,14 @@ def misses(
     split: str | None = None,
     n: int = 20,
     map_file: Path | None = None,
+    checkpoint: int | None = None,
     remark: Callable[[str], None] | None = None,
 ) -> list[MissRecord]:
     """The n samples whose true place surprised the run most, those with the surest wrong answer first.
 
     `remark` is told how the files were read and what was mended in them.
     """
-    opened, codec = places_run(path)
+    opened, codec = places_run(path, checkpoint=checkpoint)
     if not isinstance(opened.network, Scorer):
         raise BadInput("misses are listed for runs of the scorer, which names every place by itself")
     part = opened.run.data.read(codec, located(data), split)

@@ -26,10 +26,10 @@ from linnet.workbench.using import settings_of
 
 
 def places_run(
-    path: Path | str, device: str | None = None, precision: str | None = None
+    path: Path | str, device: str | None = None, precision: str | None = None, checkpoint: int | None = None
 ) -> tuple[Opened, PlacesCodec]:
     """An opened run on places; any other run is refused."""
-    opened = load(path, device=device, precision=precision)
+    opened = load(path, checkpoint=checkpoint, device=device, precision=precision)
     if not isinstance(opened.codec, PlacesCodec):
         raise BadInput(f"{path} is a run on {opened.run.data.domain}, and only runs on places name next places")
     return opened, opened.codec
@@ -56,6 +56,7 @@ def predict(
     settings: tuple[str, ...] = (),
     device: str | None = None,
     precision: str | None = None,
+    checkpoint: int | None = None,
 ) -> Predictions:
     """The k most probable next places of every history, in the order of the file."""
     if k < 1:
@@ -63,7 +64,7 @@ def predict(
     if not file.exists():
         raise BadInput(f"there is no file {file}")
     chosen = settings_of(list(settings), batch=256, filter="")
-    opened, codec = places_run(path, device, precision)
+    opened, codec = places_run(path, device, precision, checkpoint)
     check_filter(opened.network, chosen["filter"])
     data = opened.run.data
     assert isinstance(data, PlacesData)
