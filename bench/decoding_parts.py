@@ -16,11 +16,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from linnet.benchmarks.decoding_systems import random_model
+from linnet.benchmarks.decoding_systems import products_alone, random_model
 from linnet.benchmarks.machine import one_line
 from linnet.benchmarks.training import Shape
 from linnet.decoding.compiling import Compiled, compiling
-from linnet.decoding.engine import Plain
+from linnet.decoding.engine import Plain, Step
 from linnet.decoding.products import PackedLinear, Weights, pack
 from linnet.model import attention
 from linnet.model.masks import Mask
@@ -82,6 +82,10 @@ def step(base: Model, weights: Weights, rows: int, steps: int, *, compiled: bool
     """A step after 64 tokens, without the head."""
     model = pack(copy.deepcopy(base), weights, single=compiled and rows == 1)
     how = Compiled(model, compiling(model, weights, rows, rows)) if compiled else Plain(model)
+    return timed_step(model, how, rows, steps)
+
+
+def timed_step(model: Model, how: Step, rows: int, steps: int) -> float:
     state = model.empty_state(rows, 64 + steps + 4)
     output = model(torch.randint(0, model.config.vocabulary, (rows, 64)), state)
     state, ids = output.state, torch.zeros(rows, 1, dtype=torch.int64)
@@ -95,6 +99,32 @@ def step(base: Model, weights: Weights, rows: int, steps: int, *, compiled: bool
     return median(go, steps)
 
 
+class Nothing(torch.nn.Module):
+    """A layer that multiplies nothing."""
+
+    def __init__(self, outputs: int) -> None:
+        super().__init__()
+        self.outputs = outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x[..., :1].expand(*x.shape[:-1], self.outputs)
+
+
+def without_products(base: Model, steps: int) -> float:
+    """What python and small kernels leave of a compiled step."""
+    model = copy.deepcopy(base)
+    for parent in list(model.blocks.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.Linear):
+                setattr(parent, name, Nothing(child.out_features))
+    return timed_step(model, Compiled(model, compiling(model, "float32", 1, 1)), 1, steps)
+
+
+def streamed(base: Model) -> dict[str, float]:
+    """All products of one row where the compiler multiplies them, the head included."""
+    return {name: 1e3 * products_alone(pack(copy.deepcopy(base), name, single=True), 1) for name in FORMATS[:2]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, nargs="+", default=[1, 4, 16, 64])
@@ -106,6 +136,10 @@ def main() -> None:
     base = random_model(Shape(context=CONTEXT))
     models = {"F.linear": base} | {name: pack(copy.deepcopy(base), name) for name in FORMATS}
     print(one_line())
+    if asked.compile:
+        with evaluating(base):
+            print("one row, products in a compiled graph: " + words(streamed(base)))
+            print(f"one row, a compiled step without products: {without_products(base, asked.steps):.2f} ms")
     for rows in asked.rows:
         with evaluating(base):
             print(f"{rows} rows")

@@ -38,13 +38,6 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-@pytest.fixture(scope="module")
-def adder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("adder") / "run"
-    train_tiny(out, steps=8)
-    return out
-
-
 def linnet(*arguments: object) -> Result:
     return CliRunner().invoke(build(), [str(argument) for argument in arguments])
 

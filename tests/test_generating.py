@@ -20,7 +20,6 @@ from linnet.cli.face import Face
 from linnet.errors import BadInput
 from linnet.records import GenerationRecord, PieceRecord
 from text_corpora import corpus
-from tiny_runs import train_tiny
 
 
 @pytest.fixture(scope="module")
@@ -31,13 +30,6 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ["training.steps=40", "training.eval_every=40", "threads=1", "data.block=[4,16]"]
     workbench.train("tiny-text", data=[data], out=folder / "run", settings=settings)
     return folder / "run"
-
-
-@pytest.fixture(scope="module")
-def adder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("adder") / "run"
-    train_tiny(out, steps=8)
-    return out
 
 
 def generate(run: Path, *prompts: str, **asked: Any) -> list[GenerationRecord]:

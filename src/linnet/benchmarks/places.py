@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -82,7 +82,11 @@ def bench_places(
     batch = VisitPlan(rows, 64, run.seed).batch(0)
     yield differences(batch, Learner(run, torch.device("cpu"), Processes()).network, len(rows))
     yield forms(run, rows, repeats)
-    yield predictions(run, validation)
+    copying = Learner(run, torch.device("cpu"), Processes()).network
+    assert isinstance(copying, CopyModel)
+    yield predictions(run.recipe, copying, validation, 512)
+    known = replace(validation, past=True, suggestions=PlacesData().suggestions)
+    yield predictions("places", fresh_scorer(), known, 256)
     yield latency(rows, validation)
     for size in BATCHES:
         yield one_size(run, rows, validation, size, epochs)
@@ -198,10 +202,9 @@ def one_size(run: Run, rows: VisitRows, validation: VisitRows, size: int, epochs
     )  # fmt: skip
 
 
-def predictions(run: Run, rows: VisitRows, size: int = 512) -> BenchRecord:
-    """Histories a second of the copying network, gathering and padding included."""
-    network = Learner(run, torch.device("cpu"), Processes()).network.eval()
-    assert isinstance(network, CopyModel)
+def predictions(recipe: str, network: CopyModel | Scorer, rows: VisitRows, size: int) -> BenchRecord:
+    """Histories a second, gathering and padding included."""
+    network.eval()
     order = np.argsort(rows.lengths, kind="stable")
     began = time.perf_counter()
     with torch.inference_mode():
@@ -209,17 +212,23 @@ def predictions(run: Run, rows: VisitRows, size: int = 512) -> BenchRecord:
             network.predict(inputs_of(pad(rows.gather(order[first : first + size]))))
     speed = len(order) / (time.perf_counter() - began)
     return BenchRecord(
-        name=f"{run.recipe}, predictions in batches of {size}", ours=speed, peers={}, ratios={},
-        unit="histories/s", n=len(order), machine=one_line(), note=f"{run.threads} threads",
+        name=f"{recipe}, predictions in batches of {size}", ours=speed, peers={}, ratios={},
+        unit="histories/s", n=len(order), machine=one_line(),
+        note=f"{torch.get_num_threads()} threads, {rows.lengths.mean() - 1:.0f} entries in a mean history",
     )  # fmt: skip
+
+
+def fresh_scorer() -> Scorer:
+    """Untrained: its numbers cost what those of a trained one do."""
+    chosen = recipes.named("places").next_place
+    assert isinstance(chosen, ScorerConfig)
+    return Scorer(chosen)
 
 
 def latency(train: VisitRows, rows: VisitRows, most: int = 200) -> BenchRecord:
     """Milliseconds of one prediction of the scorer for a user who is being followed."""
-    chosen = recipes.named("places").next_place
-    assert isinstance(chosen, ScorerConfig)
     visits, codec = rows.visits, train.codec
-    follower = Follower(Scorer(chosen), codec, suggestions=PlacesData().suggestions)
+    follower = Follower(fresh_scorer(), codec, suggestions=PlacesData().suggestions)
     user = int(np.bincount(visits.user).argmax())
     name, taken = visits.users[user].item(), []
     for row in np.flatnonzero(visits.user == user)[:most].tolist():

@@ -68,14 +68,9 @@ def generate(
     For instance: linnet generate RUN "12+34=" -n 4
     """
     with speaking(json=json, debug=debug) as face:
-        asked = {f"prompt {place}": prompt for place, prompt in enumerate(prompts or [], 1)}
-        asked |= prompts_of(file) if file else {}
-        if not asked:
-            empty = f" ({file} has no line with anything in it)" if file else ""
-            raise BadInput(f"there is nothing to go on from: give prompts, or a --file of them{empty}")
+        asked = all_prompts(prompts or [], file)
         from linnet import workbench
 
-        listed = [line for line in lines_of(choices) if line] if choices else []
         wanted: workbench.Asked = {
             "n": n,
             "max_tokens": max_tokens,
@@ -86,7 +81,7 @@ def generate(
             "repetition_penalty": penalty,
             "stops": [unescaped(text) for text in stops or []],
             "stop_ids": stop_ids or [],
-            "choices": None if choice is None and choices is None else [*(choice or []), *listed],
+            "choices": all_choices(choice, choices),
             "pattern": pattern,
             "seed": seed,
             "settings": settings or [],
@@ -131,6 +126,23 @@ def lines_of(path: Path) -> list[str]:
     except (gzip.BadGzipFile, EOFError, zlib.error) as wrong:
         raise BadInput(f"{path}: not a whole gzip file: {wrong}") from wrong
     return [line.rstrip("\r") for line in lines]
+
+
+def all_prompts(given: list[str], file: Path | None) -> dict[str, str]:
+    """Prompts by where they stand."""
+    found = {f"prompt {place}": prompt for place, prompt in enumerate(given, 1)}
+    found |= prompts_of(file) if file else {}
+    if not found:
+        empty = f" ({file} has no line with anything in it)" if file else ""
+        raise BadInput(f"there is nothing to go on from: give prompts, or a --file of them{empty}")
+    return found
+
+
+def all_choices(given: list[str] | None, file: Path | None) -> list[str] | None:
+    """None where anything may be written."""
+    if given is None and file is None:
+        return None
+    return [*(given or []), *(line for line in (lines_of(file) if file else []) if line)]
 
 
 def prompts_of(path: Path) -> dict[str, str]:

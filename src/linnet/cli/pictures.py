@@ -24,6 +24,7 @@ from linnet.records import (
     ImportRecord,
     ListedRunRecord,
     MissRecord,
+    NoteRecord,
     PieceRecord,
     PredictionRecord,
     Record,
@@ -92,6 +93,8 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return exported(record)
         case ImportRecord():
             return imported(record)
+        case NoteRecord():
+            return Text(record.text)
     return Text(record.line())
 
 

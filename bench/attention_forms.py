@@ -1,0 +1,77 @@
+"""The forms of training attention by the clock: forward and backward of one layer, with dropout and without.
+
+    python bench/attention_forms.py [--rows 16] [--heads 8] [--tokens 128] [--width 64] [--dropout 0.2]
+
+Medians in milliseconds. `fused` is torch's own form, which has no kernel for dropout on processors; the last line
+is what masks of that size cost when torch draws them, and when `linnet.model.dropout` does. Stop other work first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+
+from linnet.benchmarks.machine import one_line
+from linnet.model import attention
+from linnet.model.dropout import dropout
+from linnet.model.masks import Mask
+
+FORMS: tuple[attention.Kernel, ...] = ("explicit", "blocked", "fused")
+
+
+def median(work: Callable[[], object], turns: int = 12) -> float:
+    """Milliseconds; the first two calls do not count."""
+    seconds = []
+    for _ in range(turns + 2):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(seconds[2:])
+
+
+def forms(asked: argparse.Namespace, share: float) -> dict[str, float]:
+    shape = (asked.rows, asked.heads, asked.tokens, asked.width)
+    q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
+
+    def learn(kernel: attention.Kernel) -> None:
+        mixed = attention.attend(kernel, q, k, v, Mask(None, True), share)
+        torch.autograd.grad(mixed.sum(), (q, k, v))
+
+    return {name: median(lambda name=name: learn(name)) for name in FORMS}
+
+
+def masks(asked: argparse.Namespace) -> dict[str, float]:
+    pattern = torch.rand(asked.rows, asked.heads, asked.tokens, asked.tokens)
+    return {
+        "torch": median(lambda: F.dropout(pattern, asked.dropout)),
+        "linnet": median(lambda: dropout(pattern, asked.dropout, True)),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--heads", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=128)
+    parser.add_argument("--width", type=int, default=64)
+    parser.add_argument("--dropout", type=float, default=0.2)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    asked = parser.parse_args()
+    torch.set_num_threads(asked.threads)
+    print(one_line())
+    for share in (0.0, asked.dropout):
+        print(f"dropout {share:g}: " + words(forms(asked, share)))
+    print("masks alone: " + words(masks(asked)))
+
+
+def words(found: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.1f}" for name, value in found.items()) + " ms"
+
+
+if __name__ == "__main__":
+    main()
