@@ -420,7 +420,6 @@ def test_the_command_line_ends_at_a_checkpoint_when_interrupted_and_survives_sig
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore:.*script_method.*:DeprecationWarning")
 def test_a_compiled_run_resumes_exactly(tmp_path: Path) -> None:
     if not (shutil.which("c++") or shutil.which("g++")):
         pytest.skip("there is no C++ compiler here")

@@ -237,7 +237,6 @@ def test_reading_and_replacing_work_in_one_graph(config):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("g++") and not shutil.which("c++"), reason="there is no C++ compiler here")
-@pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # torch's own, on import of inductor
 def test_taps_work_in_generated_code_too():
     config = small_config(depth=1, positions="none", feedforward=FeedForwardConfig(kind="relu2"))
     model, ids = random_model(config), random_ids(ROWS, TOKENS)

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -63,6 +63,9 @@ def explicit(
     stacked = (q * (1 / math.sqrt(width))).reshape(rows, kv_heads, heads // kv_heads * queries, width)
     scores = (stacked @ k.transpose(-1, -2)).view(rows, heads, queries, keys)
     allowed = mask.dense(queries, keys, q.device)
+    if observe is None and not dropout and torch.compiler.is_compiling():
+        mixed: Tensor = Mixed.apply(scores, v, allowed)
+        return mixed
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -math.inf)
     if observe is not None:
@@ -74,6 +77,38 @@ def explicit(
         pattern = dropped(pattern, dropout, True)
     mixed = pattern.to(v.dtype).reshape(rows, kv_heads, heads // kv_heads * queries, keys) @ v
     return mixed.view(rows, heads, queries, width)
+
+
+class Mixed(torch.autograd.Function):
+    """Softmax of scores [B, H, T, S] and mix of values [B, Hk, S, D]; the sum divides the mix, not the pattern.
+
+    A compiler then passes twice over the scores where it would pass four times, and the way back needs no mask and
+    no sum over keys.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+        rows, heads, queries, keys = scores.shape
+        stacked = (rows, v.shape[1], heads // v.shape[1] * queries)
+        seen = scores.float() if allowed is None else torch.where(allowed, scores.float(), -math.inf)
+        pattern = (seen - seen.amax(-1, keepdim=True)).exp()
+        total = pattern.sum(-1, keepdim=True)
+        pattern = pattern.to(v.dtype)
+        mixed = ((pattern.view(*stacked, keys) @ v).view(rows, heads, queries, -1) / total).to(v.dtype)
+        ctx.save_for_backward(pattern, total, mixed, v)
+        return mixed
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
+        pattern, total, mixed, v = ctx.saved_tensors
+        rows, heads, queries, keys = pattern.shape
+        stacked = (rows, v.shape[1], heads // v.shape[1] * queries)
+        share = upstream[0].float() / total
+        along = (share * mixed.float()).sum(-1, keepdim=True)
+        share = share.to(v.dtype).reshape(*stacked, -1)
+        pattern_grad = (share @ v.transpose(-1, -2)).view(pattern.shape)
+        scores_grad = pattern.float() * (pattern_grad.float() - along)
+        return scores_grad.to(v.dtype), pattern.view(*stacked, keys).transpose(-1, -2) @ share, None
 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:

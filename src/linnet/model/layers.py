@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linnet.model import opaque
 from linnet.model.config import ModelConfig, RotaryScaling
 from linnet.model.taps import Taps
 
@@ -23,6 +24,15 @@ def norm(config: ModelConfig, width: int | None = None) -> nn.Module:
     return nn.LayerNorm(size, eps=config.norm.eps, bias=config.norm.bias)
 
 
+class Embedding(nn.Embedding):
+    """A table of vectors; where a compiler is at work, its gradient is one that the compiler leaves alone."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        if torch.compiler.is_compiling() and torch.is_grad_enabled():
+            return opaque.rows_of(self.weight, ids)
+        return super().forward(ids)
+
+
 def rotation(
     positions: Tensor, width: int, base: float, scaling: RotaryScaling | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -31,6 +41,8 @@ def rotation(
     rates = 1.0 / base ** (torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     if scaling is not None:
         rates = slowed(rates, scaling)
+    if torch.compiler.is_compiling() and positions.shape[-1] > 1:
+        return opaque.waves(positions, rates)
     angles = positions.to(torch.float32)[..., None] * rates
     return angles.cos(), angles.sin()
 

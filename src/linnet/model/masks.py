@@ -37,7 +37,7 @@ def _cached_square(tokens: int, device: torch.device) -> Tensor:
 def causal_square(tokens: int, device: torch.device) -> Tensor:
     """bool [T, T], True on and below the diagonal; cached by shape outside compiled graphs."""
     if torch.compiler.is_compiling():
-        place = torch.arange(tokens, device=device)
+        place = torch.arange(tokens, device=device, dtype=torch.float32)  # compared as fast as it is counted
         return place[None, :] <= place[:, None]
     return _cached_square(tokens, device)
 

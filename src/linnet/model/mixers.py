@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from linnet.model import attention
 from linnet.model.config import ModelConfig
-from linnet.model.layers import norm, rotate, rotation
+from linnet.model.layers import Embedding, norm, rotate, rotation
 from linnet.model.masks import Mask
 from linnet.model.state import KeyValues, LayerMemory, Recurrent
 from linnet.model.taps import Taps
@@ -55,7 +55,7 @@ class Attention(nn.Module):
         self.q_norm = norm(config, self.head_width) if qk_norm else None
         self.k_norm = norm(config, self.head_width) if qk_norm else None
         looked_up = layer in config.value_layers
-        self.values = nn.Embedding(config.vocabulary, self.kv_heads * self.head_width) if looked_up else None
+        self.values = Embedding(config.vocabulary, self.kv_heads * self.head_width) if looked_up else None
         self.dropout = config.dropout
 
     def forward(
@@ -65,7 +65,8 @@ class Attention(nn.Module):
         widths = [n * self.head_width for n in (self.heads, self.kv_heads, self.kv_heads)]
         q, k, v = (part.view(rows, tokens, -1, self.head_width) for part in self.qkv(x).split(widths, dim=-1))
         if self.q_norm is not None and self.k_norm is not None:
-            q, k = self.q_norm(q), self.k_norm(k)
+            # In the numbers of its weights: torch has no fused norm for values of another precision.
+            q, k = self.q_norm(q.to(self.q_norm.weight.dtype)), self.k_norm(k.to(self.k_norm.weight.dtype))
         if self.values is not None and frame.ids is not None:
             found = F.pad(self.values(frame.ids), (0, 0, tokens - frame.ids.shape[1], 0))  # a prefix has no ids
             v = v + found.view(v.shape).to(v.dtype)

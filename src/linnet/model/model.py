@@ -18,7 +18,7 @@ from linnet.model.config import ModelConfig
 from linnet.model.dropout import Dropout
 from linnet.model.heads import Head
 from linnet.model.inputs import Inputs, Output
-from linnet.model.layers import FeedForward, norm, sinusoids
+from linnet.model.layers import Embedding, FeedForward, norm, sinusoids
 from linnet.model.mixers import Attention, Frame, Gru, turn
 from linnet.model.state import LayerMemory, Memory, State
 from linnet.model.taps import Edit, Taps
@@ -61,11 +61,11 @@ class Model(nn.Module):
             sizes = f"vocabulary={config.vocabulary}, context={config.context}"
             raise ValueError(f"a model needs a vocabulary and a context, not {sizes}")
         self.config = config
-        self.embedding = nn.Embedding(config.vocabulary, config.width)
+        self.embedding = Embedding(config.vocabulary, config.width)
         learned = config.positions == "learned"
-        self.position_embedding = nn.Embedding(config.context, config.width) if learned else None
+        self.position_embedding = Embedding(config.context, config.width) if learned else None
         self.field_embeddings = nn.ModuleDict(
-            {name: nn.Embedding(size, config.width) for name, size in sorted(config.fields.items())}
+            {name: Embedding(size, config.width) for name, size in sorted(config.fields.items())}
         )
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
