@@ -58,15 +58,25 @@ def test_picked_numbers_and_their_gradient(seed, rows, columns):
     st.sampled_from([(4, 4), (4, 2), (3, 1)]),
     st.integers(1, 9),
     st.booleans(),
+    st.sampled_from([0.0, 0.25]),
 )
-def test_a_sum_that_divides_the_mix_is_softmax(seed, rows, heads, tokens, masked):
+def test_a_sum_that_divides_the_mix_is_softmax(seed, rows, heads, tokens, masked, dropout):
     torch.manual_seed(seed)
     q = torch.randn(rows, heads[0], tokens, 8, requires_grad=True)
     k, v = (torch.randn(rows, heads[1], tokens, 8, requires_grad=True) for _ in range(2))
     allowed = torch.ones(tokens, tokens, dtype=torch.bool).tril()[None, None] if masked else None
-    stacked = (q / 8**0.5).reshape(rows, heads[1], -1, 8)
-    scores = (stacked @ k.mT).view(rows, heads[0], tokens, tokens)
-    ours, plain = Mixed.apply(scores, v, allowed), explicit(q, k, v, Mask(allowed, False), 0.0)
+    shape = (rows, heads[0], tokens, tokens)
+    kept = torch.rand(shape) >= dropout if dropout else None
+
+    def scores():
+        return ((q / 8**0.5).reshape(rows, heads[1], -1, 8) @ k.mT).view(shape)
+
+    ours = Mixed.apply(scores(), v, allowed, kept, 1 / (1 - dropout))
+    plain = explicit(q, k, v, Mask(allowed, False), 0.0)
+    if kept is not None:
+        seen = scores() if allowed is None else scores().masked_fill(~allowed, -torch.inf)
+        left = seen.softmax(-1) * kept / (1 - dropout)
+        plain = (left.view(rows, heads[1], -1, tokens) @ v).view(plain.shape)
     torch.testing.assert_close(ours, plain)
     for one, other in zip(gradients(ours, (q, k, v)), gradients(plain, (q, k, v)), strict=True):
         torch.testing.assert_close(one, other, atol=1e-5, rtol=1e-4)

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from linnet.model.dropout import dropout as dropped
+from linnet.model.dropout import mixed_mask, scale
 from linnet.model.masks import Mask
 
 Observe = Callable[[str, Tensor], Tensor]
@@ -63,8 +64,9 @@ def explicit(
     stacked = (q * (1 / math.sqrt(width))).reshape(rows, kv_heads, heads // kv_heads * queries, width)
     scores = (stacked @ k.transpose(-1, -2)).view(rows, heads, queries, keys)
     allowed = mask.dense(queries, keys, q.device)
-    if observe is None and not dropout and torch.compiler.is_compiling():
-        mixed: Tensor = Mixed.apply(scores, v, allowed)
+    if observe is None and torch.compiler.is_compiling():
+        kept = mixed_mask(scores.shape, dropout, q.device) if dropout else None
+        mixed: Tensor = Mixed.apply(scores, v, allowed, kept, scale(dropout))
         return mixed
     if allowed is not None:
         scores = scores.masked_fill(~allowed, -math.inf)
@@ -87,28 +89,35 @@ class Mixed(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, scores: Tensor, v: Tensor, allowed: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, scores: Tensor, v: Tensor, allowed: Tensor | None, kept: Tensor | None, scaled: float
+    ) -> Tensor:
         rows, heads, queries, keys = scores.shape
         stacked = (rows, v.shape[1], heads // v.shape[1] * queries)
         seen = scores.float() if allowed is None else torch.where(allowed, scores.float(), -math.inf)
         pattern = (seen - seen.amax(-1, keepdim=True)).exp()
-        total = pattern.sum(-1, keepdim=True)
+        total = pattern.sum(-1, keepdim=True) / scaled
         pattern = pattern.to(v.dtype)
-        mixed = ((pattern.view(*stacked, keys) @ v).view(rows, heads, queries, -1) / total).to(v.dtype)
-        ctx.save_for_backward(pattern, total, mixed, v)
+        left = pattern if kept is None else torch.where(kept, pattern, 0.0)
+        mixed = ((left.view(*stacked, keys) @ v).view(rows, heads, queries, -1) / total).to(v.dtype)
+        ctx.save_for_backward(pattern, total, mixed, v, kept)
+        ctx.scaled = scaled
         return mixed
 
     @staticmethod
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, Tensor, None]:
-        pattern, total, mixed, v = ctx.saved_tensors
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        pattern, total, mixed, v, kept = ctx.saved_tensors
         rows, heads, queries, keys = pattern.shape
         stacked = (rows, v.shape[1], heads // v.shape[1] * queries)
         share = upstream[0].float() / total
-        along = (share * mixed.float()).sum(-1, keepdim=True)
+        along = (share * mixed.float()).sum(-1, keepdim=True) / ctx.scaled
         share = share.to(v.dtype).reshape(*stacked, -1)
-        pattern_grad = (share @ v.transpose(-1, -2)).view(pattern.shape)
-        scores_grad = pattern.float() * (pattern_grad.float() - along)
-        return scores_grad.to(v.dtype), pattern.view(*stacked, keys).transpose(-1, -2) @ share, None
+        pattern_grad = (share @ v.transpose(-1, -2)).view(pattern.shape).float()
+        left = pattern
+        if kept is not None:
+            left, pattern_grad = torch.where(kept, pattern, 0.0), torch.where(kept, pattern_grad, 0.0)
+        scores_grad = (pattern.float() * (pattern_grad - along)).to(v.dtype)
+        return scores_grad, left.view(*stacked, keys).transpose(-1, -2) @ share, None, None, None
 
 
 def blocked(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:

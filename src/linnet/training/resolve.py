@@ -18,11 +18,17 @@ from linnet.training.networks import parameters
 from linnet.training.run import Run
 
 # Compiling takes about this long and then saves about this share of every step (measured: dev/LOG.md).
-COMPILE_SECONDS = 40.0
-COMPILE_GAIN = 0.15
-EAGER_FLOPS = {"cpu": 40e9, "cuda": 50e12}  # what a small model reaches without it, roughly
+COMPILE_SECONDS = 30.0
+COMPILE_GAIN = {"float32": 0.15, "bfloat16": 0.25, "float16": 0.25}
+EAGER_FLOPS = {  # what is reached without it, a channel of width and at most
+    ("cpu", "float32"): (0.75e9, 150e9),
+    ("cpu", "bfloat16"): (1.2e9, 450e9),
+    ("cuda", "float32"): (30e9, 15e12),
+    ("cuda", "bfloat16"): (100e9, 50e12),
+    ("cuda", "float16"): (100e9, 50e12),
+}
 LOOK_EVERY = 10  # steps that a GPU runs ahead of the log
-NARROWEST_BFLOAT16 = 256  # below this width casts cost more than the faster products save
+NARROWEST_BFLOAT16 = 64  # the narrowest width at which it was measured to be faster (dev/LOG.md)
 
 
 def settle(run: Run) -> Run:
@@ -145,6 +151,7 @@ def compiling_repays(run: Run, mean_length: float) -> bool:
     if "gru" in run.model.mixers or not compiler_at_hand(run.device):
         return False
     tokens = run.training.batch * run.model.context * (run.training.steps or 0)
-    seconds = 3 * costs(run.model).flops_per_token * tokens / EAGER_FLOPS[run.device]
+    channel, most = EAGER_FLOPS[run.device, run.precision]
+    seconds = 3 * costs(run.model).flops_per_token * tokens / min(channel * run.model.width, most)
     padding = run.model.context / mean_length - 1
-    return seconds * (COMPILE_GAIN - padding) > COMPILE_SECONDS
+    return seconds * (COMPILE_GAIN[run.precision] - padding) > COMPILE_SECONDS
