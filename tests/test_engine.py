@@ -234,7 +234,7 @@ def test_memory_is_that_of_the_formula(rows, distinct, end, monkeypatch) -> None
     monkeypatch.setattr(engine, "PASS", 64)
     monkeypatch.setattr(engine, "SHARED_TOKENS", 1000)
     heads = AttentionConfig(heads=4, kv_heads=4, head_width=32)
-    config = small_config(context=128, width=16, depth=16, attention=heads, positions="none")
+    config = small_config(context=128, width=16, depth=48, attention=heads, positions="none")
     model = random_model(config)
     asked = [
         Ask((place * distinct // rows % 13, place * distinct // rows // 13, *[5] * 46), place)

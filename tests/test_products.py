@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from linnet.decoding.asking import Ask, Decoding
 from linnet.decoding.compiling import Compiled, choose, compiling
-from linnet.decoding.engine import generate
+from linnet.decoding.engine import Plain, generate
 from linnet.decoding.products import PackedLinear, Weights, named, pack
 from linnet.decoding.sampling import Sampling
 from linnet.errors import BadInput
@@ -54,9 +54,10 @@ def test_a_packed_layer_multiplies_as_precisely_as_its_numbers_allow(weights, bi
     packed = pack(copy.deepcopy(model), weights)
     x = torch.randn(2, 3, 192, generator=torch.Generator().manual_seed(1))
     x = x * torch.logspace(-2, 2, 3)[:, None]  # rows of very different size
+    x = x.to(packed.embedding.weight.dtype)  # bfloat16 where its products are native
     for name, module in packed.blocks.named_modules():
         if isinstance(module, PackedLinear) and module.inputs == 192:
-            found, expected = module(x), plain[name](x)
+            found, expected = module(x).float(), plain[name](x.float())
             error = (found - expected).norm(dim=-1) / expected.norm(dim=-1)
             assert float(error.max()) < ERRORS[weights]
     assert len(packed_layers(packed)) == 5  # four in the block and the head
@@ -67,6 +68,7 @@ def test_rows_of_packed_products_do_not_know_their_neighbours(weights):
     model = pack(wide(), weights)
     layer = packed_layers(model)[0]
     x = torch.randn(8, 192, generator=torch.Generator().manual_seed(2)) * torch.logspace(-3, 3, 8)[:, None]
+    x = x.to(model.embedding.weight.dtype)
     together = layer(x)
     for row in range(8):
         difference = (layer(x[row : row + 1])[0] - together[row]).norm()
@@ -108,6 +110,19 @@ def test_unknown_numbers_are_named():
         named("int3")
 
 
+def assert_same_logits(model: Model, compiled: Compiled) -> None:
+    """Along one row of given tokens, to a few roundings of bfloat16."""
+    ids, steps = random_ids(1, 12, vocabulary=512), (Plain(model), compiled)
+    with torch.inference_mode():
+        states = [model.empty_state(1, 20), compiled.plain.model.empty_state(1, 20)]
+        for place in range(12):
+            said = []
+            for number, step in enumerate(steps):
+                hidden, states[number] = step.advance(ids[:, place : place + 1], states[number])
+                said.append(step.logits(hidden).float())
+            assert float((said[0] - said[1]).norm()) < 0.03 * float(said[0].norm())
+
+
 @TORCH_ITSELF
 @pytest.mark.parametrize(
     "weights, rows", [("int8", 3), ("int8", 1), ("float32", 1), ("float16", 1), ("bfloat16", 1)]
@@ -121,7 +136,12 @@ def test_a_compiled_step_decodes_the_same(weights, rows, tmp_path, monkeypatch):
     cold = how.expected_seconds()
     compiled = Compiled(pack(wide(bias=True), weights, single=rows == 1), how)
     found = list(generate(compiled.plain.model, asks, decoding, rows=rows, step=compiled))
-    assert [s.ids for s in found] == [s.ids for s in generate(eager, asks, decoding, rows=rows)]
+    expected = list(generate(eager, asks, decoding, rows=rows))
+    if eager.embedding.weight.dtype == torch.float32:
+        assert [sample.ids for sample in found] == [sample.ids for sample in expected]
+    else:  # two ways to round to bfloat16 draw other tokens sooner or later
+        assert [sample.ids[0] for sample in found] == [sample.ids[0] for sample in expected]
+        assert_same_logits(eager, compiled)
     assert how.mark.exists() and how.expected_seconds() < cold
 
 

@@ -25,10 +25,10 @@ def norm(config: ModelConfig, width: int | None = None) -> nn.Module:
 
 
 class Embedding(nn.Embedding):
-    """A table of vectors; where a compiler is at work, its gradient is one that the compiler leaves alone."""
+    """A table of vectors; compiled for a processor, its gradient is one that the compiler leaves alone."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and torch.is_grad_enabled():
+        if torch.compiler.is_compiling() and torch.is_grad_enabled() and ids.device.type == "cpu":
             return opaque.rows_of(self.weight, ids)
         return super().forward(ids)
 
@@ -41,7 +41,7 @@ def rotation(
     rates = 1.0 / base ** (torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     if scaling is not None:
         rates = slowed(rates, scaling)
-    if torch.compiler.is_compiling() and positions.shape[-1] > 1:
+    if torch.compiler.is_compiling() and positions.shape[-1] > 1 and positions.device.type == "cpu":
         return opaque.waves(positions, rates)
     angles = positions.to(torch.float32)[..., None] * rates
     return angles.cos(), angles.sin()

@@ -3,7 +3,7 @@
 A compiler inlines what depends on positions alone into all of its uses, so that cosines and sines were computed
 anew in each layer; it adds up gradients of embeddings by atomic additions, one number at a time and in an order
 that differs from run to run; and it sums the gradient of a gathered logit over the whole vocabulary. What each
-costs is in dev/LOG.md. Outside compiled graphs nothing here is used.
+costs is in dev/LOG.md. Nothing here is used outside compiled graphs; angles and tables are left to it on CUDA.
 """
 
 from __future__ import annotations

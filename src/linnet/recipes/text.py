@@ -24,16 +24,16 @@ def headlines() -> Run:
     """The best headline model of at most 50 million parameters, in the seven epochs of the protocol."""
     return Run(
         recipe="headlines",
-        data=titles(16_000, (64, 128)),
+        data=titles(4_000, (64, 128)),
         model=ModelConfig(
             width=512,
             depth=12,
             context=128,
             attention=AttentionConfig(heads=8, qk_norm=True),
-            dropout=0.2,
+            dropout=0.1,
         ),
         optim=OptimConfig(kind="muon", lr=3e-3, weight_decay=0.1, schedule=WarmupStableDecay(decay=0.3)),
-        training=TrainingConfig(epochs=7, batch=16, evals_per_epoch=1, packing="apart"),
+        training=TrainingConfig(epochs=7, batch=32, evals_per_epoch=1, packing="apart"),
     )
 
 
