@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-_SIXTEENTHS = 1 << 16
+_PARTS = 1 << 16
 _LANES = 4  # numbers of 16 bits in one drawn word
 
 
 def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     """Zero about this share of the values and scale up the rest."""
-    dropped = sixteenths(share)
+    dropped = dropped_parts(share)
     if not training or dropped == 0:
         return x
     if x.device.type != "cpu":
@@ -28,18 +28,18 @@ def dropout(x: Tensor, share: float, training: bool) -> Tensor:
     words = torch.empty(-(-x.numel() // _LANES), dtype=torch.int64, device=x.device)
     words.random_(-(2**63), None)
     lanes = words.view(torch.int16)[: x.numel()].view(x.shape)
-    keep = (lanes >= dropped - _SIXTEENTHS // 2).to(x.dtype)
+    keep = (lanes >= dropped - _PARTS // 2).to(x.dtype)
     return x * keep.mul_(scale(share))
 
 
-def sixteenths(share: float) -> int:
-    """How many of 2 ** 16 values are dropped."""
-    return round(share * _SIXTEENTHS)
+def dropped_parts(share: float) -> int:
+    """How many of 2 ** 16 parts are dropped."""
+    return round(share * _PARTS)
 
 
 def scale(share: float) -> float:
     """By how much those that are kept make up for the others."""
-    return _SIXTEENTHS / (_SIXTEENTHS - sixteenths(share))
+    return _PARTS / (_PARTS - dropped_parts(share))
 
 
 def mixed_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:
@@ -48,7 +48,7 @@ def mixed_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:
     columns = torch.randint(-(2**31), 2**31 - 1, shape[-1:], dtype=torch.int32, device=device)
     bits = (rows ^ columns) * 0x7FEB352D
     bits = (bits ^ (bits >> 15 & 0x1FFFF)) * -0x7B935975
-    return (bits ^ bits >> 16) & 0xFFFF >= sixteenths(share)
+    return (bits ^ bits >> 16) & 0xFFFF >= dropped_parts(share)
 
 
 class Dropout(nn.Module):
