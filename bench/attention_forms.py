@@ -9,29 +9,16 @@ is what masks of that size cost when torch draws them, and when `linnet.model.dr
 from __future__ import annotations
 
 import argparse
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 
-from linnet.benchmarks.machine import one_line
+from linnet.benchmarks.machine import median, one_line
 from linnet.model import attention
 from linnet.model.dropout import dropout
 from linnet.model.masks import Mask
 
 FORMS: tuple[attention.Kernel, ...] = ("explicit", "blocked", "fused")
-
-
-def median(work: Callable[[], object], turns: int = 12) -> float:
-    """Milliseconds; the first two calls do not count."""
-    seconds = []
-    for _ in range(turns + 2):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(seconds[2:])
 
 
 def forms(asked: argparse.Namespace, share: float) -> dict[str, float]:

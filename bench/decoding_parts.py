@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import argparse
 import copy
-import statistics
-import time
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from linnet.benchmarks.decoding_systems import products_alone, random_model
-from linnet.benchmarks.machine import one_line
+from linnet.benchmarks.machine import median, one_line
 from linnet.benchmarks.training import Shape
 from linnet.decoding.compiling import Compiled, compiling
 from linnet.decoding.engine import Plain, Step
@@ -28,16 +25,6 @@ from linnet.model.model import Model, evaluating
 
 FORMATS: tuple[Weights, ...] = ("float32", "float16", "int8", "int4")
 CONTEXT = 512
-
-
-def median(work: Callable[[], object], turns: int = 20) -> float:
-    """Milliseconds; the first two calls do not count."""
-    seconds = []
-    for _ in range(turns + 2):
-        began = time.perf_counter()
-        work()
-        seconds.append(time.perf_counter() - began)
-    return 1e3 * statistics.median(seconds[2:])
 
 
 def products(model: Model, rows: int) -> float:

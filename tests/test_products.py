@@ -26,9 +26,6 @@ from small_models import configs, random_ids, random_model
 ERRORS: dict[Weights, float] = {"float32": 2e-6, "float16": 4e-4, "bfloat16": 4e-3, "int8": 0.025, "int4": 0.12}
 
 
-TORCH_ITSELF = pytest.mark.filterwarnings("ignore:.*script_method:DeprecationWarning")  # on import of inductor
-
-
 def wide(tied: bool = True, bias: bool = False) -> Model:
     """Large enough that every matrix is packed."""
     config = ModelConfig(
@@ -123,7 +120,6 @@ def assert_same_logits(model: Model, compiled: Compiled) -> None:
             assert float((said[0] - said[1]).norm()) < 0.03 * float(said[0].norm())
 
 
-@TORCH_ITSELF
 @pytest.mark.parametrize(
     "weights, rows", [("int8", 3), ("int8", 1), ("float32", 1), ("float16", 1), ("bfloat16", 1)]
 )
@@ -145,7 +141,6 @@ def test_a_compiled_step_decodes_the_same(weights, rows, tmp_path, monkeypatch):
     assert how.mark.exists() and how.expected_seconds() < cold
 
 
-@TORCH_ITSELF
 def test_short_generations_are_not_compiled_and_long_ones_are(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model = wide()

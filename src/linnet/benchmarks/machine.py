@@ -9,8 +9,10 @@ from __future__ import annotations
 import os
 import platform
 import shutil
+import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -112,6 +114,16 @@ def memory_bytes() -> int:
     if limit.exists() and (allowed := limit.read_text().strip()).isdigit():
         return min(total, int(allowed))
     return total
+
+
+def median(work: Callable[[], object], turns: int = 20) -> float:
+    """Milliseconds; the first two calls do not count."""
+    seconds = []
+    for _ in range(turns + 2):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(seconds[2:])
 
 
 def one_line() -> str:
