@@ -1,7 +1,8 @@
-"""The examples of the documentation run as they stand."""
+"""The examples of the documentation run as they stand, and the names in it exist."""
 
 from __future__ import annotations
 
+import pkgutil
 import re
 from pathlib import Path
 
@@ -28,3 +29,16 @@ def test_examples_of_the_api_page_run(tmp_path: Path, monkeypatch: pytest.Monkey
         # Line numbers of a failure are those of the page.
         exec(compile("\n" * line + source, "docs/api.md", "exec"), names)
     assert (tmp_path / "adder" / "report.md").is_file()
+
+
+def test_names_of_our_code_in_the_pages_exist() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+    named = {name for page in pages for name in re.findall(r"`(linnet(?:\.\w+)+)`", page.read_text())}
+    assert len(named) >= 10
+    missing = []
+    for name in sorted(named):
+        try:
+            pkgutil.resolve_name(name)
+        except (ImportError, AttributeError) as error:
+            missing.append(f"{name}: {error}")
+    assert not missing
