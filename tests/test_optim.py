@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.data import Batch
+from linnet.model.config import AttentionConfig, ModelConfig
 from linnet.model.model import Model
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner, inputs_of, micro_batches
@@ -288,6 +289,36 @@ def test_muon_is_torchs_muon_with_products_in_any_format(dtype: torch.dtype) -> 
     optims[1].step()
     for mine, theirs in zip(ours[1:], plain[1:], strict=True):
         assert (mine - theirs).abs().max() < (0.02 if dtype == torch.float32 else 0.01)
+
+
+def test_muon_moves_matrices_that_share_a_parameter_one_by_one() -> None:
+    """Three in one, of two shapes, end where the same three end that are parameters of their own."""
+    random = torch.Generator().manual_seed(4)
+    apart = [torch.nn.Parameter(torch.randn(rows, 6, generator=random)) for rows in (8, 4, 4)]
+    together = torch.nn.Parameter(torch.cat([one.detach() for one in apart]))
+    settings = {"dtype": torch.float32, "lr": 0.1, "weight_decay": 0.2, "momentum": 0.9}
+    optims = [Muon(apart, **settings), Muon([together], joined={together: (8, 4, 4)}, **settings)]
+    for _ in range(3):
+        for one in apart:
+            one.grad = torch.randn(one.shape, generator=random)
+        together.grad = torch.cat([one.grad for one in apart])
+        for optim in optims:
+            optim.step()
+    torch.testing.assert_close(together.detach(), torch.cat([one.detach() for one in apart]))
+
+
+def test_queries_keys_values_and_both_halves_of_a_gate_are_matrices_of_their_own_to_muon() -> None:
+    attention = AttentionConfig(heads=4, kv_heads=2)
+    model = Model(ModelConfig(vocabulary=9, width=32, depth=1, context=8, attention=attention))
+    muon, _ = optimizers(model, OptimConfig(kind="muon"))
+    assert isinstance(muon, Muon)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    found = {names[id(parameter)]: rows for parameter, rows in muon.joined.items()}
+    hidden = model.config.feedforward_width
+    assert found == {
+        "blocks.0.mixer.qkv.weight": (32, 16, 16),
+        "blocks.0.feedforward.up.weight": (hidden, hidden),
+    }
 
 
 def test_orthogonalized_matrices_have_singular_values_near_one() -> None:

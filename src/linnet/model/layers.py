@@ -6,6 +6,7 @@ Legend: B = rows, T = tokens, W = model width, F = feed-forward width, D = head 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -77,6 +78,14 @@ def sinusoids(positions: Tensor, width: int) -> Tensor:
     return torch.cat((angles.sin(), angles.cos()), dim=-1)[..., :width]
 
 
+class Joined(nn.Linear):
+    """Several maps of one input, made by one product: each has its own rows of the weight."""
+
+    def __init__(self, width: int, widths: Sequence[int], bias: bool) -> None:
+        super().__init__(width, sum(widths), bias=bias)
+        self.widths = tuple(widths)
+
+
 class FeedForward(nn.Module):
     """W -> F -> W, gated or not; the gate and the value come from one product."""
 
@@ -85,7 +94,7 @@ class FeedForward(nn.Module):
         self.kind = config.feedforward.kind
         self.gated = config.gated
         hidden, bias = config.feedforward_width, config.feedforward.bias
-        self.up = nn.Linear(config.width, 2 * hidden if self.gated else hidden, bias=bias)
+        self.up = Joined(config.width, (hidden, hidden) if self.gated else (hidden,), bias)
         self.down = nn.Linear(hidden, config.width, bias=bias)
 
     def forward(self, x: Tensor, taps: Taps, name: str) -> Tensor:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from linnet.model import attention
 from linnet.model.config import ModelConfig
-from linnet.model.layers import Embedding, norm, rotate, rotation
+from linnet.model.layers import Embedding, Joined, norm, rotate, rotation
 from linnet.model.masks import Mask
 from linnet.model.state import KeyValues, LayerMemory, Recurrent
 from linnet.model.taps import Taps
@@ -49,7 +49,8 @@ class Attention(nn.Module):
         super().__init__()
         self.heads, self.kv_heads, self.head_width = config.attention.heads, config.kv_heads, config.head_width
         bias = config.attention.bias
-        self.qkv = nn.Linear(config.width, (self.heads + 2 * self.kv_heads) * self.head_width, bias=bias)
+        self.widths = [n * self.head_width for n in (self.heads, self.kv_heads, self.kv_heads)]
+        self.qkv = Joined(config.width, self.widths, bias)
         self.out = nn.Linear(self.heads * self.head_width, config.width, bias=bias)
         qk_norm = config.attention.qk_norm
         self.q_norm = norm(config, self.head_width) if qk_norm else None
@@ -62,8 +63,8 @@ class Attention(nn.Module):
         self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps, name: str
     ) -> tuple[Tensor, LayerMemory | None]:
         rows, tokens, _ = x.shape
-        widths = [n * self.head_width for n in (self.heads, self.kv_heads, self.kv_heads)]
-        q, k, v = (part.view(rows, tokens, -1, self.head_width) for part in self.qkv(x).split(widths, dim=-1))
+        parts = self.qkv(x).split(self.widths, dim=-1)
+        q, k, v = (part.view(rows, tokens, -1, self.head_width) for part in parts)
         if self.q_norm is not None and self.k_norm is not None:
             # In the numbers of its weights: torch has no fused norm for values of another precision.
             q, k = self.q_norm(q.to(self.q_norm.weight.dtype)), self.k_norm(k.to(self.k_norm.weight.dtype))

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from linnet.domains.text import AUTOMATIC, TextData, Tokenizing
 from linnet.errors import BadInput
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
+from linnet.model.losses import LossConfig
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 from linnet.training.schedules import Cosine, OneCycle, WarmupStableDecay
 
@@ -26,13 +27,16 @@ def headlines() -> Run:
         recipe="headlines",
         data=titles(4_000, (64, 128)),
         model=ModelConfig(
-            width=512,
-            depth=12,
+            width=384,
+            depth=8,
             context=128,
-            attention=AttentionConfig(heads=8, qk_norm=True),
+            attention=AttentionConfig(heads=6, qk_norm=True),
             dropout=0.1,
         ),
-        optim=OptimConfig(kind="muon", lr=3e-3, weight_decay=0.1, schedule=WarmupStableDecay(decay=0.3)),
+        loss=LossConfig(r_drop=2),
+        optim=OptimConfig(
+            kind="muon", lr=3e-3, muon_lr=0.01, weight_decay=0.1, schedule=WarmupStableDecay(decay=0.3)
+        ),
         training=TrainingConfig(epochs=7, batch=32, evals_per_epoch=1, packing="apart"),
     )
 

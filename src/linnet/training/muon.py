@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -31,11 +32,22 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 
 
 class Muon(torch.optim.Muon):
-    """torch.optim.Muon with Nesterov momentum, whose products are made in `dtype`."""
+    """torch.optim.Muon with Nesterov momentum, whose products are made in `dtype`.
 
-    def __init__(self, params: Iterable[Any], *, dtype: torch.dtype, **settings: Any) -> None:
+    A parameter that is named in `joined` holds several matrices, with so many rows each: they move one by one.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Any],
+        *,
+        dtype: torch.dtype,
+        joined: Mapping[Tensor, Sequence[int]] = MappingProxyType({}),
+        **settings: Any,
+    ) -> None:
         super().__init__(params, **settings)
         self.dtype = dtype
+        self.joined = joined
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -44,24 +56,27 @@ class Muon(torch.optim.Muon):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            by_shape: defaultdict[torch.Size, list[nn.Parameter]] = defaultdict(list)
+            by_shape: defaultdict[torch.Size, list[tuple[Tensor, Tensor]]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
-                    by_shape[parameter.shape].append(parameter)
-            for parameters in by_shape.values():
-                self._move(parameters, group)
+                    rows = self.joined.get(parameter, parameter.shape[:1])
+                    wanted = self._momentum(parameter, group["momentum"]).to(self.dtype)
+                    for matrix, update in zip(parameter.split(rows), wanted.split(rows), strict=True):
+                        by_shape[matrix.shape].append((matrix, update))
+            for moves in by_shape.values():
+                self._move(moves, group)
         return loss
 
-    def _move(self, parameters: list[nn.Parameter], group: dict[str, Any]) -> None:
-        """All matrices of one shape."""
-        rows, columns = parameters[0].shape
+    def _move(self, moves: list[tuple[Tensor, Tensor]], group: dict[str, Any]) -> None:
+        """All matrices of one shape, each with the update that is to be made orthogonal."""
+        rows, columns = moves[0][0].shape
         tall = rows > columns
-        updates = torch.stack([self._momentum(p, group["momentum"]).to(self.dtype) for p in parameters])
+        updates = torch.stack([update for _, update in moves])
         found = orthogonalized(updates.mT if tall else updates)
         rate = group["lr"] * math.sqrt(max(1, rows / columns))
-        for parameter, update in zip(parameters, found.mT if tall else found, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"])
-            parameter.add_(update, alpha=-rate)
+        for (matrix, _), update in zip(moves, found.mT if tall else found, strict=True):
+            matrix.mul_(1 - group["lr"] * group["weight_decay"])
+            matrix.add_(update, alpha=-rate)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
+from linnet.model.layers import Joined
 from linnet.model.model import Model
 from linnet.training.muon import Muon
 from linnet.training.networks import Network
@@ -59,6 +60,7 @@ def optimizers(model: Network, config: OptimConfig) -> list[torch.optim.Optimize
     muon = Muon(
         [{"params": [p for _, p in groups["matrices"]], "name": "matrices", "peak": config.muon_lr}],
         dtype=torch.bfloat16 if config.muon_precision == "bfloat16" else torch.float32,
+        joined={module.weight: module.widths for module in model.modules() if isinstance(module, Joined)},
         lr=config.muon_lr,
         momentum=config.muon_momentum,
         weight_decay=config.weight_decay,
