@@ -55,7 +55,6 @@ LEARNING: Changes = {  # what the recipes of our own choose alike
     "lr 1.5e-3": ("optim.lr=1.5e-3",),
     "lr 6e-3": ("optim.lr=6e-3",),
     "Muon at .01": ("optim.muon_lr=0.01",),
-    "Muon at .02": ("optim.muon_lr=0.02",),
     "Muon at .04": ("optim.muon_lr=0.04",),
     "learned positions": ("model.positions=learned",),
     "no qk norm": ("model.attention.qk_norm=false",),

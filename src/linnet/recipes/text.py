@@ -34,9 +34,7 @@ def headlines() -> Run:
             dropout=0.1,
         ),
         loss=LossConfig(r_drop=2),
-        optim=OptimConfig(
-            kind="muon", lr=3e-3, muon_lr=0.01, weight_decay=0.1, schedule=WarmupStableDecay(decay=0.3)
-        ),
+        optim=OptimConfig(kind="muon", lr=3e-3, weight_decay=0.1, schedule=WarmupStableDecay(decay=0.3)),
         training=TrainingConfig(epochs=7, batch=32, evals_per_epoch=1, packing="apart"),
     )
 
