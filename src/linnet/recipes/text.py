@@ -28,7 +28,7 @@ def headlines() -> Run:
         data=titles(4_000, (64, 128)),
         model=ModelConfig(
             width=384,
-            depth=8,
+            depth=6,
             context=128,
             attention=AttentionConfig(heads=6, qk_norm=True),
             dropout=0.1,
