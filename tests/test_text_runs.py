@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.model.costs import costs
 from linnet.recipes import text
+from linnet.training.loop import plan_of
+from linnet.training.resolve import MOST_ROUNDS, TOKENS_PER_PARAMETER, complete, rounds, settle
 from linnet.training.run import parse, to_toml
 from linnet.workbench.making import prepare
 from text_corpora import corpus, sentences
@@ -156,6 +159,7 @@ def test_short_options_stand_for_settings(data: Path, tmp_path: Path) -> None:
     said = linnet("train", "tiny-text", "--data", bad, "--out", tmp_path / "r", *options, *FEW, "--json")
     record(said)
     assert "100 of 401 documents are used" in said.stderr and file.is_file()
+    assert re.search(r"\d+ steps read the [\d,]+ tokens of the training part [\d.]+ times", said.stderr)
 
 
 def test_the_dial_derives_the_rest() -> None:
@@ -170,6 +174,19 @@ def test_the_dial_derives_the_rest() -> None:
         recipes.named("text", 99)
     with pytest.raises(BadInput, match='recipe "headlines" has no size; text, wiki have one'):
         prepare("headlines", settings=["size=2"])
+
+
+def test_short_text_is_read_again_and_long_text_once(data: Path) -> None:
+    run = recipes.named("text", 1).model_copy(update={"data": TextData(paths=(str(data),))})
+    size = costs(run.model).parameters
+    assert rounds(run, 1) == MOST_ROUNDS
+    assert rounds(run, 5 * size) == TOKENS_PER_PARAMETER / 5
+    assert rounds(run, 1000 * size) == 1
+    asked = run.model_copy(update={"training": run.training.model_copy(update={"epochs": 2.5})})
+    assert rounds(asked, 1) == 2.5, "what somebody asked for"
+    material = run.data.load(1)
+    steps = complete(settle(run), material).training.steps
+    assert steps == round(MOST_ROUNDS * plan_of(run, material.train.sequences).steps_per_epoch)
 
 
 @pytest.mark.parametrize("name", sorted(text.RECIPES))

@@ -103,7 +103,7 @@ def headlines_s4() -> Run:
     )
 
 
-def sized(recipe: str, size: int, data: TextData) -> Run:
+def sized(recipe: str, size: int, data: TextData, *, epochs: float | None, dropout: float) -> Run:
     """One dial: `size` layers of 64 x `size` channels; batch and learning rate follow from it.
 
     Wider models want smaller steps (about 1 / sqrt(width) for AdamW's part) and more tokens in each; Muon's rate
@@ -119,7 +119,11 @@ def sized(recipe: str, size: int, data: TextData) -> Run:
         recipe=recipe,
         data=data,
         model=ModelConfig(
-            width=width, depth=size, context=context, attention=AttentionConfig(heads=size, qk_norm=True)
+            width=width,
+            depth=size,
+            context=context,
+            attention=AttentionConfig(heads=size, qk_norm=True),
+            dropout=dropout,
         ),
         optim=OptimConfig(
             kind="muon",
@@ -127,19 +131,20 @@ def sized(recipe: str, size: int, data: TextData) -> Run:
             weight_decay=0.1,
             schedule=WarmupStableDecay(decay=0.3),
         ),
-        training=TrainingConfig(epochs=1, batch=tokens // context, packing="packed"),
+        training=TrainingConfig(epochs=epochs, batch=tokens // context, packing="packed"),
     )
 
 
 def text(size: int = 4) -> Run:
-    """Any corpus, one document a line unless told otherwise; `size` is the one dial."""
-    return sized("text", size, TextData(tokenizer=Tokenizing(vocabulary=8_000)))
+    """Any corpus, one document a line unless told otherwise; `size` is the one dial. Short text is read again."""
+    data = TextData(tokenizer=Tokenizing(vocabulary=8_000))
+    return sized("text", size, data, epochs=None, dropout=0.1)
 
 
 def wiki(size: int = 6) -> Run:
     """Articles from JSON lines or text files, encoded once into a store on disk and read from there."""
     data = TextData(tokenizer=Tokenizing(vocabulary=16_000), validation=0.05, store=AUTOMATIC)
-    return sized("wiki", size, data)
+    return sized("wiki", size, data, epochs=1, dropout=0.0)
 
 
 def wiki_s2() -> Run:

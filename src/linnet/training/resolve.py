@@ -10,6 +10,7 @@ import torch
 from linnet.domains import Material
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.data import PlacesData
+from linnet.domains.text import TextData
 from linnet.errors import BadInput
 from linnet.model.costs import costs
 from linnet.model.places.config import CopyConfig
@@ -27,6 +28,8 @@ EAGER_FLOPS = {  # what is reached without it, a channel of width and at most
     ("cuda", "bfloat16"): (100e9, 50e12),
     ("cuda", "float16"): (100e9, 50e12),
 }
+TOKENS_PER_PARAMETER = 20  # the length of training that gains most from a given amount of computing
+MOST_ROUNDS = 8.0  # of one text; further ones are hardly better than none
 LOOK_EVERY = 10  # steps that a GPU runs ahead of the log
 NARROWEST_BFLOAT16 = 64  # the narrowest width at which it was measured to be faster (dev/LOG.md)
 
@@ -83,7 +86,7 @@ def complete(run: Run, material: Material) -> Run:
     run = run.model_copy(update={"model": model})
     steps = run.training.steps
     if steps is None:
-        steps = max(1, round((run.training.epochs or 1.0) * plan_of(run, rows).steps_per_epoch))
+        steps = max(1, round(rounds(run, len(rows.ids)) * plan_of(run, rows).steps_per_epoch))
     training = run.training.model_copy(update={"steps": steps, "epochs": None})
     run = run.model_copy(update={"training": training})
     if training.compile == "auto":
@@ -91,6 +94,13 @@ def complete(run: Run, material: Material) -> Run:
         choice = "on" if compiling_repays(run, filled) else "off"
         run = run.model_copy(update={"training": training.model_copy(update={"compile": choice})})
     return capped(run)
+
+
+def rounds(run: Run, tokens: int) -> float:
+    """How often the data are read. Where nobody said it: short texts again, while a model of this size learns."""
+    if run.training.epochs is not None or not isinstance(run.data, TextData):
+        return run.training.epochs or 1.0
+    return min(MOST_ROUNDS, max(1.0, TOKENS_PER_PARAMETER * parameters(run) / tokens))
 
 
 def complete_places(run: Run, material: Material) -> Run:

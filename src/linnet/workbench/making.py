@@ -20,6 +20,7 @@ from linnet.records import NoteRecord, RunRecord
 from linnet.training.allocator import keep_freed_memory
 from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, write_atomically
 from linnet.training.distributed import Processes
+from linnet.training.loop import plan_of
 from linnet.training.loop import train as train_loop
 from linnet.training.networks import parameters
 from linnet.training.progress import Course
@@ -192,7 +193,17 @@ def remarks(run: Run, material: Material) -> list[str]:
     for name, part in (("training", material.train), ("validation", material.validation)):
         said += cut_rows(part, material.codec, run.model.context, name)
     said += no_block(run.data, material.validation, material.codec, "validation part")
+    said += how_long(run, material)
     return said + averaged_weights(run)
+
+
+def how_long(run: Run, material: Material) -> list[str]:
+    """What the steps come to, for text: how often it is read may have been chosen from its length."""
+    if not isinstance(run.data, TextData):
+        return []
+    rows, steps = material.train.sequences, run.training.steps or 0
+    read = steps / plan_of(run, rows).steps_per_epoch
+    return [f"{steps:,} steps read the {len(rows.ids):,} tokens of the training part {read:.3g} times"]
 
 
 def check_data(run: Run, material: Material, start: Checkpoint | None, folder: RunFolder) -> None:
