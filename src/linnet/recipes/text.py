@@ -22,7 +22,7 @@ def titles(vocabulary: int, block: tuple[int, int], **rules: bool) -> TextData:
 
 
 def headlines() -> Run:
-    """The best headline model of at most 50 million parameters, in the seven epochs of the protocol."""
+    """Our headline model, 12 of at most 50 million parameters, in the seven epochs of the protocol."""
     return Run(
         recipe="headlines",
         data=titles(4_000, (64, 128)),

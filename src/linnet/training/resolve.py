@@ -160,7 +160,7 @@ def compiling_repays(run: Run, mean_length: float) -> bool:
     """Whether it saves more time than it takes; compiled rows are padded to the context."""
     if "gru" in run.model.mixers or not compiler_at_hand(run.device):
         return False
-    tokens = run.training.batch * run.model.context * (run.training.steps or 0)
+    tokens = run.training.batch * run.model.context * (run.training.steps or 0) * run.loss.passes
     channel, most = EAGER_FLOPS[run.device, run.precision]
     seconds = 3 * costs(run.model).flops_per_token * tokens / min(channel * run.model.width, most)
     padding = run.model.context / mean_length - 1
