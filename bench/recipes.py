@@ -93,11 +93,12 @@ SIZED: Changes = {
     "half the batch": ("training.batch=8",),  # of size 4
     "twice the batch": ("training.batch=32",),
 }
+TEXT: Changes = {**SIZED, "read once": ("training.epochs=1",), "dropout 0": ("model.dropout=0",)}
 CHANGES = {
     "headlines-report": REPORT,
     "headlines": HEADLINES,
     "shakespeare": SHAKESPEARE,
-    "text": SIZED,
+    "text": TEXT,
     "wiki": SIZED,
 }
 
@@ -143,6 +144,11 @@ def main() -> None:
     unlisted = [name for name in args.recipes if args.changes and name not in CHANGES]
     if unlisted:
         parser.error(f"changes are listed for {', '.join(CHANGES)}, not for {unlisted[0]}")
+    known = {change for recipe in args.recipes if args.changes for change in CHANGES[recipe]}
+    if strange := sorted(set(args.only or ()) - known):
+        parser.error(
+            f"no change is called {strange[0]!r}; there are {', '.join(sorted(known)) or 'none without --changes'}"
+        )
     for name, recipe, settings in wanted(args):
         for seed in args.seeds:
             folder = args.out / f"{re.sub('[^a-z0-9.]+', '-', name.lower())}-seed{seed}"

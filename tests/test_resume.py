@@ -23,6 +23,7 @@ from linnet.errors import BadInput
 from linnet.training.checkpoint import RunFolder
 from linnet.training.guards import Stopped
 from linnet.training.log import Diverged
+from linnet.training.resolve import compiler_at_hand
 from text_corpora import corpus
 from tiny_runs import MUON, TINY, Killed, Watching, bits, logged, train_tiny
 
@@ -421,7 +422,7 @@ def test_the_command_line_ends_at_a_checkpoint_when_interrupted_and_survives_sig
 
 @pytest.mark.slow
 def test_a_compiled_run_resumes_exactly(tmp_path: Path) -> None:
-    if not (shutil.which("c++") or shutil.which("g++")):
+    if not compiler_at_hand("cpu"):
         pytest.skip("there is no C++ compiler here")
     settings = ("compile=on", "dropout=0.2", "ema=0.9", "accumulation=2", "data.instances=96")
     train_tiny(tmp_path / "whole", *settings, steps=10)

@@ -5,7 +5,6 @@ Legend: B = rows, T = tokens, S = keys, H = heads, Hk = key-value heads, W = mod
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -22,6 +21,7 @@ from linnet.model.config import AttentionConfig, FeedForwardConfig, ModelConfig
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.model.taps import expand, points
+from linnet.training.resolve import compiler_at_hand
 from small_models import configs, random_ids, random_model, small_config
 
 ROWS, TOKENS = 2, 5
@@ -236,7 +236,7 @@ def test_reading_and_replacing_work_in_one_graph(config):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("c++"), reason="there is no C++ compiler here")
+@pytest.mark.skipif(not compiler_at_hand("cpu"), reason="there is no C++ compiler here")
 def test_taps_work_in_generated_code_too():
     config = small_config(depth=1, positions="none", feedforward=FeedForwardConfig(kind="relu2"))
     model, ids = random_model(config), random_ids(ROWS, TOKENS)

@@ -34,7 +34,8 @@ def orthogonalized(matrices: Tensor) -> Tensor:
 class Muon(torch.optim.Muon):
     """torch.optim.Muon with Nesterov momentum, whose products are made in `dtype`.
 
-    A parameter that is named in `joined` holds several matrices, with so many rows each: they move one by one.
+    A parameter that is named in `joined` holds several matrices, with so many rows each; every one of them is
+    made orthogonal by itself.
     """
 
     def __init__(

@@ -28,8 +28,8 @@ EAGER_FLOPS = {  # what is reached without it, a channel of width and at most
     ("cuda", "bfloat16"): (100e9, 50e12),
     ("cuda", "float16"): (100e9, 50e12),
 }
-TOKENS_PER_PARAMETER = 20  # the length of training that gains most from a given amount of computing
-MOST_ROUNDS = 8.0  # of one text; further ones are hardly better than none
+TOKENS_PER_PARAMETER = 20  # where a given amount of computing gains most (Hoffmann et al., 2022)
+MOST_ROUNDS = 8.0  # of one text; more were not tried (dev/LOG.md)
 LOOK_EVERY = 10  # steps that a GPU runs ahead of the log
 NARROWEST_BFLOAT16 = 64  # the narrowest width at which it was measured to be faster (dev/LOG.md)
 

@@ -202,8 +202,9 @@ def how_long(run: Run, material: Material) -> list[str]:
     if not isinstance(run.data, TextData):
         return []
     rows, steps = material.train.sequences, run.training.steps or 0
-    read = steps / plan_of(run, rows).steps_per_epoch
-    return [f"{steps:,} steps read the {len(rows.ids):,} tokens of the training part {read:.3g} times"]
+    often = f"{steps / plan_of(run, rows).steps_per_epoch:.3g}"
+    times = "once" if often == "1" else f"{often} times"
+    return [f"{steps:,} steps read the {len(rows.ids):,} tokens of the training part {times}"]
 
 
 def check_data(run: Run, material: Material, start: Checkpoint | None, folder: RunFolder) -> None:
