@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from linnet import workbench
+from linnet.recipes.text import RECIPES
 from linnet.records import RunRecord
 
 Changes = Mapping[str, tuple[str, ...]]  # what stands in the place of a recipe's choice, by its name
@@ -133,7 +134,7 @@ def line(name: str, seed: int, record: RunRecord) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="+")
+    parser.add_argument("recipes", nargs="+", choices=RECIPES, metavar="recipe")
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--changes", action="store_true", help="one choice of the recipe changed at a time")

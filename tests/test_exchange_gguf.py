@@ -34,6 +34,7 @@ from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.exchange.expressing import Portable, settled
+from linnet.exchange.gguf_file import GgufFile
 from linnet.exchange.gguf_reading import pre_tokenizer, read_gguf
 from linnet.exchange.gguf_vocabulary import Vocabulary, vocabulary_of
 from linnet.exchange.gguf_writing import gguf_family, interleaved, parted, write_gguf
@@ -254,6 +255,20 @@ def test_a_cut_file_is_named_with_what_it_ends_in(share: float, tmp_path_factory
     short.write_bytes(content[: int(share * len(content))])
     with pytest.raises(BadInput, match=r"short.gguf is (cut: (key|tensor|the|its) |no GGUF file)"):
         read_gguf(short)
+
+
+def test_numbers_that_no_reader_knows_are_named_with_their_tensor(tmp_path: Path) -> None:
+    file = tmp_path / "m.gguf"
+    writer = gguf.GGUFWriter(str(file), "llama")
+    kind = gguf.GGMLQuantizationType.Q8_K  # what llama.cpp computes with and never stores
+    writer.add_tensor(
+        "blk.0.attn_q.weight", np.zeros((2, gguf.GGML_QUANT_SIZES[kind][1]), np.uint8), raw_dtype=kind
+    )
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    with pytest.raises(BadInput, match="tensor blk.0.attn_q.weight is stored as Q8_K, which linnet cannot read"):
+        GgufFile.open(file).read("blk.0.attn_q.weight")
 
 
 def test_keys_that_promise_what_tensors_do_not_hold(tmp_path: Path) -> None:

@@ -15,10 +15,11 @@ from linnet.model.losses import ChunkedLoss, LossConfig, logits, target_losses
 
 PLAIN = LossConfig()
 CHUNK = 1 << 22  # float32 logits that may exist at once
+CHUNK_ON_A_GPU = 1 << 26  # which is idle while small products start
 
 
-def chunk_rows(vocabulary: int) -> int:
-    return max(1, CHUNK // vocabulary)
+def chunk_rows(vocabulary: int, device: torch.device) -> int:
+    return max(1, (CHUNK if device.type == "cpu" else CHUNK_ON_A_GPU) // vocabulary)
 
 
 class Head(nn.Module):
@@ -38,7 +39,7 @@ class Head(nn.Module):
     def nll(self, hidden: Tensor, targets: Tensor) -> Tensor:
         """Nats of each target, float32 and shaped like `targets`; differentiable, chunk by chunk."""
         flat, wanted = hidden.reshape(-1, hidden.shape[-1]), targets.reshape(-1)
-        rows = chunk_rows(self.vocabulary)
+        rows = chunk_rows(self.vocabulary, flat.device)
         pieces = [
             F.cross_entropy(self(flat[i : i + rows]).float(), wanted[i : i + rows], reduction="none")
             for i in range(0, max(1, len(flat)), rows)
@@ -57,7 +58,7 @@ class Head(nn.Module):
         targets, weights = targets.reshape(-1), weights.reshape(-1)
         if torch.compiler.is_compiling():
             return (target_losses(self(flat).float(), targets, config) * weights).sum()
-        rows = chunk_rows(self.vocabulary * config.passes)
+        rows = chunk_rows(self.vocabulary * config.passes, flat.device)
         if not torch.is_grad_enabled():
             flat = flat.detach()
         return ChunkedLoss.apply(flat, self.weight, self.bias, targets, weights, self.softcap, config, rows)

@@ -93,7 +93,7 @@ class Learner:
     def _gradients(self, batch: Batch, step: int) -> Tensor:
         """Add up the gradients of all micro-batches; returns nats per counted token of the whole batch."""
         world, parts = self.processes.world, micro_batches(batch, self.run.training.accumulation)
-        counted = batch.weights.sum().clamp(min=1).to(self.device)
+        counted = max(1.0, float(batch.weights.sum()))  # still on the host, so nothing waits for the device
         nats = torch.zeros((), device=self.device)
         for part, micro in enumerate(parts):
             share = self.processes.share(micro).to(self.device)

@@ -14,6 +14,7 @@ from linnet.domains.text import TextData
 from linnet.errors import BadInput
 from linnet.model.costs import costs
 from linnet.model.places.config import CopyConfig
+from linnet.sequences import Sequences
 from linnet.training.loop import plan_of
 from linnet.training.networks import parameters
 from linnet.training.run import Run
@@ -90,8 +91,7 @@ def complete(run: Run, material: Material) -> Run:
     training = run.training.model_copy(update={"steps": steps, "epochs": None})
     run = run.model_copy(update={"training": training})
     if training.compile == "auto":
-        filled = len(rows.ids) / len(rows) if training.packing == "padded" else float(run.model.context)
-        choice = "on" if compiling_repays(run, filled) else "off"
+        choice = "on" if saved_by_compiling(run, rows) > COMPILE_SECONDS else "off"
         run = run.model_copy(update={"training": training.model_copy(update={"compile": choice})})
     return capped(run)
 
@@ -156,12 +156,27 @@ def compiler_at_hand(device: str) -> bool:
     return device != "cpu" or any(shutil.which(name) for name in ("c++", "g++"))
 
 
-def compiling_repays(run: Run, mean_length: float) -> bool:
-    """Whether it saves more time than it takes; compiled rows are padded to the context."""
+def saved_by_compiling(run: Run, rows: Sequences) -> float:
+    """Seconds of the whole run, by estimate, before those that compiling takes; 0 where nothing is compiled.
+
+    Compiled rows are padded to the context.
+    """
     if "gru" in run.model.mixers or not compiler_at_hand(run.device):
-        return False
-    tokens = run.training.batch * run.model.context * (run.training.steps or 0) * run.loss.passes
+        return 0.0
+    context = run.model.context
+    tokens = run.training.batch * context * (run.training.steps or 0) * run.loss.passes
     channel, most = EAGER_FLOPS[run.device, run.precision]
     seconds = 3 * costs(run.model).flops_per_token * tokens / min(channel * run.model.width, most)
-    padding = run.model.context / mean_length - 1
-    return seconds * (COMPILE_GAIN[run.precision] - padding) > COMPILE_SECONDS
+    mean_length = len(rows.ids) / len(rows) if run.training.packing == "padded" else context
+    return max(0.0, seconds * (COMPILE_GAIN[run.precision] - (context / mean_length - 1)))
+
+
+def compiling_in_words(run: Run, rows: Sequences) -> str:
+    """Whether this run is compiled, and what speaks for it."""
+    choice = f"compile {run.training.compile}"
+    if "gru" in run.model.mixers:
+        return f"{choice}: recurrent layers gain nothing from it"
+    if not compiler_at_hand(run.device):
+        return f"{choice}: there is no C++ compiler here"
+    saved = saved_by_compiling(run, rows)
+    return f"{choice}: by estimate it saves {saved:,.0f} s of the whole run and takes {COMPILE_SECONDS:.0f}"

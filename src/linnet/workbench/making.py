@@ -24,7 +24,7 @@ from linnet.training.loop import plan_of
 from linnet.training.loop import train as train_loop
 from linnet.training.networks import parameters
 from linnet.training.progress import Course
-from linnet.training.resolve import complete, refuse_idle, settle
+from linnet.training.resolve import compiling_in_words, complete, refuse_idle, settle
 from linnet.training.run import Run, changed, check_format, flatten, parse_setting, read_toml, to_toml
 from linnet.training.sinks import JsonLines, Sink, open_trackers
 from linnet.workbench.opening import load, located, read_codec, read_record, read_run
@@ -148,6 +148,8 @@ def go_on(
     notes: list[str] = []
     start = folder.newest(notes.append)
     notes += (said := remarks(run, material))
+    if start is None and material.train.visits is None:
+        notes.append(compiling_in_words(run, material.train.sequences))
     check_data(run, material, start, folder)
     with ExitStack() as stack:
         metrics, sinks = None, []

@@ -154,6 +154,8 @@ class TokenizerCodec:
         file = path / "tokenizer.json" if path.is_dir() else path
         try:
             content = file.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            raise BadInput(f"there is no tokenizer {file}") from None
         except (OSError, UnicodeDecodeError) as error:
             raise BadInput(f"tokenizer {file} cannot be read: {error}") from error
         try:
