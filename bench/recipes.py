@@ -90,11 +90,11 @@ SHAKESPEARE: Changes = {
     "batch 32": ("training.batch=32",),
 }
 SIZED: Changes = {
-    **LEARNING,  # `text` and `wiki`: whether the dial's batch is the right one, 8 rows at size 2 and 16 at size 4
-    "batch 4": ("training.batch=4",),
+    **LEARNING,  # `text` and `wiki`: whether the dial's batch is the right one, 16 rows up to size 5, then 32
     "batch 8": ("training.batch=8",),
     "batch 16": ("training.batch=16",),
     "batch 32": ("training.batch=32",),
+    "batch 64": ("training.batch=64",),
 }
 TEXT: Changes = {**SIZED, "read once": ("training.epochs=1",), "dropout 0": ("model.dropout=0",)}
 CHANGES = {
