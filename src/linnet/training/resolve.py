@@ -22,7 +22,7 @@ from linnet.training.run import Run
 # Compiling takes about this long and then saves about this share of every step (measured: dev/LOG.md).
 COMPILE_SECONDS = 30.0
 COMPILE_GAIN = {"float32": 0.15, "bfloat16": 0.25, "float16": 0.25}
-EAGER_FLOPS = {  # what is reached without it, a channel of width and at most
+EAGER_FLOPS = {  # what is reached without it, a channel of width and at most; on CUDA a guess, measured nowhere
     ("cpu", "float32"): (0.75e9, 150e9),
     ("cpu", "bfloat16"): (1.2e9, 450e9),
     ("cuda", "float32"): (30e9, 15e12),
