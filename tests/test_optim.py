@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from linnet.data import Batch
 from linnet.model.config import AttentionConfig, ModelConfig
@@ -16,7 +17,6 @@ from linnet.training.distributed import Processes
 from linnet.training.learner import Learner, inputs_of, micro_batches
 from linnet.training.muon import Muon, orthogonalized
 from linnet.training.optim import (
-    averaged,
     load_state_tensors,
     named_groups,
     optimizers,
@@ -153,7 +153,7 @@ def test_a_step_is_what_plain_torch_does() -> None:
 def test_averaged_weights_are_those_of_the_formula_and_of_torch() -> None:
     run, batches = tiny_run("ema=0.8")
     learner = Learner(run, CPU, Processes())
-    reference = averaged(learner.model, 0.8)
+    reference = AveragedModel(learner.model, multi_avg_fn=get_ema_multi_avg_fn(0.8))
     by_hand: dict[str, Tensor] | None = None
     for step, batch in enumerate(batches[:6]):
         learner.step(batch, step, 18)

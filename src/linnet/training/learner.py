@@ -10,12 +10,10 @@ import hashlib
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.optim.swa_utils import AveragedModel
 
 from linnet.data import Batch
 from linnet.model.inputs import Inputs
@@ -23,7 +21,7 @@ from linnet.model.model import Model
 from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
 from linnet.training.distributed import Processes
 from linnet.training.networks import Network, Objective, decoder, new_network
-from linnet.training.optim import averaged, load_state_tensors, optimizers, set_rate, state_tensors
+from linnet.training.optim import Average, load_state_tensors, optimizers, set_rate, state_tensors
 from linnet.training.run import Run
 
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -62,7 +60,7 @@ class Learner:
         torch.manual_seed(draw(run.seed, -1, 0, 0))
         self.network: Network = new_network(run).to(device)
         self.optims = optimizers(self.network, run.optim)
-        self.ema: AveragedModel | None = averaged(self.network, run.optim.ema)
+        self.ema = Average(self.network, run.optim.ema) if run.optim.ema else None
         scaled = run.precision == "float16" and device.type == "cuda"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.objective: nn.Module = Objective(self.network, run.loss)
@@ -87,7 +85,7 @@ class Learner:
         for optim in self.optims:
             optim.zero_grad(set_to_none=True)
         if self.ema is not None:
-            self.ema.update_parameters(self.network)
+            self.ema.follow(self.network)
         return Moved(loss, norm)
 
     def _gradients(self, batch: Batch, step: int) -> Tensor:
@@ -122,11 +120,11 @@ class Learner:
     @property
     def averaged(self) -> Network | None:
         """The model with averaged weights; None where the run keeps none."""
-        return None if self.ema is None else cast(Network, self.ema.module)
+        return None if self.ema is None else self.ema.network
 
     def checkpoint(self, loop: LoopState) -> Checkpoint:
         if self.ema is not None:
-            loop.ema_updates = int(self.ema.n_averaged)
+            loop.ema_updates = self.ema.updates
         if self.scaler.is_enabled():
             loop.scaler = self.scaler.state_dict()
         ema = None if self.averaged is None else weights_of(self.averaged)
@@ -137,8 +135,8 @@ class Learner:
         load_weights(self.network, checkpoint.weights, source)
         load_state_tensors(self.network, self.optims, checkpoint.optim)
         if self.ema is not None and checkpoint.ema is not None:
-            load_weights(self.ema.module, checkpoint.ema, source)
-            self.ema.n_averaged.fill_(checkpoint.loop.ema_updates)
+            load_weights(self.ema.network, checkpoint.ema, source)
+            self.ema.updates = checkpoint.loop.ema_updates
         if self.scaler.is_enabled() and checkpoint.loop.scaler:
             self.scaler.load_state_dict(checkpoint.loop.scaler)
 

@@ -6,11 +6,12 @@ layers are orthogonalised and the rest goes to AdamW.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import copy
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from linnet.model.layers import Joined
 from linnet.model.model import Model
@@ -75,9 +76,30 @@ def set_rate(optims: Sequence[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = group["peak"] * factor
 
 
-def averaged(model: Network, decay: float) -> AveragedModel | None:
-    """torch's exponential moving average of the weights; None where the run keeps none."""
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay)) if decay else None
+def overwrite(into: Iterable[Tensor], values: Iterable[Tensor]) -> None:
+    for own, value in zip(into, values, strict=True):
+        own.copy_(value)
+
+
+class Average:
+    """Weights that follow those of a network, as an exponential moving average; the first are a copy.
+
+    torch's AveragedModel gives the same numbers, and asks the device at every step how many there were.
+    """
+
+    def __init__(self, network: Network, decay: float) -> None:
+        self.network, self.updates = copy.deepcopy(network), 0
+        self._move = get_ema_multi_avg_fn(decay)
+
+    @torch.no_grad()
+    def follow(self, network: Network) -> None:
+        mine, theirs = list(self.network.parameters()), list(network.parameters())
+        if self.updates:
+            self._move(mine, theirs, self.updates)
+        else:
+            overwrite(mine, theirs)
+        overwrite(self.network.buffers(), network.buffers())
+        self.updates += 1
 
 
 def state_tensors(model: Network, optims: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
