@@ -15,7 +15,7 @@ from linnet.model.losses import ChunkedLoss, LossConfig, logits, target_losses
 
 PLAIN = LossConfig()
 CHUNK = 1 << 22  # float32 logits that may exist at once
-CHUNK_ON_A_GPU = 1 << 26  # which is idle while small products start
+CHUNK_ON_A_GPU = 1 << 26  # which small products keep idle; the size is a guess, measured nowhere
 
 
 def chunk_rows(vocabulary: int, device: torch.device) -> int:

@@ -164,7 +164,7 @@ def introduce(run: Run, log: Log) -> None:
     if terms:
         said = ", ".join(f"{name} {value:g}" for name, value in terms.items())
         log.note(0, f"the training loss has further terms ({said}); validation is in plain nats")
-    log.note(0, f"precision {run.precision}, {run.threads} threads")
+    log.note(0, f"precision {run.precision}, {run.threads} thread{'s' if run.threads > 1 else ''}")
 
 
 def validate(run: Run, learner: Learner, part: Part, loop: LoopState, log: Log) -> None:
