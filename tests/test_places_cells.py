@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import s2cell
 from hypothesis import given
 from hypothesis import strategies as st
 
 from linnet.domains.places import cells
 from linnet.errors import BadInput
+
+s2cell = pytest.importorskip("s2cell", reason="s2cell is not installed (linnet[places])")
 
 
 def sphere(seed: int, points: int = 40) -> tuple[np.ndarray, np.ndarray]:

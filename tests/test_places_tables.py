@@ -7,13 +7,14 @@ import json
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 
 from linnet.domains.places.checking import check
 from linnet.domains.places.columns import parse_mapping
 from linnet.domains.places.ingest import Ingested, Reading, ingest
 from linnet.errors import BadInput
+
+pl = pytest.importorskip("polars", reason="polars is not installed (linnet[places])")
 
 HOUR = 3600
 
