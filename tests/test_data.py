@@ -25,7 +25,7 @@ def sequences_of(lengths: list[int], *, with_field: bool = False) -> Sequences:
     scored = np.concatenate([(np.arange(n) > 0) & (np.arange(n) % 3 > 0) for n in lengths] or [np.empty(0, bool)])
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     fields = {"hour": (ids * 7 % 24).astype(np.int64)} if with_field else {}
-    return Sequences(ids.astype(np.uint32), starts, scored, 0, 0, fields)
+    return Sequences(ids.astype(np.uint32), starts, scored, fields=fields)
 
 
 def same(one: Batch, other: Batch) -> bool:

@@ -13,17 +13,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linnet.codecs import CharacterCodec
 from linnet.domains import Question
 from linnet.evaluation import (
     Nats,
-    bootstrap,
+    Units,
     exact_scores,
     likelihood_scores,
     nats,
     unigram,
-    wilson,
     windows,
 )
+from linnet.intervals import wilson
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.records import Baseline
@@ -39,7 +40,7 @@ def sequences(lengths: list[int], seed: int = 0, vocabulary: int = 13, share: fl
     scored = random.random(total) < share
     scored[starts[:-1]] = False
     ids = random.integers(0, vocabulary, total).astype(np.uint16)
-    return Sequences(ids, starts, scored, characters=3 * total, utf8_bytes=4 * total)
+    return Sequences(ids, starts, scored, 3 * np.array(lengths), 4 * np.array(lengths))
 
 
 def row_by_row(model: Model, data: Sequences) -> list[float]:
@@ -66,13 +67,15 @@ def test_nats_depend_neither_on_rows_per_batch_nor_on_their_order(lengths, rows,
     model, data = random_model(small_config(mixer=mixer), seed), sequences(lengths, seed)
     expected = row_by_row(model, data)
     found = nats(model, data, rows=rows)
-    np.testing.assert_allclose(found.sums, expected, rtol=1e-6, atol=1e-5)
-    assert found.counts.sum() == data.targets
+    sums, counts = found.between(data.starts)
+    np.testing.assert_allclose(sums, expected, rtol=1e-6, atol=1e-5)
+    assert counts.sum() == data.targets
     shuffled = list(range(len(lengths)))
     order.shuffle(shuffled)
-    again = nats(model, data.rows(np.array(shuffled)), rows=256)
+    moved = data.rows(np.array(shuffled))
+    again = nats(model, moved, rows=256)
     np.testing.assert_allclose(again.mean, found.mean, rtol=1e-6)
-    np.testing.assert_allclose(again.sums, found.sums[shuffled], rtol=1e-6, atol=1e-5)
+    np.testing.assert_allclose(again.between(moved.starts)[0], sums[shuffled], rtol=1e-6, atol=1e-5)
 
 
 def test_nats_do_not_depend_on_packing():
@@ -92,7 +95,7 @@ def test_scoring_leaves_the_model_as_it_was_and_ignores_dropout():
     model, data = random_model(small_config(dropout=0.5)).train(), sequences([6, 9])
     first = nats(model, data)
     assert model.training
-    assert np.array_equal(first.sums, nats(model, data).sums)
+    assert np.array_equal(first.each, nats(model, data).each)
 
 
 @settings(max_examples=150, deadline=None)
@@ -104,8 +107,9 @@ def test_scoring_leaves_the_model_as_it_was_and_ignores_dropout():
 def test_windows_score_each_token_once_from_at_least_half_a_context(lengths, context, seed):
     data = sequences(lengths, seed)
     place = np.arange(len(data.ids))
-    marked = Sequences(data.ids, data.starts, data.scored, 0, 0, {"place": place})
-    cut = windows(marked, context)
+    marked = Sequences(data.ids, data.starts, data.scored, fields={"place": place})
+    cut, begins = windows(marked, context)
+    np.testing.assert_array_equal(begins, cut.fields["place"][cut.starts[:-1]])
     assert cut.lengths.max() <= context + 1
     scored = cut.fields["place"][cut.scored]
     assert sorted(scored.tolist()) == np.flatnonzero(data.scored).tolist()
@@ -121,93 +125,25 @@ def test_windows_score_each_token_once_from_at_least_half_a_context(lengths, con
 
 def test_rows_that_fit_are_left_as_they_are():
     data = sequences([9, 3])
-    assert windows(data, 8) is data
-    assert len(windows(data, 7)) == 3
+    assert windows(data, 8)[0] is data and windows(data, 8)[1].tolist() == [0, 9]
+    assert len(windows(data, 7)[0]) == 3
 
 
 def test_long_rows_count_every_target():
     model, data = random_model(small_config(context=7)), sequences([40, 3, 8])
     found = nats(model, data, rows=2)
-    assert found.counts.sum() == data.targets
+    assert np.count_nonzero(found.each) == data.targets
     np.testing.assert_allclose(found.mean, nats(model, data, rows=256).mean, rtol=1e-6)
 
 
 def test_rows_without_a_target_cost_nothing():
     model = random_model(small_config())
-    assert nats(model, sequences([1, 1])).counts.tolist() == [0, 0]
+    assert nats(model, sequences([1, 1])).mean == 0.0
     alone, among = sequences([6], share=1.0), sequences([6, 1, 1], share=1.0)
-    assert nats(model, among).sums[1:].tolist() == [0, 0]
-    assert nats(model, among).counts.tolist() == [5, 0, 0]
-    assert nats(model, alone).counts.tolist() == [5]
+    sums, counts = nats(model, among).between(among.starts)
+    assert sums[1:].tolist() == [0, 0] and counts.tolist() == [5, 0, 0]
+    assert nats(model, alone).between(alone.starts)[1].tolist() == [5]
     assert nats(model, sequences([])).mean == 0.0
-
-
-# Intervals.
-
-
-@pytest.mark.parametrize(
-    "right, n, low, high",
-    [  # Newcombe (1998), Statistics in Medicine 17: table I, method 3
-        (81, 263, 0.2553, 0.3662),
-        (15, 148, 0.0624, 0.1605),
-        (0, 20, 0.0, 0.1611),
-        (1, 29, 0.0061, 0.1718),
-    ],
-)
-def test_wilson_gives_the_published_intervals(right, n, low, high):
-    assert wilson(right, n) == pytest.approx((low, high), abs=5e-5)
-    mirrored = wilson(n - right, n)
-    assert mirrored == pytest.approx((1 - high, 1 - low), abs=5e-5)
-
-
-@settings(max_examples=100, deadline=None)
-@given(n=st.integers(1, 10_000), data=st.data())
-def test_wilson_solves_its_equation_and_holds_the_share(n, data):
-    """The ends are the shares p for which the observed one is 1.96 standard errors away."""
-    right = data.draw(st.integers(0, n))
-    low, high = wilson(right, n)
-    assert 0 <= low <= right / n + 1e-12 and right / n - 1e-12 <= high <= 1
-    for p in (low, high):
-        if 0 < p < 1:
-            distance = abs(right / n - p) / math.sqrt(p * (1 - p) / n)
-            assert distance == pytest.approx(1.959964, rel=1e-4)
-
-
-def test_nothing_observed_says_nothing():
-    assert wilson(0, 0) == (0.0, 1.0)
-
-
-def test_bootstrap_covers_the_truth_as_often_as_it_says():
-    """Ratios of sums over rows of different lengths, as nats per token are; 95 % of 300 trials is 285 +- 11."""
-    random = np.random.default_rng(0)
-    covered = 0
-    for trial in range(300):
-        counts = random.integers(1, 20, 80)
-        level = random.gamma(4.0, 0.5, 80)  # rows differ: mean 2
-        low, high = bootstrap(counts * level, counts, seed=trial)
-        assert low < high
-        covered += low <= 2.0 <= high
-    assert 264 <= covered <= 298
-
-
-def test_bootstrap_is_the_same_twice_and_narrows():
-    random = np.random.default_rng(1)
-    sums, counts = random.gamma(2.0, 1.0, 900), np.ones(900)
-    assert bootstrap(sums, counts) == bootstrap(sums, counts)
-    wide, narrow = bootstrap(sums[:9], counts[:9]), bootstrap(sums, counts)
-    assert narrow[1] - narrow[0] < (wide[1] - wide[0]) / 3
-    error = sums.std() / 30
-    assert narrow == pytest.approx((sums.mean() - 1.96 * error, sums.mean() + 1.96 * error), abs=0.3 * error)
-
-
-def test_bootstrap_of_very_few_rows_stays_among_them():
-    """A draw that leaves out every row is no draw: it would be a score of 0."""
-    low, high = bootstrap(np.array([2.0, 3.0]), np.array([1, 1]))
-    assert (low, high) == (2.0, 3.0)
-    assert bootstrap(np.array([4.0]), np.array([2])) == (2.0, 2.0)
-    assert bootstrap(np.array([]), np.array([])) == (0.0, 0.0)
-    assert bootstrap(np.array([0.0, 6.0]), np.array([0, 3])) == (2.0, 2.0)
-    assert bootstrap(np.zeros(3), np.zeros(3)) == (0.0, 0.0)
 
 
 # Baselines and records.
@@ -216,7 +152,7 @@ def test_bootstrap_of_very_few_rows_stays_among_them():
 def test_the_unigram_baseline_is_the_entropy_of_what_is_scored():
     ids = np.array([0, 1, 1, 2, 0, 1, 2, 2], np.uint16)
     scored = np.array([0, 1, 1, 1, 0, 1, 0, 0], bool)  # 1, 1, 2, 1
-    data = Sequences(ids, np.array([0, 4, 8]), scored, 0, 0)
+    data = Sequences(ids, np.array([0, 4, 8]), scored)
     expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert unigram(data, 5) == pytest.approx(expected, rel=1e-12)
 
@@ -233,22 +169,97 @@ def test_an_untrained_head_that_knows_the_frequencies_loses_exactly_the_baseline
     assert nats(model, data).mean == pytest.approx(unigram(data, 13), rel=1e-6)
 
 
+def rows_of(lengths: list[int], characters: list[int] | None = None) -> Sequences:
+    """Rows of these numbers of tokens, the first of each not scored."""
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    scored = np.ones(starts[-1], bool)
+    scored[starts[:-1]] = False
+    sizes = None if characters is None else np.array(characters)
+    return Sequences(np.zeros(starts[-1], np.uint16), starts, scored, sizes, sizes)
+
+
+LETTERS = CharacterCodec("abc")
+
+
 def test_likelihoods_are_given_per_token_character_and_byte():
-    measured = Nats(np.array([6.0, 4.0, 2.0]), np.array([3, 3, 2]))
-    data = Sequences(np.zeros(11, np.uint16), np.array([0, 4, 8, 11]), np.ones(11, bool), 24, 32)
-    scores = {s.name: s for s in likelihood_scores(measured, data, Baseline(name="unigram", value=3.0))}
+    data = rows_of([4, 4, 3])
+    each = np.array([0, 3, 2, 1, 0, 2, 1, 1, 0, 1, 1], np.float32)
+    data = Sequences(data.ids, data.starts, data.scored, np.array([9, 9, 6]), np.array([12, 12, 8]))
+    measured, units = Nats(each, data.scored), Units.of(data, LETTERS, "document")
+    scores = {s.name: s for s in likelihood_scores(measured, data, units, Baseline(name="unigram", value=3.0))}
     assert {name: (s.value, s.n) for name, s in scores.items()} == {
         "nats_per_token": (pytest.approx(12 / 8), 8),
         "nats_per_char": (pytest.approx(12 / 24), 24),
         "bits_per_byte": (pytest.approx(12 / 32 / math.log(2)), 32),
     }
     for score in scores.values():
-        assert score.low <= score.value <= score.high
+        assert 0 <= score.low <= score.value <= score.high
         assert score.baseline.name == "unigram" and score.baseline.value == pytest.approx(2 * score.value)
-    without_text = Sequences(data.ids, data.starts, data.scored, 0, 0)
-    assert [s.name for s in likelihood_scores(measured, without_text, Baseline(name="u", value=3.0))] == [
-        "nats_per_token"
-    ]
+        assert score.note == "interval over 3 documents"
+    uncounted = rows_of([4, 4, 3])
+    units = Units.of(uncounted, LETTERS, "row")
+    (only,) = likelihood_scores(measured, uncounted, units, Baseline(name="u", value=3.0))
+    assert (only.name, only.note) == ("nats_per_token", "interval over 3 rows")
+
+
+@pytest.mark.parametrize("documents", [30, 120])
+def test_intervals_cover_the_truth_where_documents_differ(documents: int) -> None:
+    """Tokens of a document resemble each other, and longer ones have more characters a token."""
+    random, covered = np.random.default_rng(documents), 0
+    for _ in range(200):
+        tokens = random.integers(50, 1500, documents)
+        data = rows_of((tokens + 1).tolist(), np.rint(tokens * random.uniform(3, 5, documents)).tolist())
+        level = random.gamma(25.0, 4 / 25, documents)  # nats a token: mean 4
+        each = np.repeat(level, tokens + 1) * random.gamma(1.0, 1.0, data.starts[-1])
+        measured = Nats((each * data.scored).astype(np.float32), data.scored)
+        units = Units.of(data, LETTERS, "document")
+        assert units.name == f"{documents} documents"
+        found = likelihood_scores(measured, data, units, Baseline(name="none", value=0.0))
+        in_units = {"nats_per_token": 4.0, "nats_per_char": 1.0, "bits_per_byte": 1 / math.log(2)}
+        covered += sum(score.low <= in_units[score.name] <= score.high for score in found)
+    assert covered >= 0.93 * 3 * 200
+
+
+@pytest.mark.parametrize("total", [6_200, 200_000])
+def test_long_blocks_cover_the_truth_of_one_document(total: int) -> None:
+    """The level wanders from scene to scene, 60 tokens each, and every letter writes two bytes."""
+    random, covered = np.random.default_rng(total), 0
+    codec = CharacterCodec("é")
+    for _ in range(200):
+        scenes = random.geometric(1 / 60, total // 30)
+        level = np.repeat(random.gamma(25.0, 2 / 25, len(scenes)), scenes)[: total + 1]
+        data = rows_of([total + 1], [total])
+        data = Sequences(data.ids + 2, data.starts, data.scored, data.row_characters, 2 * data.row_bytes)
+        measured = Nats((level * data.scored).astype(np.float32), data.scored)
+        units = Units.of(data, codec, "document")
+        assert units.name == "24 blocks of 1 document"
+        assert units.characters.sum() == pytest.approx(total) and units.utf8_bytes.sum() == pytest.approx(
+            2 * total
+        )
+        scores = likelihood_scores(measured, data, units, Baseline(name="none", value=0.0))
+        covered += sum(score.low <= 2.0 <= score.high for score in scores[:2])
+    assert covered >= 0.93 * 2 * 200
+
+
+@settings(max_examples=100, deadline=None)
+@given(lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=40), seed=st.integers(0, 9))
+def test_units_are_the_rows_or_cut_them_and_leave_nothing_out(lengths: list[int], seed: int) -> None:
+    random = np.random.default_rng(seed)
+    ids = random.integers(0, 5, sum(lengths))
+    starts = np.concatenate([[0], np.cumsum(lengths)])
+    characters = np.array([np.count_nonzero(part >= 2) for part in np.split(ids, starts[1:-1])])
+    data = Sequences(ids, starts, np.ones(len(ids), bool), characters, characters)
+    units = Units.of(data, LETTERS, "row")
+    assert set(starts.tolist()) <= set(units.edges.tolist())
+    assert (np.diff(units.edges) > 0).all() and len(units.characters) == len(units.edges) - 1
+    written = [np.count_nonzero(part >= 2) for part in np.split(ids, units.edges[1:-1])]
+    np.testing.assert_allclose(units.characters, written)
+    whole = "1 row" if len(lengths) == 1 else f"{len(lengths)} rows"
+    if len(units.edges) == len(starts):
+        assert units.name == whole
+    else:
+        assert units.name.startswith(f"{len(units.edges) - 1} blocks of {whole}")
+        assert len(lengths) < 10 or max(lengths) > sum(lengths) / 8
 
 
 def test_exact_match_is_counted_over_all_questions_and_within_groups():

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.domains.text.blocks import block_rows, block_score, coverage, joined
+from linnet.domains.text.blocks import block_rows, block_score, block_targets, coverage, joined_tokens
 from linnet.domains.text.ngrams import NGrams, _discounts, unigram_nats
 from linnet.errors import BadInput
 from linnet.sequences import Sequences
@@ -26,7 +26,7 @@ def rows_of(documents: list[list[int]]) -> Sequences:
     starts = np.cumsum([0, *map(len, framed)], dtype=np.int64)
     scored = np.ones(len(ids), bool)
     scored[starts[:-1]] = False
-    return Sequences(ids, starts, scored, sum(map(len, documents)), 0)
+    return Sequences(ids, starts, scored)
 
 
 class SlowKneserNey:
@@ -97,8 +97,6 @@ def test_probabilities_sum_to_one(train: list[list[int]], context: list[int]) ->
             np.array([0, *context, token], np.uint16),
             np.array([0, len(context) + 2]),
             np.ones(len(context) + 2),
-            0,
-            0,
         )
         total += math.exp(-model.nats(row)[-1])
     assert total == pytest.approx(1, abs=1e-5)
@@ -141,6 +139,7 @@ def test_the_block_metric_is_the_protocol(rows: int, context: int, total: int, s
             block_rows(tokens, rows, context)
         return
     cut = block_rows(tokens, rows, context)
+    np.testing.assert_array_equal(tokens[block_targets(total, rows, context)], cut[:, 1:].reshape(-1))
     nats = cost[cut[:, :-1], cut[:, 1:]]
     assert block_score(nats.sum(1), total, rows, context, 900, 20).nats_per_char == pytest.approx(
         block_score(nats, total, rows, context, 900, 20).nats_per_char
@@ -163,7 +162,8 @@ def test_coverage_of_the_published_runs() -> None:
 
 
 def test_the_joined_text_has_end_marks_and_no_begin_tokens() -> None:
-    assert joined(rows_of([[1, 2], [3]]), has_begin=True).tolist() == [1, 2, 0, 3, 0]
+    rows = rows_of([[1, 2], [3]])
+    assert rows.ids[joined_tokens(rows, has_begin=True)].tolist() == [1, 2, 0, 3, 0]
 
 
 def test_nats_of_another_shape_are_refused() -> None:

@@ -21,7 +21,7 @@ def rows_of(lengths: list[int]) -> Sequences:
     starts = np.cumsum([0, *lengths], dtype=np.int64)
     scored = np.arange(starts[-1]) % 7 != 3
     scored[starts[:-1]] = False
-    return Sequences(np.arange(starts[-1]), starts, scored, 0, 0, {"half": np.arange(starts[-1]) // 2})
+    return Sequences(np.arange(starts[-1]), starts, scored, fields={"half": np.arange(starts[-1]) // 2})
 
 
 def inside(batch: Batch) -> torch.Tensor:

@@ -64,6 +64,8 @@ def test_training_ends_with_scores_and_what_they_have_to_beat(run: Path, data: P
     assert found["nats_per_token"]["n"] == held.targets
     assert found["nats_per_char"]["baseline"]["name"] == "5-gram"
     assert "unigram" in found["nats_per_char"]["note"]
+    for score in found.values():
+        assert score["low"] < score["value"] < score["high"] and "interval over 40 documents" in score["note"]
     block = found["block_nats_per_char"]
     assert block["n"] == held.characters + 5 * len(held)
     assert "the headline protocol at 4 x 16" in block["note"] and "% of the tokens" in block["note"]
@@ -146,7 +148,8 @@ def test_characters_of_a_book(tmp_path: Path) -> None:
     book.write_text("\n".join(sentences(200)))
     result = linnet("train", "tiny-characters", "--data", book, "--out", tmp_path / "r", *FEW, "--json")
     size = len(book.read_text())
-    assert scores(result)["nats_per_char"]["n"] == size - int(size * 0.9)
+    found = scores(result)["nats_per_char"]
+    assert found["n"] == size - int(size * 0.9) and "blocks of 1 document" in found["note"]
 
 
 def test_short_options_stand_for_settings(data: Path, tmp_path: Path) -> None:

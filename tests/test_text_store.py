@@ -71,7 +71,8 @@ def test_a_store_holds_the_rows_of_the_corpus(
     rows = store.sequences()
     np.testing.assert_array_equal(rows.ids[:], in_memory(codec))
     assert [codec.decode(rows.row(i)) for i in range(len(rows))] == TEXTS
-    assert (rows.characters, rows.utf8_bytes) == (sum(map(len, TEXTS)), sum(len(t.encode()) for t in TEXTS))
+    assert rows.row_characters.tolist() == list(map(len, TEXTS)) and rows.characters == sum(map(len, TEXTS))
+    assert rows.row_bytes.tolist() == [len(text.encode()) for text in TEXTS]
     scored = np.ones(len(rows.ids), bool)
     scored[rows.starts[:-1]] = False
     np.testing.assert_array_equal(rows.scored[:], scored)
@@ -178,6 +179,11 @@ def test_a_shard_that_was_cut_is_named(tmp_path: Path, corpus: Path, codec: Toke
     open_store(store.folder)
     with pytest.raises(BadInput, match="tokens-00001.bin does not hold what was written"):
         store.verify()
+    shard.write_bytes(content)
+    sizes = store.folder / "sizes.bin"
+    sizes.write_bytes(bytes([sizes.read_bytes()[0] ^ 1]) + sizes.read_bytes()[1:])
+    with pytest.raises(BadInput, match="sizes.bin does not hold what was written"):
+        store.verify()
     shard.unlink()
     with pytest.raises(BadInput, match="tokens-00001.bin was cut: it has 0 bytes"):
         open_store(store.folder)
@@ -196,8 +202,13 @@ def test_folders_that_are_something_else_are_left_alone(
     manifest.write_text(text[:50])
     with pytest.raises(BadInput, match="manifest.json cannot be read"):
         open_store(store.folder)
-    manifest.write_text(text.replace('"format": 1', '"format": 9'))
-    with pytest.raises(BadInput, match="has format 9, and this linnet reads up to 1"):
+    manifest.write_text(text.replace('"format": 2', '"format": 9'))
+    with pytest.raises(BadInput, match="has format 9, and this linnet reads up to 2"):
+        open_store(store.folder)
+    manifest.write_text(text.replace('"format": 2', '"format": 1'))
+    with pytest.raises(
+        BadInput, match=f"older linnet.* delete the folder {store.folder}, and it is encoded again"
+    ):
         open_store(store.folder)
 
 
@@ -206,7 +217,11 @@ def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(tmp_path
         """Of opening a store of zeros (sparse files take no room) and making three batches."""
         folder = tmp_path / str(tokens)
         folder.mkdir()
-        for name, size in (("tokens-00000.bin", 2 * tokens), ("starts.bin", 8 * (rows + 1))):
+        for name, size in (
+            ("tokens-00000.bin", 2 * tokens),
+            ("starts.bin", 8 * (rows + 1)),
+            ("sizes.bin", 8 * rows),
+        ):
             with (folder / name).open("wb") as stream:
                 stream.truncate(size)
         starts = np.memmap(folder / "starts.bin", "<i8", "r+")
@@ -246,7 +261,7 @@ def test_many_short_rows_cost_no_more_memory_either(tmp_path: Path, monkeypatch:
         from linnet.sequences import Sequences
 
         tracemalloc.start()
-        plan = Packed(Sequences(ids, starts, EveryTarget(starts), 0, 0, identity="x"), 8, 64, 1)
+        plan = Packed(Sequences(ids, starts, EveryTarget(starts), identity="x"), 8, 64, 1)
         for step in range(5):
             plan.batch(step)
         size = tracemalloc.get_traced_memory()[1]

@@ -15,32 +15,45 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from linnet.codecs import Codec
 from linnet.data import pad_rows
 from linnet.domains import Question
+from linnet.intervals import degrees_of_freedom, ratio_interval, wilson
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model, evaluating
 from linnet.records import Baseline, Score
 from linnet.sequences import Sequences
 
-REPLICATES = 1000
+BLOCKS = 24  # of a few long rows; in Student's quantile they cost 5 %
+BLOCK_TOKENS = 256  # at least: neighbouring tokens are about as hard
+FEWEST, FREEDOM = 10, 4.0  # rows, and degrees of freedom, from which rows are resampled and not their blocks
 
 
 @dataclass(frozen=True)
 class Nats:
-    """Sums of negative log-likelihood and counts of tokens, one of each a window."""
+    """Negative log-likelihoods."""
 
-    sums: np.ndarray  # float64 [windows]
-    counts: np.ndarray  # int64 [windows]
+    each: np.ndarray  # float32 [tokens]: 0 where a token is not scored
+    scored: np.ndarray  # bool [tokens]
 
     @property
     def mean(self) -> float:
-        return float(self.sums.sum() / max(1, self.counts.sum()))
+        return float(self.each.sum(dtype=np.float64) / max(1, np.count_nonzero(self.scored)))
+
+    def between(self, edges: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Sums and counts of scored tokens between these edges, in order and none of them empty."""
+        first = np.asarray(edges[:-1])
+        sums = np.add.reduceat(self.each, first, dtype=np.float64)
+        return sums, np.add.reduceat(self.scored, first, dtype=np.int64)
 
 
-def windows(sequences: Sequences, context: int) -> Sequences:
-    """The same scored tokens in rows of at most `context` + 1 tokens; the sequences themselves if all fit."""
+def windows(sequences: Sequences, context: int) -> tuple[Sequences, np.ndarray]:
+    """The same scored tokens in rows of at most `context` + 1 tokens, and the token that each begins with.
+
+    These are the sequences themselves if all fit.
+    """
     if len(sequences) == 0 or int(sequences.lengths.max()) <= context + 1:
-        return sequences
+        return sequences, sequences.starts[:-1]
     stride = max(1, context // 2)
     picked, scored, lengths = [], [], [0]
     for start, length in zip(sequences.starts[:-1], sequences.lengths, strict=True):
@@ -52,7 +65,7 @@ def windows(sequences: Sequences, context: int) -> Sequences:
     index = np.concatenate(picked)
     fields = {name: values[index] for name, values in sequences.fields.items()}
     starts = np.cumsum(lengths, dtype=np.int64)
-    return Sequences(sequences.ids[index], starts, np.concatenate(scored), 0, 0, fields)
+    return Sequences(sequences.ids[index], starts, np.concatenate(scored), fields=fields), index[starts[:-1]]
 
 
 def _spans(length: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -74,10 +87,10 @@ def nats(
     region: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Nats:
     """Negative log-likelihood of every scored token, in windows sorted by length so that little is padded."""
-    pieces = windows(sequences, model.config.context)
+    pieces, begins = windows(sequences, model.config.context)
     order = np.argsort(pieces.lengths, kind="stable")
     order = order[pieces.lengths[order] > 1]  # a single token has nothing to be predicted from
-    sums, counts = np.zeros(len(pieces)), np.zeros(len(pieces), np.int64)
+    each = np.zeros(len(sequences.ids), np.float32)
     with evaluating(model):
         for first in range(0, len(order), rows):
             chosen = order[first : first + rows]
@@ -85,37 +98,57 @@ def nats(
             with region():
                 inputs = Inputs(batch.ids, fields=batch.fields, lengths=batch.lengths)
                 lost = model.head.nll(model(inputs).hidden, batch.targets)
-            sums[chosen] = (lost.double() * batch.weights).sum(1).cpu().numpy()
-            counts[chosen] = batch.weights.sum(1).long().cpu().numpy()
-    return Nats(sums, counts)
+            row, column = np.nonzero(batch.weights.cpu().numpy())
+            each[begins[chosen][row] + column + 1] = lost.float().cpu().numpy()[row, column]
+    return Nats(each, np.asarray(sequences.scored[:]))
 
 
-def wilson(right: int, n: int) -> tuple[float, float]:
-    """The 95 % interval of a share."""
-    if n == 0:
-        return 0.0, 1.0
-    z = 1.959963984540054
-    share = right / n
-    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
-    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
-    return (middle - half if right else 0.0), (middle + half if right < n else 1.0)
+@dataclass(frozen=True)
+class Units:
+    """What a score varies with: the rows, or long blocks where there are few rows or one outweighs the others."""
+
+    edges: np.ndarray  # int64 [units + 1]: the tokens that they begin with, and how many tokens there are
+    characters: np.ndarray  # [units]
+    utf8_bytes: np.ndarray
+    name: str  # as "120 documents"
+
+    @classmethod
+    def of(cls, sequences: Sequences, codec: Codec, row: str) -> Units:
+        """`row` says what a row is: a document, for instance."""
+        lengths, starts = sequences.lengths, np.asarray(sequences.starts)
+        name = f"{len(lengths):,} {row}{'s' * (len(lengths) != 1)}"
+        characters, utf8_bytes = (
+            np.zeros(len(lengths)) if size is None else np.asarray(size)
+            for size in (sequences.row_characters, sequences.row_bytes)
+        )
+        if len(lengths) >= FEWEST and degrees_of_freedom(lengths) >= FREEDOM:
+            return cls(starts, characters, utf8_bytes, name)
+        tokens = int(lengths.sum())
+        blocks = min(BLOCKS, max(2, tokens // BLOCK_TOKENS))
+        parts = np.clip(np.rint(blocks * lengths / max(1, tokens)), 1, lengths).astype(np.int64)
+        if parts.max(initial=1) == 1:
+            return cls(starts, characters, utf8_bytes, name)
+        cuts = [np.linspace(starts[i], starts[i + 1], parts[i] + 1)[1:-1] for i in np.flatnonzero(parts > 1)]
+        edges = np.sort(np.concatenate([starts, *(cut.astype(np.int64) for cut in cuts)]))
+        rows, ids = np.repeat(np.arange(len(parts)), parts), np.asarray(sequences.ids[:])
+        sizes = []
+        for written, total in zip(written_sizes(codec), (characters, utf8_bytes), strict=True):
+            inside = np.add.reduceat(written[ids], edges[:-1])
+            sizes.append(inside * (total / np.maximum(np.bincount(rows, inside), 1))[rows])
+        others = "" if len(lengths) == 1 else "; others may differ by more"
+        return cls(edges, sizes[0], sizes[1], f"{len(edges) - 1:,} blocks of {name}{others}")
+
+    def note(self) -> str:
+        return f"interval over {self.name}"
 
 
-def bootstrap(sums: np.ndarray, counts: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """The 95 % interval of sum(sums) / sum(counts), resampling units (rows, users) with Poisson weights."""
-    if not counts.sum():
-        return 0.0, 0.0
-    if len(sums) < 2:
-        return (float(sums.sum() / counts.sum()),) * 2
-    random = np.random.default_rng(seed)
-    ratios = []
-    for first in range(0, REPLICATES, 50):
-        weights = random.poisson(1.0, (min(50, REPLICATES - first), len(sums)))
-        totals = weights @ counts
-        drawn = totals > 0  # few units are at times all left out
-        ratios.append((weights @ sums)[drawn] / totals[drawn])
-    low, high = np.quantile(np.concatenate(ratios), [0.025, 0.975])
-    return float(low), float(high)
+def written_sizes(codec: Codec) -> tuple[np.ndarray, np.ndarray]:
+    """Characters and bytes that each token writes; 1 where that depends on its neighbours."""
+    pieces = codec.pieces
+    if pieces is None:
+        return np.ones(len(codec.tokens)), np.ones(len(codec.tokens))
+    characters = [sum(byte & 0xC0 != 0x80 for byte in piece) for piece in pieces]  # bytes that begin one
+    return np.array(characters, np.float64), np.array([len(piece) for piece in pieces], np.float64)
 
 
 def unigram(sequences: Sequences, vocabulary: int) -> float:
@@ -125,24 +158,23 @@ def unigram(sequences: Sequences, vocabulary: int) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def likelihood_scores(measured: Nats, sequences: Sequences, baseline: Baseline) -> list[Score]:
+def likelihood_scores(measured: Nats, sequences: Sequences, units: Units, baseline: Baseline) -> list[Score]:
     """Nats per token, per character and bits per byte, over all scored tokens; baseline in nats per token."""
-    low, high = bootstrap(measured.sums, measured.counts)
-    tokens = int(measured.counts.sum())
+    sums, tokens = measured.between(units.edges)
+    total = int(tokens.sum())
     scores = []
-    units = {
-        "nats_per_token": (tokens, 1.0),
-        "nats_per_char": (sequences.characters, 1.0),
-        "bits_per_byte": (sequences.utf8_bytes, 1 / math.log(2)),
-    }
-    for name, (n, factor) in units.items():
+    for name, n, counts, factor in (
+        ("nats_per_token", total, tokens, 1.0),
+        ("nats_per_char", sequences.characters, units.characters, 1.0),
+        ("bits_per_byte", sequences.utf8_bytes, units.utf8_bytes, 1 / math.log(2)),
+    ):
         if n == 0:
             continue
-        scale = factor * tokens / n
+        low, high = ratio_interval(sums * factor, counts)
+        scale = factor * total / n
         beaten = Baseline(name=baseline.name, value=baseline.value * scale)
-        scores.append(
-            Score(name=name, value=measured.mean * scale, n=n, low=low * scale, high=high * scale, baseline=beaten)
-        )
+        value, note = measured.mean * scale, units.note()
+        scores.append(Score(name=name, value=value, n=n, low=max(0.0, low), high=high, baseline=beaten, note=note))
     return scores
 
 

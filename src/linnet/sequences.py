@@ -6,6 +6,7 @@ Legend: tokens = all tokens of all rows; rows = number of sequences.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -44,8 +45,8 @@ class Sequences:
     ids: Flat  # integers [tokens]
     starts: np.ndarray  # int64 [rows + 1]
     scored: Flat  # bool [tokens]
-    characters: int
-    utf8_bytes: int
+    row_characters: np.ndarray | None = None  # integers [rows], of the scored part; None where nobody counted
+    row_bytes: np.ndarray | None = None
     fields: Mapping[str, np.ndarray] = field(default_factory=dict)  # each [tokens, ...]
     identity: str = ""  # a hash of the content where one is known without reading everything
 
@@ -56,8 +57,8 @@ class Sequences:
         tail = [] if codec.end is None else [codec.end]
         ids, scored, lengths = [], [], [0]
         fields: dict[str, list[np.ndarray]] = {}
-        characters = utf8_bytes = 0
-        for encoded, wanted, n_characters, n_bytes in examples:
+        sizes = []
+        for encoded, wanted, characters, utf8_bytes in examples:
             asked = np.ones(len(encoded) + 1, bool) if wanted is None else wanted
             if len(asked) != len(encoded) + 1:
                 raise BadInput(f"{len(encoded)} tokens need {len(encoded) + 1} scored marks, not {len(asked)}")
@@ -71,21 +72,29 @@ class Sequences:
                     [values[:1].repeat(len(head), 0), values, values[-1:].repeat(len(tail), 0)]
                 )
                 fields.setdefault(name, []).append(padded)
-            characters += n_characters
-            utf8_bytes += n_bytes
+            sizes.append((characters, utf8_bytes))
+        counts = np.array(sizes, np.int64).reshape(-1, 2)
         flat = np.concatenate(ids) if ids else np.empty(0, np.int64)
         small = np.uint16 if len(codec.tokens) <= 1 << 16 else np.uint32
         return cls(
             flat.astype(small),
             np.cumsum(lengths, dtype=np.int64),
             np.concatenate(scored) if scored else np.empty(0, bool),
-            characters,
-            utf8_bytes,
+            counts[:, 0],
+            counts[:, 1],
             {name: np.concatenate(parts) for name, parts in fields.items()},
         )
 
     def __len__(self) -> int:
         return len(self.starts) - 1
+
+    @functools.cached_property
+    def characters(self) -> int:
+        return 0 if self.row_characters is None else int(self.row_characters.sum(dtype=np.int64))
+
+    @functools.cached_property
+    def utf8_bytes(self) -> int:
+        return 0 if self.row_bytes is None else int(self.row_bytes.sum(dtype=np.int64))
 
     @property
     def lengths(self) -> np.ndarray:
@@ -119,13 +128,16 @@ class Sequences:
         return self.ids[self.starts[index] : self.starts[index + 1]].astype(np.int64)
 
     def rows(self, chosen: np.ndarray) -> Sequences:
-        """Only these rows; characters and bytes are no longer known and become 0."""
+        """Only these rows."""
         picked = np.concatenate(
             [np.arange(self.starts[i], self.starts[i + 1]) for i in chosen] or [np.empty(0, np.int64)]
         ).astype(np.int64)
         starts = np.concatenate([[0], np.cumsum(self.lengths[chosen])]).astype(np.int64)
         fields = {name: values[picked] for name, values in self.fields.items()}
-        return Sequences(self.ids[picked], starts, self.scored[picked], 0, 0, fields)
+        characters, utf8_bytes = (
+            None if size is None else size[chosen] for size in (self.row_characters, self.row_bytes)
+        )
+        return Sequences(self.ids[picked], starts, self.scored[picked], characters, utf8_bytes, fields)
 
     def fingerprint(self) -> str:
         """A short hash of the content: a resumed run refuses data that changed under it."""

@@ -41,6 +41,7 @@ class Part:
     baselines: Callable[[], tuple[Baseline, ...]] | None = None
     note: str = ""
     notes: tuple[str, ...] = ()
+    unit: str = "row"  # what a row is: scores have their intervals over so many of them
     visits: VisitRows | None = None  # places: samples gathered from a visit table stand in for the sequences
 
     @property

@@ -48,7 +48,7 @@ def plan_of(run: Run, sequences: Sequences | VisitRows) -> Plan:
         plan = Packed(sequences, batch, context, run.seed, apart=run.training.packing == "apart", drop=drop)
     else:
         fixed = context if run.training.compile == "on" else None
-        plan = Padded(windows(sequences, context), batch, run.seed, context=context, fixed=fixed, drop=drop)
+        plan = Padded(windows(sequences, context)[0], batch, run.seed, context=context, fixed=fixed, drop=drop)
     if not run.augment.mask:
         return plan
     return Masked(plan, run.augment.mask, run.model.vocabulary, run.seed)

@@ -13,8 +13,9 @@ from linnet.decoding.engine import generate
 from linnet.decoding.sampling import Sampling
 from linnet.domains import Domain, Part, Question
 from linnet.domains.text import TextData
-from linnet.domains.text.blocks import block_rows, block_score, joined
-from linnet.evaluation import bootstrap, exact_scores, likelihood_scores, nats, unigram
+from linnet.domains.text.blocks import MARK, block_rows, block_score, block_targets, joined_tokens
+from linnet.evaluation import Nats, Units, exact_scores, likelihood_scores, nats, unigram
+from linnet.intervals import ratio_interval
 from linnet.model.model import Model
 from linnet.records import Baseline, Score, System
 from linnet.sequences import Sequences
@@ -59,10 +60,13 @@ def score(
     if len(part.sequences) and part.sequences.targets:
         measured = nats(model, part.sequences, rows=rows, region=region)
         beaten, *others = beaten_by_counting(part, codec)
-        found = likelihood_scores(measured, part.sequences, beaten)
+        units = Units.of(part.sequences, codec, part.unit)
+        found = likelihood_scores(measured, part.sequences, units, beaten)
+        scores += [in_words(one, part.note, beaten, others) for one in found]
         if isinstance(domain, TextData) and domain.block is not None:
-            found += block_metric(model, codec, part.sequences, domain.block, beaten, rows=rows, region=region)
-        scores += [one if one.note else in_words(one, part.note, beaten, others) for one in found]
+            scores += block_metric(
+                model, codec, part.sequences, units, domain.block, beaten, rows=rows, region=region
+            )
     return scores
 
 
@@ -70,8 +74,8 @@ def in_words(score: Score, note: str, beaten: Baseline, others: Sequence[Baselin
     """The score with what a person should know of it; the weaker baselines in its own unit."""
     assert score.baseline is not None
     scale = score.baseline.value / beaten.value if beaten.value else 0.0
-    said = [f"{other.name} {other.value * scale:.4f}" for other in others]
-    return score.model_copy(update={"note": "; ".join(text for text in (note, ", ".join(said)) if text)})
+    also = ", ".join(f"{other.name} {other.value * scale:.4f}" for other in others)
+    return score.model_copy(update={"note": "; ".join(text for text in (note, also, score.note) if text)})
 
 
 def beaten_by_counting(part: Part, codec: Codec) -> list[Baseline]:
@@ -86,7 +90,7 @@ def no_block(domain: Domain, part: Part, codec: Codec, name: str) -> list[str]:
     """Why the block metric that a run asks for is not there."""
     if not isinstance(domain, TextData) or domain.block is None:
         return []
-    tokens, (batch, context) = len(joined(part.sequences, codec.begin is not None)), domain.block
+    tokens, (batch, context) = int(joined_tokens(part.sequences, codec.begin is not None).sum()), domain.block
     if tokens > batch * context:
         return []
     return [
@@ -118,37 +122,50 @@ def block_metric(
     model: Model,
     codec: Codec,
     sequences: Sequences,
+    units: Units,
     block: tuple[int, int],
     beaten: Baseline,
     *,
     rows: int,
     region: Callable[[], AbstractContextManager[object]],
 ) -> list[Score]:
-    """The number of the headline protocol, with its coverage; nothing where no span is full (see `no_block`)."""
-    tokens = joined(sequences, codec.begin is not None)
+    """The number of the headline protocol, with its coverage; nothing where no span is full (see `no_block`).
+
+    Its interval is that of the units that it covers, with as many of their characters as it covers tokens.
+    """
+    there = joined_tokens(sequences, codec.begin is not None)
+    kept = np.flatnonzero(there)
     batch, context = block
-    if len(tokens) <= batch * context:
+    if len(kept) <= batch * context:
         return []
-    cut = block_rows(tokens, batch, context)
+    cut = block_rows(sequences.ids[kept].astype(np.int64), batch, context)
     starts = np.arange(len(cut) + 1, dtype=np.int64) * (context + 1)
     scored = np.ones(cut.size, bool)
     scored[starts[:-1]] = False
-    measured = nats(model, Sequences(cut.reshape(-1), starts, scored, 0, 0), rows=rows, region=region)
-    sums = measured.sums.reshape(len(cut), -1).sum(1)  # a model of a shorter context reads each row in windows
-    found = block_score(sums, len(tokens), batch, context, sequences.characters, len(sequences))
+    measured = nats(model, Sequences(cut.reshape(-1), starts, scored), rows=rows, region=region)
+    each = measured.each.reshape(len(cut), context + 1)[:, 1:]
+    found = block_score(each, len(kept), batch, context, sequences.characters, len(sequences))
+    targets = kept[block_targets(len(kept), batch, context)]
+    covered = Nats(np.zeros(len(sequences.ids), np.float32), np.zeros(len(sequences.ids), bool))
+    covered.each[targets], covered.scored[targets] = each.reshape(-1), True
+    sums, tokens = covered.between(units.edges)
+    marks = np.histogram(sequences.starts[1:] - 1, units.edges)[0]
+    whole = np.add.reduceat(there, units.edges[:-1], dtype=np.int64)
+    counts = (units.characters + MARK * marks) * tokens / np.maximum(whole, 1)
+    low, high = (found.nats_per_char * side * counts.sum() / sums.sum() for side in ratio_interval(sums, counts))
     spans = "1 span" if found.spans == 1 else f"{found.spans:,} spans"
-    low, high = bootstrap(sums, np.full(len(sums), found.characters / len(sums)))
     return [
         Score(
             name="block_nats_per_char",
             value=found.nats_per_char,
             n=found.characters,
-            low=low,
+            low=max(0.0, low),
             high=high,
             baseline=Baseline(name=beaten.name, value=beaten.value * found.tokens / found.characters),
             note=f"the headline protocol at {batch} x {context}: {spans}, {found.coverage:.1%} of the "
             "tokens; the end mark counts as 5 characters; not comparable with the scores above"
-            + (f"; rows read in windows of {model.config.context}" if context > model.config.context else ""),
+            + (f"; rows read in windows of {model.config.context}" if context > model.config.context else "")
+            + f"; {units.note()}",
         )
     ]
 

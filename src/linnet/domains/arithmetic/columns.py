@@ -64,11 +64,11 @@ def frame_sums(
     wanted = np.zeros(ids.shape, bool)
     wanted[:, asked if supervise == "answer" else 1 :] = True
     starts = np.concatenate([[0], np.cumsum(kept.sum(1))]).astype(np.int64)
-    characters = int(digit_counts(answers).sum() + (answers < 0).sum())
+    characters = digit_counts(answers) + (answers < 0)
     if supervise == "all":
         there = np.arange(k) < counts[:, None]
         written = digit_counts(operands) + (operands < 0)
-        characters += int(written[there].sum() + counts.sum())
+        characters += (written * there).sum(1) + counts
     return Sequences(ids[kept], starts, wanted[kept], characters, characters)
 
 

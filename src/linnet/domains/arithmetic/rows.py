@@ -54,13 +54,13 @@ def frame_texts(codec: ArithmeticCodec, pairs: Iterable[tuple[str, str]], superv
     """Questions and answers in canonical spelling, framed: the same as `Sequences.frame` of their examples."""
     texts: list[str] = []
     spans: list[tuple[int, int, int]] = []
-    characters = 0
+    characters: list[int] = []
     for question, answer in pairs:
         inner = codec.inner(question, answer)
         asked, worked, said = len(inner.question), len(inner.steps), len(inner.answer)
         texts.append("".join(inner))
         spans.append((*_span(supervise, asked, worked, said), asked + worked + said))
-        characters += _characters(supervise, question, worked, answer)
+        characters.append(_characters(supervise, question, worked, answer))
     first, last, length = np.array(spans, dtype=np.int64).reshape(-1, 3).T
     starts = np.concatenate([[0], np.cumsum(length + 2)]).astype(np.int64)
     ids = np.full(starts[-1], codec.end, np.uint16)
@@ -72,4 +72,5 @@ def frame_texts(codec: ArithmeticCodec, pairs: Iterable[tuple[str, str]], superv
     np.add.at(marks, starts[:-1] + 1 + first, 1)
     np.add.at(marks, starts[:-1] + 1 + last, -1)
     scored = np.cumsum(marks[:-1], dtype=np.int8).astype(bool)
-    return Sequences(ids, starts, scored, characters, characters)
+    sizes = np.array(characters, np.int64)
+    return Sequences(ids, starts, scored, sizes, sizes)

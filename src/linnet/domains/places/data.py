@@ -209,4 +209,4 @@ def _part(rows: VisitRows) -> Part:
     return Part(EMPTY, visits=rows)
 
 
-EMPTY = Sequences(np.empty(0, np.uint16), np.zeros(1, np.int64), np.empty(0, bool), 0, 0)
+EMPTY = Sequences(np.empty(0, np.uint16), np.zeros(1, np.int64), np.empty(0, bool))

@@ -25,6 +25,7 @@ from linnet.domains.text.meter import Meter
 from linnet.domains.text.overlap import counted, seen_before
 from linnet.domains.text.sources import Reading, Tally, read_passages
 from linnet.domains.text.store import (
+    FORMAT,
     Wanted,
     begun_with,
     encode_rows,
@@ -124,7 +125,7 @@ class TextData(BaseModel):
         else:
             notes += [text for text in [seen_before(train, rows) or self._same_file(paths, split)] if text]
             baselines = functools.partial(counted, train, rows, len(codec.tokens))
-        return Part(rows, note=said, baselines=baselines, notes=tuple(notes))
+        return Part(rows, note=said, baselines=baselines, notes=tuple(notes), unit="document")
 
     def right(self, question: Question, answer: str) -> bool:
         """Text asks no questions of this kind; a continuation is right if it is the same text."""
@@ -214,7 +215,7 @@ class TextData(BaseModel):
         if self.store is None and self._stored_bytes <= LARGE:
             return None
         marks = [(source.name, source.size, source.modified) for source in self._wanted("", None).sources]
-        said = json.dumps([marks, self._wanted("", None).settings], sort_keys=True)
+        said = json.dumps([FORMAT, marks, self._wanted("", None).settings], sort_keys=True)
         cache = Path(os.environ.get("LINNET_CACHE") or Path.home() / ".cache" / "linnet")
         return cache / "stores" / hashlib.sha256(said.encode()).hexdigest()[:16]
 
@@ -246,7 +247,8 @@ class TextData(BaseModel):
 
 def _material(codec: TokenizerCodec, train: Sequences, validation: Sequences, notes: tuple[str, ...]) -> Material:
     lost = next((note for note in notes if note.startswith(LOSSY)), "")
-    held = Part(validation, note=lost, baselines=lambda: counted(train, validation, len(codec.tokens)))
+    baselines = functools.partial(counted, train, validation, len(codec.tokens))
+    held = Part(validation, note=lost, baselines=baselines, unit="document")
     return Material(codec, Part(train), held, notes)
 
 
@@ -259,15 +261,13 @@ def used_as_it_is(file: Path, codec: TokenizerCodec, wanted: Tokenizing) -> str:
 
 def rows_in_memory(codec: TokenizerCodec, stream: Stream, tally: Tally | None = None) -> Sequences:
     """All documents of a stream as rows."""
-    flat, lengths = [np.empty(0, row_type(codec))], [np.zeros(1, np.int64)]
-    characters = utf8_bytes = 0
-    for ids, sizes, n_characters, n_bytes in encode_rows(codec, stream(tally or Tally())):
-        flat.append(ids)
-        lengths.append(sizes)
-        characters += n_characters
-        utf8_bytes += n_bytes
+    flat, sizes = [np.empty(0, row_type(codec))], [np.empty((0, 3), np.int64)]
+    for some, lengths in encode_rows(codec, stream(tally or Tally())):
+        flat.append(some)
+        sizes.append(lengths)
     ids = np.concatenate(flat)
-    starts = np.cumsum(np.concatenate(lengths), dtype=np.int64)
+    tokens, characters, utf8_bytes = np.concatenate(sizes).T
+    starts = np.concatenate([[0], np.cumsum(tokens)])
     scored = np.ones(len(ids), bool)
     scored[starts[:-1]] = False
     return Sequences(ids, starts, scored, characters, utf8_bytes)

@@ -33,11 +33,17 @@ def coverage(tokens: int, rows: int, context: int) -> float:
     return tokens // (rows * context + 1) * rows * context / tokens if tokens else 0.0
 
 
-def joined(rows: Sequences, has_begin: bool) -> np.ndarray:
-    """The tokens of all rows as one text: each document and its end mark, without begin tokens."""
+def joined_tokens(rows: Sequences, has_begin: bool) -> np.ndarray:
+    """Which tokens make up the text: those of each document and its end mark, without begin tokens."""
     kept = np.ones(int(rows.starts[-1]), bool)
     kept[rows.starts[:-1]] = not has_begin
-    return rows.ids[:][kept].astype(np.int64)
+    return kept
+
+
+def block_targets(tokens: int, rows: int, context: int) -> np.ndarray:
+    """The indices of the joined tokens that are predicted, in the order of `block_rows`."""
+    size = rows * context + 1
+    return (np.arange(tokens // size)[:, None] * size + np.arange(1, size)).reshape(-1)
 
 
 def block_rows(tokens: np.ndarray, rows: int, context: int) -> np.ndarray:

@@ -1,9 +1,10 @@
 """The token store: a corpus encoded once, in memory-mapped shards, with the place of every document.
 
-A store is a folder: `manifest.json`, `codec.json`, `tokens-NNNNN.bin` and `rows-NNNNN.bin` a shard, and
-`starts.bin`. A shard is written beside its name and renamed when it is whole, so that an interrupted encoding goes
-on after the last whole shard. The memory in use does not depend on the size of the corpus.
-Legend: a row is `[begin] + ids + [end]` of one document; starts = int64 [rows + 1] into all tokens.
+A store is a folder: `manifest.json`, `codec.json`, `tokens-NNNNN.bin` and `rows-NNNNN.bin` a shard, `starts.bin`
+and `sizes.bin`. A shard is written beside its name and renamed when it is whole, so that an interrupted encoding
+goes on after the last whole shard. The memory in use does not depend on the size of the corpus.
+Legend: a row is `[begin] + ids + [end]` of one document; starts = int64 [rows + 1] into all tokens; sizes = the
+characters and bytes of each document, uint32 [rows, 2], and before them the tokens of its row in `rows-NNNNN.bin`.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.sequences import Sequences
 
-FORMAT = 1
+FORMAT = 2
 SHARD_TOKENS = 1 << 26
+SIZE = np.dtype("<u4")
 
 
 class Stored(BaseModel):
@@ -142,14 +144,14 @@ def frame_rows(codec: TokenizerCodec, ids: np.ndarray, lengths: np.ndarray) -> t
     return flat, framed
 
 
-def encode_rows(
-    codec: TokenizerCodec, passages: Iterable[Passage]
-) -> Iterator[tuple[np.ndarray, np.ndarray, int, int]]:
-    """Framed rows, their lengths, characters and bytes: some hundred thousand characters at a time."""
+def encode_rows(codec: TokenizerCodec, passages: Iterable[Passage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Framed rows, and the sizes of each, int64 [rows, 3]: some hundred thousand characters at a time."""
     for passage in passages:
         for texts in passage.portions():
             flat, lengths = frame_rows(codec, *codec.encode_many(texts))
-            yield flat, lengths, sum(map(len, texts)), sum(len(text.encode()) for text in texts)
+            characters = np.fromiter(map(len, texts), np.int64, len(texts))
+            utf8_bytes = np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
+            yield flat, np.stack([lengths, characters, utf8_bytes], axis=1)
 
 
 @dataclass(frozen=True)
@@ -170,12 +172,13 @@ class Store:
             _mapped(_tokens_file(self.folder, i), dtype, shard.tokens, "tokens") for i, shard in enumerate(shards)
         ]
         starts = _mapped(self.folder / "starts.bin", np.dtype("<i8"), self.manifest.rows + 1, "row starts")
+        sizes = _mapped(self.folder / "sizes.bin", SIZE, 2 * self.manifest.rows, "sizes").reshape(-1, 2)
         return Sequences(
             parts[0] if len(parts) == 1 else Joined(tuple(parts)),
             starts,
             EveryTarget(starts),
-            self.manifest.characters,
-            self.manifest.utf8_bytes,
+            sizes[:, 0],
+            sizes[:, 1],
             identity=self.identity,
         )
 
@@ -203,6 +206,10 @@ class Store:
         places = np.fromfile(starts, "<i8")
         if places[0] != 0 or places[-1] != self.manifest.tokens or (np.diff(places) < 1).any():
             raise BadInput(f"{starts} does not hold what was written to it: it is damaged; {advice}")
+        rows = self.sequences()
+        if (rows.characters, rows.utf8_bytes) != (self.manifest.characters, self.manifest.utf8_bytes):
+            sizes = self.folder / "sizes.bin"
+            raise BadInput(f"{sizes} does not hold what was written to it: it is damaged; {advice}")
 
 
 def open_store(folder: Path, wanted: Wanted | None = None) -> Store:
@@ -281,9 +288,9 @@ def write_store(
     while more:
         shard, more = _ShardWriter(folder, len(manifest.shards), np.dtype(manifest.dtype)), False
         with shard:
-            for flat, lengths, characters, utf8_bytes in encoded:
-                shard.add(flat, lengths, characters, utf8_bytes)
-                meter.advance(tally, utf8_bytes)
+            for flat, sizes in encoded:
+                shard.add(flat, sizes)
+                meter.advance(tally, int(sizes[:, 2].sum()))
                 if more := shard.tokens >= shard_tokens:
                     break
         manifest = shard.added_to(manifest)
@@ -306,14 +313,14 @@ class _ShardWriter:
         self.digest = hashlib.sha256()
         self.streams: list[BinaryIO] = []
 
-    def add(self, flat: np.ndarray, lengths: np.ndarray, characters: int, utf8_bytes: int) -> None:
-        for stream, values in zip(self.streams, (flat.astype(self.dtype), lengths.astype("<u4")), strict=True):
+    def add(self, flat: np.ndarray, sizes: np.ndarray) -> None:
+        for stream, values in zip(self.streams, (flat.astype(self.dtype), sizes.astype(SIZE)), strict=True):
             stream.write(values.data)
         self.digest.update(flat.astype(self.dtype).data)
         self.tokens += len(flat)
-        self.rows += len(lengths)
-        self.characters += characters
-        self.utf8_bytes += utf8_bytes
+        self.rows += len(sizes)
+        self.characters += int(sizes[:, 1].sum())
+        self.utf8_bytes += int(sizes[:, 2].sum())
 
     def __enter__(self) -> None:
         self.streams = [_beside(path).open("wb") for path in self.paths]
@@ -353,18 +360,23 @@ def _without_first(passages: Iterator[Passage], done: int) -> Iterator[Passage]:
 
 
 def _write_starts(folder: Path, manifest: Manifest) -> None:
-    path, total = folder / "starts.bin", 0
-    with _beside(path).open("wb") as stream:
-        stream.write(np.zeros(1, "<i8").data)
+    """The starts and sizes of all rows, in one file each."""
+    paths, total = (folder / "starts.bin", folder / "sizes.bin"), 0
+    with _beside(paths[0]).open("wb") as starts, _beside(paths[1]).open("wb") as sizes:
+        starts.write(np.zeros(1, "<i8").data)
         for i, shard in enumerate(manifest.shards):
-            lengths = _mapped(_rows_file(folder, i), np.dtype("<u4"), shard.rows, "row lengths")
+            rows = _mapped(_rows_file(folder, i), SIZE, 3 * shard.rows, "row sizes").reshape(-1, 3)
             for first in range(0, shard.rows, 1 << 20):
-                stops = total + np.cumsum(lengths[first : first + (1 << 20)], dtype="<i8")
-                stream.write(stops.data)
+                some = rows[first : first + (1 << 20)]
+                stops = total + np.cumsum(some[:, 0], dtype="<i8")
+                starts.write(stops.data)
+                sizes.write(np.ascontiguousarray(some[:, 1:]).data)
                 total = int(stops[-1])
-        stream.flush()
-        os.fsync(stream.fileno())
-    _beside(path).replace(path)
+        for stream in (starts, sizes):
+            stream.flush()
+            os.fsync(stream.fileno())
+    for path in paths:
+        _beside(path).replace(path)
 
 
 def refuse_other(folder: Path, found: Manifest, wanted: Wanted | None) -> None:
@@ -429,6 +441,11 @@ def _read_manifest(folder: Path) -> Manifest | None:
     stored = _read_json(path)
     if isinstance(stored.get("format"), int) and stored["format"] > FORMAT:
         raise BadInput(f"{path} has format {stored['format']}, and this linnet reads up to {FORMAT}")
+    if isinstance(stored.get("format"), int) and stored["format"] < FORMAT:
+        raise BadInput(
+            f"the token store {folder} is of an older linnet, and does not hold the size of each document, which "
+            f"intervals need; delete the folder {folder}, and it is encoded again"
+        )
     try:
         return Manifest.model_validate(stored)
     except ValidationError as error:

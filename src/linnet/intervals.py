@@ -1,0 +1,63 @@
+"""Intervals of 95 %: of shares, and of ratios of sums over independent units such as documents."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+LEVEL = 0.95
+NORMAL = 1.959963984540054
+
+
+def wilson(right: int, n: int) -> tuple[float, float]:
+    """The interval of a share."""
+    if n == 0:
+        return 0.0, 1.0
+    z = NORMAL
+    share = right / n
+    middle = (share + z * z / (2 * n)) / (1 + z * z / n)
+    half = z / (1 + z * z / n) * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+    return (middle - half if right else 0.0), (middle + half if right < n else 1.0)
+
+
+def ratio_interval(sums: np.ndarray, counts: np.ndarray) -> tuple[float, float]:
+    """The interval of sum(sums) / sum(counts), where each unit brings its own sum and its own count.
+
+    The variance comes from leaving out each unit in turn (the jackknife, CR3 of cluster-robust regression), and
+    Student's quantile from the degrees of freedom that units of such different sizes have. Resampling the units
+    gives the same interval where they are many, and one that is too narrow where they are few or uneven.
+    """
+    total = float(counts.sum())
+    if not total:
+        return 0.0, 0.0
+    ratio, shares = float(sums.sum()) / total, counts / total
+    if shares.max() == 1:  # a single unit does not vary
+        return ratio, ratio
+    change = (sums - ratio * counts) / total / (1 - shares)  # of the ratio, where this unit is left out
+    half = student(degrees_of_freedom(counts)) * math.sqrt(float((change**2).sum()))
+    return ratio - half, ratio + half
+
+
+def degrees_of_freedom(counts: np.ndarray) -> float:
+    """How many equal units (less one) would give as certain a variance (Bell and McCaffrey, 2002)."""
+    shares = counts / max(1, counts.sum())
+    if shares.max(initial=0) in (0, 1):
+        return 0.0
+    square, weights = float((shares**2).sum()), (shares / (1 - shares)) ** 2
+    zeroth, first, second = (float((weights * shares**k).sum()) for k in range(3))
+    trace = float((weights * (1 - 2 * shares + square)).sum())
+    own = float((weights**2 * (1 + 2 * (square - 2 * shares))).sum())
+    pairs = 2 * second * zeroth + 2 * first**2 + (square * zeroth) ** 2 - 4 * square * first * zeroth
+    return trace**2 / (own + pairs)
+
+
+def student(freedom: float) -> float:
+    """The two-sided 95 % quantile of Student's distribution, by its integral over the angle of the tangent."""
+    if freedom > 10_000:
+        return NORMAL
+    freedom = max(1.0, freedom)
+    angle = np.linspace(0, math.pi / 2, 20_001)
+    mass = np.cumsum(np.cos(angle[:-1] + angle[1] / 2) ** (freedom - 1))
+    found = float(np.interp(LEVEL * mass[-1], mass, angle[1:]))
+    return math.sqrt(freedom) * math.tan(found)
