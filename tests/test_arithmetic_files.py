@@ -144,7 +144,7 @@ def test_lines_and_json_rows_and_folders_are_read(tmp_path):
         ('{"input": "1+1"}', "input and gold"),
         ('{"input": ', "not JSON"),
         ("1+" + "1" * 5000 + "=2", "5004 characters"),
-        ('{"input": "1+1", "gold": ' + "1" * 5000 + "}", "not JSON"),
+        ('{"input": "1+1", "gold": ' + "1" * 5000 + "}", "integer of thousands of digits"),
         (row("1+1", "2", split="maybe"), "not a split"),
         (row("1+1", "2", steps="one"), "list of texts"),
     ],

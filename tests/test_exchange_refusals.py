@@ -142,7 +142,7 @@ def other_head(tensors: dict[str, torch.Tensor]) -> None:
 DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     "no config": (lambda folder: (folder / "config.json").unlink(), ("there is no", "config.json")),
     "config is not JSON": (lambda f: (f / "config.json").write_text("{"), ("config.json is not JSON",)),
-    "config is a list": (lambda f: (f / "config.json").write_text("[]"), ("config.json holds list",)),
+    "config is a list": (lambda f: (f / "config.json").write_text("[]"), ("config.json holds a list",)),
     "no weights": (lambda f: (f / "model.safetensors").unlink(), ("neither model.safetensors nor",)),
     "pickled": (pickled, ("pickled weights only (pytorch_model.bin)", "run any code", "model.safetensors")),
     "unknown family": (spoil_config(model_type="llamas"), ('"llamas"', 'did you mean "llama"?')),

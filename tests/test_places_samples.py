@@ -190,7 +190,7 @@ def test_broken_sample_files_are_named(tmp_path: Path, change: dict[str, object]
     with pytest.raises(BadInput, match=said):
         read_samples([path])
     path.write_text("{nonsense\n")
-    with pytest.raises(BadInput, match="line 1 is no JSON"):
+    with pytest.raises(BadInput, match="line 1 is not JSON"):
         read_samples([path])
 
 

@@ -136,7 +136,7 @@ def test_published_samples_are_histories(runs: dict[str, Path], tmp_path: Path) 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
-        ("{", "line 1 is no JSON"),
+        ("{", "line 1 is not JSON"),
         ('{"id": 1}', 'needs "visits"'),
         ('{"visits": [{"start": 5}]}', 'visit 1: a visit needs a "place"'),
         ('{"visits": [{"place": 5}]}', 'needs a "start" or a "time"'),

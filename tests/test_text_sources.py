@@ -214,7 +214,7 @@ def test_rows_that_cannot_be_used_are_named(tmp_path: Path) -> None:
 
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "fine"}\n\n{"text": oops}\n')
-    assert "rows.jsonl, row 3: not JSON" in message(path)
+    assert "rows.jsonl, row 3 is not JSON" in message(path)
     path.write_text('{"text": "fine"}\n{"body": "b", "id": 1}\n')
     assert 'row 2: no field "text"; there is body, id' in message(path)
     path.write_text('{"text": 7}\n')

@@ -200,7 +200,7 @@ def test_folders_that_are_something_else_are_left_alone(
     manifest = store.folder / "manifest.json"
     text = manifest.read_text()
     manifest.write_text(text[:50])
-    with pytest.raises(BadInput, match="manifest.json cannot be read"):
+    with pytest.raises(BadInput, match="manifest.json is not JSON"):
         open_store(store.folder)
     manifest.write_text(text.replace('"format": 2', '"format": 9'))
     with pytest.raises(BadInput, match="has format 9, and this linnet reads up to 2"):

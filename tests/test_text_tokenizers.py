@@ -235,10 +235,10 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text('{"model": 3}')
     with pytest.raises(BadInput, match="bad.json: this is no tokenizer.json"):
         TokenizerCodec.read(tmp_path / "bad.json")
-    with pytest.raises(BadInput, match="there is no tokenizer .*nowhere.json"):
+    with pytest.raises(BadInput, match="there is no file .*nowhere.json"):
         TokenizerCodec.read(tmp_path / "nowhere.json")
     (tmp_path / "latin.json").write_bytes(b'{"\xe9": 1}')
-    with pytest.raises(BadInput, match="latin.json cannot be read: .* position 2"):
+    with pytest.raises(BadInput, match="latin.json: byte 2 is no UTF-8 text"):
         TokenizerCodec.read(tmp_path / "latin.json")
 
 

@@ -462,7 +462,7 @@ def test_broken_folders_are_named(tmp_path: Path, averaged: Path) -> None:
         with pytest.raises(BadInput, match=r"record.json is not what was written"):
             use(out)
     (out / "codec.json").write_text("{")
-    with pytest.raises(BadInput, match="codec.json is broken"):
+    with pytest.raises(BadInput, match="codec.json is not JSON"):
         workbench.load(out)
     (out / "codec.json").unlink()
     with pytest.raises(BadInput, match="has no codec.json"):

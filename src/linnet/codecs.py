@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 
 from linnet.errors import BadInput
+from linnet.untrusted import checked
 
 
 @dataclass(frozen=True)
@@ -135,4 +136,4 @@ class CharacterCodec:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CharacterCodec:
-        return cls(stored["characters"], stored["has_begin"])
+        return cast(CharacterCodec, checked(cls, stored, ""))

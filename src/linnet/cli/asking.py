@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json as standard_json
 import re
 import zlib
 from pathlib import Path
@@ -156,10 +155,9 @@ def prompts_of(path: Path) -> dict[str, str]:
 
 
 def _prompt_of(text: str, where: str) -> str:
-    try:
-        prompt = standard_json.loads(text).get("prompt")
-    except standard_json.JSONDecodeError as wrong:
-        raise BadInput(f"{where}: this starts like a JSON object and is none: {wrong}") from wrong
+    from linnet.untrusted import parse_object
+
+    prompt = parse_object(text, where).get("prompt")
     if not isinstance(prompt, str):
         raise BadInput(f'{where}: a JSON object needs a "prompt" that is text')
     return prompt

@@ -23,6 +23,7 @@ from linnet.model.attention import WIDE
 from linnet.model.config import ModelConfig
 from linnet.model.model import Model
 from linnet.model.state import State
+from linnet.untrusted import read_object
 
 COLD_SECONDS = 5.0  # for each layer, where nothing is known yet
 WARM_SECONDS = 1.0  # for each layer, where the compiled graph lies on disk
@@ -57,8 +58,8 @@ class Compiling:
         """What compiling is going to take: as measured, or by the number of layers."""
         depth = self.config.depth
         try:
-            stored = json.loads(self.mark.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+            stored = read_object(self.mark)
+        except BadInput:
             return COLD_SECONDS * depth
         again = stored.get("again")
         return float(again) if isinstance(again, int | float) else WARM_SECONDS * depth

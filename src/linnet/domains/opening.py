@@ -10,10 +10,20 @@ from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
+from linnet.untrusted import shown
 
 
-def codec_of(stored: Mapping[str, Any]) -> Codec:
+def codec_of(stored: Mapping[str, Any], where: str = "codec.json") -> Codec:
     """The codec of a `codec.json`."""
+    try:
+        return _of(stored)
+    except BadInput as error:
+        raise BadInput(f"{where}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadInput(f"{where} is broken ({type(error).__name__}: {error})") from None
+
+
+def _of(stored: Mapping[str, Any]) -> Codec:
     match stored.get("kind"):
         case "characters":
             return CharacterCodec.from_json(stored)
@@ -24,4 +34,4 @@ def codec_of(stored: Mapping[str, Any]) -> Codec:
         case "tokenizer":
             return TokenizerCodec.from_json(stored)
         case kind:
-            raise BadInput(f'codec.json names the kind "{kind}", which this linnet does not know')
+            raise BadInput(f"its kind is {shown(kind)}, which this linnet does not know")

@@ -7,7 +7,6 @@ rules are exactly one of those; with any other, texts would silently become othe
 from __future__ import annotations
 
 import functools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -43,7 +42,7 @@ def vocabulary_of(codec: Codec, size: int) -> Vocabulary | str:
         return _characters(codec.tokens, codec.characters, codec.begin, codec.end)
     if not isinstance(codec, TokenizerCodec):
         return written(codec).why_not or "llama.cpp has no tokenizer that leaves out spaces"
-    stored = json.loads(codec.content)
+    stored = codec.stored
     model, pre = stored["model"], pre_of(stored)
     notes: tuple[str, ...] = ()
     if model["type"] != "BPE":

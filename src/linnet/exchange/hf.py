@@ -18,9 +18,10 @@ from linnet.errors import BadInput
 from linnet.exchange.expressing import Family, Portable, differing, family_of, obstacles, refuse, settled
 from linnet.exchange.families import config_of
 from linnet.exchange.layouts import give, take
-from linnet.exchange.tensors import ONE_FILE, StoredTensors, read_json
+from linnet.exchange.tensors import ONE_FILE, StoredTensors
 from linnet.exchange.tokens import read_tokenizer, written
 from linnet.model.config import ModelConfig
+from linnet.untrusted import read_object
 
 Dtype = Literal["f32", "f16", "bf16"]
 DTYPES: dict[Dtype, tuple[torch.dtype, str]] = {
@@ -143,7 +144,7 @@ def read_folder(folder: Path) -> Brought:
     """A model of a family that linnet knows; everything that does not fit is named with its file and field."""
     if not folder.is_dir():
         raise BadInput(f"there is no folder {folder}" if not folder.exists() else f"{folder} is not a folder")
-    said = read_json(folder / "config.json")
+    said = read_object(folder / "config.json")
     family, config = config_of(said, folder / "config.json")
     stored = StoredTensors.open(folder)
     weights = take(stored, family, config)

@@ -6,20 +6,20 @@ Nothing is ever unpickled: a folder that only has pickled weights is refused.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from linnet.errors import BadInput
+from linnet.untrusted import Fields, parse_object, read_object
 
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".model_state", ".th"})
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
+MOST_HEADER = 100_000_000  # bytes, as in the safetensors library
 FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
@@ -74,7 +74,7 @@ def shards(folder: Path) -> dict[Path, tuple[str, ...]]:
     """The safetensors files of a folder, and the tensors that an index promises in each."""
     index = folder / INDEX
     if index.is_file():
-        promised = read_json(index).get("weight_map")
+        promised = read_object(index).get("weight_map")
         if not isinstance(promised, dict) or not all(isinstance(name, str) for name in promised.values()):
             raise BadInput(f'{index} has no "weight_map" from tensor names to files')
         if outside := sorted({name for name in promised.values() if Path(name).name != name}):
@@ -93,19 +93,6 @@ def shards(folder: Path) -> dict[Path, tuple[str, ...]]:
     raise BadInput(f"{folder} has neither {ONE_FILE} nor {INDEX}")
 
 
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object from a file."""
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"there is no {file}") from None
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{file} is not JSON: {error}") from None
-    if not isinstance(stored, dict):
-        raise BadInput(f"{file} holds {type(stored).__name__}, not a JSON object")
-    return stored
-
-
 def header(file: Path) -> dict[str, Place]:
     """What a safetensors file says it holds, after a look at whether it is long enough for that."""
     size = file.stat().st_size
@@ -114,15 +101,18 @@ def header(file: Path) -> dict[str, Place]:
         if size < 8 or length > size - 8:
             told = f"its header takes {length:,} bytes" if size >= 8 else "a header takes 8 bytes at least"
             raise BadInput(f"{file} is cut or no safetensors file: {told}, and the file has {size:,}")
-        try:
-            stored = json.loads(stream.read(length))
-            entries = {
-                name: (entry["dtype"], tuple(map(int, entry["shape"])), int(entry["data_offsets"][1]))
-                for name, entry in stored.items()
-                if name != "__metadata__"
-            }
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-            raise BadInput(f"{file} is no safetensors file: its header cannot be read ({error})") from None
+        if length > MOST_HEADER:
+            raise BadInput(f"{file} is no safetensors file: a header of {length:,} bytes is too long")
+        stored = parse_object(stream.read(length), f"{file} is no safetensors file: its header")
+    entries = {}
+    for name, entry in stored.items():
+        if name != "__metadata__":
+            fields = Fields(f"{file}: tensor {name}", entry if isinstance(entry, dict) else {})
+            shape, offsets = fields.integers("shape"), fields.integers("data_offsets")
+            if len(offsets) != 2 or min(*shape, *offsets, 0) < 0:
+                fields.problems.append("shape and data_offsets are lists of sizes, the second one of two")
+            entries[name] = (fields.text("dtype"), tuple(shape), offsets[-1] if offsets else 0)
+            fields.refuse()
     for name, (_, _, stop) in sorted(entries.items(), key=lambda entry: entry[1][2]):
         if 8 + length + stop > size:
             raise BadInput(

@@ -18,7 +18,7 @@ from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.text.tokenization import TokenizerCodec, tokenizers_library
 from linnet.errors import BadInput
 from linnet.exchange.special_ids import SpecialIds
-from linnet.exchange.tensors import read_json
+from linnet.untrusted import read_object, read_text
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def with_begin(codec: TokenizerCodec) -> str:
     """The tokenizer.json of a codec, set to add its begin token and nothing else."""
     if added(codec) == (() if codec.begin is None else (codec.begin,), ()):
         return codec.content
-    stored = json.loads(codec.content)
+    stored = codec.stored
     stored["post_processor"] = None if codec.begin_name is None else _template(codec.begin_name, codec.begin)
     return json.dumps(stored, ensure_ascii=False)
 
@@ -153,7 +153,7 @@ def read_tokenizer(folder: Path, config: Mapping[str, Any], vocabulary: int) -> 
     begins, ending, source = _framing(folder, config, special)
     file = folder / "tokenizer.json"
     if file.is_file():
-        content = _text(file)
+        content = read_text(file)
     elif (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
         file = folder / "vocab.json"
         content = _byte_pairs(folder, config)
@@ -209,15 +209,8 @@ def ends_note(bare: TokenizerCodec, own: str | None, ending: Sequence[int], sour
     return (f"samples end at {shown}, as {source} says",) if len(ending) > 1 else ()
 
 
-def _text(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadInput(f"{file} cannot be read: {error}") from None
-
-
 def _optional(file: Path) -> dict[str, Any]:
-    return read_json(file) if file.is_file() else {}
+    return read_object(file) if file.is_file() else {}
 
 
 def _name(said: Mapping[str, Any], key: str, names: tuple[str, ...]) -> str | None:
@@ -288,7 +281,7 @@ def speaks_in_ids(codec: Codec) -> bool:
     """Whether this is the codec of a model that came without a tokenizer."""
     if not isinstance(codec, TokenizerCodec) or NO_SUCH_ID not in codec.content:
         return False
-    return bool(json.loads(codec.content)["model"].get("unk_token") == NO_SUCH_ID)
+    return bool(codec.stored["model"].get("unk_token") == NO_SUCH_ID)
 
 
 def ids_in_words(text: str, vocabulary: int) -> tuple[int, ...]:

@@ -12,18 +12,28 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
 from linnet.errors import BadInput, RunFailed
+from linnet.untrusted import checked, read_object
+
+STEP = re.compile(r"[0-9]{6,18}")
+Count = Annotated[int, Field(ge=0, lt=1 << 63)]
+
+
+class Damaged(BadInput):
+    """A file of a checkpoint is not what was written."""
 
 
 @dataclass
@@ -31,17 +41,25 @@ class LoopState:
     """All state of the loop that is not a tensor. The position in the data and all random draws follow from
     `step` and the seed, so they need no state of their own."""
 
-    step: int = 0
-    tokens: int = 0
+    step: Count = 0
+    tokens: Count = 0
     seconds: float = 0.0
     best_loss: float | None = None
-    best_step: int | None = None
-    worse: int = 0  # validations since the best one
+    best_step: Count | None = None
+    worse: Count = 0  # validations since the best one
     last_loss: float | None = None
-    ema_updates: int = 0
+    ema_updates: Count = 0
     scaler: dict[str, float] = field(default_factory=dict)
-    metrics_bytes: int = 0
+    metrics_bytes: Count = 0
     data: str = ""  # fingerprint of the training rows
+
+
+@dataclass(frozen=True)
+class _StoredLoop:
+    """What loop.json holds."""
+
+    loop: dict[str, Any]
+    sha256: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -152,7 +170,8 @@ class RunFolder:
         """The steps that have a checkpoint, whole or not, oldest first."""
         if not self.checkpoints.is_dir():
             return []
-        return sorted(int(entry.name) for entry in self.checkpoints.iterdir() if entry.name.isdigit())
+        names = [entry.name for entry in self.checkpoints.iterdir() if STEP.fullmatch(entry.name)]
+        return sorted(step for step in map(int, names) if self.at(step).name in names)
 
     def at(self, step: int) -> Path:
         return self.checkpoints / f"{step:06d}"
@@ -201,18 +220,29 @@ class RunFolder:
 
     def loop(self, step: int) -> tuple[LoopState, dict[str, str]]:
         """The loop state and the file hashes of a checkpoint."""
-        stored = json.loads((self.at(step) / "loop.json").read_text(encoding="utf-8"))
-        if hash_of(stored["loop"]) != stored["sha256"]["loop"]:
-            raise ValueError("loop.json is not what was written")
-        return LoopState(**stored["loop"]), stored["sha256"]
+        file = self.at(step) / "loop.json"
+        try:
+            stored = checked(_StoredLoop, read_object(file), "loop.json")
+            loop = checked(LoopState, stored.loop, "loop.json")
+        except BadInput as error:
+            raise Damaged(str(error)) from None
+        if hash_of(stored.loop) != stored.sha256.get("loop"):
+            raise Damaged("loop.json is not what was written")
+        return loop, stored.sha256
 
     def tensors(self, step: int, name: str) -> dict[str, Tensor]:
         """The tensors of one file of a checkpoint, after its hash has been checked."""
         _, hashes = self.loop(step)
-        content = (self.at(step) / name).read_bytes()
-        if hashlib.sha256(content).hexdigest() != hashes[name]:
-            raise ValueError(f"{name} is not what was written")
-        return load(content)
+        try:
+            content = (self.at(step) / name).read_bytes()
+        except OSError as error:
+            raise Damaged(f"{name}: {error.strerror or error}") from None
+        if hashlib.sha256(content).hexdigest() != hashes.get(name):
+            raise Damaged(f"{name} is not what was written")
+        try:
+            return load(content)
+        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+            raise Damaged(f"{name} is no safetensors file: {error}") from None
 
     def read(self, step: int) -> Checkpoint:
         loop, hashes = self.loop(step)
@@ -231,8 +261,8 @@ class RunFolder:
         for step in reversed(self.steps()):
             try:
                 return self.read(step)
-            except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-                say(f"checkpoint {self.at(step)} is broken ({type(error).__name__}: {error}) and is left aside")
+            except Damaged as error:
+                say(f"checkpoint {self.at(step)} is broken ({error}) and is left aside")
         return None
 
     def best(self) -> int | None:
@@ -241,7 +271,7 @@ class RunFolder:
         for step in reversed(steps):
             try:
                 best = self.loop(step)[0].best_step
-            except (OSError, ValueError, KeyError, TypeError):
+            except Damaged:
                 continue  # reading the weights of that step will name what is broken
             return best if best in steps else step
         return None

@@ -6,7 +6,6 @@ Recipes make runs, `--set` changes them, and the resolved run is written before 
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -14,6 +13,7 @@ from typing import Annotated, Any, Literal
 import tomli_w
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
+from linnet import untrusted
 from linnet.domains.arithmetic import ArithmeticData
 from linnet.domains.places.data import PlacesData
 from linnet.domains.text import TextData
@@ -172,12 +172,7 @@ def known_keys() -> list[str]:
 
 
 def read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise BadInput(f"there is no file {path}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInput(f"{path} is not valid TOML: {error}") from None
+    return untrusted.read_toml(path)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -197,8 +192,8 @@ def parse_setting(setting: str) -> tuple[str, Any]:
     if not equals or not key.strip():
         raise BadInput(f'a setting has the form key=value, and "{setting}" has not')
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, KeyError):
+        value = untrusted.parse_toml(f"value = {text}", f"{key}={untrusted.shown(text)}").get("value")
+    except untrusted.Malformed:
         value = text.strip()
     return key.strip(), value
 

@@ -9,6 +9,7 @@ import json
 
 from linnet.errors import BadInput
 from linnet.training.checkpoint import RunFolder, write_atomically
+from linnet.untrusted import read_object, shown
 
 FILE, KEY = "generation.json", "further_ends"
 
@@ -23,13 +24,8 @@ def further_ends(folder: RunFolder, vocabulary: int) -> tuple[int, ...]:
     file = folder.path / FILE
     if not file.is_file():
         return ()
-    try:
-        stored = json.loads(file.read_text(encoding="utf-8"))[KEY]
-    except (ValueError, KeyError, TypeError) as error:
-        raise BadInput(
-            f'{file} is broken ({type(error).__name__}: {error}); it holds {{"{KEY}": [ids]}}'
-        ) from None
+    stored = read_object(file).get(KEY)
     right = isinstance(stored, list) and all(type(i) is int and 0 <= i < vocabulary for i in stored)
-    if not right:
-        raise BadInput(f"{file}: {KEY} is {stored!r}, and the ids of this model are 0..{vocabulary - 1}")
+    if not isinstance(stored, list) or not right:
+        raise BadInput(f"{file}: {KEY} is {shown(stored)}, not a list of ids of this model (0..{vocabulary - 1})")
     return tuple(stored)

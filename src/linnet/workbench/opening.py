@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
 
 from linnet.codecs import Codec
 from linnet.decoding.products import Weights, named, pack
@@ -20,11 +18,12 @@ from linnet.errors import BadInput
 from linnet.model.model import Model
 from linnet.model.places.published import CopyModel
 from linnet.records import RunRecord
-from linnet.training.checkpoint import RunFolder, load_weights
+from linnet.training.checkpoint import Damaged, RunFolder, load_weights
 from linnet.training.learner import autocast
 from linnet.training.networks import Network, decoder, new_network
 from linnet.training.resolve import automatic_precision
 from linnet.training.run import Run, parse, read_toml
+from linnet.untrusted import read_object
 
 
 @dataclass(frozen=True)
@@ -73,12 +72,9 @@ def read_record(folder: RunFolder) -> RunRecord | None:
 
 
 def read_codec(folder: RunFolder) -> Codec:
-    try:
-        return codec_of(json.loads(folder.codec.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        raise BadInput(f"{folder.path} has no codec.json: its training never began") from None
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise BadInput(f"{folder.codec} is broken ({type(error).__name__}: {error})") from None
+    if not folder.codec.is_file():
+        raise BadInput(f"{folder.path} has no codec.json: its training never began")
+    return codec_of(read_object(folder.codec), str(folder.codec))
 
 
 def load(
@@ -97,7 +93,7 @@ def load(
     name = "ema.safetensors" if run.optim.ema else "weights.safetensors"
     try:
         load_weights(model, folder.tensors(step, name), str(folder.at(step)))
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except Damaged as error:
         raise BadInput(f"{folder.at(step)} is broken ({error}); name another with --checkpoint") from None
     place = torch.device(chosen_device(device))
     model = model.to(place).eval()

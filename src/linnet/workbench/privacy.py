@@ -24,6 +24,7 @@ from linnet.domains.places.others import Moves
 from linnet.errors import BadInput
 from linnet.records import NoteRecord
 from linnet.training.checkpoint import RunFolder, hash_of, write_atomically
+from linnet.untrusted import read_object
 from linnet.workbench.predicting import places_run
 
 Rare = Literal["keep", "drop", "coarsen"]
@@ -117,7 +118,7 @@ def _rewrite(folder: RunFolder, step: int, gone: Forgotten) -> int:
     count = 0
     loop, hashes = folder.loop(step)
     at = folder.at(step)
-    stored = json.loads((at / "loop.json").read_text(encoding="utf-8"))
+    stored = read_object(at / "loop.json")
     for name in sorted(hashes):
         if not name.endswith(".safetensors"):
             continue

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from linnet.domains.text.tokenizer_training import SUPPORT, Tokenizing, train_to
 from linnet.errors import BadInput, nearest
 from linnet.records import TokenizerRecord
 from linnet.training.run import explain, parse_setting
+from linnet.untrusted import read_object
 from linnet.workbench.opening import located
 
 READING = {"documents": "line", "field": "text", "errors": "strict"}
@@ -133,7 +133,7 @@ def _codec(path: Path) -> TokenizerCodec:
     stored = path / "codec.json"
     if not stored.is_file():
         return TokenizerCodec.read(path)
-    codec = codec_of(json.loads(stored.read_text(encoding="utf-8")))
+    codec = codec_of(read_object(stored), str(stored))
     if not isinstance(codec, TokenizerCodec):
         raise BadInput(f"{path} is no run of text, so it has no tokenizer to check")
     return codec

@@ -18,7 +18,7 @@ import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 
@@ -32,6 +32,7 @@ from linnet.domains.arithmetic.problems import (
 )
 from linnet.domains.arithmetic.steps import equations
 from linnet.errors import BadInput
+from linnet.untrusted import checked
 
 Reverse = Literal["none", "answer", "all"]
 SPECIALS = ("<begin>", "<end>")
@@ -152,7 +153,7 @@ class ArithmeticCodec:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> ArithmeticCodec:
-        return cls(**{name: value for name, value in stored.items() if name != "kind"})
+        return cast(ArithmeticCodec, checked(cls, stored, ""))
 
     def answer_width(self, base: int = 10) -> int:
         """Digits that the largest possible answer has, when operands have `width` digits."""

@@ -22,6 +22,7 @@ from linnet.domains.places import cells as s2
 from linnet.domains.places.splits import Samples, train_end
 from linnet.domains.places.visits import DAY, MINUTE, NO_PART, PARTS, Visits
 from linnet.errors import BadInput
+from linnet.untrusted import parse_object
 
 LONGEST = 2879  # minutes; durations are capped in the published files
 _PER_VISIT = ("h_place", "h_weekday", "h_start_min", "h_duration", "h_day_diff")
@@ -66,13 +67,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     for number, line in enumerate(_lines(path), 1):
         if not line.strip():
             continue
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{path.name} line {number} is no JSON: {error.msg}") from None
-        if not isinstance(record, dict):
-            raise BadInput(f"{path.name} line {number} is no JSON object")
-        yield f"{path.name} line {number}", record
+        where = f"{path.name} line {number}"
+        yield where, parse_object(line, where)
 
 
 def _lines(path: Path) -> Iterator[str]:

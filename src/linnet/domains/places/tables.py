@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from linnet.errors import BadInput
+from linnet.untrusted import parse_object
 
 if TYPE_CHECKING:
     import polars as pl
@@ -161,10 +161,10 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     if stored is None:
         return frame
     try:
-        geo = json.loads(stored)
+        geo = parse_object(stored, f'{path}: its "geo" metadata')
         column = geo["primary_column"]
         about = geo["columns"][column]
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise BadInput(f'{path}: its "geo" metadata name no geometry column, as GeoParquet has it') from None
     if column not in frame.columns:
         raise BadInput(f'{path}: its "geo" metadata name the column "{column}", which it lacks')

@@ -27,6 +27,7 @@ from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.sequences import Sequences
+from linnet.untrusted import read_object
 
 FORMAT = 2
 SHARD_TOKENS = 1 << 26
@@ -460,9 +461,9 @@ def _write_manifest(folder: Path, manifest: Manifest) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
-        raise BadInput(f"{path} cannot be read: {error}; delete the store and encode it again") from error
+        return read_object(path)
+    except BadInput as error:
+        raise BadInput(f"{error}; delete the store and encode it again") from error
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:

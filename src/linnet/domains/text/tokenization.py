@@ -10,7 +10,6 @@ import contextlib
 import functools
 import hashlib
 import itertools
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy as np
 from linnet.codecs import Encoded, known
 from linnet.domains.text.written import ends_text, written_bytes
 from linnet.errors import BadInput, nearest
+from linnet.untrusted import Fields, parse_object, read_object, read_text
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -56,6 +56,11 @@ class TokenizerCodec:
         tokenizer.encode_special_tokens = True
         return tokenizer
 
+    @property
+    def stored(self) -> dict[str, Any]:
+        """The tokenizer.json as an object."""
+        return parse_object(self.content, "tokenizer.json")
+
     @functools.cached_property
     def tokens(self) -> tuple[str, ...]:
         by_id = {i: name for name, i in self.tokenizer.get_vocab(with_added_tokens=True).items()}
@@ -72,7 +77,7 @@ class TokenizerCodec:
     @functools.cached_property
     def unknown(self) -> int | None:
         """The id that stands for what the vocabulary lacks; None where nothing can be lacking."""
-        model = json.loads(self.content)["model"]
+        model = self.stored["model"]
         if isinstance(model.get("unk_id"), int):
             return int(model["unk_id"])
         name = model.get("unk_token")
@@ -127,7 +132,7 @@ class TokenizerCodec:
 
     @functools.cached_property
     def _decoder(self) -> Mapping[str, Any] | None:
-        decoder: Mapping[str, Any] | None = json.loads(self.content).get("decoder")
+        decoder: Mapping[str, Any] | None = self.stored.get("decoder")
         return decoder
 
     @functools.cached_property
@@ -146,18 +151,17 @@ class TokenizerCodec:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> TokenizerCodec:
-        return cls(stored["tokenizer"], stored["begin"], stored["end"])
+        fields = Fields("the codec", stored)
+        names = [fields.text(key) if stored.get(key) is not None else None for key in ("begin", "end")]
+        content = fields.text("tokenizer")
+        fields.refuse()
+        return cls(content, *names)
 
     @classmethod
     def read(cls, path: Path, begin: str | None = None, end: str | None = None) -> TokenizerCodec:
         """A tokenizer.json, or the folder that holds one; begin and end are found by name unless given."""
         file = path / "tokenizer.json" if path.is_dir() else path
-        try:
-            content = file.read_text(encoding="utf-8")
-        except FileNotFoundError:
-            raise BadInput(f"there is no tokenizer {file}") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise BadInput(f"tokenizer {file} cannot be read: {error}") from error
+        content = read_text(file)
         try:
             bare = cls(content, None, None)
             names = set(bare.tokens)
@@ -203,10 +207,7 @@ def _config_beside(file: Path) -> dict[str, str]:
     config = file.with_name("tokenizer_config.json")
     if not config.is_file():
         return {}
-    try:
-        stored = json.loads(config.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise BadInput(f"{config} is not JSON: {error}") from error
+    stored = read_object(config)
     names = {}
     for key in ("bos_token", "eos_token"):
         value = stored.get(key)

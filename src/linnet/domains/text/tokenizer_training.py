@@ -20,6 +20,7 @@ from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
 from linnet.domains.text.unigram import byte_alphabet, learn_pieces
 from linnet.errors import BadInput
+from linnet.untrusted import parse_object
 
 SUPPORT = 100  # characters of training text that a learned token should stand on
 SMALLEST = 512  # a vocabulary that every corpus may have
@@ -228,7 +229,7 @@ def _plain_specials(content: str, names: Sequence[str]) -> str:
     """Let texts contain these tokens, which `<end>` and the like never are in a text."""
     if not names:
         return content
-    stored = json.loads(content)
+    stored = parse_object(content, "the tokenizer")
     for token in stored["added_tokens"]:
         if token["content"] in names:
             token["special"] = False
@@ -237,13 +238,17 @@ def _plain_specials(content: str, names: Sequence[str]) -> str:
 
 def contradictions(codec: TokenizerCodec, wanted: Tokenizing) -> list[str]:
     """The settings that a tokenizer which exists does not obey, as `kind=words (it is bpe)`."""
-    stored = json.loads(codec.content)
+    stored = parse_object(codec.content, "the tokenizer")
     model = stored["model"]
     kinds = {"BPE": "bpe", "Unigram": "unigram", "WordLevel": "words"}
     kind = kinds.get(model["type"], model["type"])
     if kind == "bpe" and not model.get("merges"):
         kind = "characters"
-    is_so = {"kind": kind, "vocabulary": len(codec.tokens), "lowercase": "Lowercase" in str(stored["normalizer"])}
+    is_so = {
+        "kind": kind,
+        "vocabulary": len(codec.tokens),
+        "lowercase": "Lowercase" in str(stored.get("normalizer")),
+    }
     missing = [name for name in wanted.specials if name not in codec.tokens]
     said = [
         f"data.tokenizer.{key}={_toml(getattr(wanted, key))} (it is {_toml(value)})"
