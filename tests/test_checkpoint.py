@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,9 +16,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from faults import Fails, Killed, disk, failing_at, full_from, killed_at
+from linnet import files
 from linnet.errors import BadInput, RunFailed
-from linnet.training import checkpoint as checkpoint_module
-from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, load_weights, write_atomically
+from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder, load_weights
 
 SOURCE = Path(__file__).parents[1] / "src" / "linnet"
 FILES = ["weights.safetensors", "ema.safetensors", "loop.safetensors", "loop.json"]
@@ -51,7 +51,7 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    made = RunFolder.create(tmp_path / "run", force=False)
+    made = RunFolder.create(tmp_path / "run")
     made.settings.write_text("format = 1\n")
     return made
 
@@ -63,7 +63,7 @@ def test_a_checkpoint_comes_back_as_it_was(folder: RunFolder) -> None:
 
 
 def test_the_same_values_have_the_same_bytes(folder: RunFolder, tmp_path: Path) -> None:
-    other = RunFolder.create(tmp_path / "other", force=False)
+    other = RunFolder.create(tmp_path / "other")
     folder.save(checkpoint_of(20))
     other.save(checkpoint_of(20))
     for name in FILES:
@@ -113,8 +113,6 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
             path.mkdir()
     said: list[str] = []
     found = folder.newest(said.append)
-    if name == "loop.json" and damage == "swapped":
-        name = "weights.safetensors"  # a whole loop.json, of other weights
     assert found is not None and equal(found, checkpoint_of(20))
     assert len(said) == 1 and str(folder.at(40)) in said[0] and "left aside" in said[0]
     assert name == "loop.json" or name in said[0]
@@ -125,7 +123,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
 def test_no_altered_byte_goes_unnoticed(
     tmp_path_factory: pytest.TempPathFactory, name: str, place: float, flip: int
 ) -> None:
-    folder = RunFolder.create(tmp_path_factory.mktemp("flips") / "run", force=False)
+    folder = RunFolder.create(tmp_path_factory.mktemp("flips") / "run")
     folder.save(checkpoint_of(20))
     path = folder.at(20) / name
     content = bytearray(path.read_bytes())
@@ -170,9 +168,10 @@ def test_the_best_checkpoint_may_be_gone(folder: RunFolder) -> None:
     assert folder.best() == 30
 
 
-def test_what_a_killed_save_leaves_behind_is_not_a_checkpoint(folder: RunFolder) -> None:
+@pytest.mark.parametrize("form", [".000040.0123abcd.part", ".000040.123"])
+def test_what_a_killed_save_leaves_behind_is_not_a_checkpoint(folder: RunFolder, form: str) -> None:
     folder.save(checkpoint_of(20))
-    half = folder.checkpoints / ".000040.123"
+    half = folder.checkpoints / form
     half.mkdir()
     (half / "weights.safetensors").write_bytes(b"half")
     assert folder.steps() == [20]
@@ -180,42 +179,44 @@ def test_what_a_killed_save_leaves_behind_is_not_a_checkpoint(folder: RunFolder)
     assert not half.exists()
 
 
-def fail_at(monkeypatch: pytest.MonkeyPatch, call: int) -> None:
-    """Let the disk be full from this flush on."""
-    calls = iter(range(1, 10_000))
-
-    def fsync(handle: int) -> None:
-        if next(calls) >= call:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(checkpoint_module.os, "fsync", fsync)
-
-
-@pytest.mark.parametrize("call", range(1, 9))
+@pytest.mark.parametrize("fails", [failing_at, full_from])
 def test_a_failing_write_leaves_the_last_checkpoint_and_no_half_one(
-    folder: RunFolder, monkeypatch: pytest.MonkeyPatch, call: int
+    folder: RunFolder, fails: Callable[[int], Fails]
 ) -> None:
     folder.save(checkpoint_of(20))
-    before = names(folder.path)
-    fail_at(monkeypatch, call)
-    with pytest.raises(RunFailed) as failed:
-        folder.save(checkpoint_of(40))
-    assert "step 40 could not be written" in str(failed.value)
-    assert "No space left on device" in str(failed.value)
-    assert f"the last good checkpoint is {folder.at(20)}" in str(failed.value)
-    assert failed.value.exit_code == 1
-    assert names(folder.path) == before
-    assert equal(folder.read(20), checkpoint_of(20))
+    for step in range(1, 100):
+        before = names(folder.path)
+        with disk(fails(step)):
+            try:
+                folder.save(checkpoint_of(40))
+                break
+            except RunFailed as error:
+                assert "step 40 could not be written" in str(error)
+                assert f"the last good checkpoint is {folder.at(20)}" in str(error)
+        files.tidy_within(folder.checkpoints)
+        assert names(folder.path) == before
+        assert equal(folder.read(20), checkpoint_of(20))
+    assert step > 12
+    assert equal(folder.read(40), checkpoint_of(40))
 
 
-def test_a_failing_write_leaves_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "record.json"
-    write_atomically(path, b"old")
-    fail_at(monkeypatch, 1)
-    with pytest.raises(RunFailed, match=f"could not write {re.escape(str(path))}: No space left"):
-        write_atomically(path, b"new")
-    assert names(tmp_path) == ["record.json"]
-    assert path.read_bytes() == b"old"
+def test_a_save_that_is_killed_at_any_operation_leaves_old_or_new(folder: RunFolder) -> None:
+    """Also where a checkpoint of the same step, broken or from before, is replaced."""
+    folder.save(checkpoint_of(20))
+    folder.save(checkpoint_of(40, worse=1))
+    for step in range(1, 100):
+        with disk(killed_at(step)):
+            try:
+                folder.save(checkpoint_of(40, worse=2))
+                break
+            except Killed:
+                pass
+        assert folder.steps() == [20, 40]
+        found = folder.newest(pytest.fail)
+        assert found is not None and found.loop.step == 40 and found.loop.worse in (1, 2)
+        folder.save(checkpoint_of(40, worse=1))
+        assert names(folder.checkpoints)[:1] == ["000020"]
+    assert step > 12
 
 
 @pytest.fixture
@@ -233,7 +234,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_half_one(small_disk: Path) -> None:
-    folder = RunFolder.create(small_disk / "run", force=False)
+    folder = RunFolder.create(small_disk / "run")
     folder.save(checkpoint_of(20, size=6000))
     before = names(folder.path)
     with pytest.raises(RunFailed, match=r"No space left on device.*the last good checkpoint is .*000020"):
@@ -247,32 +248,27 @@ def test_a_new_run_replaces_nothing_by_itself(tmp_path: Path) -> None:
     path.mkdir()
     (path / "run.toml").write_text("format = 1\n")
     with pytest.raises(BadInput, match=r"run exists; choose another --out, or replace it with --force"):
-        RunFolder.create(path, force=False)
+        RunFolder.create(path)
     assert names(path) == ["run.toml"]
-    RunFolder.create(path, force=True)
-    assert names(path) == []
 
 
-@pytest.mark.parametrize("kind", ["file", "folder"])
-def test_force_replaces_only_runs(tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "thesis"
-    if kind == "file":
-        path.write_text("all of it")
-    else:
-        path.mkdir()
-        (path / "chapter").write_text("one")
-    before = names(tmp_path)
-    with pytest.raises(BadInput, match=r"thesis exists; choose another"):
-        RunFolder.create(path, force=False)
-    with pytest.raises(BadInput, match="is not a run, so --force does not replace it"):
-        RunFolder.create(path, force=True)
-    assert names(tmp_path) == before
+def test_everything_that_a_run_may_hold_is_known(folder: RunFolder) -> None:
+    """So that --force replaces runs, and nothing that somebody put into one."""
+    folder.save(checkpoint_of(20))
+    for name in ("codec.json", "metrics.jsonl", "report.md", "record.json", "generation.json"):
+        (folder.path / name).write_text("")
+    (folder.path / "tensorboard").mkdir()
+    (folder.path / "tensorboard" / "events.out.tfevents.1700000000.host.1.0").write_text("")
+    files.refuse_existing(folder.path, force=True, layout=RUN)
+    (folder.at(20) / "notes.txt").write_text("")
+    with pytest.raises(BadInput, match=r"files that linnet did not write \(checkpoints/000020/notes.txt\)"):
+        files.refuse_existing(folder.path, force=True, layout=RUN)
 
 
 def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path, force=False)
+    RunFolder.create(tmp_path)
     (tmp_path / ".run.toml.123").write_text("half")  # killed while it wrote its settings
-    RunFolder.create(tmp_path, force=False)
+    RunFolder.create(tmp_path)
     assert names(tmp_path) == []
 
 
@@ -280,7 +276,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     path = tmp_path / "file" / "below" / "run"
     with pytest.raises(BadInput, match=rf"cannot write into {path}: {tmp_path}/file is not a folder"):
-        RunFolder.create(path, force=False)
+        RunFolder.create(path)
 
 
 def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
@@ -295,7 +291,7 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
             pytest.skip(f"a disk that may only be read cannot be mounted here: {mounted.stderr.strip()}")
     try:
         with pytest.raises(BadInput, match=r"cannot write into .*run: no permission at"):
-            RunFolder.create(tmp_path / "run", force=False)
+            RunFolder.create(tmp_path / "run")
     finally:
         if os.getuid():
             tmp_path.chmod(0o700)

@@ -323,9 +323,15 @@ def test_force_does_not_replace_a_run_that_holds_the_data(tmp_path: Path, averag
     shutil.copytree(averaged, out)
     data = out / "rows.txt"
     data.write_text("12+34=46\n" * 30)
+    before = everything(out)
+    with pytest.raises(BadInput, match=r"holds files that linnet did not write \(rows.txt\)"):
+        train_tiny(out, data=[data], force=True)
+    assert everything(out) == before
+    data = data.rename(out / "metrics.jsonl")
+    before = everything(out)
     with pytest.raises(BadInput, match=rf"would be replaced, and {data}, which is to be read, lies in it"):
         train_tiny(out, data=[data], force=True)
-    assert data.exists() and (out / "run.toml").exists()
+    assert everything(out) == before
 
 
 def test_force_does_not_replace_what_is_no_run(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from typing import Any
 import tomli_w
 from torch import Tensor
 
+from linnet.files import write_atomically
 from linnet.records import RunRecord
-from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, write_atomically
+from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder
 from linnet.training.run import Run, to_toml
 
 ELSEWHERE = "elsewhere"  # stands for the folders of a person's machine; nothing is looked for there
@@ -31,7 +32,7 @@ def write_copy(
     settings = tomllib.loads(to_toml(run))
     copy = RunFolder(into)
     write_atomically(copy.settings, tomli_w.dumps(bare(settings)).encode())
-    copy.codec.write_bytes(folder.codec.read_bytes())
+    write_atomically(copy.codec, folder.codec.read_bytes())
     write_atomically(copy.record, record.model_dump_json(indent=1).encode())
     loop, _ = folder.loop(step)
     kept = LoopState(step=step, tokens=loop.tokens, seconds=loop.seconds, best_loss=loop.best_loss, best_step=step)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from linnet.errors import BadInput
 from linnet.exchange.expressing import Family, Portable, differing, family_of, obstacles, refuse, settled
@@ -20,6 +20,7 @@ from linnet.exchange.families import config_of
 from linnet.exchange.layouts import give, take
 from linnet.exchange.tensors import ONE_FILE, StoredTensors
 from linnet.exchange.tokens import read_tokenizer, written
+from linnet.files import Layout, write_atomically
 from linnet.model.config import ModelConfig
 from linnet.untrusted import read_object
 
@@ -29,6 +30,11 @@ DTYPES: dict[Dtype, tuple[torch.dtype, str]] = {
     "f16": (torch.float16, "float16"),
     "bf16": (torch.bfloat16, "bfloat16"),
 }
+EXPORTED = Layout(
+    "an exported model",
+    "config.json",
+    ("config.json", "generation_config.json", ONE_FILE, "tokenizer.json", "tokenizer_config.json"),
+)
 ARCHITECTURES: dict[Family, str] = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 
 
@@ -50,13 +56,14 @@ def write_folder(folder: Path, model: Portable, dtype: Dtype = "f32") -> tuple[F
         raise BadInput(f"{too_large[0]} has values that {dtype} cannot hold; write bf16 or f32")
     tokenizer = written(model.codec)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: part.contiguous() for name, part in tensors.items()}, folder / ONE_FILE, {"format": "pt"})
+    content = save({name: part.contiguous() for name, part in tensors.items()}, {"format": "pt"})
+    write_atomically(folder / ONE_FILE, content)
     _write_json(folder / "config.json", config_json(model, family, dtype))
     framing = {"bos_token_id": model.codec.begin, "eos_token_id": _ends(model)}
     _write_json(folder / "generation_config.json", {name: i for name, i in framing.items() if i is not None})
     if tokenizer.content is None:
         return family, (f"no tokenizer is written: {tokenizer.why_not}",)
-    (folder / "tokenizer.json").write_text(tokenizer.content, encoding="utf-8")
+    write_atomically(folder / "tokenizer.json", tokenizer.content.encode())
     _write_json(folder / "tokenizer_config.json", tokenizer.settings(model.config.context))
     return family, ()
 
@@ -137,7 +144,7 @@ def _scaling(config: ModelConfig) -> dict[str, Any]:
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_atomically(file, (json.dumps(content, indent=2, ensure_ascii=False) + "\n").encode())
 
 
 def read_folder(folder: Path) -> Brought:

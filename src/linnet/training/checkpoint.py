@@ -3,17 +3,15 @@
     run.toml  codec.json  metrics.jsonl  report.md
     checkpoints/NNNNNN/{weights.safetensors, ema.safetensors, loop.safetensors, loop.json}
 
-Everything is written under a dot name, flushed to the disk and renamed. `loop.json` holds the hash of the other
-files, so a checkpoint that was cut or altered is recognised, named, and left aside. Nothing is ever unpickled.
+Everything is written by `linnet.files`. `loop.json` holds the hash of the other files, so a checkpoint that was
+cut or altered is recognised, named, and left aside. Nothing is ever unpickled.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -25,9 +23,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from linnet.errors import BadInput, RunFailed
+from linnet import files
+from linnet.errors import BadInput, LinnetError, RunFailed
 from linnet.untrusted import checked, read_object
 
+RUN = files.Layout(
+    "a run",
+    "run.toml",
+    (
+        *("run.toml", "codec.json", "metrics.jsonl", "report.md", "record.json", "generation.json"),
+        *("checkpoints/[0-9]*/*.safetensors", "checkpoints/[0-9]*/loop.json"),
+        *("tensorboard/events.out.tfevents.*", "wandb/*"),
+    ),
+)
 STEP = re.compile(r"[0-9]{6,18}")
 Count = Annotated[int, Field(ge=0, lt=1 << 63)]
 
@@ -72,30 +80,6 @@ class Checkpoint:
     loop: LoopState
 
 
-def sync(path: Path) -> None:
-    """Force a file or a folder's list of names onto the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Beside under a dot name, flushed, renamed: the final name never holds half a file."""
-    hidden = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with hidden.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(path)
-        sync(path.parent)
-    except OSError as error:
-        hidden.unlink(missing_ok=True)
-        raise RunFailed(f"could not write {path}: {error.strerror or error}") from error
-
-
 def hash_of(tree: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()
 
@@ -131,36 +115,18 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    @staticmethod
-    def refuse(path: Path, *, force: bool) -> None:
-        """Say at once why no new run can be there; `force` means that a run there may be replaced."""
-        above = next(place for place in (path, *path.absolute().parents) if place.exists())
-        if above.is_dir() and not os.access(above, os.W_OK | os.X_OK):
-            raise BadInput(f"cannot write into {path}: no permission at {above}")
-        if above != path and not above.is_dir():
-            raise BadInput(f"cannot write into {path}: {above} is not a folder")
-        # What a run that was killed while it wrote its settings leaves behind is not worth keeping.
-        if above != path or (path.is_dir() and all(e.name.startswith(".run.toml.") for e in path.iterdir())):
-            return
-        if not force:
-            raise BadInput(f"{path} exists; choose another --out, or replace it with --force")
-        if not (path / "run.toml").is_file():
-            raise BadInput(f"{path} exists and is not a run, so --force does not replace it")
-
     @classmethod
-    def create(cls, path: Path, *, force: bool) -> RunFolder:
-        """A new folder; what exists stays unless `force` says that a run there may be replaced."""
-        cls.refuse(path, force=force)
-        try:
-            if path.exists():
-                shutil.rmtree(path)
-            path.mkdir(parents=True)
-        except OSError as error:
-            raise BadInput(f"cannot write into {path}: {error.strerror or error}") from None
+    def create(cls, path: Path) -> RunFolder:
+        """A new and empty folder, where none is."""
+        files.refuse_existing(path, force=False, layout=RUN)
+        with files.new_folder(path):
+            pass
         return cls(path)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
+        if not path.exists():
+            files.tidy(path)
         if not (path / "run.toml").is_file():
             what = "there is no folder" if not path.exists() else "there is no run (no run.toml) in"
             raise BadInput(f"{what} {path}")
@@ -179,32 +145,22 @@ class RunFolder:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write one checkpoint; the folder gets its name only when everything in it is on the disk."""
         step = checkpoint.loop.step
-        final = self.at(step)
-        hidden = self.checkpoints / f".{final.name}.{os.getpid()}"
-        files = {"weights.safetensors": checkpoint.weights, "loop.safetensors": checkpoint.optim}
+        parts = {"weights.safetensors": checkpoint.weights, "loop.safetensors": checkpoint.optim}
         if checkpoint.ema is not None:
-            files["ema.safetensors"] = checkpoint.ema
+            parts["ema.safetensors"] = checkpoint.ema
+        files.tidy_within(self.checkpoints)
         try:
-            self.checkpoints.mkdir(exist_ok=True)
-            for leftover in self.checkpoints.glob(".*"):
-                shutil.rmtree(leftover)
-            hidden.mkdir()
-            hashes = {}
-            for name, tensors in files.items():
-                content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
-                hashes[name] = hashlib.sha256(content).hexdigest()
-                write_atomically(hidden / name, content)
-            loop = asdict(checkpoint.loop)
-            hashes["loop"] = hash_of(loop)
-            stored = {"format": 1, "loop": loop, "sha256": hashes}
-            write_atomically(hidden / "loop.json", json.dumps(stored, indent=1).encode())
-            sync(hidden)
-            if final.exists():
-                shutil.rmtree(final)
-            hidden.rename(final)
-            sync(self.checkpoints)
-        except (OSError, RunFailed) as error:
-            shutil.rmtree(hidden, ignore_errors=True)
+            with files.new_folder(self.at(step)) as new:
+                hashes = {}
+                for name, tensors in parts.items():
+                    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+                    hashes[name] = hashlib.sha256(content).hexdigest()
+                    new.write(name, content)
+                loop = asdict(checkpoint.loop)
+                hashes["loop"] = hash_of(loop)
+                stored = {"format": 1, "loop": loop, "sha256": hashes}
+                new.write("loop.json", json.dumps(stored, indent=1).encode())
+        except LinnetError as error:
             good = [whole for whole in self.steps() if whole != step]
             kept = f"; the last good checkpoint is {self.at(good[-1])}" if good else ""
             raise RunFailed(f"the checkpoint of step {step} could not be written ({error}){kept}") from error
@@ -216,7 +172,7 @@ class RunFolder:
         """
         for step in [step for step in self.steps() if step <= newest][:-keep]:
             if step != best:
-                shutil.rmtree(self.at(step))
+                files.remove(self.at(step))
 
     def loop(self, step: int) -> tuple[LoopState, dict[str, str]]:
         """The loop state and the file hashes of a checkpoint."""
@@ -228,6 +184,8 @@ class RunFolder:
             raise Damaged(str(error)) from None
         if hash_of(stored.loop) != stored.sha256.get("loop"):
             raise Damaged("loop.json is not what was written")
+        if loop.step != step:
+            raise Damaged(f"loop.json is of step {loop.step}")
         return loop, stored.sha256
 
     def tensors(self, step: int, name: str) -> dict[str, Tensor]:
@@ -248,7 +206,7 @@ class RunFolder:
         loop, hashes = self.loop(step)
         strange = {file.name for file in self.at(step).glob("*.safetensors")} - hashes.keys()
         if strange:
-            raise ValueError(f"loop.json does not know {', '.join(sorted(strange))}")
+            raise Damaged(f"loop.json does not know {', '.join(sorted(strange))}")
         return Checkpoint(
             self.tensors(step, "weights.safetensors"),
             self.tensors(step, "ema.safetensors") if "ema.safetensors" in hashes else None,

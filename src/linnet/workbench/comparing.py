@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet import recipes
+from linnet import files, recipes
 from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.data import PlacesData, Table
 from linnet.domains.places.ranker import fit_ranker
@@ -21,7 +21,7 @@ from linnet.model.places.published import CopyModel
 from linnet.model.places.ranking import check_filter
 from linnet.model.places.scorer import Scorer
 from linnet.records import OverSeeds, RunRecord, Score, SeedsRecord, System
-from linnet.training.checkpoint import RunFolder
+from linnet.training.checkpoint import RUN
 from linnet.workbench.making import train
 from linnet.workbench.opening import Opened
 from linnet.workbench.places import cell_tables, place_scores
@@ -105,7 +105,7 @@ def train_seeds(
     stem = Path("runs") / Path(recipe).stem if out is None else out
     folders = [stem.with_name(f"{stem.name}-seed{one}") for one in seeds]
     for folder in folders:
-        RunFolder.refuse(folder, force=force)
+        files.refuse_existing(folder, force=force, layout=RUN)
     found = []
     for one, folder in zip(seeds, folders, strict=True):
         found.append(train(recipe, out=folder, seed=one, force=force, **asked))

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 
 from linnet.errors import BadInput
-from linnet.training.checkpoint import RunFolder, write_atomically
+from linnet.files import write_atomically
+from linnet.training.checkpoint import RunFolder
 from linnet.untrusted import read_object, shown
 
 FILE, KEY = "generation.json", "further_ends"

@@ -14,13 +14,12 @@ from linnet.exchange.cleaning import write_copy
 from linnet.exchange.expressing import Portable, refuse
 from linnet.exchange.gguf_reading import read_gguf
 from linnet.exchange.gguf_writing import Kind, gguf_family, write_gguf
-from linnet.exchange.hf import DTYPES, Brought, Dtype, expressible, read_folder, write_folder
-from linnet.exchange.landing import new_file, new_folder
-from linnet.exchange.landing import refuse as refuse_place
+from linnet.exchange.hf import DTYPES, EXPORTED, Brought, Dtype, expressible, read_folder, write_folder
+from linnet.files import new_files, new_folder, refuse_existing, write_atomically
 from linnet.model.costs import costs
 from linnet.model.model import Model
 from linnet.records import ExportRecord, ImportRecord, RunRecord
-from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, weights_of, write_atomically
+from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder, weights_of
 from linnet.training.run import Run, to_toml
 from linnet.workbench.ends import further_ends, keep_ends
 from linnet.workbench.making import unscored
@@ -88,8 +87,8 @@ def _to_hf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force
     model = _portable(opened, "a Hugging Face folder")
     expressible(model.config)
     dtype: Dtype = next((known for known in DTYPES if known in types), "f32")
-    with new_folder(out, force=force, marker="config.json") as hidden:
-        family, notes = write_folder(hidden, model, dtype)
+    with new_folder(out, EXPORTED, force=force) as new:
+        family, notes = write_folder(new.path, model, dtype)
     return _record(path, out, "hf", family, opened, sorted(out.iterdir()), notes)
 
 
@@ -102,13 +101,12 @@ def _to_gguf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], for
     family, name = gguf_family(model.config), path.resolve().name
     if not single and out.exists() and not out.is_dir():
         raise BadInput(f"{out} is not a folder, and its name does not end with .gguf")
-    files: list[Path] = []
+    distinct = list(dict.fromkeys(kinds))
+    files = [out if single else out / f"{name}-{kind.upper()}.gguf" for kind in distinct]
     notes: dict[str, None] = {}
-    for kind in dict.fromkeys(kinds):
-        file = out if single else out / f"{name}-{kind.upper()}.gguf"
-        with new_file(file, force=force) as hidden:
-            notes |= dict.fromkeys(write_gguf(hidden, model, kind, name).notes)
-        files.append(file)
+    with new_files(files, force=force) as hidden:
+        for file, kind in zip(hidden, distinct, strict=True):
+            notes |= dict.fromkeys(write_gguf(file, model, kind, name).notes)
     return _record(path, out, "gguf", family, opened, files, tuple(notes))
 
 
@@ -131,12 +129,12 @@ def _to_run(
         record = unscored(folder, opened.run, folder.loop(step)[0])
     record = record.model_copy(update={"path": out.name})
     notes: tuple[str, ...] = ()
-    with new_folder(out, force=force, marker="run.toml") as hidden:
-        write_copy(hidden, folder, opened.run, weights_of(opened.network), step, record)
+    with new_folder(out, RUN, force=force) as new:
+        write_copy(new.path, folder, opened.run, weights_of(opened.network), step, record)
         if isinstance(opened.network, Model):
-            keep_ends(RunFolder(hidden), further_ends(folder, opened.network.config.vocabulary))
+            keep_ends(RunFolder(new.path), further_ends(folder, opened.network.config.vocabulary))
         if isinstance(opened.codec, PlacesCodec):
-            notes = lessen(RunFolder(hidden), step, opened.codec, *privacy)
+            notes = lessen(RunFolder(new.path), step, opened.codec, *privacy)
     written = sorted(file for file in out.rglob("*") if file.is_file())
     return _record(path, out, "run", opened.run.recipe, opened, written, notes)
 
@@ -160,7 +158,7 @@ def import_run(source: Path | str, out: Path | str | None = None, *, force: bool
     """A Hugging Face folder or a GGUF file as a run that generates, scores text and opens like our own."""
     source = Path(source)
     out = Path("runs") / source.resolve().stem if out is None else Path(out)
-    refuse_place(out, force=force, marker="run.toml")
+    refuse_existing(out, force=force, layout=RUN)
     if (
         source.is_dir()
         and not (source / "config.json").exists()
@@ -170,8 +168,8 @@ def import_run(source: Path | str, out: Path | str | None = None, *, force: bool
     brought = read_gguf(source) if _is_gguf(source) else read_folder(source)
     model, name = brought.model, source.resolve().name
     run = Run(recipe=RECIPE, precision="float32", data=TextData(), model=model.config)
-    with new_folder(out, force=force, marker="run.toml") as hidden:
-        _write_run(RunFolder(hidden), run, brought, name, out)
+    with new_folder(out, RUN, force=force) as new:
+        _write_run(RunFolder(new.path), run, brought, name, out)
     return ImportRecord(
         path=str(out),
         source=str(source),

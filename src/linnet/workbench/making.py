@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
@@ -11,14 +10,15 @@ from typing import Any
 
 import torch
 
-from linnet import recipes
+from linnet import files, recipes
 from linnet.domains import Material
 from linnet.domains.text import TextData
-from linnet.errors import BadInput, LinnetError
+from linnet.errors import BadInput
+from linnet.files import write_atomically
 from linnet.model.costs import costs
 from linnet.records import NoteRecord, RunRecord
 from linnet.training.allocator import keep_freed_memory
-from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, write_atomically
+from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder
 from linnet.training.distributed import Processes
 from linnet.training.loop import plan_of
 from linnet.training.loop import train as train_loop
@@ -82,24 +82,18 @@ def train(
     processes = Processes.join(run.device)
     path = Path(out) if out is not None else free_folder(run, processes)
     if processes.first:
-        RunFolder.refuse(path, force=force)
-    replacing = (path / "run.toml").is_file()
+        files.refuse_existing(path, force=force, layout=RUN)
+    replacing = processes.first and (path / "run.toml").is_file()
     if replacing:
-        keep_data(path, run)
+        files.refuse_within(path, [Path(name) for name in run.data.paths])
     with claimed(path, run) if processes.first and not replacing else nullcontext():
         material = run.data.load(run.seed)
         run = complete(run, material)
-    if processes.first and replacing:
-        RunFolder.create(path, force=True)
+    if replacing:
+        with files.new_folder(path, RUN, force=True):
+            pass
     processes.wait()
     return go_on(RunFolder(path), run, material, processes, progress)
-
-
-def keep_data(path: Path, run: Run) -> None:
-    """A folder that is going to be replaced must not hold what the new run reads."""
-    inside = [name for name in run.data.paths if Path(name).resolve().is_relative_to(path.resolve())]
-    if inside:
-        raise BadInput(f"{path} would be replaced, and {inside[0]}, which is to be read, lies in it")
 
 
 @contextmanager
@@ -108,12 +102,12 @@ def claimed(path: Path, run: Run) -> Iterator[None]:
 
     Data that cannot be used leave nothing behind.
     """
-    folder = RunFolder.create(path, force=False)
+    folder = RunFolder.create(path)
     write_atomically(folder.settings, to_toml(run).encode())
     try:
         yield
-    except LinnetError:
-        shutil.rmtree(path)
+    except Exception:
+        files.remove(path)
         raise
 
 

@@ -22,8 +22,9 @@ from torch import Tensor
 from linnet.domains.places.codec import FIRST, Forgotten, PlacesCodec
 from linnet.domains.places.others import Moves
 from linnet.errors import BadInput
+from linnet.files import write_atomically
 from linnet.records import NoteRecord
-from linnet.training.checkpoint import RunFolder, hash_of, write_atomically
+from linnet.training.checkpoint import RunFolder, hash_of
 from linnet.untrusted import read_object
 from linnet.workbench.predicting import places_run
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from linnet.files import write_atomically
 from linnet.records import RunRecord, Score, System
-from linnet.training.checkpoint import RunFolder, write_atomically
+from linnet.training.checkpoint import RunFolder
 from linnet.training.run import Run, flatten
 
 
