@@ -9,11 +9,13 @@ is what masks of that size cost when torch draws them, and when `linnet.model.dr
 from __future__ import annotations
 
 import argparse
+import functools
 
 import torch
 import torch.nn.functional as F
 
-from linnet.benchmarks.machine import median, one_line
+from bench.processes import median
+from linnet.machine import one_line
 from linnet.model import attention
 from linnet.model.dropout import dropout
 from linnet.model.masks import Mask
@@ -29,7 +31,7 @@ def forms(asked: argparse.Namespace, share: float) -> dict[str, float]:
         mixed = attention.attend(kernel, q, k, v, Mask(None, True), share)
         torch.autograd.grad(mixed.sum(), (q, k, v))
 
-    return {name: median(lambda name=name: learn(name)) for name in FORMS}
+    return {name: median(functools.partial(learn, name)) for name in FORMS}
 
 
 def masks(asked: argparse.Namespace) -> dict[str, float]:

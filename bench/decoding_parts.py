@@ -9,16 +9,18 @@ from __future__ import annotations
 
 import argparse
 import copy
+import functools
 
 import torch
 from torch import Tensor
 
-from linnet.benchmarks.decoding_systems import products_alone, random_model
-from linnet.benchmarks.machine import median, one_line
-from linnet.benchmarks.training import Shape
+from bench.decoding_systems import products_alone, random_model
+from bench.processes import median
+from bench.training import Shape
 from linnet.decoding.compiling import Compiled, compiling
 from linnet.decoding.engine import Plain, Step
 from linnet.decoding.products import PackedLinear, Weights, pack
+from linnet.machine import one_line
 from linnet.model import attention
 from linnet.model.masks import Mask
 from linnet.model.model import Model, evaluating
@@ -49,7 +51,7 @@ def attentions(rows: int, keys: int) -> dict[str, float]:
     k, v = arena[0, :, :, :keys], arena[1, :, :, :keys]
     q, mask = torch.randn(rows, 8, 1, 64), Mask(torch.ones(rows, 1, 1, keys, dtype=torch.bool), False)
     kernels: tuple[attention.Kernel, ...] = ("explicit", "fused", "multiply_sum")
-    return {name: median(lambda name=name: attention.attend(name, q, k, v, mask, 0.0)) for name in kernels}
+    return {name: median(functools.partial(attention.attend, name, q, k, v, mask, 0.0)) for name in kernels}
 
 
 def shared(rows: int, prompt: int = 256, own: int = 64) -> dict[str, float]:

@@ -36,15 +36,14 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
-from torch import Tensor, nn  # noqa: E402
 
+from bench import decoding, decoding_systems, training_systems  # noqa: E402
+from bench.decoding_peers import Ours, Transformers  # noqa: E402
+from bench.plain_gpt import NanoGpt  # noqa: E402
+from bench.training import Shape, random_batch  # noqa: E402
 from linnet import workbench  # noqa: E402
-from linnet.benchmarks import decoding, decoding_systems, systems  # noqa: E402
-from linnet.benchmarks.decoding_peers import Ours, Transformers  # noqa: E402
-from linnet.benchmarks.machine import matmul_flops, one_line  # noqa: E402
-from linnet.benchmarks.training import Shape, random_batch  # noqa: E402
 from linnet.decoding.products import pack  # noqa: E402
+from linnet.machine import matmul_flops, one_line  # noqa: E402
 from linnet.model.costs import costs  # noqa: E402
 
 SECTIONS = ("machine", "tests", "train", "decode", "small", "headlines")
@@ -101,57 +100,18 @@ def machine(plan: Plan) -> Iterator[Row]:
     yield {"name": one_line(), "python": sys.version.split()[0], **found}
 
 
-class NanoGpt(nn.Module):
-    """A GPT of nanoGPT's shape in plain PyTorch: layer norm, learned positions, GELU, one tied table."""
-
-    def __init__(self, shape: Shape) -> None:
-        super().__init__()
-        self.heads, width = shape.heads, shape.width
-        self.tokens, self.positions = nn.Embedding(shape.vocabulary, width), nn.Embedding(shape.context, width)
-        self.blocks = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "norm1": nn.LayerNorm(width, bias=False),
-                    "qkv": nn.Linear(width, 3 * width, bias=False),
-                    "out": nn.Linear(width, width, bias=False),
-                    "norm2": nn.LayerNorm(width, bias=False),
-                    "up": nn.Linear(width, 4 * width, bias=False),
-                    "down": nn.Linear(4 * width, width, bias=False),
-                }
-            )
-            for _ in range(shape.depth)
-        )
-        self.norm = nn.LayerNorm(width, bias=False)
-        for table in (self.tokens, self.positions):
-            nn.init.normal_(table.weight, std=0.02)
-
-    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
-        rows, length = ids.shape
-        x = self.tokens(ids) + self.positions(torch.arange(length, device=ids.device))
-        for block in self.blocks:
-            q, k, v = (
-                part.view(rows, length, self.heads, -1).transpose(1, 2)
-                for part in block["qkv"](block["norm1"](x)).chunk(3, -1)
-            )
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-            x = x + block["out"](mixed.transpose(1, 2).reshape(rows, length, -1))
-            x = x + block["down"](F.gelu(block["up"](block["norm2"](x))))
-        logits = F.linear(self.norm(x), self.tokens.weight)
-        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
-
-
 def train(plan: Plan, name: str, kind: str) -> Iterator[Row]:
     """Steps of one system on one batch that stays on the host; the device is asked once in ten steps."""
     shape = plan.train[name]
     run, batch = shape.run(plan.precision, "on").model_copy(update={"device": plan.device}), random_batch(shape)
     if kind == "nanoGPT":
-        model = NanoGpt(shape).to(plan.device)
-        asked = systems.System(kind, "plain", plan.precision, plan.compile)
-        ready, step = systems.of_a_peer(model, asked, batch, torch.device(plan.device))
+        model = NanoGpt(run.model).to(plan.device)
+        asked = training_systems.System(kind, "plain", plan.precision, plan.compile)
+        ready, step = training_systems.of_a_peer(model, asked, batch, torch.device(plan.device))
     else:
         ours = kind == "linnet"
-        asked = systems.System(kind, "linnet" if ours else "llama", plan.precision, ours or plan.compile)
-        ready, step = systems.system(asked, run, batch)
+        asked = training_systems.System(kind, "linnet" if ours else "llama", plan.precision, ours or plan.compile)
+        ready, step = training_systems.system(asked, run, batch)
     if plan.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
@@ -176,7 +136,7 @@ def train(plan: Plan, name: str, kind: str) -> Iterator[Row]:
         "tokens/s": round(tokens),
         "ms a step": round(1e3 * seconds, 3),
         "TFLOP/s": round(3 * costs(run.model).flops_per_token * tokens / 1e12, 2),
-        "peak MB": round(systems.peak_megabytes(plan.device)),
+        "peak MB": round(training_systems.peak_megabytes(plan.device)),
         "parameters": ready.parameters,
         "last loss": last,
         "finite": math.isfinite(last),
@@ -227,7 +187,7 @@ def decode(plan: Plan, name: str, kind: str, rows: int) -> Iterator[Row]:
         "tokens/s": round(rows * tokens / seconds, 1),
         "ms a token": round(1e3 * seconds / tokens, 3),
         "warm-up s": round(warm, 1),
-        "peak MB": round(systems.peak_megabytes(plan.device)),
+        "peak MB": round(training_systems.peak_megabytes(plan.device)),
     }
 
 

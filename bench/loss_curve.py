@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 
-from linnet.benchmarks.plain_gpt import plain_copy
-from linnet.benchmarks.systems import PlainTrainer
-from linnet.benchmarks.training import Shape
+from bench.plain_gpt import plain_copy
+from bench.training import Shape
+from bench.training_systems import PlainTrainer
 from linnet.data import Packed
 from linnet.domains.text import TextData
 from linnet.domains.text.tokenizer_training import Tokenizing

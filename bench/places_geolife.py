@@ -1,6 +1,6 @@
 """The places table: runs of several seeds beside every rule and the boosted ranker, on one split, test read once.
 
-    python bench/places_geolife.py --data visits.csv --runs DIR --seeds 5 [--ranker 3] [--split test] > table.md
+    python -m bench.places_geolife --data visits.csv --runs DIR --seeds 5 [--ranker 3] [--split test] > table.md
 
 Runs are trained where DIR has none, as DIR/RECIPE-SEED, and found there again; the scorer is asked twice, with
 the same information and with the full past. `--split validation` is what choices are made on; `--split test` is
@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.places import visit_rows
 from linnet import workbench
 from linnet.domains.places.counters import BASELINES, MostFrequent
 from linnet.domains.places.data import PlacesData
@@ -92,8 +93,7 @@ def networks(arguments: argparse.Namespace) -> list[System]:
             domain = opened.run.data
             assert isinstance(domain, PlacesData)
             asked = domain.model_copy(update={"information": information})
-            rows = asked.read(opened.codec, [arguments.data], arguments.split).visits
-            assert rows is not None
+            rows = visit_rows(asked.read(opened.codec, [arguments.data], arguments.split))
             kinds = ("none", "hard", "soft") if recipe != "places" else (None,)
             for kind in kinds:
                 said = say(opened.network, rows, size=256, region=opened.region, chosen=kind)  # type: ignore[arg-type]
@@ -110,13 +110,12 @@ def networks(arguments: argparse.Namespace) -> list[System]:
 
 def counted(arguments: argparse.Namespace, information: str) -> list[System]:
     """Rules and rankers with this information."""
-    data = PlacesData(paths=(str(arguments.data),), local=arguments.local, information=information)  # type: ignore[arg-type]
+    data = PlacesData(paths=(str(arguments.data),), local=arguments.local, information=information)
     table, material = data.table(), data.load(0)
-    rows = data.read(material.codec, [arguments.data], arguments.split).visits
-    assert rows is not None
+    rows = visit_rows(data.read(material.codec, [arguments.data], arguments.split))
     suffix = ", full past" if information == "full" else ""
     found = [System(name + suffix, 1, tables, 0) for name, tables in rules(rows).items()]
-    visits, ids = table.visits, material.codec.place_ids(table.visits.places)
+    visits, ids = table.visits, rows.codec.place_ids(table.visits.places)
     if not suffix:
         first, truth = MostFrequent("first"), visits.place[rows.samples.target].astype(np.int64)
         tables = vocabularies(
@@ -125,8 +124,8 @@ def counted(arguments: argparse.Namespace, information: str) -> list[System]:
         )  # fmt: skip
         found.append(System("most frequent, ties to the first", 1, tables, 0))
     for seed in range(arguments.ranker):
-        for name, tables in ranker_tables(data, table, rows, seed).items():
-            found.append(System(name + suffix, seed + 1, dict(tables), 0))
+        for name, ranked in ranker_tables(data, table, rows, seed).items():
+            found.append(System(name + suffix, seed + 1, dict(ranked), 0))
     return found
 
 
@@ -192,8 +191,7 @@ def main() -> None:
     print(f"## {arguments.data.name}, {arguments.split} part, seeds 1 to {arguments.seeds}\n")
     print_table(systems)
     data = PlacesData(paths=(str(arguments.data),), local=arguments.local)
-    rows = data.read(data.load(0).codec, [arguments.data], arguments.split).visits
-    assert rows is not None
+    rows = visit_rows(data.read(data.load(0).codec, [arguments.data], arguments.split))
     user = rows.visits.user[rows.samples.target]
     print("\nPaired differences in acc@1 (mean over seeds), 95 % intervals over users:\n")
     for ours in ("scorer", MEAN):

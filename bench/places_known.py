@@ -1,6 +1,6 @@
 """Check-ins from a known process: every rule, the boosted ranker and the scorer in one table, beside the ceiling.
 
-    python bench/places_known.py --out DIR [--users 200] [--visits 120] [--seeds 3] [--ranker 1]
+    python -m bench.places_known --out DIR [--users 200] [--visits 120] [--seeds 3] [--ranker 1]
 
 The table has user, local time and venue, no coordinates; nothing was tuned on it, and every default is the
 documented one. The ceiling is the mean probability of the likeliest next place of each test sample under the
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.places import visit_rows
 from linnet import workbench
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Generated, Process, generate, write_check_ins
@@ -50,10 +51,9 @@ def main() -> None:
         if not (path / "record.json").is_file():
             workbench.train("places", out=path, data=[file], seed=seed, settings=[f"threads={arguments.threads}"])
         opened = workbench.load(path)
+        assert isinstance(opened.run.data, PlacesData)
         domain = opened.run.data
-        assert isinstance(domain, PlacesData)
-        rows = domain.read(opened.codec, [file], "test").visits
-        assert rows is not None
+        rows = visit_rows(domain.read(opened.codec, [file], "test"))
         said = say(opened.network, rows, size=256, region=opened.region)  # type: ignore[arg-type]
         systems.setdefault("scorer", []).append(said.tables)
     for name, tables in (rules(rows) | {"counter, full past": full_past_counter(rows)}).items():

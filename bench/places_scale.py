@@ -17,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from linnet.benchmarks.places import prepared
+from bench.places import prepared
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.model.places.batches import VisitPlan

@@ -16,8 +16,8 @@ import torch
 import torch._inductor.config as inductor
 from torch.profiler import ProfilerActivity, profile
 
-from linnet.benchmarks.machine import one_line
-from linnet.benchmarks.training import Shape, random_batch
+from bench.training import Shape, random_batch
+from linnet.machine import one_line
 from linnet.training.allocator import keep_freed_memory
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner

@@ -10,11 +10,11 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from linnet.benchmarks.decoding import bench_decode, check_equal
-from linnet.benchmarks.decoding_peers import CTranslate2, Ours
-from linnet.benchmarks.decoding_systems import portable, random_model
-from linnet.benchmarks.processes import Answer, Apart
-from linnet.benchmarks.training import Shape
+from bench.decoding import bench_decode, check_equal
+from bench.decoding_peers import CTranslate2, Ours
+from bench.decoding_systems import portable, random_model
+from bench.processes import Answer, Apart
+from bench.training import Shape
 from linnet.cli.app import build
 from linnet.decoding.products import pack
 from linnet.errors import BadInput, RunFailed

@@ -8,9 +8,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from linnet.benchmarks import training
-from linnet.benchmarks.systems import Ready, System, at_work, matrix_products, system
-from linnet.benchmarks.training import Shape, agree, bench_train, chosen_llama, field_of, random_batch
+from bench import training
+from bench.training import Shape, agree, bench_train, chosen_llama, field_of, random_batch
+from bench.training_systems import Ready, System, at_work, matrix_products, system
 from linnet.errors import BadInput, RunFailed
 from linnet.model.costs import costs
 
@@ -125,7 +125,7 @@ def test_a_shape_is_read() -> None:
 
 
 def test_a_shape_above_the_measured_peak_is_not_given_a_share_of_it() -> None:
-    from linnet.benchmarks.training import share_in_words
+    from bench.training import share_in_words
 
     assert share_in_words(5e9, 1e10, "float32") == "; ours reaches 50% of the float32 peak"
     assert "above the bfloat16 peak, so for this shape that peak is no bound" in share_in_words(

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from linnet.machine import compiler_at_hand
 from linnet.model import opaque
 from linnet.model.attention import Mixed, explicit
 from linnet.model.config import AttentionConfig, ModelConfig
@@ -17,7 +18,6 @@ from linnet.model.losses import LossConfig
 from linnet.model.masks import Mask
 from linnet.model.model import Model
 from linnet.training.networks import Objective
-from linnet.training.resolve import compiler_at_hand
 
 
 def gradients(value: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:

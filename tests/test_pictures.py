@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import io
 
-import pytest
-
-from linnet.benchmarks.machine import matmul_flops, read_cpuinfo, remarks
 from linnet.cli.pictures import draw, flat, number, shade, size, visible
 from linnet.records import (
     AttentionRecord,
@@ -102,35 +99,3 @@ def test_numbers_sizes_and_names() -> None:
     assert [visible(x) for x in ("a", " b", "\n", "")] == ["a", "_b", "_", "_"]
     assert [shade(x, " .:*#") for x in (0.0, 0.05, 0.2, 0.4, 1.0)] == [" ", ".", ":", "*", "#"]
     assert flat({"a": {"b": 1, "c": {"d": 2}}, "e": 3}) == {"a.b": 1, "a.c.d": 2, "e": 3}
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "sets"),
-    [
-        (
-            "model name\t: Some CPU\nflags\t\t: fpu avx2 fma\n\nmodel name\t: Some CPU\n",
-            "Some CPU",
-            ("fma", "avx2"),
-        ),
-        ("processor : 0\nFeatures : fp asimd bf16\n", "", ("asimd", "bf16")),
-        ("", "", ()),
-    ],
-)
-def test_cpuinfo(text: str, name: str, sets: tuple[str, ...]) -> None:
-    assert read_cpuinfo(text) == (name, sets)
-
-
-def test_what_is_slow_is_explained() -> None:
-    peaks = {"cpu.float32": 100.0, "cpu.bfloat16": 2.0, "cpu.int8": 150.0}
-    said = remarks("cpu", ("avx2", "avx_vnni"), peaks, memory_gb=2.0)
-    assert (
-        "bfloat16 products on the processor are 50 times slower than float32: it has no instructions for them"
-        in said
-    )
-    assert "int8 products on the processor are 1.5 times as fast as float32" in said
-    assert any("2.0 GB of memory" in remark for remark in said)
-
-
-def test_peaks_are_measured() -> None:
-    flops = matmul_flops("float32", seconds=0.01)
-    assert flops is not None and flops > 0

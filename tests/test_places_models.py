@@ -13,8 +13,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench import copying_loops as loops
 from linnet import workbench
-from linnet.benchmarks import place_loops as loops
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.rows import ALWAYS, PAST, RECENT, SUGGESTION, Cut, VisitRows

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from bench.places import drawn, prepared
 from linnet import recipes, workbench
-from linnet.benchmarks.places import drawn, prepared
 from linnet.cli.app import build
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.errors import BadInput

@@ -12,8 +12,8 @@ import pytest
 import torch
 from typer.testing import CliRunner, Result
 
+from bench.places import bench_places
 from linnet import workbench
-from linnet.benchmarks.places import bench_places
 from linnet.cli.app import build
 from linnet.cli.pictures import draw
 from linnet.domains.places.codec import FIRST, PlacesCodec

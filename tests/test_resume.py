@@ -20,10 +20,10 @@ import torch
 from linnet import workbench
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.errors import BadInput
+from linnet.machine import compiler_at_hand
 from linnet.training.checkpoint import RunFolder
 from linnet.training.guards import Stopped
 from linnet.training.log import Diverged
-from linnet.training.resolve import compiler_at_hand
 from text_corpora import corpus
 from tiny_runs import MUON, TINY, Killed, Watching, bits, logged, train_tiny
 

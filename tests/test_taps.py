@@ -15,14 +15,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from linnet.benchmarks.tapless import tapless_model
 from linnet.errors import BadInput
+from linnet.machine import compiler_at_hand
 from linnet.model.config import AttentionConfig, FeedForwardConfig, ModelConfig
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.model.taps import expand, points
-from linnet.training.resolve import compiler_at_hand
 from small_models import configs, random_ids, random_model, small_config
+from tapless import tapless_model
 
 ROWS, TOKENS = 2, 5
 

@@ -16,11 +16,11 @@ from safetensors.torch import load_file
 from linnet import workbench
 from linnet.errors import BadInput, RunFailed
 from linnet.evaluation import nats
+from linnet.machine import compiler_at_hand
 from linnet.model.attention import choose
 from linnet.model.model import Model
 from linnet.records import ListedRunRecord
 from linnet.training.checkpoint import RunFolder, load_weights
-from linnet.training.resolve import compiler_at_hand
 from linnet.training.run import parse, read_toml
 from linnet.workbench.listing import differing_keys, rises
 from tiny_runs import TINY, Killed, Watching, bits, logged, tiny_run, train_tiny

@@ -1,15 +1,30 @@
-"""Verbs that measure ours beside peers."""
+"""Verbs that measure ours beside peers; what they run is in the folder `bench/` of a checkout."""
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+import linnet
 from linnet.cli.face import speaking
-from linnet.cli.options import DebugOption, JsonOption, PrecisionOption, SettingsOption
-from linnet.cli.places import bench_places
+from linnet.cli.options import DataOption, DebugOption, JsonOption, PrecisionOption, SettingsOption
+from linnet.errors import BadInput
+
+
+def benchmark(name: str) -> Any:
+    """This module of `bench/`, from the checkout of this package or from the current folder."""
+    for folder in (Path(linnet.__file__).parents[2], Path.cwd()):
+        if (folder / "bench" / f"{name}.py").is_file() and (folder / "src" / "linnet").is_dir():
+            sys.path.insert(0, str(folder))
+            return importlib.import_module(f"bench.{name}")
+    raise BadInput(
+        "the benchmarks are not part of the installed package: they are in the folder bench/ of linnet's source. "
+        "Get the source (git clone, or the source archive of this version) and run the command in its folder"
+    )
 
 
 def bench_train(
@@ -29,14 +44,14 @@ def bench_train(
     (best, none, sdpa or eager).
     """
     with speaking(json=json, debug=debug) as face:
-        from linnet.benchmarks.training import Shape, bench_train
+        training = benchmark("training")
         from linnet.workbench.using import settings_of
 
         usual = {"heads": 8, "vocabulary": 16_000, "context": context, "batch": batch}
         chosen = settings_of(settings or [], **usual, repeats=7, threads=0, llama="best")
-        sizes = Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
+        sizes = training.Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
         how = "on" if compiled else "off"
-        face.show(*bench_train(sizes, precision=precision or "auto", compile=how, **chosen))
+        face.show(*training.bench_train(sizes, precision=precision or "auto", compile=how, **chosen))
 
 
 def bench_decode(
@@ -58,10 +73,9 @@ def bench_decode(
     vocabulary, context, rows, tokens (2 or more; one stream writes twice as many), repeats and threads.
     """
     with speaking(json=json, debug=debug) as face:
+        decoding = benchmark("decoding")
         import torch
 
-        from linnet.benchmarks.decoding import bench_decode
-        from linnet.benchmarks.training import Shape
         from linnet.workbench.using import settings_of
 
         chosen = settings_of(
@@ -70,8 +84,8 @@ def bench_decode(
         torch.set_num_threads(chosen.pop("threads") or torch.get_num_threads())
         sizes = {key: chosen.pop(key) for key in ("heads", "vocabulary", "context")}
         formats = [name.strip() for name in weights.split(",")]
-        for record in bench_decode(
-            Shape.parse(shape, **sizes), weights=formats, compile=compiled, only=only, **chosen
+        for record in decoding.bench_decode(
+            decoding.Shape.parse(shape, **sizes), weights=formats, compile=compiled, only=only, **chosen
         ):
             face.show(record)
 
@@ -88,12 +102,35 @@ def bench_tokenizer(
     and kind (bpe, unigram, words or characters, which are encoded only).
     """
     with speaking(json=json, debug=debug) as face:
-        from linnet.benchmarks.tokenizer import bench_tokenizer
+        tokenizer = benchmark("tokenizer")
         from linnet.workbench.opening import located
         from linnet.workbench.using import settings_of
 
         chosen = settings_of(settings or [], vocabulary=16_000, documents="line", repeats=5, kind="bpe")
-        face.show(*bench_tokenizer(located(data), **chosen))
+        face.show(*tokenizer.bench_tokenizer(located(data), **chosen))
+
+
+def bench_places(
+    data: DataOption = None,
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run copying networks beside their loop and one-hot forms.
+
+    First the largest difference from the loops, then speeds, then batches of 64 to 512; without --data on drawn
+    check-ins. --set takes repeats, epochs and threads.
+    """
+    with speaking(json=json, debug=debug) as face:
+        places = benchmark("places")
+        from linnet.workbench.opening import located
+        from linnet.workbench.using import settings_of
+
+        chosen = settings_of(settings or [], repeats=5, epochs=10, threads=0)
+        threads = chosen.pop("threads")
+        with places.drawn(located(data or [])) as files:
+            for record in places.bench_places(files, [("threads", threads)] if threads else [], **chosen):
+                face.show(record)
 
 
 def join(app: typer.Typer) -> None:

@@ -64,10 +64,10 @@ class Face:
 
     def progress(self, course: Course) -> Progress:
         """The progress line of a run that is about to start."""
-        from linnet.benchmarks.machine import matmul_flops
+        from linnet.machine import matmul_flops
         from linnet.training.progress import Progress, columns_of
 
-        peak = matmul_flops(course.precision, course.device, seconds=0.2)
+        peak = matmul_flops(course.precision, course.device, seconds=0.2 if course.device == "cpu" else 0.5)
         return Progress(course, sys.stderr, peak=peak, columns=columns_of(sys.stderr))
 
 

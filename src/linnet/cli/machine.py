@@ -14,7 +14,7 @@ def doctor(json: JsonOption = False, debug: DebugOption = False) -> None:
     Shows the device, its instruction sets, threads and memory, and measures matrix products.
     """
     with speaking(json=json, debug=debug) as face:
-        from linnet.benchmarks.machine import doctor as examine
+        from linnet.machine import doctor as examine
 
         face.show(examine())
 

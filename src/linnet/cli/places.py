@@ -199,29 +199,6 @@ def check_places(
             raise typer.Exit(BadInput.exit_code)
 
 
-def bench_places(
-    data: DataOption = None,
-    settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Run copying networks beside their loop and one-hot forms.
-
-    First the largest difference from the loops, then speeds, then batches of 64 to 512; without --data on drawn
-    check-ins. --set takes repeats, epochs and threads.
-    """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.benchmarks.places import bench_places, drawn
-        from linnet.workbench.opening import located
-        from linnet.workbench.using import settings_of
-
-        chosen = settings_of(settings or [], repeats=5, epochs=10, threads=0)
-        threads = chosen.pop("threads")
-        with drawn(located(data or [])) as files:
-            for record in bench_places(files, [("threads", threads)] if threads else [], **chosen):
-                face.show(record)
-
-
 def join(app: typer.Typer) -> None:
     app.command("predict")(predict)
     app.command("forget")(forget)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from typing import Any, Literal
 
 import torch
@@ -12,6 +11,7 @@ from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.data import PlacesData
 from linnet.domains.text import TextData
 from linnet.errors import BadInput
+from linnet.machine import automatic_precision, compiler_at_hand, native_bfloat16
 from linnet.model.costs import costs
 from linnet.model.places.config import CopyConfig
 from linnet.sequences import Sequences
@@ -32,7 +32,6 @@ EAGER_FLOPS = {  # what is reached without it, a channel of width and at most; o
 TOKENS_PER_PARAMETER = 20  # where a given amount of computing gains most (Hoffmann et al., 2022)
 MOST_ROUNDS = 8.0  # of one text; more were not tried (dev/LOG.md)
 LOOK_EVERY = 10  # steps that a GPU runs ahead of the log
-NARROWEST_BFLOAT16 = 64  # the narrowest width at which it was measured to be faster (dev/LOG.md)
 
 
 def settle(run: Run) -> Run:
@@ -58,19 +57,6 @@ def settle(run: Run) -> Run:
         training = training.model_copy(update={"log_every": looking})
     settled = {"device": device, "precision": precision, "threads": threads, "optim": optim, "training": training}
     return run.model_copy(update=settled)
-
-
-def native_bfloat16(device: str) -> bool:
-    """Whether this device has instructions for products in bfloat16."""
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-
-
-def automatic_precision(device: str, width: int) -> Literal["float32", "bfloat16"]:
-    """bfloat16 where the products are native and large enough to gain from it."""
-    wide = device == "cuda" or width >= NARROWEST_BFLOAT16
-    return "bfloat16" if wide and native_bfloat16(device) else "float32"
 
 
 def complete(run: Run, material: Material) -> Run:
@@ -149,11 +135,6 @@ def capped(run: Run) -> Run:
 
 def changed_model(run: Run, **sizes: Any) -> Any:
     return type(run.model).model_validate(run.model.model_dump() | sizes)
-
-
-def compiler_at_hand(device: str) -> bool:
-    """Models are compiled for the processor with a C++ compiler; CUDA brings its own."""
-    return device != "cpu" or any(shutil.which(name) for name in ("c++", "g++"))
 
 
 def saved_by_compiling(run: Run, rows: Sequences) -> float:

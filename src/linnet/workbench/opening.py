@@ -15,13 +15,13 @@ from linnet.decoding.products import Weights, named, pack
 from linnet.domains.opening import codec_of
 from linnet.domains.places.codec import PlacesCodec
 from linnet.errors import BadInput
+from linnet.machine import automatic_precision
 from linnet.model.model import Model
 from linnet.model.places.published import CopyModel
 from linnet.records import RunRecord
 from linnet.training.checkpoint import Damaged, RunFolder, load_weights
 from linnet.training.learner import autocast
 from linnet.training.networks import Network, decoder, new_network
-from linnet.training.resolve import automatic_precision
 from linnet.training.run import Run, parse, read_toml
 from linnet.untrusted import read_object
 

@@ -1,6 +1,6 @@
 """Distributions over places from a history by scatter-add (copies, counts, recency), and cell filters.
 
-Each function here has a loop form in `linnet.benchmarks.place_loops`, which says the same thing a visit at a time.
+Each function here has a loop form in `bench.copying_loops`, which says the same thing a visit at a time.
 Padding has weight zero everywhere, so it never enters a prediction.
 Legend: B = rows, T = visits of the longest row (padded on the right), V = places, L = cells of a level.
 """

@@ -1,4 +1,4 @@
-"""Systems of a benchmark, each in a process of its own.
+"""Systems of a benchmark, each in a process of its own, and what they are timed with.
 
 There every system has its own allocator, compiler cache, threads and peak of memory, and does not slow the others
 down while they take their turns: threads of one library that wait actively cost the next one half of its speed.
@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
+import statistics
 import sys
+import time
 import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
@@ -84,3 +86,13 @@ def peak_megabytes(device: str = "cpu") -> float:
     import resource
 
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+def median(work: Callable[[], object], turns: int = 20) -> float:
+    """Milliseconds; the first two calls do not count."""
+    seconds = []
+    for _ in range(turns + 2):
+        began = time.perf_counter()
+        work()
+        seconds.append(time.perf_counter() - began)
+    return 1e3 * statistics.median(seconds[2:])

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linnet.benchmarks.decoding_peers import CTranslate2, Decoder, LlamaCpp, Ours, Prompts, Transformers
-from linnet.benchmarks.processes import Answer, Apart, peak_megabytes
-from linnet.benchmarks.training import Shape
+from bench.decoding_peers import CTranslate2, Decoder, LlamaCpp, Ours, Prompts, Transformers
+from bench.processes import Answer, Apart, peak_megabytes
+from bench.training import Shape
 from linnet.decoding.compiling import Compiled, compiling
 from linnet.decoding.products import PackedLinear, Streamed, Weights, named, pack
 from linnet.exchange.expressing import Portable

@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linnet.benchmarks.plain_gpt import plain_copy
-from linnet.benchmarks.processes import Answer, Apart, peak_megabytes
+from bench.plain_gpt import plain_copy
+from bench.processes import Answer, Apart, peak_megabytes
 from linnet.data import Batch
 from linnet.errors import RunFailed
 from linnet.exchange.hf import shape_json

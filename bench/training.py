@@ -13,16 +13,16 @@ from typing import Any
 import torch
 from pydantic import ValidationError
 
-from linnet.benchmarks.machine import matmul_flops, one_line
-from linnet.benchmarks.systems import Peer, System, Took, at_work, installed
+from bench.training_systems import Peer, System, Took, at_work, installed
 from linnet.data import Batch
 from linnet.domains.arithmetic import ArithmeticData
 from linnet.errors import BadInput, RunFailed
 from linnet.exchange.families import mistakes
+from linnet.machine import compiler_at_hand, matmul_flops, native_bfloat16, one_line
 from linnet.model.config import ModelConfig
 from linnet.model.costs import costs
 from linnet.records import BenchRecord
-from linnet.training.resolve import compiler_at_hand, native_bfloat16, settle
+from linnet.training.resolve import settle
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 
 TOLERANCE = 2e-3  # nats between ours and a peer on the same weights, both in float32

@@ -1,7 +1,7 @@
-"""The obvious GPT, as one writes it in an afternoon: the oracle that our training step is measured against.
+"""GPTs in plain PyTorch: torch's own attention, full logits, plain cross entropy; no state, no taps, no choices.
 
-Same architecture as ours at its defaults (RMS norm, rotary, SwiGLU, tied head), torch's own attention kernel,
-separate projections, full logits, plain cross entropy. It has no state, no taps and no choices.
+`PlainGpt` has our default architecture (RMS norm, rotary, SwiGLU, tied head) with separate projections. It is the
+oracle that our training step is measured against. `NanoGpt` has the shape of nanoGPT, which many start from.
 Legend: B = rows, T = tokens, W = width, H = heads, D = head width.
 """
 
@@ -94,3 +94,38 @@ def plain_copy(model: Model) -> PlainGpt:
         for name, parameter in plain.named_parameters():
             parameter.copy_(renamed[name])
     return plain
+
+
+class NanoBlock(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width, bias=False), nn.LayerNorm(width, bias=False)
+        self.qkv, self.out = nn.Linear(width, 3 * width, bias=False), nn.Linear(width, width, bias=False)
+        self.up, self.down = nn.Linear(width, 4 * width, bias=False), nn.Linear(4 * width, width, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows, tokens, width = x.shape
+        q, k, v = self.qkv(self.norm1(x)).view(rows, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + self.out(mixed.transpose(1, 2).reshape(rows, tokens, width))
+        return x + self.down(F.gelu(self.up(self.norm2(x))))
+
+
+class NanoGpt(nn.Module):
+    """A GPT of nanoGPT's shape: layer norm, learned positions, GELU, one table for tokens and head."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.tokens = nn.Embedding(config.vocabulary, config.width)
+        self.positions = nn.Embedding(config.context, config.width)
+        heads = config.attention.heads
+        self.blocks = nn.Sequential(*(NanoBlock(config.width, heads) for _ in range(config.depth)))
+        self.norm = nn.LayerNorm(config.width, bias=False)
+        for table in (self.tokens, self.positions):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, ids: Tensor, targets: Tensor) -> Tensor:
+        x = self.tokens(ids) + self.positions(torch.arange(ids.shape[1], device=ids.device))
+        logits = F.linear(self.norm(self.blocks(x)), self.tokens.weight)
+        return F.cross_entropy(logits.flatten(0, 1), targets.flatten())

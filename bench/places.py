@@ -18,16 +18,16 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bench import copying_loops as loops
 from linnet import recipes
-from linnet.benchmarks import place_loops as loops
-from linnet.benchmarks.machine import one_line
 from linnet.data import Batch
-from linnet.domains import Material
+from linnet.domains import Material, Part
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import measures
 from linnet.errors import RunFailed
+from linnet.machine import one_line
 from linnet.model.places import copying
 from linnet.model.places.batches import VisitPlan, pad
 from linnet.model.places.config import ScorerConfig
@@ -72,13 +72,17 @@ def prepared(
     return complete(run, material), material
 
 
+def visit_rows(part: Part) -> VisitRows:
+    assert part.visits is not None, "a part of a table of visits"
+    return part.visits
+
+
 def bench_places(
     data: Sequence[Path], settings: Sequence[tuple[str, object]] = (), *, repeats: int = 5, epochs: int = 10
 ) -> Iterator[BenchRecord]:
     """Differences, speeds of the three forms, and the table of batch sizes."""
     run, material = prepared(data, settings)
-    rows, validation = material.train.visits, material.validation.visits
-    assert rows is not None and validation is not None
+    rows, validation = visit_rows(material.train), visit_rows(material.validation)
     batch = VisitPlan(rows, 64, run.seed).batch(0)
     yield differences(batch, Learner(run, torch.device("cpu"), Processes()).network, len(rows))
     yield forms(run, rows, repeats)

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import torch
 
-from linnet.benchmarks.decoding_peers import Decoder, Ours, Transformers, has
-from linnet.benchmarks.decoding_systems import Place, Scene, System, at_work, portable, random_model
-from linnet.benchmarks.machine import one_line
-from linnet.benchmarks.training import Shape
+from bench.decoding_peers import Decoder, Ours, Transformers, has
+from bench.decoding_systems import Place, Scene, System, at_work, portable, random_model
+from bench.training import Shape
 from linnet.decoding import products
 from linnet.decoding.products import pack
 from linnet.decoding.sampling import NEAR
 from linnet.errors import BadInput, RunFailed
+from linnet.machine import one_line
 from linnet.model.model import evaluating
 from linnet.records import BenchRecord
 
