@@ -1,6 +1,6 @@
 """The forms of training attention by the clock: forward and backward of one layer, with dropout and without.
 
-    python bench/attention_forms.py [--rows 16] [--heads 8] [--tokens 128] [--width 64] [--dropout 0.2]
+    python -m bench.attention_forms [--rows 16] [--heads 8] [--tokens 128] [--width 64] [--dropout 0.2]
 
 Medians in milliseconds. `fused` is torch's own form, which has no kernel for dropout on processors; the last line
 is what masks of that size cost when torch draws them, and when `linnet.model.dropout` does. Stop other work first.

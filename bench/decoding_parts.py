@@ -1,6 +1,6 @@
 """What a decoding step is made of: products by kernel and rows, forms of attention, and steps compiled and not.
 
-    python bench/decoding_parts.py [--rows 1 4 16 64] [--threads 2] [--steps 30] [--compile]
+    python -m bench.decoding_parts [--rows 1 4 16 64] [--threads 2] [--steps 30] [--compile]
 
 Medians in milliseconds for the shape of `linnet bench decode`: 6 x 512, vocabulary 16,000. Stop other work first.
 """

@@ -1,7 +1,7 @@
 """Kill runs at random moments with SIGKILL, resume them, and compare their weights byte by byte.
 
-    python bench/kill_and_resume.py                      # 20 kills over three recipes
-    python bench/kill_and_resume.py --kills 6 --steps 60 --seed 2
+    python -m bench.kill_and_resume                      # 20 kills over three recipes
+    python -m bench.kill_and_resume --kills 6 --steps 60 --seed 2
 
 Each recipe is first trained without being disturbed, in a process of its own. Then, for every kill, a new run of
 it is started, killed at a moment drawn evenly from the time that a run takes from its first file to its last, and

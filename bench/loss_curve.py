@@ -1,7 +1,7 @@
 """Whether our training step learns like the plain GPT: the losses of both, step by step, on the same rows.
 
-    python bench/loss_curve.py --data titles.txt.gz                      # 4 x 128, 200 steps
-    python bench/loss_curve.py --data titles.txt.gz --shape 6x512 --compile
+    python -m bench.loss_curve --data titles.txt.gz                      # 4 x 128, 200 steps
+    python -m bench.loss_curve --data titles.txt.gz --shape 6x512 --compile
 
 Both start from the same weights, read the same packed rows, and move with AdamW at one rate, without decay.
 """

@@ -1,6 +1,6 @@
 """What many visits cost: seconds and memory of ingestion, and what an epoch of the scorer costs, at several sizes.
 
-    python bench/places_scale.py --out DIR [--users 1000 3000 10000] [--visits 100] [--steps 60]
+    python -m bench.places_scale --out DIR [--users 1000 3000 10000] [--visits 100] [--steps 60]
 
 Each size is measured in a process of its own. An epoch is the mean cost of its steps, taken at the same places of
 the epoch at every size, times their number; processor seconds are printed because they do not depend on what else

@@ -1,9 +1,9 @@
 """Recipes of text under one harness, and one of them with one choice changed at a time.
 
-    python bench/recipes.py headlines-baseline headlines-s4 headlines --data titles.txt.gz --out headline-runs
-    python bench/recipes.py headlines --changes --data titles.txt.gz --out thirds --set data.sample=33334 \
+    python -m bench.recipes headlines-baseline headlines-s4 headlines --data titles.txt.gz --out headline-runs
+    python -m bench.recipes headlines --changes --data titles.txt.gz --out thirds --set data.sample=33334 \
         --set width=128 --set heads=2 --set depth=2
-    python bench/recipes.py shakespeare --changes --data tinyshakespeare.txt --out plays --set steps=600
+    python -m bench.recipes shakespeare --changes --data tinyshakespeare.txt --out plays --set steps=600
 
 The first line is the headline protocol. Runs of one recipe share its data, split and epochs. Every run is a folder
 that `linnet resume` goes on with, and calling this again finishes what was interrupted. One line a run:

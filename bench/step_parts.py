@@ -1,6 +1,6 @@
 """Where a compiled training step goes: products, what the compiler fused between them, the optimiser, the rest.
 
-    python bench/step_parts.py [--batch 16] [--context 128] [--dropout 0] [--precision bfloat16] [--top 8]
+    python -m bench.step_parts [--batch 16] [--context 128] [--dropout 0] [--precision bfloat16] [--top 8]
 
 Milliseconds of a step in the mean of a few, with the kernels that take longest. The profiler itself costs some
 per cent of a step. Stop other work first.

@@ -1,6 +1,6 @@
 """What batches from a token store of 10 GB cost in memory beside those from 10 MB. Sparse files take no room.
 
-    python bench/store_memory.py --folder stores
+    python -m bench.store_memory --folder stores
 
 Each size is read in a process of its own: 200 batches from all over an epoch. `private` is memory that only this
 process can use; pages of the mapped files come on top and are given back whenever the system wants them.

@@ -1,6 +1,6 @@
 """What a "final token accuracy" measures: the published metric of an expression model beside the exact match.
 
-    python bench/teacher_forced.py RUN [--n 2000]
+    python -m bench.teacher_forced RUN [--n 2000]
 
 For problems of each bracket depth, and for one depth more than was trained, it prints three shares of one
 model: exact match of the answer that the model itself writes; all answer tokens right when each is predicted
