@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -12,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from linnet.errors import BadInput
+from linnet.progress import Display, Progress, clock, short, shown_on, tracked
 from linnet.records import NoteRecord, StepRecord, ValidationRecord
-from linnet.training import progress
-from linnet.training.progress import Course, Moment, Progress, clock, memory, render, short
+from linnet.training.progress import Course, TrainingProgress, facts, memory
 from linnet.training.sinks import JsonLines, open_trackers, scalars
 
 COURSE = Course(steps=3000, first=0, rows=64, flops_per_token=1e6, device="cpu", precision="float32")
@@ -38,50 +39,143 @@ def validation(loss: float = 0.11, ema: float | None = None, number: int = 1000)
     return ValidationRecord(step=number, loss=loss, ema_loss=ema, tokens=512)
 
 
-def test_the_line_says_everything_where_there_is_room() -> None:
-    moment = Moment(step(), validation(0.11, 0.09), elapsed=49.2, peak=50e9)
-    assert render(COURSE, moment) == (
-        "[#########---------------] 1200/3000 40% | loss 0.1235 | val 0.11 ema 0.09 | lr 3.00e-04 | "
-        "norm 0.512 | 12.3k tok/s | batch 64 | 41.3 ms | 25% of peak | 412 MB | 0:49 eta 1:14"
-    )
+class Hands:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.time = 100.0
+
+    def __call__(self) -> float:
+        return self.time
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_facts_of_a_step_are_said_in_the_order_of_importance() -> None:
+    assert list(facts(COURSE, step(), validation(0.11, 0.09), 50e9)) == [
+        *("loss 0.1235", "val 0.11 ema 0.09", "12.3k tok/s", "25% of peak", "lr 3.00e-04", "norm 0.512"),
+        *("41.3 ms", "412 MB", "batch 64"),
+    ]
 
 
 def test_what_is_not_known_is_not_said() -> None:
-    line = render(COURSE, Moment(step(), None, elapsed=49.2, peak=None))
-    assert "val" not in line and "peak" not in line and "gpu" not in line
+    for peak in (None, 0.0, 1e9):  # a run is never faster than its machine
+        line = " ".join(facts(COURSE, step(), None, peak))
+        assert "val" not in line and "peak" not in line and "gpu" not in line
+    assert "| gpu 2.0 GB 87% |" in " | ".join(facts(COURSE, step(gpu_memory_mb=2048.0, gpu_use=0.87), None, None))
 
 
-def test_a_gpu_is_said() -> None:
-    line = render(COURSE, Moment(step(gpu_memory_mb=2048.0, gpu_use=0.87), None, elapsed=1.0, peak=None))
-    assert "| gpu 2.0 GB 87% |" in line
-
-
-def test_a_narrow_terminal_keeps_what_matters_most() -> None:
-    moment = Moment(step(), validation(), elapsed=49.2, peak=50e9)
-    assert render(COURSE, moment, 79) == (
-        "[###-----] 1200/3000 40% | loss 0.1235 | val 0.11 | 12.3k tok/s | 0:49 eta 1:14"
+def test_the_line_says_how_far_it_is() -> None:
+    progress = Progress("training", 3000)
+    assert progress.line(1200, ["loss 1", "val 2"], 49.2) == (
+        "training 1,200/3,000 40% 0:49 eta 1:14 | loss 1 | val 2"
     )
-    assert render(COURSE, moment, 40) == "[###-----] 1200/3000 40% | loss 0.1235"
-    assert render(COURSE, moment, 30) == "1200/3000 | 40% | loss 0.1235"
-    assert render(COURSE, moment, 12) == "1200/3000 | "
-
-
-@given(
-    st.integers(1, 10**7),
-    st.floats(0, 1e12),
-    st.floats(0, 1e9),
-    st.floats(0, 1e7),
-    st.integers(1, 250),
-)
-def test_the_line_always_fits(number: int, speed: float, ms: float, elapsed: float, width: int) -> None:
-    moment = Moment(step(number, tokens_per_second=speed, ms=ms), validation(), elapsed, peak=1e9)
-    assert len(render(COURSE, moment, width)) <= width
+    assert progress.line(0, [], 3) == "training 0/3,000 0% 0:03", "there is no pace yet"
+    assert Progress("encoding", 4096, counted=False).line(1024, [], 5) == "encoding 25% 0:05 eta 0:15"
+    assert Progress("reading").line(7, ["7 files"], 5) == "reading 0:05 | 7 files"
 
 
 def test_the_pace_of_a_resumed_run_is_its_own() -> None:
-    course = Course(steps=3000, first=1000, rows=64, flops_per_token=1e6, device="cpu", precision="float32")
-    assert progress.remaining(course, Moment(step(1200), None, elapsed=20.0, peak=None)) == pytest.approx(180.0)
-    assert progress.remaining(course, Moment(step(1000), None, elapsed=0.0, peak=None)) is None
+    progress = Progress("training", 3000, first=1000)
+    assert "eta 3:00" in progress.line(1200, [], 20)
+    assert "eta" not in progress.line(1000, [], 20)
+
+
+@given(st.integers(0, 10**7), st.integers(0, 10**7), st.floats(0, 1e7))
+def test_no_share_is_more_than_all_and_no_time_is_negative(done: int, whole: int, seconds: float) -> None:
+    line = Progress("work", whole).line(done, [], seconds)
+    shares = [int(word[:-1]) for word in line.split() if word.endswith("%")]
+    assert all(0 <= share <= 100 for share in shares) and "-" not in line
+
+
+def test_without_a_display_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert list(tracked(range(5), "scoring", 5)) == list(range(5))
+    shown = TrainingProgress(COURSE)
+    shown.write(step())
+    shown.write(NoteRecord(step=1, text="attention: explicit"))
+    shown.close()
+    assert capsys.readouterr() == ("", "")
+
+
+def test_without_a_terminal_there_is_a_plain_line_every_few_seconds() -> None:
+    stream, now = io.StringIO(), Hands()
+    with shown_on(Display(stream, every=5.0, now=now)):
+        shown = TrainingProgress(COURSE)
+        for number in range(1, 14):
+            now.time += 1.0
+            shown.write(step(number))
+        shown.write(NoteRecord(step=13, text="attention: explicit"))
+        shown.close()
+    lines = stream.getvalue().splitlines()
+    assert [line.split("/")[0] for line in lines] == [
+        "training 1",
+        "training 6",
+        "training 11",
+        "attention: explicit",
+        "training 13",
+    ]
+    assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
+
+
+def test_on_a_terminal_one_line_is_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    monkeypatch.setenv("TERM", "xterm")
+    stream, now = Screen(), Hands()
+    with shown_on(Display(stream, now=now)):
+        shown = TrainingProgress(COURSE)
+        for number in range(1, 4):
+            now.time += 1.0
+            shown.write(step(number))
+            shown.write(validation())
+        shown.write(NoteRecord(step=3, text="a note [that] stays"))
+        shown.close()
+    text = re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", stream.getvalue())
+    assert text.count("\n") == 2 and text.endswith("\n")
+    pieces = [piece for piece in re.split(r"[\r\n]", text) if piece.strip()]
+    assert all(len(piece) <= 60 for piece in pieces)
+    assert "a note [that] stays" in [piece.strip() for piece in pieces]
+    assert "3/3,000" in pieces[-1] and "val 0.11" in pieces[-1] and pieces[-1].rstrip().endswith("…")
+    assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h"), "the cursor comes back"
+
+
+def test_work_is_announced_and_of_work_within_work_the_innermost_has_the_line() -> None:
+    stream, now = io.StringIO(), Hands()
+    with shown_on(Display(stream, every=5.0, now=now)):
+        for _ in tracked(range(3), "scoring", 3):
+            now.time += 4.0
+        outer = TrainingProgress(COURSE)
+        outer.write(step(1))
+        for _ in tracked(range(4), "validating", 40, lambda _: 10):
+            now.time += 2.0
+            outer.write(step(2))  # as nobody does
+        now.time += 6.0
+        outer.write(step(3))
+        outer.close()
+    assert [line.split("|")[0].split(" 0:")[0] for line in stream.getvalue().splitlines()] == [
+        *("scoring 0/3 0%", "scoring 2/3 67%", "scoring 3/3 100%"),
+        *("training 1/3,000 0%", "validating 30/40 75%", "validating 40/40 100%", "training 3/3,000 0%"),
+    ]
+
+
+def test_short_work_that_nobody_announced_shows_nothing() -> None:
+    for stream in (io.StringIO(), Screen()):
+        with shown_on(Display(stream)):
+            with Progress("reading", 3) as progress:
+                progress.update(3)
+            TrainingProgress(COURSE).close()
+        assert stream.getvalue() == ""
+
+
+def test_a_display_survives_work_that_fails() -> None:
+    stream = Screen()
+    with pytest.raises(ZeroDivisionError), shown_on(Display(stream)):
+        progress = Progress("reading", 3)
+        progress.update(1, at_once=True)
+        _ = 1 / 0
+    assert stream.getvalue().count("\x1b[?25l") == stream.getvalue().count("\x1b[?25h") == 1
 
 
 @pytest.mark.parametrize(
@@ -95,56 +189,6 @@ def test_short_numbers(number: float, said: str) -> None:
 def test_times_and_sizes() -> None:
     assert [clock(s) for s in (0, 6.6, 754, 3723)] == ["0:00", "0:07", "12:34", "1:02:03"]
     assert [memory(m) for m in (412.4, 2048)] == ["412 MB", "2.0 GB"]
-
-
-class Hands:
-    """A clock that a test moves."""
-
-    def __init__(self) -> None:
-        self.time = 100.0
-
-    def __call__(self) -> float:
-        return self.time
-
-
-def test_without_a_terminal_there_is_a_plain_line_every_few_seconds() -> None:
-    stream, now = io.StringIO(), Hands()
-    shown = Progress(COURSE, stream, every=5.0, now=now)
-    for number in range(1, 14):
-        now.time += 1.0
-        shown.write(step(number))
-    shown.write(NoteRecord(step=13, text="attention: explicit"))
-    shown.close()
-    lines = stream.getvalue().splitlines()
-    assert [line.split("] ")[-1].split("/")[0] for line in lines] == [
-        "1",
-        "6",
-        "11",
-        "attention: explicit",
-        "13",
-    ]
-    assert "\r" not in stream.getvalue() and "\x1b" not in stream.getvalue()
-
-
-def test_on_a_terminal_one_line_is_rewritten() -> None:
-    stream, now = io.StringIO(), Hands()
-    shown = Progress(COURSE, stream, columns=lambda: 60, now=now)
-    for number in range(1, 4):
-        now.time += 1.0
-        shown.write(step(number))
-        shown.write(validation())
-    shown.close()
-    text = stream.getvalue()
-    assert text.count("\n") == 1 and text.endswith("\n")
-    pieces = text.rstrip("\n").split("\r")[1:]
-    assert len(pieces) == 4 and all(len(piece.removesuffix("\x1b[K")) <= 59 for piece in pieces)
-    assert "val 0.11" in pieces[-1]
-
-
-def test_a_run_without_a_step_shows_nothing() -> None:
-    stream = io.StringIO()
-    Progress(COURSE, stream, columns=lambda: 60).close()
-    assert stream.getvalue() == ""
 
 
 def test_json_lines_go_on_at_the_offset_of_a_checkpoint(tmp_path: Path) -> None:

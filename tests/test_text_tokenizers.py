@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.domains.text.tokenizer_training import Tokenizing, splitter, supported, train_tokenizer
 from linnet.errors import BadInput
+from linnet.progress import Display, shown_on
 
 WORDS = [
     "the",
@@ -242,20 +244,18 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path) -> None:
         TokenizerCodec.read(tmp_path / "latin.json")
 
 
-def test_the_meter_speaks_every_hundred_files_in_a_log() -> None:
-    stream = io.StringIO()
-    meter = Meter("tokenizer", 250, 2_500, stream)
-    tally = Tally()
-    for _ in range(250):
-        tally.files += 1
-        tally.documents += 2
-        tally.stored_bytes += 10
-        meter.advance(tally, 20)
-    meter.close(tally)
-    lines = stream.getvalue().splitlines()
-    assert [line.split(",")[0] for line in lines] == [
-        "tokenizer: 100/250 files",
-        "tokenizer: 200/250 files",
-        "tokenizer: 250/250 files",
-    ]
-    assert "MB/s, ETA 0:00" in lines[0] and "ETA" not in lines[-1]
+def test_the_meter_shows_files_and_speed() -> None:
+    stream, now = io.StringIO(), iter(range(10_000))
+    with shown_on(Display(stream, every=10, now=lambda: next(now) / 10)):
+        meter, tally = Meter("tokenizer", 250, 2_500), Tally()
+        for _ in range(250):
+            tally.files += 1
+            tally.documents += 2
+            tally.stored_bytes += 10
+            meter.advance(tally, 20_000)
+        meter.close(tally)
+    first, last = stream.getvalue().splitlines()[:: len(stream.getvalue().splitlines()) - 1]
+    assert re.fullmatch(
+        r"tokenizer \d+% 0:\d\d eta \d:\d\d \| \d+/250 files \| \d+ documents \| .* MB \| .* MB/s", first
+    )
+    assert last.startswith("tokenizer 100% ") and "| 250/250 files | 500 documents | 5.0 MB |" in last

@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, TextIO
 import typer
 
 from linnet.errors import LinnetError
+from linnet.progress import Display, shown_on
 
 if TYPE_CHECKING:
     from linnet.records import Record
-    from linnet.training.progress import Course, Progress
+    from linnet.training.progress import Course, TrainingProgress
 
 INTERRUPTED = 130
 PIPE_CLOSED = 141
@@ -62,21 +63,25 @@ class Face:
         if os.environ.get("RANK", "0") == "0":
             typer.echo(str(said), err=True)
 
-    def progress(self, course: Course) -> Progress:
+    def progress(self, course: Course) -> TrainingProgress:
         """The progress line of a run that is about to start."""
         from linnet.machine import matmul_flops
-        from linnet.training.progress import Progress, columns_of
+        from linnet.training.progress import TrainingProgress
 
-        peak = matmul_flops(course.precision, course.device, seconds=0.2 if course.device == "cpu" else 0.5)
-        return Progress(course, sys.stderr, peak=peak, columns=columns_of(sys.stderr))
+        seconds = 0.2 if course.device == "cpu" else 0.5
+        return TrainingProgress(course, matmul_flops(course.precision, course.device, seconds))
 
 
 @contextlib.contextmanager
 def speaking(*, json: bool, debug: bool) -> Iterator[Face]:
     """A face for one verb; whatever a library prints meanwhile goes to standard error."""
     out = sys.stdout
+    first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     try:
-        with contextlib.redirect_stdout(sys.stderr):
+        with (
+            contextlib.redirect_stdout(sys.stderr),
+            shown_on(Display(sys.stderr)) if first else contextlib.nullcontext(),
+        ):
             yield Face(out, json=json)
     except typer.Exit:
         raise

@@ -284,7 +284,7 @@ def write_store(
 
     tally = Tally()
     rest = _without_first(read(tally), manifest.rows)
-    meter = meter or Meter("encoding", 0, 0, quiet=True)
+    meter = meter or Meter("encoding", 0, 0)
     encoded, more = encode_rows(codec, rest), True
     while more:
         shard, more = _ShardWriter(folder, len(manifest.shards), np.dtype(manifest.dtype)), False

@@ -70,7 +70,7 @@ def train_tokenizer(
     characters: int | None = None,
 ) -> Trained:
     """Learn a tokenizer from these documents. `characters` is how many there are, where that is known."""
-    fed = _Fed(passages, tally, meter or Meter("tokenizer", 0, 0, quiet=True))
+    fed = _Fed(passages, tally, meter or Meter("tokenizer", 0, 0))
     vocabulary, notes = supported(wanted, characters)
     makers = {"bpe": _byte_pairs, "unigram": _unigram, "words": _words, "characters": _characters}
     content = makers[wanted.kind](fed, wanted, vocabulary)
