@@ -23,8 +23,8 @@ from linnet import recipes
 from linnet.data import Batch
 from linnet.domains import Material, Part
 from linnet.domains.places.data import PlacesData
+from linnet.domains.places.features import VisitRows
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import measures
 from linnet.errors import RunFailed
 from linnet.machine import one_line

@@ -21,7 +21,7 @@ from bench.places import visit_rows
 from linnet import workbench
 from linnet.domains.places.counters import BASELINES, MostFrequent
 from linnet.domains.places.data import PlacesData
-from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.features import VisitRows
 from linnet.domains.places.scores import Ranked, Resampled, measures, paired, vocabularies
 from linnet.domains.places.visits import PARTS
 from linnet.model.places.ranking import Answers, answer

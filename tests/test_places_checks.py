@@ -12,9 +12,9 @@ from typer.testing import CliRunner, Result
 
 from linnet import workbench
 from linnet.cli.app import build
+from linnet.domains.places.cleaning import ingest
 from linnet.domains.places.data import PlacesData
-from linnet.domains.places.ingest import ingest
-from linnet.domains.places.splits import CHECK_INS, PUBLISHED, GivenRecipe, Recipe
+from linnet.domains.places.samples import CHECK_INS, PUBLISHED, GivenRecipe, Recipe
 from linnet.training.run import Run, changed, parse, to_toml
 from places_tables import random_visits
 

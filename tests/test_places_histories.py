@@ -104,43 +104,30 @@ def test_forgotten_cells_hold_no_place_without_coordinates(runs: dict[str, Path]
 
 
 GOOD = visit("a", "2024-03-01T08:00:00")
+LISTS = {"h_place": [1], "h_start_min": [5], "h_duration": [5], "h_day_diff": [0], "h_weekday": [1]}
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         (
-            {"visits": [GOOD, {**GOOD, "lon": "116.3214E", "lat": 40}]},
-            "visit 2, lon: a number of degrees is",
+            {"visits": [{**GOOD, "lon": 116.3214, "lat": [1]}]},
+            "visit 1, lat: a text or a number is needed, not a list",
         ),
-        ({"visits": [{**GOOD, "lon": 116.3214, "lat": [1]}]}, "visit 1, lat: a number of degrees is needed"),
-        ({"visits": [{**GOOD, "lon": 39.9, "lat": 116.3214}]}, "impossible coordinates; are lon and lat swapped?"),
-        ({"visits": [{**GOOD, "lat": 39.9}]}, "has lat alone"),
-        ({"visits": [{**GOOD, "place": ["a"]}]}, "visit 1, place: an id is a text or a whole number, not a list"),
-        ({"visits": [{**GOOD, "place": None}]}, "visit 1, place: an id is a text or a whole number, not null"),
-        (
-            {"visits": [{**GOOD, "place": 1.5}]},
-            "place: an id is a text or a whole number, not a fraction",
-        ),
-        ({"visits": [{**GOOD, "place": " "}]}, "this one is empty"),
-        ({"user": {"a": 1}, "visits": [GOOD]}, "line 1, user: an id is a text or a whole number, not an object"),
+        ({"visits": [{**GOOD, "lon": 39.9, "lat": 116.3214}]}, "longitude and latitude look swapped"),
+        ({"visits": [{**GOOD, "place": ["a"]}]}, "visit 1, place: a text or a number is needed, not a list"),
+        ({"visits": [{**GOOD, "place": None}]}, "rows without place: 1 (h.jsonl line 1, visit 1); refused"),
+        ({"visits": [{**GOOD, "place": 1.5}]}, "place ids with a fraction: 1 (h.jsonl line 1, visit 1)"),
+        ({"visits": [{**GOOD, "place": " "}]}, "rows without place: 1"),
+        ({"user": {"a": 1}, "visits": [GOOD]}, "line 1, user: a text or a number is needed, not an object"),
         ({"id": [1], "visits": [GOOD]}, "line 1, id: a text or a whole number is needed"),
-        (
-            {"visits": [{**GOOD, "duration": "long"}]},
-            "duration: a number of minutes is needed, not 'long'",
-        ),
-        ({"visits": [{**GOOD, "duration": 1e300}]}, "visit 1, duration"),
-        ({"visits": [visit("a", 1e30)]}, "visit 1, start: 1e+30 is no time"),
-        ({"visits": [visit("a", [5])]}, "visit 1, start: a list is no time"),
-        ({"visits": [{**GOOD, "end": "later"}]}, "visit 1, end: 'later' is no time"),
-        (
-            {"h_place": [1, 2], "h_start_min": [5], "h_duration": [5], "h_day_diff": [0], "h_weekday": [1]},
-            "differ in length",
-        ),
-        (
-            {"h_place": [1], "h_start_min": ["x"], "h_duration": [5], "h_day_diff": [0], "h_weekday": [1]},
-            "h_start_min: a number",
-        ),
+        ({"visits": [7]}, "line 1, visit 1: a visit is an object, not a number"),
+        ({"visits": [visit("a", 1e30)]}, "times that cannot be read: 1 (h.jsonl line 1, visit 1)"),
+        ({"visits": [visit("a", [5])]}, "visit 1, start: a text or a number is needed, not a list"),
+        ({"visits": [visit("a", True)]}, "visit 1, start: a text or a number is needed, not true or false"),
+        ({"visits": [visit("a", 10**30)]}, "visit 1, start: a number of 31 digits is too large"),
+        ({**LISTS, "h_place": [1, 2]}, "differ in length"),
+        ({**LISTS, "h_start_min": ["x"]}, "h_start_min is a whole number from 0 to 1439, not 'x'"),
     ],
 )
 def test_wrong_fields_are_named_and_coordinates_are_not_shown(
@@ -149,6 +136,26 @@ def test_wrong_fields_are_named_and_coordinates_are_not_shown(
     shown = linnet("predict", runs["alone"], "--file", write(tmp_path / "h.jsonl", line))
     assert shown.exit_code == 2 and said in shown.stderr and "h.jsonl line 1" in shown.stderr, shown.stderr
     assert "116.3214" not in shown.stderr
+
+
+@pytest.mark.parametrize(
+    ("wrong", "note"),
+    [
+        ({"lon": "116.3214E", "lat": 40}, "coordinates that are no numbers: 1 (h.jsonl line 1, visit 2)"),
+        ({"duration": "long"}, "durations that are no numbers of minutes: 1 (h.jsonl line 1, visit 2)"),
+        ({"duration": 1e300}, "durations that are no numbers of minutes: 1 (h.jsonl line 1, visit 2)"),
+        ({"end": "later"}, "end times that cannot be read: 1 (h.jsonl line 1, visit 2)"),
+        ({"place": None}, "rows without place: 1 (h.jsonl line 1, visit 2)"),
+    ],
+)
+def test_one_wrong_field_of_several_visits_is_noted(
+    runs: dict[str, Path], tmp_path: Path, wrong: dict[str, object], note: str
+) -> None:
+    second = visit("b", "2024-03-01T18:00:00")
+    third = {**visit("a", "2024-03-02T08:00:00"), "lon": 116.5, "lat": 40}
+    file = write(tmp_path / "h.jsonl", {"visits": [GOOD, {**second, **wrong}, third]})
+    shown = linnet("predict", runs["alone"], "--file", file)
+    assert shown.exit_code == 0 and note in shown.stderr and "116." not in shown.stderr, shown.stderr
 
 
 def test_a_follower_and_predictions_agree(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -176,7 +183,7 @@ def test_ids_are_read_as_the_run_writes_its_own(runs: dict[str, Path], tmp_path:
     assert set(texts) == {"7"}
 
 
-def test_histories_are_mended_by_the_rules_of_tables_and_it_is_said(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_histories_are_repaired_by_the_rules_of_tables_with_a_note(runs: dict[str, Path], tmp_path: Path) -> None:
     clean = [visit("a0", 0), visit("a1", 7200), visit("a2", 14_400)]
     messy = [clean[1], {**clean[0], "duration": 600}, clean[2], dict(clean[2])]
     wanted = write(tmp_path / "w.jsonl", {"visits": [{**clean[0], "duration": 120}, *clean[1:]]})
@@ -184,10 +191,10 @@ def test_histories_are_mended_by_the_rules_of_tables_and_it_is_said(runs: dict[s
     assert named(runs["alone"], file) == [pytest.approx(named(runs["alone"], wanted)[0])]
     said = linnet("predict", runs["alone"], "--file", file).stderr
     for words in (
-        "visits out of the order of time: 1, sorted by start (first: m.jsonl line 1, visit 2)",
-        "duplicate visits: 1, the first one kept (first: m.jsonl line 1, visit 4)",
-        "overlapping visits: 1, the earlier one ends when the later begins (first: m.jsonl line 1, visit 1)",
+        "rows out of the order of time: 1 (m.jsonl line 1, visit 2); sorted by user and start",
+        "duplicate rows: 1 (m.jsonl line 1, visit 4); the first one kept",
+        "overlapping stays: 1 (m.jsonl line 1, visit 2); the earlier stay ends when the later begins",
         "ms a prediction",
     ):
         assert words in said
-    assert "visits:" not in linnet("predict", runs["alone"], "--file", wanted).stderr
+    assert "rows" not in linnet("predict", runs["alone"], "--file", wanted).stderr

@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from bench import copying_loops as loops
 from linnet import workbench
 from linnet.domains.places.codec import FIRST, PlacesCodec
+from linnet.domains.places.features import ALWAYS, PAST, RECENT, SUGGESTION, Cut, VisitRows
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.rows import ALWAYS, PAST, RECENT, SUGGESTION, Cut, VisitRows
-from linnet.domains.places.splits import PUBLISHED, divide, make_samples
+from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.errors import BadInput
 from linnet.model.places import copying
 from linnet.model.places.batches import VisitPlan, pad

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from linnet.domains.places.checking import check, default_recipe, leaks
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.samples_file import read_samples, sample_lines, write_samples
-from linnet.domains.places.splits import (
+from linnet.domains.places.sample_files import read_samples, sample_lines, write_samples
+from linnet.domains.places.samples import (
     CHECK_INS,
     PUBLISHED,
     Recipe,

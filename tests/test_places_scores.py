@@ -7,8 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnet.domains.places.candidates import candidates, known_visits
-from linnet.domains.places.counters import BASELINES, Counter, LastPlace, Markov, MostFrequent
+from linnet.domains.places.counters import (
+    BASELINES,
+    Counter,
+    LastPlace,
+    Markov,
+    MostFrequent,
+    candidates,
+    known_visits,
+)
+from linnet.domains.places.samples import PUBLISHED, Samples, divide, make_samples
 from linnet.domains.places.scores import (
     Ranked,
     Ranking,
@@ -22,7 +30,6 @@ from linnet.domains.places.scores import (
     vocabularies,
     weighted_f1,
 )
-from linnet.domains.places.splits import PUBLISHED, Samples, divide, make_samples
 from linnet.domains.places.visits import Visits, legacy_ids
 from places_tables import random_visits
 
@@ -125,8 +132,6 @@ def test_known_visits_are_past_and_history_once(seed: int) -> None:
         labels = found.label[found.starts[index] : found.starts[index + 1]]
         assert labels.tolist() == sorted(set(label[known.row[mine]].tolist()))
     assert (found.label[found.slot] == label[known.row]).all()
-    assert (found.find(found.owner, found.label) == np.arange(len(found.label))).all()
-    assert found.find(np.array([0]), np.array([999])).tolist() == [-1]
 
 
 @given(st.integers(0, 10_000))

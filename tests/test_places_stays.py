@@ -6,8 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnet.domains.places.clusters import ClusterRule, cluster
-from linnet.domains.places.stays import StayRule, detect_stays, distance
+from linnet.domains.places.visits import ClusterRule, StayRule, cluster, detect_stays, distance
 
 
 def stays_by_loop(time, lon, lat, rule):  # type: ignore[no-untyped-def]

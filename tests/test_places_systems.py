@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from linnet import recipes, workbench
 from linnet.cli.app import build
 from linnet.domains.places.codec import FIRST, PlacesCodec
+from linnet.domains.places.features import PAST, RECENT, Augmentation, Cut, Gathered, VisitRows
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.rows import PAST, RECENT, Augmentation, Cut, Gathered, VisitRows
-from linnet.domains.places.splits import PUBLISHED, divide, make_samples
+from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.domains.places.visits import Visits
 from linnet.errors import BadInput
 from linnet.model.places.batches import VisitPlan

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from linnet.domains.places.checking import check
-from linnet.domains.places.columns import parse_mapping
-from linnet.domains.places.ingest import Ingested, Reading, ingest
+from linnet.domains.places.cleaning import Ingested, Reading, ingest
+from linnet.domains.places.sources import parse_mapping
 from linnet.errors import BadInput
 
 pl = pytest.importorskip("polars", reason="polars is not installed (linnet[places])")
@@ -192,7 +192,7 @@ GOOD = [
         ("1,2024-03-02 08:00,2024-03-02 09:00,b,116.4,95.0", "impossible coordinates: 1 (visits.csv line 5)", 3),
         ("1,2024-03-02 08:00,2024-03-02 09:00,b,0,0", "coordinates 0, 0: 1 (visits.csv line 5)", 3),
         ("1,2024-03-02 08:00,2024-03-02 07:00,b,116.4,39.8", "stays that end before they begin: 1 (visits.csv", 3),
-        (GOOD[1], "duplicate rows: 1 (visits.csv line 5); mended: the first one kept", 3),
+        (GOOD[1], "duplicate rows: 1 (visits.csv line 5); the first one kept", 3),
         ("1,2024-03-01 12:30,2024-03-01 14:00,b,116.4,39.8", "overlapping stays: 1 (visits.csv line 4)", 4),
         (
             "1,2024-02-01 08:00,2024-02-01 09:00,b,116.4,39.8",
@@ -208,25 +208,25 @@ GOOD = [
         ("1,2024-03-02 08:00,,nan,116.4,39.8", "place ids written as NULL, nan, None or N/A: 1 (visits.csv", 3),
         (
             "1,2024-03-02 08:00,2024-03-02 09:00,b,116.4,north",
-            "coordinates that are no numbers: 1 (visits.csv line 5); mended: row kept without its position",
+            "coordinates that are no numbers: 1 (visits.csv line 5); row kept without its position",
             4,
         ),
         (
             "1,2024-03-02 08:00,2024-03-02 09:00,b,39.85,116.35",
-            "longitude and latitude look swapped: 1 (visits.csv line 5); mended: row dropped (rows of 1",
+            "longitude and latitude look swapped: 1 (visits.csv line 5); row dropped (rows of 1",
             3,
         ),
         ("1,2024-03-02 08:00,2024-03-02 09:00,b,12.0,95.0", "impossible coordinates: 1 (visits.csv line 5)", 3),
         (
             "1,2024-03-02 08:00,2024-03-02 09:00,Bar, upstairs,116.4,39.8",
-            "lines with more fields than columns: 1 (visits.csv line 5); mended: row dropped",
+            "lines with more fields than columns: 1 (visits.csv line 5); row dropped",
             3,
         ),
         ("1,2024-03-02 08:00,2024-03-02 09:00,12.0,116.4,39.8", "place ids written as 12.0: 1 (visits.csv", 4),
         (GOOD[1] + ",", "", 3),
     ],
 )
-def test_what_is_mended(tmp_path: Path, extra: str, said: str, kept: int) -> None:
+def test_what_is_repaired(tmp_path: Path, extra: str, said: str, kept: int) -> None:
     found = read(tmp_path, STAYS + "\n".join([*GOOD, extra]) + "\n")
     assert said in problems(found)
     assert len(found.visits) == kept
@@ -241,7 +241,6 @@ def test_what_is_mended(tmp_path: Path, extra: str, said: str, kept: int) -> Non
     [
         (STAYS + "1,2024-03-01 08:00,2024-03-01 09:00,a,39.9,116.3\n", "lon=lat,lat=lon"),
         (STAYS + "1,next Tuesday,2024-03-01 09:00,a,1,2\n", "times that cannot be read: 1"),
-        (STAYS + "1,2024-03-01 08:00,tomorrow,a,1,2\n", "end times that cannot be read: 1"),
         ("user,time,place\n1,2024-03-01T08:00:00Z,a\n1,2024-03-01T09:00:00,b\n", "mixed time zones"),
         ("user,time,place\n1,2024-03-01 08:00,1.5\n1,2024-03-01 09:00,2.0\n", "place ids with a fraction: 1"),
         ("user,time\n1,2024-03-01 08:00\n", "lacks place"),
@@ -266,7 +265,12 @@ def test_what_is_mended(tmp_path: Path, extra: str, said: str, kept: int) -> Non
             STAYS + "1,2024-03-01T08:00:00+08:00,2024-03-01 09:00:00,a,1,2\n",
             "mixed time zones: end times without a zone among times that name one: 1 (visits.csv line 2)",
         ),
-        (STAYS + "1,,2024-03-01 09:00:00,a,1,2\n", "none of the 1 rows is left"),
+        (STAYS + "1,,2024-03-01 09:00:00,a,1,2\n", "rows without a time: 1 (visits.csv line 2); refused: 1 of 1"),
+        (STAYS.replace(",", ";") + "1;2024-03-01 08:00;;a;1.163,2;2\n", "most coordinates are no numbers: 1"),
+        (
+            "user,time,place\n" + "".join(f"1,{day // 3},a\n" for day in range(9)),
+            "times that look like day numbers: 9",
+        ),
         ('user,time,place\n1,"2024-03-01 08:00,a\n1,2024-03-01 09:00,b\n', "line 2 has a quotation mark"),
     ],
 )
@@ -282,7 +286,7 @@ def test_each_row_of_mixed_zones_keeps_its_own_hour(tmp_path: Path) -> None:
     times = ("2024-03-01T08:00:00+08:00", "2024-03-01T08:30:00+08:00", "2024-03-01T09:00:00+01:00")
     text = "user,time,place\n" + "".join(f"1,{time},a\n" for time in times)
     found = read(tmp_path, text)
-    assert "mixed time zones: 1 (visits.csv line 4); mended" in problems(found)
+    assert "mixed time zones: 1 (visits.csv line 4); each time" in problems(found)
     assert found.visits.minute().tolist() == [480, 510, 540]
 
 
@@ -292,13 +296,13 @@ def test_whole_numbers_written_as_floats_are_ids(tmp_path: Path) -> None:
 
 
 def test_a_refusal_names_all_that_was_found(tmp_path: Path) -> None:
-    extra = ["1,yesterday,2024-03-01 13:00,a,116.3,39.9", GOOD[0], "1,2024-03-02 08:00,,,116.4,39.8"]
+    extra = ["1,2024-03-01 13:00,2024-03-01 14:00,a,39.9,116.3"] * 4 + [GOOD[0], "1,2024-03-02 08:00,,,116.4,39.8"]
     with pytest.raises(BadInput) as refusal:
         read(tmp_path, STAYS + "\n".join([*GOOD, *extra]) + "\n")
     said = str(refusal.value)
     refused, also = said.split("also found in them:")
-    assert "times that cannot be read: 1 (visits.csv line 5)" in refused
-    assert "duplicate rows: 1 (visits.csv line 6)" in also and "rows without place: 1 (visits.csv line 7)" in also
+    assert "longitude and latitude look swapped: 4 (visits.csv line 5" in refused
+    assert "duplicate rows: 1 (visits.csv line 9)" in also and "rows without place: 1 (visits.csv line 10)" in said
     assert check([tmp_path / "visits.csv"]).refused
 
 
@@ -306,7 +310,7 @@ def test_zones_of_starts_and_ends(tmp_path: Path) -> None:
     rows = ["1,2024-03-01T08:00:00+08:00,2024-03-01T09:00:00+08:00,a,1,2"] * 1
     rows += ["1,2024-03-01T10:00:00+08:00,2024-03-01T03:00:00Z,b,1,2"]
     found = read(tmp_path, STAYS + "\n".join(rows) + "\n")
-    assert "ends in another zone than their start: 1 (visits.csv line 3); mended" in problems(found)
+    assert "ends in another zone than their start: 1 (visits.csv line 3); each read" in problems(found)
     assert found.visits.duration.tolist() == [60, 60]
     times = ("2024-03-01T08:00:00+08:00", "2024-03-01T08:30:00+08:00", "2024-03-01T09:00:00+01:00")
     text = "user,time,place\n" + "".join(f"1,{time},a\n" for time in times)

@@ -16,11 +16,11 @@ from bench.places import bench_places
 from linnet import workbench
 from linnet.cli.app import build
 from linnet.cli.pictures import draw
+from linnet.domains.places.cleaning import Reading
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.histories import read_histories
-from linnet.domains.places.samples_file import write_samples
-from linnet.domains.places.splits import PUBLISHED, divide, make_samples
+from linnet.domains.places.sample_files import read_histories, write_samples
+from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.domains.places.visits import legacy_ids
 from linnet.errors import BadInput
 from linnet.records import BenchRecord
@@ -121,7 +121,7 @@ def test_published_samples_are_histories(runs: dict[str, Path], tmp_path: Path) 
     samples = make_samples(visits, part, PUBLISHED)
     write_samples(tmp_path / "s.jsonl", visits, samples, legacy_ids(visits, part))
     _, codec = places_run(runs["tiny-places"])
-    found = read_histories(tmp_path / "s.jsonl", codec)
+    found = read_histories(tmp_path / "s.jsonl", codec, Reading())
     order = np.argsort(samples.part, kind="stable")
     for index in range(0, len(order), 17):
         one = samples.rows[samples.starts[order[index]] : samples.starts[order[index] + 1]]
@@ -138,11 +138,11 @@ def test_published_samples_are_histories(runs: dict[str, Path], tmp_path: Path) 
     [
         ("{", "line 1 is not JSON"),
         ('{"id": 1}', 'needs "visits"'),
-        ('{"visits": [{"start": 5}]}', 'visit 1: a visit needs a "place"'),
-        ('{"visits": [{"place": 5}]}', 'needs a "start" or a "time"'),
-        ('{"visits": [{"place": 5, "start": "soon"}]}', "'soon' is no time"),
-        ('{"visits": [{"place": 5, "start": 9, "end": 5}]}', "ends before it begins"),
-        ('{"visits": [{"place": 5, "start": 9, "lon": 5, "lat": 100}]}', "impossible coordinates"),
+        ('{"visits": [{"start": 5}]}', "rows without place: 1"),
+        ('{"visits": [{"place": 5}]}', "rows without a time: 1"),
+        ('{"visits": [{"place": 5, "start": "soon"}]}', "times that cannot be read: 1"),
+        ('{"visits": [{"place": 5, "start": 9, "end": 5}]}', "stays that end before they begin: 1"),
+        ('{"visits": [{"place": 5, "start": 9, "lon": 95, "lat": 100}]}', "impossible coordinates: 1"),
         ("", "holds no history"),
     ],
 )

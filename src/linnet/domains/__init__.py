@@ -15,7 +15,7 @@ from linnet.records import Baseline
 from linnet.sequences import Sequences
 
 if TYPE_CHECKING:
-    from linnet.domains.places.rows import VisitRows
+    from linnet.domains.places.features import VisitRows
 
 
 @dataclass(frozen=True)

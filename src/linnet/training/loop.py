@@ -13,7 +13,7 @@ from linnet.data import Masked, Packed, Padded, Plan, Prefetcher
 from linnet.domains import Material, Part
 from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.data import PlacesData
-from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.features import VisitRows
 from linnet.evaluation import nats, windows
 from linnet.model.attention import choose
 from linnet.model.inputs import Inputs

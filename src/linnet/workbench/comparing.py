@@ -11,8 +11,8 @@ import numpy as np
 from linnet import files, recipes
 from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.data import PlacesData, Table
+from linnet.domains.places.features import VisitRows
 from linnet.domains.places.ranker import fit_ranker
-from linnet.domains.places.rows import VisitRows
 from linnet.domains.places.scores import Ranked, vocabularies
 from linnet.errors import BadInput
 from linnet.model.places.config import FULL_IS_NOT_READ

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from linnet.domains.places.features import departures
-from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.features import VisitRows, departures
 from linnet.domains.places.scores import rank_truth
 from linnet.errors import BadInput
 from linnet.model.places.ranking import Answers, answer

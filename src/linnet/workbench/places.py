@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from linnet.domains.places.counters import BASELINES, Rule
-from linnet.domains.places.features import departures
-from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.features import VisitRows, departures
+from linnet.domains.places.samples import Samples
 from linnet.domains.places.scores import (
     Ranked,
     Ranking,
@@ -23,7 +23,6 @@ from linnet.domains.places.scores import (
     score_list,
     vocabularies,
 )
-from linnet.domains.places.splits import Samples
 from linnet.domains.places.visits import DAY
 from linnet.model.places.copying import FilterKind
 from linnet.model.places.published import CopyModel

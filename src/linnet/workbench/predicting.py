@@ -12,8 +12,8 @@ import numpy as np
 
 from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.data import PlacesData
-from linnet.domains.places.histories import Histories, read_histories
-from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.features import VisitRows
+from linnet.domains.places.sample_files import Histories, read_histories
 from linnet.domains.places.scores import Ranking
 from linnet.errors import BadInput
 from linnet.model.places.copying import filter_of
@@ -68,7 +68,7 @@ def predict(
     check_filter(opened.network, chosen["filter"])
     data = opened.run.data
     assert isinstance(data, PlacesData)
-    histories = read_histories(file, codec, tz=data.tz, local=data.local)
+    histories = read_histories(file, codec, data.reading)
     began = time.perf_counter()
     past = data.reads == "past"
     rows = VisitRows(

@@ -19,8 +19,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from linnet.domains.places.codec import FIRST, Forgotten, PlacesCodec
-from linnet.domains.places.others import Moves
+from linnet.domains.places.codec import FIRST, Forgotten, Moves, PlacesCodec
 from linnet.errors import BadInput
 from linnet.files import write_atomically
 from linnet.records import NoteRecord

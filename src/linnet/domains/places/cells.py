@@ -29,9 +29,9 @@ def _curve() -> tuple[np.ndarray, np.ndarray]:
     position = np.zeros((4, 4), np.uint64)
     orientation = np.zeros((4, 4), np.intp)
     for turned in range(4):
-        for place, ij in enumerate(_POSITION_TO_IJ[turned]):
-            position[turned, ij] = place
-            orientation[turned, ij] = turned ^ _POSITION_TO_ORIENTATION[place]
+        for at, ij in enumerate(_POSITION_TO_IJ[turned]):
+            position[turned, ij] = at
+            orientation[turned, ij] = turned ^ _POSITION_TO_ORIENTATION[at]
     return position, orientation
 
 

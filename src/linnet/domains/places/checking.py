@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from linnet.domains.places.ingest import Reading, ingest
-from linnet.domains.places.problems import Refused
-from linnet.domains.places.samples_file import read_samples
-from linnet.domains.places.splits import (
+from linnet.domains.places.cleaning import Reading, ingest
+from linnet.domains.places.findings import Refused
+from linnet.domains.places.sample_files import read_samples
+from linnet.domains.places.samples import (
     CHECK_INS,
     CHUNK,
     PUBLISHED,
@@ -23,7 +23,7 @@ from linnet.domains.places.splits import (
     make_samples,
     parts_without_samples,
 )
-from linnet.domains.places.tables import SAMPLES, files_of
+from linnet.domains.places.sources import JSON, files_of
 from linnet.domains.places.visits import NO_PART, PARTS, Visits
 from linnet.errors import BadInput
 from linnet.records import DataRecord
@@ -70,7 +70,7 @@ class Table:
 
 def read_table(files: Sequence[Path], reading: Reading, given: GivenRecipe) -> Table:
     """The visits of these files, split and sampled."""
-    if all(path.name.endswith(SAMPLES) for path in files):
+    if all(path.name.endswith(JSON) for path in files):
         visits, samples = read_samples(files)
         return Table(visits, parts_of(visits, samples), samples, (), None)
     found = ingest(files, reading)

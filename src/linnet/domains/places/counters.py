@@ -1,8 +1,10 @@
-"""Rules that count: what every model of next places has to beat.
+"""The places of a user as candidates, and rules that count: what every model of next places has to beat.
 
-Each rule is a frozen object that turns samples into a `Ranking`. All of them are vectorised over samples; their
-loop forms are in the tests. Counts come from the visits that a sample may know (`Samples.past_*` and its history).
-Legend: n = samples, E = known visits, C = candidates, N = visits of the table.
+Every system looks at the same expansion: each sample's known visits laid end to end, and the distinct labels among
+them. A label is a place number or a legacy id. Rules are frozen objects that turn samples into a `Ranking`, all of
+them vectorised over samples; their loop forms are in the tests. Counts come from the visits that a sample may
+know (`Samples.past_*` and its history).
+Legend: n = samples, E = known visits of all samples, C = candidates of all samples, N = visits of the table.
 """
 
 from __future__ import annotations
@@ -13,13 +15,63 @@ from typing import Protocol
 
 import numpy as np
 
-from linnet.domains.places.candidates import Candidates, Known, candidates, known_visits
+from linnet.domains.places.samples import Samples
 from linnet.domains.places.scores import Ranking
-from linnet.domains.places.splits import Samples
-from linnet.domains.places.visits import Visits
+from linnet.domains.places.visits import Visits, ranges
+
+
+@dataclass(frozen=True)
+class Known:
+    """The visits that may be used for each sample: its past and its history, each visit once, oldest first."""
+
+    owner: np.ndarray  # int64 [E] the sample
+    row: np.ndarray  # int64 [E] the visit
+    inside: np.ndarray  # bool [E] in the history of the sample
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Distinct labels per sample, in ascending order; `slot` sends each known visit to its candidate."""
+
+    starts: np.ndarray  # int64 [n + 1]
+    label: np.ndarray  # int64 [C]
+    slot: np.ndarray  # int64 [E]
+
+    @property
+    def owner(self) -> np.ndarray:
+        return np.repeat(np.arange(len(self.starts) - 1), np.diff(self.starts))
+
+    def sums(self, weight: np.ndarray) -> np.ndarray:
+        """[C]: the weights of the visits of each candidate, added up."""
+        return np.bincount(self.slot, weight, len(self.label))
+
+
+def known_visits(samples: Samples) -> Known:
+    """Past and history of every sample."""
+    past, past_owner = ranges(samples.past_from, samples.past_to)
+    history, history_owner = samples.rows.astype(np.int64), samples.owner
+    span = int(max(past.max(initial=0), history.max(initial=0))) + 1
+    keys = np.concatenate([past_owner * span + past, history_owner * span + history])
+    inside = np.repeat([False, True], [len(past), len(history)])
+    order = np.argsort(keys, kind="stable")
+    keys, inside = keys[order], inside[order]
+    last = np.append(keys[1:] != keys[:-1], True)[
+        : len(keys)
+    ]  # of a visit in both, the history's entry comes last
+    keys, inside = keys[last], inside[last]
+    return Known(keys // span, keys % span, inside)
+
+
+def candidates(samples: Samples, known: Known, label: np.ndarray) -> Candidates:
+    """Distinct labels of the known visits; `label` is [N], one for every visit of the table."""
+    of_visit = label[known.row].astype(np.int64)
+    span = int(of_visit.max(initial=0)) + 1
+    keys, slot = np.unique(known.owner * span + of_visit, return_inverse=True)
+    starts = np.searchsorted(keys // span, np.arange(len(samples) + 1))
+    return Candidates(starts.astype(np.int64), keys % span, slot.ravel())
+
 
 _TIE = 1e-9  # breaks ties between equal counts and never between different ones
-CHUNK = 4_000_000  # known visits looked at together
 
 
 class Rule(Protocol):
@@ -32,7 +84,7 @@ class LastPlace:
     """The latest places first."""
 
     def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
-        known = _history_only(samples)
+        known = history_only(samples)
         found = candidates(samples, known, label)
         latest = np.zeros(len(found.label))
         np.maximum.at(latest, found.slot, _order_in_sample(known) + 1.0)
@@ -46,11 +98,11 @@ class MostFrequent:
     ties: str = "latest"
 
     def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
-        known = _history_only(samples)
+        known = history_only(samples)
         found = candidates(samples, known, label)
-        place = _order_in_sample(known) + 1.0
+        order = _order_in_sample(known) + 1.0
         decided = np.full(len(found.label), np.inf if self.ties == "first" else 0.0)
-        (np.minimum if self.ties == "first" else np.maximum).at(decided, found.slot, place)
+        (np.minimum if self.ties == "first" else np.maximum).at(decided, found.slot, order)
         count = found.sums(np.ones(len(known.row)))
         return _ranking(found, count + _TIE * (-decided if self.ties == "first" else decided), label)
 
@@ -85,7 +137,7 @@ class Counter:
     decay: float = 0.9
 
     def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
-        past, history = _past_only(samples), _history_only(samples)
+        past, history = _past_only(samples), history_only(samples)
         both = Known(
             np.concatenate([past.owner, history.owner]), np.concatenate([past.row, history.row]),
             np.repeat([False, True], [len(past.row), len(history.row)]),
@@ -120,13 +172,11 @@ def follows(samples: Samples, known: Known, label: np.ndarray, depth: int) -> np
     return matching & enough[known.owner]
 
 
-def _history_only(samples: Samples) -> Known:
+def history_only(samples: Samples) -> Known:
     return Known(samples.owner, samples.rows.astype(np.int64), np.ones(len(samples.rows), bool))
 
 
 def _past_only(samples: Samples) -> Known:
-    from linnet.domains.places.visits import ranges
-
     row, owner = ranges(samples.past_from, samples.past_to)
     return Known(owner, row, np.zeros(len(row), bool))
 

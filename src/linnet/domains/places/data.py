@@ -13,17 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from linnet.codecs import Codec
 from linnet.domains import Material, Part, Question
 from linnet.domains.places.checking import Table, read_table
-from linnet.domains.places.clusters import ClusterRule
+from linnet.domains.places.cleaning import Reading, ingest
 from linnet.domains.places.codec import FIRST, PlacesCodec
-from linnet.domains.places.columns import parse_mapping
-from linnet.domains.places.ingest import Reading, ingest
-from linnet.domains.places.rows import Augmentation, Cut, VisitRows
-from linnet.domains.places.samples_file import write_samples
-from linnet.domains.places.splits import GivenRecipe, Recipe, Samples, make_samples
-from linnet.domains.places.stays import StayRule
-from linnet.domains.places.tables import SAMPLES, files_of
-from linnet.domains.places.visits import PARTS, Visits, legacy_ids
-from linnet.domains.places.visits_file import writable, write_visits
+from linnet.domains.places.features import Augmentation, Cut, VisitRows
+from linnet.domains.places.sample_files import writable, write_samples, write_visits
+from linnet.domains.places.samples import GivenRecipe, Recipe, Samples, make_samples
+from linnet.domains.places.sources import JSON, files_of, parse_mapping
+from linnet.domains.places.visits import PARTS, ClusterRule, StayRule, Visits, legacy_ids
 from linnet.errors import BadInput, nearest
 from linnet.records import Baseline, DataRecord
 from linnet.sequences import Sequences
@@ -86,7 +82,7 @@ class PlacesData(BaseModel):
 
     def write_samples(self, out: Path, *, force: bool = False) -> DataRecord:
         """The samples of these files in the published form, so that other programs score the same ones."""
-        if not out.name.endswith(SAMPLES):
+        if not out.name.endswith(JSON):
             raise BadInput(f"samples are written to .jsonl or .jsonl.gz, not to {out.name}")
         if out.exists() and not force:
             raise BadInput(f"{out} exists; choose another --out, or replace it with --force")
@@ -100,7 +96,7 @@ class PlacesData(BaseModel):
         """The visits of these files as a table, in which places that came from coordinates have their numbers."""
         writable(out, force=force)
         files = files_of([Path(path) for path in self.paths])
-        if any(path.name.endswith(SAMPLES) for path in files):
+        if any(path.name.endswith(JSON) for path in files):
             raise BadInput("samples hold no times to write visits with; give the table that they were made from")
         found = ingest(files, self.reading)
         visits = found.visits

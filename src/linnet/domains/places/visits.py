@@ -1,17 +1,19 @@
-"""The visit table: who was where from when to when, as a struct of arrays.
+"""The visit table, and how it is made of positions: stays of fixes, places of stays.
 
-Rows are ordered by user, then by start. Users and places are small integers whose names are kept beside them;
-the numbers follow the sorted names, so they depend on nothing but the data.
-Legend: N = visits, U = users, P = places.
+A visit says who was where from when to when. Rows are ordered by user, then by start. Users and places are small
+integers whose names are kept beside them; the numbers follow the sorted names, so they depend on the data alone.
+Legend: N = visits, U = users, P = places, F = fixes in the order of user and time, S = stays.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
+from pydantic import BaseModel, ConfigDict
 
 MINUTE, DAY = 60, 86_400
 PARTS = ("train", "validation", "test")
@@ -96,3 +98,188 @@ def ranges(first: np.ndarray, last: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     owner = np.repeat(np.arange(len(first)), lengths)
     starts = np.cumsum(lengths) - lengths
     return np.arange(int(lengths.sum())) - starts[owner] + first[owner], owner
+
+
+EARTH = 6_371_000.0  # metres, as trackintel has it
+
+
+class StayRule(BaseModel):
+    """When fixes are a stay, by the rule of trackintel's `sliding` staypoints, with its names in brackets.
+
+    A fix opens a stay, and the first fix at or beyond the distance closes it. Ours is vectorised in numpy.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metres: float = 200.0  # dist_threshold
+    minutes: float = 30.0  # time_threshold
+    gap_minutes: float = 24 * 60.0  # gap_threshold: a longer silence before the closing fix voids the stay
+    include_last: bool = True
+
+
+@dataclass(frozen=True)
+class Stays:
+    user: np.ndarray  # [S]
+    start: np.ndarray  # [S] time of the first fix
+    end: np.ndarray  # [S] time of the fix that left
+    lon: np.ndarray  # [S] mean of the fixes
+    lat: np.ndarray  # [S]
+    first: np.ndarray  # [S] number of the first fix
+
+
+def distance(
+    lon: np.ndarray, lat: np.ndarray, to_lon: np.ndarray | float, to_lat: np.ndarray | float
+) -> np.ndarray:
+    """Haversine metres between points in degrees."""
+    phi, to_phi = np.radians(lat), np.radians(to_lat)
+    across = np.sin(np.radians(np.subtract(to_lon, lon)) / 2)
+    along = np.sin((to_phi - phi) / 2)
+    return 2 * EARTH * np.arcsin(np.sqrt(np.clip(along**2 + np.cos(phi) * np.cos(to_phi) * across**2, 0, 1)))
+
+
+def detect_stays(user: np.ndarray, time: np.ndarray, lon: np.ndarray, lat: np.ndarray, rule: StayRule) -> Stays:
+    """Stays of every user; `time` in seconds."""
+    edges = (
+        np.flatnonzero(np.diff(user, prepend=user[:1] - 1, append=user[-1:] + 1))
+        if len(user)
+        else np.zeros(1, int)
+    )
+    found: list[tuple[int, int, int]] = []
+    for begin, stop in zip(edges[:-1], edges[1:], strict=True):
+        found += _of_user(time, lon, lat, int(begin), int(stop), rule)
+    first, past, leaving = np.array(found, np.int64).reshape(-1, 3).T
+    sums = [np.concatenate([[0.0], np.cumsum(column - column[:1])]) for column in (lon, lat)]
+    count = np.maximum(past - first, 1)
+    centre = [(total[past] - total[first]) / count for total in sums]
+    shift = (lon[:1], lat[:1]) if len(lon) else (np.zeros(1), np.zeros(1))
+    return Stays(user[first], time[first], time[leaving], centre[0] + shift[0], centre[1] + shift[1], first)
+
+
+def _of_user(
+    time: np.ndarray, lon: np.ndarray, lat: np.ndarray, begin: int, stop: int, rule: StayRule
+) -> list[tuple[int, int, int]]:
+    """(first fix, end of its fixes, fix that closes) of each stay."""
+    found = []
+    first = begin
+    while True:
+        leaving = _first_beyond(lon, lat, first, stop, rule.metres)
+        if leaving == stop:
+            break
+        lasted = time[leaving] - time[first] >= rule.minutes * 60
+        if lasted and time[leaving] - time[leaving - 1] < rule.gap_minutes * 60:
+            found.append((first, leaving, leaving))
+        first = leaving
+    if rule.include_last and stop - first > 1 and time[stop - 1] - time[first] >= rule.minutes * 60:
+        found.append((first, stop - 1, stop - 1))
+    return found
+
+
+def _first_beyond(lon: np.ndarray, lat: np.ndarray, first: int, stop: int, metres: float) -> int:
+    """The first fix at least this far from `first`, searched in blocks that double; `stop` if there is none."""
+    begin, width = first + 1, 32
+    while begin < stop:
+        until = min(begin + width, stop)
+        far = distance(lon[begin:until], lat[begin:until], lon[first], lat[first]) >= metres
+        if far.any():
+            return begin + int(far.argmax())
+        begin, width = until, 2 * width
+    return stop
+
+
+_BLOCK = 2_000_000  # candidate pairs looked at together
+
+
+class ClusterRule(BaseModel):
+    """DBSCAN on the sphere, with trackintel's names in brackets; with `by="user"` nobody shares a place."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    metres: float = 20.0  # epsilon
+    least: int = 2  # num_samples, the point itself counted
+    by: Literal["dataset", "user"] = "dataset"  # agg_level
+
+
+def cluster(lon: np.ndarray, lat: np.ndarray, rule: ClusterRule, user: np.ndarray) -> np.ndarray:
+    """int64 [S] labels from 0 in the order of the first core point, as scikit-learn has them; -1 = noise."""
+    if len(lon) == 0:
+        return np.empty(0, np.int64)
+    group = np.zeros(len(lon), np.int64) if rule.by == "dataset" else user.astype(np.int64)
+    points = _on_sphere(lon, lat)
+    reach = 2 * EARTH * np.sin(rule.metres / (2 * EARTH))  # the chord of an arc of that many metres
+    pairs = list(_neighbours(points, group, reach))
+    first = np.concatenate([pair[0] for pair in pairs])
+    second = np.concatenate([pair[1] for pair in pairs])
+    core = 1 + np.bincount(first, minlength=len(lon)) >= rule.least
+    inner = core[first] & core[second]
+    root = _components(first[inner], second[inner], len(lon))
+    heads = np.flatnonzero(core & (root == np.arange(len(lon))))
+    label = np.full(len(lon), -1)
+    label[core] = np.searchsorted(heads, root[core])
+    border = core[second] & ~core[first]  # a border point belongs to the first cluster that reaches it
+    lowest = np.full(len(lon), len(lon))
+    np.minimum.at(lowest, first[border], label[second[border]])
+    return np.where(lowest < len(lon), lowest, label)
+
+
+def _on_sphere(lon: np.ndarray, lat: np.ndarray) -> np.ndarray:
+    theta, phi = np.radians(lon), np.radians(lat)
+    return EARTH * np.stack([np.cos(theta) * np.cos(phi), np.sin(theta) * np.cos(phi), np.sin(phi)], 1)
+
+
+def _neighbours(points: np.ndarray, group: np.ndarray, reach: float) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """All ordered pairs of different points of one group within reach.
+
+    Points are hashed into cubes of that side, where neighbours lie in adjacent cubes; neither poles nor the date
+    line are special.
+    """
+    cube = np.floor(points / reach).astype(np.int64)
+    cubes, inverse = np.unique(np.column_stack([group, cube]), axis=0, return_inverse=True)
+    order = np.argsort(inverse.ravel(), kind="stable")
+    edges = np.searchsorted(inverse.ravel()[order], np.arange(len(cubes) + 1))
+    key, multipliers = _pack(cubes)
+    sorted_key = np.argsort(key)
+    steps = np.stack(np.meshgrid(*[np.arange(-1, 2)] * 3, indexing="ij"), -1).reshape(-1, 3)
+    for step in steps:
+        wanted = key + (step * multipliers[1:]).sum()
+        found = sorted_key[np.minimum(np.searchsorted(key, wanted, sorter=sorted_key), len(key) - 1)]
+        here = np.flatnonzero(key[found] == wanted)
+        yield from _between(points, order, edges, here, found[here], reach)
+
+
+def _pack(cubes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """One number a cube, linear in its coordinates modulo 2**64, so that a neighbour's number is a sum."""
+    rng = np.random.default_rng(0)
+    while True:
+        multipliers = rng.integers(-(2**62), 2**62, 4) | 1
+        key = (cubes * multipliers).sum(1)
+        if len(np.unique(key)) == len(key):
+            return key, multipliers
+
+
+def _between(
+    points: np.ndarray, order: np.ndarray, edges: np.ndarray, here: np.ndarray, there: np.ndarray, reach: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Pairs between the cubes `here` and `there`, in blocks of bounded size."""
+    size_here, size_there = edges[here + 1] - edges[here], edges[there + 1] - edges[there]
+    block = np.cumsum(size_here * size_there) // _BLOCK
+    for number in np.unique(block):
+        chosen = block == number
+        left, owner = ranges(edges[here[chosen]], edges[here[chosen] + 1])
+        right, of = ranges(edges[there[chosen]][owner], edges[there[chosen] + 1][owner])
+        i, j = order[left[of]], order[right]
+        near = (i != j) & (((points[i] - points[j]) ** 2).sum(1) <= reach**2)
+        yield i[near], j[near]
+
+
+def _components(first: np.ndarray, second: np.ndarray, count: int) -> np.ndarray:
+    """The lowest point of each point's connected component, by hooking and pointer jumping."""
+    root = np.arange(count)
+    while True:
+        a, b = root[first], root[second]
+        apart = a != b
+        if not apart.any():
+            return root
+        first, second, a, b = first[apart], second[apart], a[apart], b[apart]
+        np.minimum.at(root, np.maximum(a, b), np.minimum(a, b))
+        while (jumped := root[root] != root).any():
+            root = np.where(jumped, root[root], root)

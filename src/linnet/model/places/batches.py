@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from linnet.data import Batch, epoch_order
-from linnet.domains.places.rows import Gathered, VisitRows
+from linnet.domains.places.features import Gathered, VisitRows
 from linnet.errors import BadInput
 
 

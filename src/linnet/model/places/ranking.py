@@ -14,7 +14,7 @@ import torch
 
 from linnet.data import Batch
 from linnet.domains.places.codec import FIRST
-from linnet.domains.places.rows import VisitRows
+from linnet.domains.places.features import VisitRows
 from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, vocabularies
 from linnet.errors import BadInput
 from linnet.model.inputs import Inputs

@@ -1,9 +1,10 @@
-"""From files to the visit table: fixes, stays or check-ins in, `Visits` out, with a list of what was mended.
+"""From files to the visit table: fixes, stays or check-ins in, `Visits` out, with a list of what was repaired.
 
 Rules, in this order: rows without user, place or time and lines with more fields than columns are dropped; a
 table with longitude and latitude swapped is refused; impossible coordinates and ends before starts drop the row;
-exact duplicates keep their first row; rows are sorted; where stays of a user overlap, the earlier one ends when
-the later one begins. A refusal names everything else that was found, too.
+a table that would lose more than half of its rows is refused; exact duplicates keep their first row; rows are
+sorted; where stays of a user overlap, the earlier one ends when the later one begins. A refusal names everything
+else that was found, too. Histories to predict from take the same way, each as a user of its own.
 Legend: N = rows of the table.
 """
 
@@ -18,14 +19,11 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from linnet.domains.places import cells as s2
-from linnet.domains.places import tables
-from linnet.domains.places.clusters import ClusterRule, cluster
-from linnet.domains.places.columns import Columns, find_columns
-from linnet.domains.places.moments import moments
-from linnet.domains.places.names import integers, names, no_numbers, numbers, without_gaps
-from linnet.domains.places.problems import Findings, Problem
-from linnet.domains.places.stays import StayRule, detect_stays
-from linnet.domains.places.visits import NO_PART, PARTS, Visits
+from linnet.domains.places import sources
+from linnet.domains.places.findings import Findings, Problem, integers, names, no_numbers, numbers, without_gaps
+from linnet.domains.places.sources import Columns
+from linnet.domains.places.times import moments
+from linnet.domains.places.visits import NO_PART, PARTS, ClusterRule, StayRule, Visits, cluster, detect_stays
 from linnet.errors import BadInput, nearest
 
 if TYPE_CHECKING:
@@ -72,7 +70,7 @@ class Ingested:
 
 @dataclass
 class _Rows:
-    """The table while it is being mended; every array is [N]."""
+    """The table while it is being repaired; every array is [N]."""
 
     user: np.ndarray
     place: np.ndarray  # -1 = still to be found from the coordinates
@@ -86,22 +84,26 @@ class _Rows:
 
 
 def ingest(paths: Sequence[Path], reading: Reading | None = None) -> Ingested:
-    """Read, mend, sort. Problems that cannot be mended raise `Refused`, with all that was found."""
+    """Read, repair, sort. Problems that cannot be repaired raise `Refused`, with all that was found."""
     reading = reading or Reading()
-    files = tables.files_of(paths)
-    frame = tables.read_tables(files, reading.columns)
-    present = [name for name in frame.columns if name not in (tables.LINE, tables.FILE, tables.LONGER)]
-    columns = find_columns(present, reading.columns, str(files[0]))
-    findings = Findings(files, frame[tables.FILE].to_numpy(), frame[tables.LINE].to_numpy())
+    files = sources.files_of(paths)
+    return clean(files, sources.read_tables(files, reading.columns), reading)
+
+
+def clean(files: Sequence[Path], frame: pl.DataFrame, reading: Reading, *, alone: bool = False) -> Ingested:
+    """The visits of a table. With `alone`, each record of JSON is a user, and a place has a name in it alone."""
+    columns = sources.find_columns(frame, reading.columns, str(files[0]))
     if len(frame) == 0:
         raise BadInput(f"{files[0]} has a line of names and no rows")
-    rows = _raw_rows(frame, columns, reading, findings)
-    _mend_rows(rows, columns, findings)
+    findings = Findings.of(files, frame)
+    rows = _raw_rows(frame, columns, reading, findings, alone=alone)
+    _repair_rows(rows, columns, findings)
+    findings.refuse_most(rows.keep)
     if findings.any_refused:
         _look_on(rows, columns, findings)
     findings.stop_if_refused()
     try:
-        visits = _visits(rows, columns, reading, findings, frame)
+        visits = _visits(rows, columns, reading, findings, frame, alone=alone)
     except BadInput as error:
         raise findings.stop(str(error)) from None
     findings.stop_if_refused()
@@ -111,7 +113,7 @@ def ingest(paths: Sequence[Path], reading: Reading | None = None) -> Ingested:
 
 
 def _look_on(rows: _Rows, columns: Columns, findings: Findings) -> None:
-    """Name what is wrong with the other rows of a table that is refused, so that it can be mended in one go."""
+    """Name what is wrong with the other rows of a table that is refused, so that it can be repaired in one go."""
     if findings.doubtful_times or not rows.keep.any():
         return
     order = _sorted_unique(rows, findings)
@@ -119,17 +121,26 @@ def _look_on(rows: _Rows, columns: Columns, findings: Findings) -> None:
         _clip_overlaps(rows, order, findings)
 
 
-def _raw_rows(frame: pl.DataFrame, columns: Columns, reading: Reading, findings: Findings) -> _Rows:
+def _raw_rows(
+    frame: pl.DataFrame, columns: Columns, reading: Reading, findings: Findings, *, alone: bool
+) -> _Rows:
     keep = np.ones(len(frame), bool)
-    if tables.LONGER in frame.columns:
-        longer = frame[tables.LONGER].to_numpy()
-        findings.mended("lines with more fields than columns", longer, "row dropped (which field is which?)")
+    if sources.LONGER in frame.columns:
+        longer = frame[sources.LONGER].to_numpy()
+        findings.dropped("lines with more fields than columns", longer, "row dropped (which field is which?)")
         keep &= ~longer
-    user, users, missing = names(frame[columns["user"]], "user", findings)
-    keep &= ~missing
+    if sources.RECORD in frame.columns and (alone or "user" not in columns):
+        user = frame[sources.RECORD].to_numpy()
+        users = np.arange(user.max(initial=-1) + 1)
+    else:
+        user, users, missing = names(frame[columns["user"]], "user", findings)
+        keep &= ~missing
     if "place" in columns:
         place, places, missing = names(frame[columns["place"]], "place", findings)
         keep &= ~missing
+        if alone:
+            pairs, place = np.unique(user * (len(places) + 1) + place, return_inverse=True)
+            places = places[pairs % (len(places) + 1)] if len(places) else places
     else:
         place, places = np.full(len(frame), -1), np.empty(0, np.int64)
     start, end, offset, missing = moments(frame, columns, reading.tz, reading.local, user, findings)
@@ -138,8 +149,12 @@ def _raw_rows(frame: pl.DataFrame, columns: Columns, reading: Reading, findings:
     if "lon" in columns and "lat" in columns:
         extra["lon"], extra["lat"] = (numbers(frame[columns[role]]) for role in ("lon", "lat"))
         broken = no_numbers(frame[columns["lon"]]) | no_numbers(frame[columns["lat"]])
-        rule = "row kept without its position" if "place" in columns else "row dropped"
-        findings.mended("coordinates that are no numbers", broken, rule)
+        if "place" in columns:
+            findings.repaired("coordinates that are no numbers", broken, "row kept without its position")
+            if broken.sum() * 2 > len(broken):
+                findings.refused("most coordinates are no numbers", broken, "write 116.3214 or 116,3214")
+        else:
+            findings.dropped("coordinates that are no numbers", broken)
         extra["broken"] = broken
     extra["id"] = integers(frame, columns, "id", np.arange(len(frame)))
     if "target" in columns:
@@ -164,7 +179,7 @@ def _parts(column: pl.Series, findings: Findings) -> np.ndarray:
     return np.array([_SPLIT_NAMES.get(str(name), NO_PART) for name in names], np.int8)[codes]
 
 
-def _mend_rows(rows: _Rows, columns: Columns, findings: Findings) -> None:
+def _repair_rows(rows: _Rows, columns: Columns, findings: Findings) -> None:
     """Coordinates and ends; what cannot stay is taken out of `keep`."""
     if "lon" in rows.extra:
         lon, lat = rows.extra["lon"], rows.extra["lat"]
@@ -177,17 +192,17 @@ def _mend_rows(rows: _Rows, columns: Columns, findings: Findings) -> None:
         else:
             users = len(np.unique(rows.user[turned]))
             rule = f"row dropped (rows of {users} users); swap the two numbers back to keep them"
-            findings.mended("longitude and latitude look swapped", turned, rule)
-            findings.mended("impossible coordinates", impossible & ~turned, "row dropped")
+            findings.dropped("longitude and latitude look swapped", turned, rule)
+            findings.dropped("impossible coordinates", impossible & ~turned)
         nowhere = given & (lon == 0) & (lat == 0)
-        findings.mended("coordinates 0, 0", nowhere, "row dropped")
+        findings.dropped("coordinates 0, 0", nowhere)
         rows.keep &= ~(impossible | nowhere)
         if "place" not in columns:
             absent = ~given & rows.keep & ~rows.extra["broken"]
-            findings.mended("rows without coordinates", absent, "row dropped")
+            findings.dropped("rows without coordinates", absent)
             rows.keep &= given
     backward = rows.keep & (rows.end < rows.start)
-    findings.mended("stays that end before they begin", backward, "row dropped")
+    findings.dropped("stays that end before they begin", backward)
     rows.keep &= ~backward
 
 
@@ -201,7 +216,9 @@ def _swapped(lon: np.ndarray, lat: np.ndarray, possible: np.ndarray) -> np.ndarr
     return turned
 
 
-def _visits(rows: _Rows, columns: Columns, reading: Reading, findings: Findings, frame: pl.DataFrame) -> Visits:
+def _visits(
+    rows: _Rows, columns: Columns, reading: Reading, findings: Findings, frame: pl.DataFrame, *, alone: bool
+) -> Visits:
     order = _sorted_unique(rows, findings)
     if columns.shape == "fixes":
         return _from_fixes(rows, order, reading, findings)
@@ -211,13 +228,14 @@ def _visits(rows: _Rows, columns: Columns, reading: Reading, findings: Findings,
         found[order] = cluster(
             rows.extra["lon"][order], rows.extra["lat"][order], reading.clusters, rows.user[order]
         )
-        findings.mended("stays in no cluster", order[found[order] < 0], "row dropped (a stay at no place)")
+        findings.dropped("stays in no cluster", order[found[order] < 0], "row dropped (a stay at no place)")
         order = order[found[order] >= 0]
         place, places = found, np.arange(found.max() + 1 if len(order) else 0)
     end = _clip_overlaps(rows, order, findings)
     places, codes = _without_gaps_of(places, place[order])
     user_names, users = _without_gaps_of(rows.users, rows.user[order])
-    _lonely(users, user_names, order, findings)
+    if not alone:
+        _lonely(users, user_names, order, findings)
     if "lon" in rows.extra:
         lonlat = centres(codes, rows.extra["lon"][order], rows.extra["lat"][order], len(places))
     found_cells = _cells(frame, columns, reading, order, codes, len(places), lonlat, findings)
@@ -247,7 +265,7 @@ def _sorted_unique(rows: _Rows, findings: Findings) -> np.ndarray:
     order = kept[np.lexsort((rows.start[kept], rows.user[kept]))]
     user, start = rows.user[kept], rows.start[kept]
     back = np.flatnonzero((user[1:] == user[:-1]) & (start[1:] < start[:-1])) + 1
-    findings.mended("rows out of the order of time", kept[back], "sorted by user and start")
+    findings.repaired("rows out of the order of time", kept[back], "sorted by user and start")
     where = [np.nan_to_num(rows.extra[name]) for name in ("lon", "lat") if name in rows.extra]
     columns = [rows.user, rows.start, rows.end, rows.place, *where]
     ranked = order[np.lexsort((order, *(column[order] for column in reversed(columns))))]
@@ -256,7 +274,7 @@ def _sorted_unique(rows: _Rows, findings: Findings) -> np.ndarray:
         same &= column[ranked[1:]] == column[ranked[:-1]]
     repeated = np.zeros(len(rows.user), bool)
     repeated[ranked[1:][same]] = True
-    findings.mended("duplicate rows", repeated, "the first one kept")
+    findings.dropped("duplicate rows", repeated, "the first one kept")
     return order[~repeated[order]]
 
 
@@ -264,14 +282,14 @@ def _clip_overlaps(rows: _Rows, order: np.ndarray, findings: Findings) -> np.nda
     """Ends of the ordered rows, none later than the user's next start."""
     end, start, user = rows.end[order].copy(), rows.start[order], rows.user[order]
     late = np.flatnonzero((user[1:] == user[:-1]) & (end[:-1] > start[1:]))
-    findings.mended("overlapping stays", order[late], "the earlier stay ends when the later begins")
+    findings.repaired("overlapping stays", order[late], "the earlier stay ends when the later begins")
     end[late] = start[late + 1]
     return end
 
 
 def _lonely(users: np.ndarray, names: np.ndarray, order: np.ndarray, findings: Findings) -> None:
     single = np.bincount(users, minlength=len(names)) == 1
-    findings.mended("users with one visit", order[single[users]], "kept; they have no history, so no samples")
+    findings.repaired("users with one visit", order[single[users]], "kept; they have no history, so no samples")
 
 
 def centres(codes: np.ndarray, lon: np.ndarray, lat: np.ndarray, places: int) -> np.ndarray:
@@ -301,7 +319,7 @@ def _cells(
         first[codes[known][::-1]] = np.flatnonzero(known)[::-1]
         of_place = np.where(first >= 0, of_visit[first], np.uint64(0))
         differing = known & (of_visit != of_place[codes])
-        findings.mended(
+        findings.repaired(
             f"level-{level} cells that differ within one place", order[differing], "the first one counts"
         )
         found[level] = of_place
@@ -341,7 +359,7 @@ def _from_fixes(rows: _Rows, order: np.ndarray, reading: Reading, findings: Find
     lon, lat = rows.extra["lon"][order], rows.extra["lat"][order]
     stays = detect_stays(rows.user[order], rows.start[order], lon, lat, reading.stays)
     labels = cluster(stays.lon, stays.lat, reading.clusters, stays.user)
-    findings.mended("stays in no cluster", order[stays.first[labels < 0]], "dropped (a stay at no place)")
+    findings.dropped("stays in no cluster", order[stays.first[labels < 0]], "dropped (a stay at no place)")
     kept = labels >= 0
     if not kept.any():
         raise BadInput(

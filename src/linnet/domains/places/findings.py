@@ -1,0 +1,198 @@
+"""Columns of a table as arrays, and what is wrong with its rows: how many, which first, and what was done.
+
+Legend: N = rows of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+
+from linnet.domains.places.sources import FILE, LINE, TEXT, VISIT, Columns
+from linnet.errors import BadInput
+
+if TYPE_CHECKING:
+    import polars as pl
+
+Outcome = Literal["repaired", "dropped", "refused"]
+SHOWN = 3
+NOTHING = ("NULL", "null", "nan", "NaN", "None", "N/A", "<NA>")  # what programs write where nothing was
+
+
+@dataclass(frozen=True)
+class Problem:
+    """`rule` says what was done. A refused problem stops the reading once all of them are known."""
+
+    name: str
+    count: int
+    where: str
+    rule: str
+    outcome: Outcome
+
+    def __str__(self) -> str:
+        where = f" ({self.where})" if self.where else ""
+        return f"{self.name}: {self.count}{where}; {'refused: ' if self.outcome == 'refused' else ''}{self.rule}"
+
+
+@dataclass
+class Findings:
+    """Collects problems; knows where each row stands, so that it can be named. Never shows coordinates."""
+
+    files: Sequence[Path]
+    file: np.ndarray  # int [N]
+    line: np.ndarray  # int [N]; 0-based rows of a Parquet file
+    visit: np.ndarray | None = None  # int [N]: the number of the visit in its line of JSON
+    problems: list[Problem] = field(default_factory=list)
+    doubtful_times: bool = False  # refused times would make others look out of order, too
+
+    @classmethod
+    def of(cls, files: Sequence[Path], frame: pl.DataFrame) -> Findings:
+        visit = frame[VISIT].to_numpy() if VISIT in frame.columns else None
+        return cls(files, frame[FILE].to_numpy(), frame[LINE].to_numpy(), visit)
+
+    @property
+    def any_refused(self) -> bool:
+        return any(problem.outcome == "refused" for problem in self.problems)
+
+    def repaired(self, name: str, rows: np.ndarray, rule: str) -> None:
+        """Rows that stay, changed."""
+        self._add(name, rows, rule, "repaired")
+
+    def dropped(self, name: str, rows: np.ndarray, rule: str = "row dropped") -> None:
+        """Rows that are left out."""
+        self._add(name, rows, rule, "dropped")
+
+    def refused(self, name: str, rows: np.ndarray, rule: str) -> None:
+        self._add(name, rows, rule, "refused")
+
+    def refused_times(self, name: str, rows: np.ndarray, rule: str) -> None:
+        """Times that are there and mean nobody knows which moment."""
+        self.refused(name, rows, rule)
+        self.doubtful_times |= bool(rows.any())
+
+    def locate(self, row: int) -> str:
+        path = self.files[int(self.file[row])]
+        if self.visit is not None:
+            return f"{path.name} line {int(self.line[row])}, visit {int(self.visit[row])}"
+        return f"{path.name} {'line' if path.name.endswith(TEXT) else 'row'} {int(self.line[row])}"
+
+    def _add(
+        self, name: str, rows: np.ndarray, rule: str, outcome: Literal["repaired", "dropped", "refused"]
+    ) -> None:
+        chosen = np.flatnonzero(rows) if rows.dtype == bool else rows
+        if len(chosen) == 0:
+            return
+        where = ", ".join(self.locate(int(row)) for row in chosen[:SHOWN]) + (", …" if len(chosen) > SHOWN else "")
+        self.problems.append(Problem(name, len(chosen), where, rule, outcome))
+
+    def refuse_most(self, kept: np.ndarray) -> None:
+        """Where more than half of the rows would be lost, what loses them refuses the table."""
+        if kept.sum() * 2 < len(kept):
+            self.problems = [
+                replace(problem, outcome="refused", rule=f"{int((~kept).sum())} of {len(kept)} rows would be lost")
+                if problem.outcome == "dropped"
+                else problem
+                for problem in self.problems
+            ]
+
+    def stop_if_refused(self) -> None:
+        if self.any_refused:
+            raise Refused(tuple(self.problems))
+
+    def stop(self, reason: str) -> Refused:
+        """The error to raise where nothing can be made of the rows; what was repaired before may say why."""
+        return Refused(tuple(self.problems), reason)
+
+
+class Refused(BadInput):
+    """A table that cannot be used, with everything that was found in it: what refuses it comes first."""
+
+    def __init__(self, problems: Sequence[Problem], reason: str = "") -> None:
+        first = [reason] if reason else []
+        refused = [*first, *(str(problem) for problem in problems if problem.outcome == "refused")]
+        others = [str(problem) for problem in problems if problem.outcome != "refused"]
+        self.problems = (*refused, *others)
+        also = "\nalso found in them:\n  " + "\n  ".join(others) if others else ""
+        super().__init__("the visits cannot be used:\n  " + "\n  ".join(refused) + also)
+
+
+def names(column: pl.Series, role: str, findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Codes in the order of the sorted names, the names, and which rows have none."""
+    import polars as pl
+
+    column = _whole_numbers(column, role, findings) if column.dtype.is_float() else column
+    missing = column.is_null().to_numpy()
+    rule = "row dropped (a stay at no place)" if role == "place" else "row dropped"
+    if column.dtype.is_integer():
+        found, codes = np.unique(column.fill_null(0).to_numpy(), return_inverse=True)
+        if missing.any():
+            found, codes = without_gaps(found, codes, ~missing)
+    else:
+        text = column.cast(pl.String).str.strip_chars()
+        written = text.str.contains(r"^-?\d+\.0+$").fill_null(False)
+        findings.repaired(f"{role} ids written as 12.0", written.to_numpy(), "read as 12")
+        text = text.str.replace(r"^(-?\d+)\.0+$", "$1")
+        nothing = text.is_in(NOTHING).fill_null(False).to_numpy()
+        findings.dropped(f"{role} ids written as NULL, nan, None or N/A", nothing, rule)
+        missing |= (text == "").fill_null(False).to_numpy()
+        text = text.zip_with(pl.Series(~missing & ~nothing), pl.Series([None], dtype=pl.String))
+        kept = text.drop_nulls().unique().sort()
+        found = kept.to_numpy().astype(np.str_)
+        codes = text.cast(pl.Enum(kept)).to_physical().cast(pl.Int64).fill_null(0).to_numpy()
+        findings.dropped(f"rows without {role}", missing, rule)
+        return codes.astype(np.int64), found, missing | nothing
+    findings.dropped(f"rows without {role}", missing, rule)
+    return codes.astype(np.int64), found, missing
+
+
+def _whole_numbers(column: pl.Series, role: str, findings: Findings) -> pl.Series:
+    """Ids that a program wrote as decimal fractions, as whole numbers again."""
+    import polars as pl
+
+    values = column.fill_null(float("nan")).to_numpy()
+    finite = np.isfinite(values) & (np.abs(values) < 2**63)
+    broken = finite & (values != np.floor(values))
+    findings.refused(f"{role} ids with a fraction", broken, "ids are whole numbers or text")
+    findings.repaired(f"{role} ids written as 12.0", finite & ~broken, "read as 12")
+    whole = pl.Series(column.name, np.where(finite, values, 0).astype(np.int64))
+    return whole.zip_with(pl.Series(finite), pl.Series([None], dtype=pl.Int64))
+
+
+def without_gaps(found: np.ndarray, codes: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Renumber so that only names that occur in kept rows have numbers; other rows get 0."""
+    used = np.zeros(len(found), bool)
+    used[codes[kept]] = True
+    number = np.cumsum(used) - 1
+    return found[used], np.where(kept, number[codes], 0)
+
+
+def numbers(column: pl.Series) -> np.ndarray:
+    """float64 [N]; NaN where no number stands. A column without points may have decimal commas."""
+    import polars as pl
+
+    if column.dtype == pl.String and not column.str.contains(".", literal=True).any():
+        column = column.str.replace(r"^(\s*[+-]?\d+),(\d+\s*)$", "$1.$2")
+    found = column.str.strip_chars() if column.dtype == pl.String else column
+    return found.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy().astype(np.float64)
+
+
+def no_numbers(column: pl.Series) -> np.ndarray:
+    """bool [N]: something stands there, and it is no finite number."""
+    import polars as pl
+
+    text = column.cast(pl.String).str.strip_chars().fill_null("")
+    written = (text != "") & ~text.is_in(NOTHING)
+    return written.to_numpy() & ~np.isfinite(numbers(column))
+
+
+def integers(frame: pl.DataFrame, columns: Columns, role: str, default: np.ndarray) -> np.ndarray:
+    """A column of numbers; rows that hold none get their default."""
+    if role not in columns:
+        return default.astype(np.int64)
+    values = numbers(frame[columns[role]])
+    usable = np.isfinite(values) & (np.abs(values) < 2**62)
+    return np.where(usable, np.where(usable, values, 0), default).astype(np.int64)

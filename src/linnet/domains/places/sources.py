@@ -1,0 +1,442 @@
+"""Files to one table: CSV, TSV, Parquet (GeoParquet points too) and JSON lines, plain or `.gz`, one or many.
+
+Every row keeps the file and the line it came from, so that a problem can be shown where it stands. Each column of
+a table has a role: named by the user, or guessed from common names and shown. Roles: user, time, start, end,
+duration, start_day, start_min, end_day, end_min, weekday, place, lon, lat, offset (minutes from UTC to local),
+split, target, id, legacy, and s2_lNN for cells of level NN.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from linnet.errors import BadInput, nearest
+
+if TYPE_CHECKING:
+    import polars as pl
+
+TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
+PARQUET = (".parquet", ".geoparquet", ".pq")
+JSON = (".jsonl", ".jsonl.gz")
+LINE, FILE, VISIT, RECORD = "__line__", "__file__", "__visit__", "__record__"  # where a row stands
+LONGER = "__longer__"  # the line has more fields than the table has columns
+MARKS = (LINE, FILE, VISIT, RECORD, LONGER)
+
+
+def files_of(paths: Iterable[Path]) -> list[Path]:
+    """The files themselves, and the readable ones of a folder in the order of their names."""
+    found: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise BadInput(f"{path} does not exist")
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(TEXT + PARQUET + JSON))
+            if not inside:
+                raise BadInput(f"folder {path} holds no file named {', '.join(TEXT + PARQUET)}")
+            found += inside
+        else:
+            found.append(path)
+    if not found:
+        raise BadInput("no file was given")
+    return found
+
+
+def read_tables(paths: Sequence[Path], named: Mapping[str, str]) -> pl.DataFrame:
+    """All rows of all files, with `__file__` and `__line__`; the files need the same columns in any order."""
+    pl = need_polars()
+    frames = []
+    for index, path in enumerate(paths):
+        frame = _plain(_read_table(path, named))
+        if LINE not in frame.columns:
+            first = 0 if path.name.endswith(PARQUET) else 2 - int(_positions(named))
+            frame = frame.with_columns(pl.int_range(first, first + len(frame), dtype=pl.Int64).alias(LINE))
+        frames.append(frame.with_columns(pl.lit(index, dtype=pl.Int32).alias(FILE)))
+    if any(LONGER in frame.columns for frame in frames):
+        whole = pl.lit(False).alias(LONGER)
+        frames = [frame if LONGER in frame.columns else frame.with_columns(whole) for frame in frames]
+    wanted = set(frames[0].columns)
+    for path, frame in zip(paths, frames, strict=True):
+        if set(frame.columns) != wanted:
+            differing = ", ".join(sorted(wanted ^ set(frame.columns)))
+            raise BadInput(f"{path} and {paths[0]} do not have the same columns; they differ in {differing}")
+    ordered = [frame.select(frames[0].columns) for frame in frames]
+    try:
+        return pl.concat(ordered, how="vertical_relaxed") if len(frames) > 1 else frames[0]
+    except pl.exceptions.PolarsError as error:
+        message = str(error).splitlines()[0]
+        raise BadInput(
+            f"{paths[0]} and the other files have columns of kinds that do not fit: {message}"
+        ) from None
+
+
+def need_polars():  # type: ignore[no-untyped-def]  # noqa: ANN201 - a module
+    try:
+        import polars
+    except ImportError:
+        raise BadInput("reading tables needs polars: pip install linnet[places]") from None
+    return polars
+
+
+def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
+    if path.name.endswith(PARQUET):
+        return _read_parquet(path)
+    if path.name.endswith(JSON):
+        return history_frame([(where, number, record) for where, number, record in json_lines(path)])
+    if not path.name.endswith(TEXT):
+        raise BadInput(f"{path} is no table that can be read; use {', '.join(TEXT + PARQUET + JSON)}")
+    raw = _bytes_of(path)
+    head = raw[: raw.find(b"\n")] if b"\n" in raw else raw
+    if not raw.strip():
+        raise BadInput(f"{path} is empty")
+    separator = max((b"\t", b",", b";"), key=head.count).decode()
+    headless = _positions(named)
+    frame = _parse(path, raw, separator, headless=headless)
+    if headless:
+        names = [name for name in frame.columns if name != LONGER]
+        frame = frame.rename({name: str(number) for number, name in enumerate(names, 1)})
+    return frame
+
+
+def _plain(frame: pl.DataFrame) -> pl.DataFrame:
+    """Columns of kinds that mean a number or a text as numbers and texts."""
+    pl = need_polars()
+    changed = []
+    for column in frame:
+        kind = column.dtype
+        if kind in (pl.Categorical, pl.Enum):
+            changed.append(column.cast(pl.String))
+        elif kind.is_decimal():
+            changed.append(column.cast(pl.Float64))
+        elif kind.is_integer() and kind not in (pl.Int8, pl.Int16, pl.Int32, pl.Int64):
+            whole = column.cast(pl.Int64, strict=False)
+            changed.append(whole if whole.null_count() == column.null_count() else column.cast(pl.String))
+    return frame.with_columns(changed) if changed else frame
+
+
+def _bytes_of(path: Path) -> bytes:
+    if not path.name.endswith(".gz"):
+        return path.read_bytes()
+    try:
+        return gzip.decompress(path.read_bytes())
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BadInput(f"{path} is no whole gzip file: {error}") from None
+
+
+def _parse(path: Path, raw: bytes, separator: str, *, headless: bool) -> pl.DataFrame:
+    """The table of a text, with a mark at lines that have more fields than the first line.
+
+    A column that changes its kind after the first rows is read as text.
+    """
+    pl = need_polars()
+    problem = ""
+    for longer, kinds in ((False, True), (True, True), (True, False)):
+        try:
+            frame = pl.read_csv(
+                io.BytesIO(raw),
+                separator=separator,
+                has_header=not headless,
+                infer_schema_length=10_000 if kinds else 0,
+                encoding="utf8-lossy",
+                truncate_ragged_lines=longer,
+            )
+        except pl.exceptions.PolarsError as error:
+            problem = str(error).strip().splitlines()[0]
+            continue
+        marks = _longer_lines(raw, separator, len(frame.columns), headless=headless) if longer else []
+        if not any(marks):
+            return frame
+        if len(marks) != len(frame):
+            raise BadInput(f"{path} has lines of more fields than its first line, and they cannot be told apart")
+        return frame.with_columns(pl.Series(LONGER, marks, dtype=pl.Boolean))
+    quoted = next((at for at, line in enumerate(raw.split(b"\n"), 1) if line.count(b'"') % 2), None)
+    hint = f"; line {quoted} has a quotation mark that is not closed" if quoted else ""
+    raise BadInput(f"{path} is no table that can be read: {problem}{hint}")
+
+
+def _longer_lines(raw: bytes, separator: str, width: int, *, headless: bool) -> list[bool]:
+    """Which rows have something beyond the last column; empty fields there are only a separator too many."""
+    lines = csv.reader(io.StringIO(raw.decode("utf-8", "replace"), newline=""), delimiter=separator)
+    marks = [any(field.strip() for field in fields[width:]) for fields in lines]
+    return marks if headless else marks[1:]
+
+
+def _positions(named: Mapping[str, str]) -> bool:
+    """Columns named by numbers (user=1,time=8): then the files have no line of names."""
+    return bool(named) and all(name.isdigit() for name in named.values())
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    pl = need_polars()
+    try:
+        frame = pl.read_parquet(path)
+        stored = pl.read_parquet_metadata(path).get("geo")
+    except pl.exceptions.PolarsError as error:
+        raise BadInput(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from None
+    if stored is None:
+        return frame
+    try:
+        geo = json.loads(stored)
+        column = geo["primary_column"]
+        about = geo["columns"][column]
+        crs, encoding = about.get("crs"), about.get("encoding", "WKB")
+        known = {"authority": "OGC", "code": "CRS84"} if crs is None else crs["id"]
+        system = (known["authority"], str(known["code"]))
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise BadInput(f'{path}: its "geo" metadata are not those of GeoParquet') from None
+    if column not in frame.columns:
+        raise BadInput(f'{path}: its "geo" metadata name the column "{column}", which it lacks')
+    if system not in (("OGC", "CRS84"), ("EPSG", "4326")):
+        found = ":".join(map(str, system))
+        raise BadInput(f"{path}: the geometry is in {found}; longitude and latitude (EPSG:4326) are needed")
+    if encoding != "WKB" or frame[column].dtype != pl.Binary:
+        raise BadInput(f"{path}: geometry encoded as {encoding}; only WKB points are read")
+    lon, lat = decode_points(frame[column].to_list(), str(path))
+    return frame.drop(column).with_columns(pl.Series("lon", lon), pl.Series("lat", lat))
+
+
+def decode_points(blobs: Sequence[bytes | None], where: str) -> tuple[np.ndarray, np.ndarray]:
+    """Well-known-binary points to longitudes and latitudes; a missing point is NaN."""
+    missing = np.array([blob is None or len(blob) == 0 for blob in blobs])
+    wrong = [row for row, blob in enumerate(blobs) if not missing[row] and len(blob or b"") != 21]
+    if wrong:
+        raise BadInput(f"{where}: row {wrong[0]} of the geometry is no plain point ({len(wrong)} such rows)")
+    blank = b"\x01\x01\x00\x00\x00" + np.array([np.nan, np.nan]).tobytes()
+    packed = np.frombuffer(
+        b"".join(blank if gone else bytes(blob or b"") for blob, gone in zip(blobs, missing, strict=True)),
+        np.uint8,
+    )
+    packed = packed.reshape(-1, 21)
+    little = packed[:, 0] == 1
+    kinds = np.where(little, packed[:, 1], packed[:, 4])
+    if (kinds != 1).any():
+        raise BadInput(f"{where}: row {int(np.argmax(kinds != 1))} of the geometry is no point")
+    body = np.ascontiguousarray(packed[:, 5:])
+    both = np.where(little[:, None], body.view("<f8"), body.view(">f8"))
+    return both[:, 0], both[:, 1]
+
+
+def json_lines(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
+    """(where it stands, its line, the object) of every line that is not blank."""
+    for number, line in enumerate(_lines(path), 1):
+        if not line.strip():
+            continue
+        where = f"{path.name} line {number}"
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise BadInput(f"{where} is no JSON: {error.msg}") from None
+        except (ValueError, RecursionError):
+            raise BadInput(
+                f"{where} is no JSON that can be read: its numbers are too long, or it is nested too deep"
+            ) from None
+        if not isinstance(record, dict):
+            raise BadInput(f"{where} is no JSON object")
+        yield where, number, record
+
+
+def _lines(path: Path) -> Iterator[str]:
+    zipped = path.name.endswith(".gz")
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as lines:
+            yield from lines
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BadInput(f"{path} is no whole gzip file: {error}") from None
+    except UnicodeDecodeError as error:
+        raise BadInput(f"{path} is no text in UTF-8: {error.reason}") from None
+
+
+FIELDS = (
+    "place",
+    "start",
+    "end",
+    "duration",
+    "lon",
+    "lat",
+)  # of a visit in JSON; `time` is another word for start
+
+
+def history_frame(records: Iterable[tuple[str, int, dict[str, Any]]]) -> pl.DataFrame:
+    """Histories `{"user", "visits": [{"place", "start", …}, …]}` as one row a visit, in the order of the file."""
+    pl = need_polars()
+    columns: dict[str, list[Any]] = {name: [] for name in ("user", *FIELDS)}
+    marks: list[tuple[int, int, int]] = []
+    for index, (where, line, record) in enumerate(records):
+        visits = record.get("visits")
+        if not isinstance(visits, list) or not visits:
+            raise BadInput(f'{where} needs "visits", a list with at least one visit, or the published sample form')
+        user = scalar(f"{where}, user", record.get("user"))
+        for number, visit in enumerate(visits, 1):
+            at = f"{where}, visit {number}"
+            if not isinstance(visit, dict):
+                raise BadInput(f"{at}: a visit is an object, not {json_kind(visit)}")
+            columns["user"].append(user)
+            visit = {"start": visit.get("time"), **{name: v for name, v in visit.items() if v is not None}}
+            for name in FIELDS:
+                columns[name].append(scalar(f"{at}, {name}", visit.get(name)))
+            marks.append((index, line, number))
+    used = [name for name, v in columns.items() if name in ("place", "start") or any(x is not None for x in v)]
+    found = {name: one_kind(columns[name]) for name in used}
+    found |= {name: [mark[at] for mark in marks] for at, name in enumerate((RECORD, LINE, VISIT))}
+    return pl.DataFrame(found)
+
+
+def scalar(where: str, value: Any) -> int | float | str | None:
+    """A value of JSON that may stand in a column."""
+    if isinstance(value, bool | list | dict):
+        raise BadInput(f"{where}: a text or a number is needed, not {json_kind(value)}")
+    if isinstance(value, int) and abs(value) >= 1 << 63:
+        raise BadInput(f"{where}: a number of {len(str(value))} digits is too large")
+    return value
+
+
+def json_kind(value: Any) -> str:
+    """What JSON calls this."""
+    names = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", float: "a fraction"}
+    return names.get(type(value), "a text" if isinstance(value, str) else "a number")
+
+
+def one_kind(values: list[Any]) -> list[Any]:
+    """Numbers stay numbers where all are; among texts they are written as texts."""
+    if not any(isinstance(value, str) for value in values):
+        return [None if value is None else float(value) for value in values] if _fractions(values) else values
+    return [None if value is None else str(value) for value in values]
+
+
+def _fractions(values: list[Any]) -> bool:
+    return any(isinstance(value, float) for value in values)
+
+
+Shape = Literal["fixes", "stays", "check-ins"]
+
+NAMES: dict[str, tuple[str, ...]] = {
+    "user": ("user", "user_id", "userid", "uid", "user_name", "username", "person", "agent", "agent_id"),
+    "time": (
+        "time", "timestamp", "datetime", "ts", "tracked_at", "checkin_time", "check_in_time",
+        "utc_time", "utctimestamp", "utc_timestamp", "date_time", "created_at", "checked_in_at",
+    ),
+    "start": ("started_at", "start_time", "start", "t_start", "arrival", "arrived_at", "begin"),
+    "end": ("finished_at", "end_time", "end", "t_end", "departure", "departed_at", "finish", "ended_at"),
+    "duration": ("duration_min", "duration", "duration_minutes", "minutes", "stay_min"),
+    "start_day": ("start_day", "day"),
+    "start_min": ("start_min", "start_minute", "minute"),
+    "end_day": ("end_day",),
+    "end_min": ("end_min", "end_minute"),
+    "weekday": ("weekday", "day_of_week", "dow"),
+    "place": (
+        "place", "place_id", "location_id", "location", "loc", "loc_id", "poi", "poi_id", "poiid", "venue",
+        "venue_id", "venueid", "business_id", "spot", "cluster",
+    ),
+    "lon": ("lon", "lng", "longitude", "long", "x"),
+    "lat": ("lat", "latitude", "y"),
+    "offset": ("timezoneoffset", "timezone_offset", "tz_offset", "utc_offset", "offset_min"),
+    "split": ("split", "part", "fold"),
+    "target": ("valid_target", "is_target"),
+    "id": ("visit_id", "id", "checkin_id", "stay_id", "sp_id"),
+    "legacy": ("legacy_id",),
+}  # fmt: skip
+_CELL = re.compile(r"^(?:s2_?)?(?:l|level_?)(\d{1,2})$", re.IGNORECASE)
+_CELL_ROLE = re.compile(r"^s2_l(\d{1,2})$")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """role -> name of the column; `guessed` are the roles that the user did not name."""
+
+    roles: Mapping[str, str]
+    guessed: frozenset[str]
+
+    def __contains__(self, role: str) -> bool:
+        return role in self.roles
+
+    def __getitem__(self, role: str) -> str:
+        return self.roles[role]
+
+    @property
+    def cell_levels(self) -> dict[int, str]:
+        """level -> column."""
+        found = {role: _CELL_ROLE.match(role) for role in self.roles}
+        return {int(match[1]): self.roles[role] for role, match in found.items() if match}
+
+    @property
+    def shape(self) -> Shape:
+        """What one row is: a GPS fix, a stay with a begin and an end, or a check-in."""
+        if "place" not in self and not {"end", "duration", "end_day"} & set(self.roles):
+            return "fixes"
+        return "stays" if {"end", "duration", "end_day"} & set(self.roles) else "check-ins"
+
+    def shown(self) -> str:
+        """user=uid, time=ts, ... with a mark at what was guessed; what a person can paste back."""
+        return ", ".join(f"{role}={name}" for role, name in self.roles.items())
+
+
+def parse_mapping(text: str) -> dict[str, str]:
+    """`time=ts,place=venue` as it comes from the command line."""
+    mapping = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        role, equals, name = item.partition("=")
+        if not equals or not name:
+            raise BadInput(f'cannot read "{item}" as a column; write role=column, such as time=ts,place=venue')
+        mapping[role.strip()] = name.strip()
+    return mapping
+
+
+def find_columns(frame: pl.DataFrame, named: Mapping[str, str], where: str) -> Columns:
+    """Give every role its column; refuse unknown roles, and tables that lack what every shape needs."""
+    present = [name for name in frame.columns if name not in MARKS]
+    for role, name in named.items():
+        if role not in NAMES and not _CELL_ROLE.match(role):
+            raise BadInput(f'there is no role "{role}" for a column{nearest(role, NAMES)}')
+        if name not in present:
+            raise BadInput(f'{where} has no column "{name}" (for {role}){nearest(name, present)}')
+    by_lower = {name.lower(): name for name in reversed(present) if name not in named.values()}
+    roles = dict(named)
+    for role, usual in NAMES.items():
+        found_names = [by_lower[name] for name in usual if name in by_lower]
+        if role not in roles and found_names:
+            roles[role] = found_names[0]
+    for name in present:
+        match = _CELL.match(name)
+        if match and name not in roles.values() and f"s2_l{int(match[1])}" not in roles:
+            roles[f"s2_l{int(match[1])}"] = name
+    if "time" in roles and "start" in roles and not ("time" in named and "start" in named):
+        roles.pop("start" if "time" in named else "time")
+    order = [*NAMES, *sorted(role for role in roles if role not in NAMES)]
+    found = Columns({role: roles[role] for role in order if role in roles}, frozenset(set(roles) - set(named)))
+    _complete(found, present, where, alone=RECORD in frame.columns)
+    for role, name in found.roles.items():
+        kind = frame[name].dtype
+        if (
+            kind.is_nested()
+            or str(kind) in ("Binary", "Object")
+            or (str(kind) == "Time" or "Duration" in str(kind))
+        ):
+            raise BadInput(
+                f'{where}: the column "{name}" ({role}) is of the kind {kind}; numbers or texts are needed'
+            )
+    return found
+
+
+def _complete(columns: Columns, present: Sequence[str], where: str, *, alone: bool) -> None:
+    missing = []
+    if "user" not in columns and not alone:
+        missing.append("user")
+    if not {"time", "start"} & set(columns.roles) and not {"start_day", "start_min"} <= set(columns.roles):
+        missing.append("time (or start, or start_day and start_min)")
+    if "place" not in columns and not {"lon", "lat"} <= set(columns.roles):
+        missing.append("place (or lon and lat)")
+    if missing:
+        raise BadInput(
+            f"{where} lacks {', '.join(missing)}; its columns are {', '.join(present)}. "
+            f"Name them, for example --columns user=…,time=…,place=…"
+        )
