@@ -121,7 +121,7 @@ LISTS = {"h_place": [1], "h_start_min": [5], "h_duration": [5], "h_day_diff": [0
         ({"visits": [{**GOOD, "place": " "}]}, "rows without place: 1"),
         ({"user": {"a": 1}, "visits": [GOOD]}, "line 1, user: a text or a number is needed, not an object"),
         ({"id": [1], "visits": [GOOD]}, "line 1, id: a text or a whole number is needed"),
-        ({"visits": [7]}, "line 1, visit 1: a visit is an object, not a number"),
+        ({"visits": [7]}, "line 1, visit 1: a visit is an object, not an integer"),
         ({"visits": [visit("a", 1e30)]}, "times that cannot be read: 1 (h.jsonl line 1, visit 1)"),
         ({"visits": [visit("a", [5])]}, "visit 1, start: a text or a number is needed, not a list"),
         ({"visits": [visit("a", True)]}, "visit 1, start: a text or a number is needed, not true or false"),

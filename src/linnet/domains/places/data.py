@@ -21,6 +21,7 @@ from linnet.domains.places.samples import GivenRecipe, Recipe, Samples, make_sam
 from linnet.domains.places.sources import JSON, files_of, parse_mapping
 from linnet.domains.places.visits import PARTS, ClusterRule, StayRule, Visits, legacy_ids
 from linnet.errors import BadInput, nearest
+from linnet.files import refuse_existing
 from linnet.records import Baseline, DataRecord
 from linnet.sequences import Sequences
 
@@ -84,8 +85,7 @@ class PlacesData(BaseModel):
         """The samples of these files in the published form, so that other programs score the same ones."""
         if not out.name.endswith(JSON):
             raise BadInput(f"samples are written to .jsonl or .jsonl.gz, not to {out.name}")
-        if out.exists() and not force:
-            raise BadInput(f"{out} exists; choose another --out, or replace it with --force")
+        refuse_existing(out, force=force)
         table = self.table()
         clock = table.recipe is not None and table.recipe.calendar == "local"
         write_samples(out, table.visits, table.samples, legacy_ids(table.visits, table.part), local=clock)

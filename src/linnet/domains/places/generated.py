@@ -10,6 +10,7 @@ Legend: U = users, K = own places of a user, G = categories, W = waiting times, 
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from linnet.domains.places.visits import DAY, MINUTE
-from linnet.errors import BadInput
+from linnet.files import refuse_existing, write_lines
 from linnet.records import DataRecord
 
 _WAITS = np.array([35, 60, 95, 150, 240, 380, 540, 720, 1440])  # minutes
@@ -100,8 +101,7 @@ def _draw(rng: np.random.Generator, chance: np.ndarray) -> np.ndarray:
 
 def make(path: Path, process: Process, *, force: bool = False) -> DataRecord:
     """Write a drawn table, and say what the best possible accuracy on it is."""
-    if path.exists() and not force:
-        raise BadInput(f"{path} exists; choose another --out, or replace it with --force")
+    refuse_existing(path, force=force)
     made = generate(process)
     write_check_ins(path, made)
     note = f"a predictor that knows the process would name {made.best.mean():.4f} of the next places first"
@@ -110,9 +110,7 @@ def make(path: Path, process: Process, *, force: bool = False) -> DataRecord:
 
 
 def write_check_ins(path: Path, made: Generated) -> None:
-    """A CSV as it comes from a check-in service: user, local time, venue; no coordinates."""
     stamps = made.time.astype("datetime64[s]").astype(str)
-    with path.open("w") as out:
-        out.write("user_id,time,venue_id\n")
-        for user, stamp, venue in zip(made.user.tolist(), stamps.tolist(), made.venue.tolist(), strict=True):
-            out.write(f"u{user:05d},{stamp},v{venue:05d}\n")
+    rows = zip(made.user.tolist(), stamps.tolist(), made.venue.tolist(), strict=True)
+    lines = (f"u{user:05d},{stamp},v{venue:05d}\n" for user, stamp, venue in rows)
+    write_lines(path, itertools.chain(["user_id,time,venue_id\n"], lines))

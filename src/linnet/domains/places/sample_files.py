@@ -3,8 +3,8 @@
 A published sample is one JSON object a line with its history as parallel lists; durations and visit ids may be
 absent. Read, the samples of a file give back the visits that they mention; a visit that no sample mentions is
 unknown, so `past_*` of such samples covers less than that of a visit table. Written from a visit table, they are
-the published form byte for byte. `legacy` and `h_legacy` are not read but counted again from the train part of what
-is there, so samples that are read and written again may have other numbers in these two fields.
+the published form byte for byte. `legacy` and `h_legacy` are not read but counted again from the train part of
+what is there, so samples that are read and written again may have other numbers in these two fields.
 
 To predict from, there are tables (the history of each user), published samples (each history alone), and lines
 such as `{"id", "user", "visits": [{"place", "start" or "time", "end" or "duration", "lon", "lat"}, …]}`.
@@ -13,7 +13,6 @@ such as `{"id", "user", "visits": [{"place", "start" or "time", "end" or "durati
 from __future__ import annotations
 
 import functools
-import gzip
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,6 +31,8 @@ from linnet.domains.places.sources import json_lines
 from linnet.domains.places.times import MONDAY
 from linnet.domains.places.visits import DAY, MINUTE, NO_PART, PARTS, Visits
 from linnet.errors import BadInput
+from linnet.files import new_file, refuse_existing, write_lines
+from linnet.untrusted import kind_of as json_kind
 
 if TYPE_CHECKING:
     import polars as pl
@@ -245,8 +246,7 @@ def write_samples(
     path: Path, visits: Visits, samples: Samples, legacy: np.ndarray, *, local: bool = False
 ) -> None:
     """One JSON object a line, train first; `legacy` is [P]. Times are those of the clock that was asked for."""
-    with gzip.open(path, "wt", compresslevel=6) if path.name.endswith(".gz") else path.open("w") as out:
-        out.writelines(sample_lines(visits, samples, legacy, local=local))
+    write_lines(path, sample_lines(visits, samples, legacy, local=local))
 
 
 def sample_lines(visits: Visits, samples: Samples, legacy: np.ndarray, *, local: bool = False) -> Iterator[str]:
@@ -338,7 +338,7 @@ def read_id(where: str, given: Any, kind: type) -> int | str:
     if isinstance(given, float) and given.is_integer() and abs(given) < 2**53:
         given = int(given)
     if isinstance(given, bool) or not isinstance(given, int | str) or given == "":
-        raise BadInput(f"{where}: an id is a text or a whole number, not {sources.json_kind(given)}")
+        raise BadInput(f"{where}: an id is a text or a whole number, not {json_kind(given)}")
     return in_kind(given, kind)
 
 
@@ -349,7 +349,7 @@ def _known_user(where: str, given: Any, kind: type) -> int | str | None:
 def _name_of(where: str, record: Mapping[str, Any]) -> int | str | None:
     name = record.get("id", record.get("sample_id"))
     if name is not None and (isinstance(name, bool) or not isinstance(name, int | str)):
-        raise BadInput(f"{where}, id: a text or a whole number is needed, not {sources.json_kind(name)}")
+        raise BadInput(f"{where}, id: a text or a whole number is needed, not {json_kind(name)}")
     return name
 
 
@@ -423,17 +423,16 @@ ENDINGS = (".csv", ".csv.gz", ".parquet")
 def writable(out: Path, *, force: bool) -> None:
     if not out.name.endswith(ENDINGS):
         raise BadInput(f"visits are written to {', '.join(ENDINGS)}, not to {out.name}")
-    if out.exists() and not force:
-        raise BadInput(f"{out} exists; choose another --out, or replace it with --force")
+    refuse_existing(out, force=force)
 
 
 def write_visits(out: Path, visits: Visits) -> None:
     """Times in UTC with the minutes to the local clock beside them; text stays text in Parquet alone."""
     frame = sources.need_polars().DataFrame(columns_of(visits))
-    if out.name.endswith(".parquet"):
-        frame.write_parquet(out)
-    else:
-        frame.write_csv(out, compression="gzip" if out.name.endswith(".gz") else "uncompressed")
+    if not out.name.endswith(".parquet"):
+        return write_lines(out, [frame.write_csv()])
+    with new_file(out) as hidden:
+        frame.write_parquet(hidden)
 
 
 def columns_of(visits: Visits) -> dict[str, Any]:

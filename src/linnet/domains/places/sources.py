@@ -9,11 +9,8 @@ split, target, id, legacy, and s2_lNN for cells of level NN.
 from __future__ import annotations
 
 import csv
-import gzip
 import io
-import json
 import re
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from linnet.errors import BadInput, nearest
+from linnet.files import lines_of, read_bytes
+from linnet.untrusted import kind_of, parse_object
 
 if TYPE_CHECKING:
     import polars as pl
@@ -95,7 +94,7 @@ def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
         return history_frame([(where, number, record) for where, number, record in json_lines(path)])
     if not path.name.endswith(TEXT):
         raise BadInput(f"{path} is no table that can be read; use {', '.join(TEXT + PARQUET + JSON)}")
-    raw = _bytes_of(path)
+    raw = read_bytes(path)
     head = raw[: raw.find(b"\n")] if b"\n" in raw else raw
     if not raw.strip():
         raise BadInput(f"{path} is empty")
@@ -122,15 +121,6 @@ def _plain(frame: pl.DataFrame) -> pl.DataFrame:
             whole = column.cast(pl.Int64, strict=False)
             changed.append(whole if whole.null_count() == column.null_count() else column.cast(pl.String))
     return frame.with_columns(changed) if changed else frame
-
-
-def _bytes_of(path: Path) -> bytes:
-    if not path.name.endswith(".gz"):
-        return path.read_bytes()
-    try:
-        return gzip.decompress(path.read_bytes())
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BadInput(f"{path} is no whole gzip file: {error}") from None
 
 
 def _parse(path: Path, raw: bytes, separator: str, *, headless: bool) -> pl.DataFrame:
@@ -186,13 +176,13 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     if stored is None:
         return frame
     try:
-        geo = json.loads(stored)
+        geo = parse_object(stored, f'{path}: its "geo" metadata')
         column = geo["primary_column"]
         about = geo["columns"][column]
         crs, encoding = about.get("crs"), about.get("encoding", "WKB")
         known = {"authority": "OGC", "code": "CRS84"} if crs is None else crs["id"]
         system = (known["authority"], str(known["code"]))
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (KeyError, TypeError, AttributeError):
         raise BadInput(f'{path}: its "geo" metadata are not those of GeoParquet') from None
     if column not in frame.columns:
         raise BadInput(f'{path}: its "geo" metadata name the column "{column}", which it lacks')
@@ -228,32 +218,10 @@ def decode_points(blobs: Sequence[bytes | None], where: str) -> tuple[np.ndarray
 
 def json_lines(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
     """(where it stands, its line, the object) of every line that is not blank."""
-    for number, line in enumerate(_lines(path), 1):
-        if not line.strip():
-            continue
-        where = f"{path.name} line {number}"
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise BadInput(f"{where} is no JSON: {error.msg}") from None
-        except (ValueError, RecursionError):
-            raise BadInput(
-                f"{where} is no JSON that can be read: its numbers are too long, or it is nested too deep"
-            ) from None
-        if not isinstance(record, dict):
-            raise BadInput(f"{where} is no JSON object")
-        yield where, number, record
-
-
-def _lines(path: Path) -> Iterator[str]:
-    zipped = path.name.endswith(".gz")
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") if zipped else path.open(encoding="utf-8") as lines:
-            yield from lines
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BadInput(f"{path} is no whole gzip file: {error}") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is no text in UTF-8: {error.reason}") from None
+    for number, line in enumerate(lines_of(path), 1):
+        if line.strip():
+            where = f"{path.name} line {number}"
+            yield where, number, parse_object(line, where)
 
 
 FIELDS = (
@@ -279,7 +247,7 @@ def history_frame(records: Iterable[tuple[str, int, dict[str, Any]]]) -> pl.Data
         for number, visit in enumerate(visits, 1):
             at = f"{where}, visit {number}"
             if not isinstance(visit, dict):
-                raise BadInput(f"{at}: a visit is an object, not {json_kind(visit)}")
+                raise BadInput(f"{at}: a visit is an object, not {kind_of(visit)}")
             columns["user"].append(user)
             visit = {"start": visit.get("time"), **{name: v for name, v in visit.items() if v is not None}}
             for name in FIELDS:
@@ -294,16 +262,10 @@ def history_frame(records: Iterable[tuple[str, int, dict[str, Any]]]) -> pl.Data
 def scalar(where: str, value: Any) -> int | float | str | None:
     """A value of JSON that may stand in a column."""
     if isinstance(value, bool | list | dict):
-        raise BadInput(f"{where}: a text or a number is needed, not {json_kind(value)}")
+        raise BadInput(f"{where}: a text or a number is needed, not {kind_of(value)}")
     if isinstance(value, int) and abs(value) >= 1 << 63:
         raise BadInput(f"{where}: a number of {len(str(value))} digits is too large")
     return value
-
-
-def json_kind(value: Any) -> str:
-    """What JSON calls this."""
-    names = {type(None): "null", bool: "true or false", list: "a list", dict: "an object", float: "a fraction"}
-    return names.get(type(value), "a text" if isinstance(value, str) else "a number")
 
 
 def one_kind(values: list[Any]) -> list[Any]:
