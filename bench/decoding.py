@@ -19,7 +19,8 @@ from bench.decoding_peers import Decoder, Ours, Transformers, has
 from bench.decoding_systems import Place, Scene, System, at_work, portable, random_model
 from bench.training import Shape
 from linnet.decoding import products
-from linnet.decoding.products import pack
+from linnet.decoding.products import packed
+from linnet.decoding.runner import Runner
 from linnet.decoding.sampling import NEAR
 from linnet.errors import BadInput, RunFailed
 from linnet.machine import one_line
@@ -60,7 +61,7 @@ def bench_decode(
     with tempfile.TemporaryDirectory() as name:
         folder, model = Path(name), random_model(shape)
         theirs = Transformers(portable(model), folder / "hf", torch.float32, "sdpa", "cpu")
-        equal = check_equal(Ours(pack(model, "float32")), theirs, shape.vocabulary)
+        equal = check_equal(Ours(Runner(packed(model, "float32"))), theirs, shape.vocabulary)
         del model, theirs
         for scene in chosen:
             place = Place(shape, scene, folder, compile, torch.get_num_threads())
@@ -114,9 +115,9 @@ def check_equal(ours: Ours, theirs: Decoder, vocabulary: int, prompts: int = 20,
         if same is None:
             compared += tokens
             continue
-        with evaluating(ours.model):
-            hidden = ours.model(torch.tensor([[*prompt, *mine[:same]]])).hidden[:, -1]
-            best = ours.model.head(hidden).topk(2).values[0]
+        with evaluating(ours.runner.network):
+            hidden = ours.runner.network(torch.tensor([[*prompt, *mine[:same]]])).hidden[:, -1]
+            best = ours.runner.network.head(hidden).topk(2).values[0]
         if float(best[0] - best[1]) >= NEAR:
             raise RunFailed(f"ours and transformers differ at token {same} of a prompt: nothing is timed")
         compared, skipped = compared + same, skipped + 1

@@ -17,9 +17,9 @@ from torch import Tensor
 from bench.decoding_systems import products_alone, random_model
 from bench.processes import median
 from bench.training import Shape
-from linnet.decoding.compiling import Compiled, compiling
-from linnet.decoding.engine import Plain, Step
-from linnet.decoding.products import PackedLinear, Weights, pack
+from linnet.decoding.compiling import Compiling
+from linnet.decoding.products import PackedLinear, Weights, packed
+from linnet.decoding.runner import Runner
 from linnet.machine import one_line
 from linnet.model import attention
 from linnet.model.masks import Mask
@@ -68,22 +68,22 @@ def shared(rows: int, prompt: int = 256, own: int = 64) -> dict[str, float]:
 
 
 def step(base: Model, weights: Weights, rows: int, steps: int, *, compiled: bool) -> float:
-    """A step after 64 tokens, without the head."""
-    model = pack(copy.deepcopy(base), weights, single=compiled and rows == 1)
-    how = Compiled(model, compiling(model, weights, rows, rows)) if compiled else Plain(model)
-    return timed_step(model, how, rows, steps)
+    """A step after 64 tokens."""
+    compiling = Compiling.of(base.config, weights, "cpu", rows, rows) if compiled else None
+    return timed_step(Runner(packed(base, weights, single=compiled and rows == 1), compiling), rows, steps)
 
 
-def timed_step(model: Model, how: Step, rows: int, steps: int) -> float:
-    state = model.empty_state(rows, 64 + steps + 4)
-    output = model(torch.randint(0, model.config.vocabulary, (rows, 64)), state)
-    state, ids = output.state, torch.zeros(rows, 1, dtype=torch.int64)
+def timed_step(runner: Runner, rows: int, steps: int) -> float:
+    prompts = torch.randint(0, runner.vocabulary, (rows, 64)).tolist()
+    _, state = runner.extend(runner.empty(rows, 64 + steps + 5), prompts)
+    tokens = torch.zeros(rows, dtype=torch.int64)
 
     def go() -> Tensor:
         nonlocal state
-        assert state is not None
-        hidden, state = how.advance(ids, state)
-        return hidden
+        logits, state = runner.step(state, tokens)
+        return logits
+
+    go()  # compiles
 
     return median(go, steps)
 
@@ -106,12 +106,12 @@ def without_products(base: Model, steps: int) -> float:
         for name, child in list(parent.named_children()):
             if isinstance(child, torch.nn.Linear):
                 setattr(parent, name, Nothing(child.out_features))
-    return timed_step(model, Compiled(model, compiling(model, "float32", 1, 1)), 1, steps)
+    return timed_step(Runner(model, Compiling.of(model.config, "float32", "cpu", 1, 1)), 1, steps)
 
 
 def streamed(base: Model) -> dict[str, float]:
     """All products of one row where the compiler multiplies them, the head included."""
-    return {name: 1e3 * products_alone(pack(copy.deepcopy(base), name, single=True), 1) for name in FORMATS[:2]}
+    return {name: 1e3 * products_alone(packed(base, name, single=True), 1) for name in FORMATS[:2]}
 
 
 def main() -> None:
@@ -123,12 +123,13 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(asked.threads)
     base = random_model(Shape(context=CONTEXT))
-    models = {"F.linear": base} | {name: pack(copy.deepcopy(base), name) for name in FORMATS}
+    models = {"F.linear": base} | {name: packed(base, name) for name in FORMATS}
     print(one_line())
     if asked.compile:
         with evaluating(base):
             print("one row, products in a compiled graph: " + words(streamed(base)))
-            print(f"one row, a compiled step without products: {without_products(base, asked.steps):.2f} ms")
+            head = without_products(base, asked.steps)
+            print(f"one row, a compiled step of which only the head multiplies: {head:.2f} ms")
     for rows in asked.rows:
         with evaluating(base):
             print(f"{rows} rows")

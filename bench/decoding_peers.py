@@ -15,13 +15,12 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from linnet.decoding.asking import Ask, Decoding
-from linnet.decoding.engine import Step, generate
-from linnet.decoding.sampling import Sampling
+from linnet.decoding.engine import generate
+from linnet.decoding.requests import Decoding, Request, Sampling
+from linnet.decoding.runner import Runner
 from linnet.exchange.expressing import Portable
 from linnet.exchange.gguf_writing import Kind, write_gguf
 from linnet.exchange.hf import write_folder
-from linnet.model.model import Model
 
 Prompts = Sequence[tuple[int, ...]]
 
@@ -32,15 +31,15 @@ class Decoder(Protocol):
 
 
 class Ours:
-    """The engine, in the precision of this model's products; never stopped by an end token."""
+    """The engine, in the precision of this runner's products; never stopped by an end token."""
 
-    def __init__(self, model: Model, step: Step | None = None, *, share: bool = True) -> None:
-        self.model, self.step, self.share = model, step, share
+    def __init__(self, runner: Runner, *, share: bool = True) -> None:
+        self.runner, self.share = runner, share
 
     def decode(self, prompts: Prompts, samples: int, tokens: int, greedy: bool) -> list[list[int]]:
-        asks = [Ask(prompt, sample) for prompt in prompts for sample in range(samples)]
+        requests = [Request(prompt, sample) for prompt in prompts for sample in range(samples)]
         decoding = Decoding(Sampling(temperature=0 if greedy else 1), tokens)
-        found = generate(self.model, asks, decoding, rows=len(asks), step=self.step, share=self.share)
+        found = generate(self.runner, requests, decoding, rows=len(requests), share=self.share)
         return [list(sample.ids) for sample in found]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,9 @@ from torch import Tensor
 from bench.decoding_peers import CTranslate2, Decoder, LlamaCpp, Ours, Prompts, Transformers
 from bench.processes import Answer, Apart, peak_megabytes
 from bench.training import Shape
-from linnet.decoding.compiling import Compiled, compiling
-from linnet.decoding.products import PackedLinear, Streamed, Weights, named, pack
+from linnet.decoding.compiling import Compiling
+from linnet.decoding.products import PackedLinear, Streamed, Weights, named, packed
+from linnet.decoding.runner import Runner
 from linnet.exchange.expressing import Portable
 from linnet.exchange.gguf_writing import Kind
 from linnet.exchange.tokens import numbers
@@ -86,10 +86,11 @@ def portable(model: Model) -> Portable:
 
 
 def ours(model: Model, weights: Weights, scene: Scene, *, compile: bool, share: bool = True) -> Ours:
-    """A copy of the model, packed for this scene."""
-    packed = pack(copy.deepcopy(model), weights, single=compile and scene.rows == 1)
-    step = Compiled(packed, compiling(packed, weights, scene.rows, scene.rows)) if compile else None
-    return Ours(packed, step, share=share)
+    """The model, packed for this scene."""
+    made = packed(model, weights, single=compile and scene.rows == 1)
+    device = model.device.type
+    compiling = Compiling.of(model.config, weights, device, scene.rows, scene.rows) if compile else None
+    return Ours(Runner(made, compiling), share=share)
 
 
 def decoder(asked: System, place: Place) -> Decoder:
@@ -136,7 +137,7 @@ def at_its_place(asked: System, place: Place) -> Answer:
         if question == "peak":
             return peak_megabytes()
         assert isinstance(system, Ours)
-        return products_alone(system.model, scene.rows)
+        return products_alone(system.runner.network, scene.rows)
 
     return answer
 

@@ -42,7 +42,8 @@ from bench.decoding_peers import Ours, Transformers  # noqa: E402
 from bench.plain_gpt import NanoGpt  # noqa: E402
 from bench.training import Shape, random_batch  # noqa: E402
 from linnet import workbench  # noqa: E402
-from linnet.decoding.products import pack  # noqa: E402
+from linnet.decoding.products import packed  # noqa: E402
+from linnet.decoding.runner import Runner  # noqa: E402
 from linnet.machine import matmul_flops, one_line  # noqa: E402
 from linnet.model.costs import costs  # noqa: E402
 
@@ -151,7 +152,7 @@ def same_tokens(plan: Plan, name: str) -> Iterator[Row]:
     with tempfile.TemporaryDirectory() as folder:
         given = decoding_systems.portable(model)
         theirs = Transformers(given, Path(folder), torch.float32, "sdpa", plan.device)
-        mine = Ours(pack(model.to(plan.device), "float32"))
+        mine = Ours(Runner(packed(model.to(plan.device), "float32")))
         yield {"name": "same tokens", "note": decoding.check_equal(mine, theirs, shape.vocabulary, 4, 32)}
 
 

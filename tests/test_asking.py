@@ -17,8 +17,9 @@ from linnet import workbench
 from linnet.cli.app import build
 from linnet.cli.face import Face
 from linnet.cli.pictures import readable
-from linnet.decoding.asking import Ask, Decoding
 from linnet.decoding.engine import generate
+from linnet.decoding.requests import Decoding, Request
+from linnet.decoding.runner import Runner
 from linnet.decoding.sampling import NEAR, near_ties
 from linnet.errors import BadInput
 from linnet.records import GenerationRecord, PieceRecord
@@ -45,7 +46,7 @@ def linnet(*arguments: object) -> Result:
 SLIPS: Mapping[str, tuple[Any, dict[str, Any], str]] = {
     "name": (["1+1="], {"max_token": 3}, 'nothing is called "max_token" here; did you mean "max_tokens"?'),
     "one prompt": ("1+1=", {}, r"prompts is the single text '1\+1='; it has to be a list, such as \['1\+1='\]"),
-    "a prompt": (["1+1=", 7], {}, "prompts has 7 at place 2; each of them has to be text"),
+    "a prompt": (["1+1=", 7], {}, "prompts has 7 at position 2; each of them has to be text"),
     "one stop": (["1+1="], {"stops": "wo"}, "stops is the single text 'wo'; it has to be a list"),
     "one choice": (["1+1="], {"choices": "46"}, "choices is the single text '46'"),
     "one setting": (["1+1="], {"settings": "batch=3"}, "settings is the single text 'batch=3'"),
@@ -53,10 +54,15 @@ SLIPS: Mapping[str, tuple[Any, dict[str, Any], str]] = {
     "true": (["1+1="], {"max_tokens": True}, "max_tokens is True; it has to be a whole number"),
     "none": (["1+1="], {"n": None}, "n is None; it has to be a whole number"),
     "warm": (["1+1="], {"temperature": "1"}, "temperature is '1'; it has to be a number"),
-    "stop id": (["1+1="], {"stop_ids": [1, "2"]}, "stop_ids has '2' at place 2; each of them has to be a whole"),
+    "stop id": (
+        ["1+1="],
+        {"stop_ids": [1, "2"]},
+        "stop_ids has '2' at position 2; each of them has to be a whole",
+    ),
     "stop ids": (["1+1="], {"stop_ids": 3}, "stop_ids is 3; it has to be a list"),
     "pattern": (["1+1="], {"pattern": 3}, "pattern is 3; it has to be text"),
-    "pace": (["1+1="], {"pace": 3}, "pace is 3; it has to be a function"),
+    "finished": (["1+1="], {"finished": 3}, "finished is 3; it has to be a function"),
+    "logprobs": (["1+1="], {"logprobs": 1}, "logprobs is 1; it has to be true or false"),
     "iterator": (iter(["1+1="]), {}, "prompts is a list_iterator; it has to be a list"),
 }
 
@@ -136,24 +142,24 @@ def test_near_ties_are_counted_in_greedy_samples(adder: Path) -> None:
 
 
 class Anything:
-    """An allowance of somebody who miscounted."""
+    """A constraint of somebody who miscounted."""
 
     def __init__(self, *ids: int) -> None:
         self.ids = ids
 
-    def after(self, prompt: object, drawn: object) -> tuple[int, ...]:
+    def after(self, drawn: object) -> tuple[int, ...]:
         return self.ids
 
 
 def test_ids_that_do_not_exist_cannot_be_allowed() -> None:
-    model = random_model(small_config())
+    runner = Runner(random_model(small_config()))
     for ids, wrong in (((3, 13), 13), ((-1, 3), -1)):
         with pytest.raises(
             BadInput, match=rf"id {wrong}, which was allowed .* outside the vocabulary \(0\.\.12\)"
         ):
-            list(generate(model, [Ask((1, 2))], Decoding(max_tokens=3, allowed=Anything(*ids))))
+            list(generate(runner, [Request((1, 2))], Decoding(max_tokens=3, constraint=Anything(*ids))))
     with pytest.raises(BadInput, match="rows is 0; at least one row must be computed"):
-        list(generate(model, [Ask((1, 2))], Decoding(max_tokens=3), rows=0))
+        list(generate(runner, [Request((1, 2))], Decoding(max_tokens=3), rows=0))
 
 
 def test_a_terminal_does_not_obey_a_model(monkeypatch: pytest.MonkeyPatch) -> None:

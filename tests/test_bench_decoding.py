@@ -16,7 +16,8 @@ from bench.decoding_systems import portable, random_model
 from bench.processes import Answer, Apart
 from bench.training import Shape
 from linnet.cli.app import build
-from linnet.decoding.products import pack
+from linnet.decoding.products import packed
+from linnet.decoding.runner import Runner
 from linnet.errors import BadInput, RunFailed
 
 TINY = Shape(depth=1, width=64, heads=2, vocabulary=97, context=264)
@@ -49,7 +50,9 @@ def test_systems_that_write_different_tokens_are_not_timed():
     with torch.no_grad():
         other.head.weight.copy_(other.head.weight.flip(0))
     with pytest.raises(RunFailed, match=r"differ at token \d of a prompt: nothing is timed"):
-        check_equal(Ours(pack(mine, "float32")), Ours(other), TINY.vocabulary, prompts=2, tokens=3)
+        check_equal(
+            Ours(Runner(packed(mine, "float32"))), Ours(Runner(other)), TINY.vocabulary, prompts=2, tokens=3
+        )
 
 
 def test_a_context_that_the_scenes_do_not_fit_into_is_refused():

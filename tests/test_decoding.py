@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from linnet.decoding import engine, naive
-from linnet.decoding.asking import Ask, Decoding, Sample, Stopping
-from linnet.decoding.sampling import Sampling, stream
+from linnet.decoding.requests import Decoding, Request, Sample, Sampling, Stopping
+from linnet.decoding.runner import Runner
+from linnet.decoding.sampling import choose, cut
 from linnet.errors import BadInput
 from linnet.model.model import Model
 from small_models import configs, random_model, small_config
@@ -36,12 +37,12 @@ def how(
     return Decoding(Sampling() if sampling is None else sampling, max_tokens, Stopping(end=end), seed=seed)
 
 
-def generate(model: Model, asks: list[Ask], *, rows: int = 64, **options: object) -> list[Sample]:
-    return list(engine.generate(model, asks, how(**options), rows=rows))  # type: ignore[arg-type]
+def generate(model: Model, requests: list[Request], *, rows: int = 64, **options: object) -> list[Sample]:
+    return list(engine.generate(Runner(model), requests, how(**options), rows=rows))  # type: ignore[arg-type]
 
 
-def obviously(model: Model, ask: Ask, **options: object) -> Sample:
-    return naive.generate(model, ask, how(**options))  # type: ignore[arg-type]
+def obviously(model: Model, request: Request, **options: object) -> Sample:
+    return naive.generate(model, request, how(**options))  # type: ignore[arg-type]
 
 
 PROMPTS = st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=20), min_size=1, max_size=5)
@@ -64,61 +65,66 @@ def same(found: list[Sample], expected: list[Sample]) -> None:
 def test_it_is_the_obvious_generation_only_faster(config, prompts, sampling, max_tokens, end, seed):
     """For any model, ragged prompts up to the context, any sampling, and every reason to stop."""
     model = random_model(config, seed)
-    asks = [Ask(tuple(prompt), sample) for sample, prompt in enumerate(prompts)]
+    requests = [Request(tuple(prompt), sample) for sample, prompt in enumerate(prompts)]
     options = {"sampling": sampling, "end": end, "max_tokens": max_tokens, "seed": seed}
-    expected = [obviously(model, ask, **options) for ask in asks]
-    same(generate(model, asks, **options), expected)
+    expected = [obviously(model, request, **options) for request in requests]
+    same(generate(model, requests, **options), expected)
 
 
 def test_short_prompts_outlive_long_ones_with_learned_positions():
     """The table of positions bounds each row by its own length, not by that of a longer row that has gone."""
     model = random_model(small_config(positions="learned", context=8))
-    asks = [Ask((1, 2, 3, 4, 5, 6, 7)), Ask((1, 2))]
+    requests = [Request((1, 2, 3, 4, 5, 6, 7)), Request((1, 2))]
     options = {"sampling": Sampling(), "end": None, "max_tokens": 100}
-    samples = generate(model, asks, **options)
+    samples = generate(model, requests, **options)
     assert [len(sample.ids) for sample in samples] == [2, 7]  # the last token drawn is never read again
-    same(samples, [obviously(model, ask, **options) for ask in asks])
+    same(samples, [obviously(model, request, **options) for request in requests])
 
 
 def test_a_sample_is_the_same_in_every_batch():
     model = random_model(small_config(mixer=("attention", "gru")))
     random = np.random.default_rng(0)
-    asks = [Ask(tuple(random.integers(0, 13, length).tolist()), i) for i, length in enumerate([3, 1, 7, 5] * 16)]
+    requests = [
+        Request(tuple(random.integers(0, 13, length).tolist()), i) for i, length in enumerate([3, 1, 7, 5] * 16)
+    ]
     options = {"sampling": Sampling(temperature=0.8, top_p=0.9), "end": 4, "max_tokens": 12, "seed": 3}
-    together = generate(model, asks, rows=64, **options)
+    together = generate(model, requests, rows=64, **options)
     for rows in (1, 8):
-        same(generate(model, asks, rows=rows, **options), together)
-    backwards = generate(model, asks[::-1], rows=64, **options)
+        same(generate(model, requests, rows=rows, **options), together)
+    backwards = generate(model, requests[::-1], rows=64, **options)
     same(backwards[::-1], together)
 
 
 def test_samples_of_one_prompt_differ_and_repeat_with_their_number_and_seed():
     model = random_model(small_config())
     options = {"sampling": Sampling(), "end": None, "max_tokens": 10}
-    asks = [Ask((1, 2), sample) for sample in range(4)]
-    first = [s.ids for s in generate(model, asks, **options)]
+    requests = [Request((1, 2), sample) for sample in range(4)]
+    first = [s.ids for s in generate(model, requests, **options)]
     assert len(set(first)) == 4
-    assert [s.ids for s in generate(model, asks, **options)] == first
-    assert [s.ids for s in generate(model, asks[2:3], **options)] == first[2:3]
-    assert [s.ids for s in generate(model, asks, seed=1, **options)] != first
-    greedy = [s.ids for s in generate(model, asks, **(options | {"sampling": Sampling(temperature=0)}))]
+    assert [s.ids for s in generate(model, requests, **options)] == first
+    assert [s.ids for s in generate(model, requests[2:3], **options)] == first[2:3]
+    assert [s.ids for s in generate(model, requests, seed=1, **options)] != first
+    greedy = [s.ids for s in generate(model, requests, **(options | {"sampling": Sampling(temperature=0)}))]
     assert len(set(greedy)) == 1
 
 
-def test_streams_are_told_apart_by_everything_that_names_them():
+def test_random_numbers_differ_with_everything_that_names_them():
     draws = {
-        stream(seed, prompt, sample).random() for seed in (0, 1) for prompt in ((1, 2), (12,)) for sample in (0, 1)
+        Request(prompt, sample).noise(seed).random()
+        for seed in (0, 1)
+        for prompt in ((1, 2), (12,))
+        for sample in (0, 1)
     }
     assert len(draws) == 8
 
 
 def test_logprobs_are_those_of_the_model_the_end_included():
     model = random_model(small_config())
-    ask = Ask((1, 2, 3))
+    request = Request((1, 2, 3))
     for seed in range(30):
-        (sample,) = generate(model, [ask], sampling=Sampling(temperature=2.0), end=5, max_tokens=6, seed=seed)
+        (sample,) = generate(model, [request], sampling=Sampling(temperature=2.0), end=5, max_tokens=6, seed=seed)
         drawn = [*sample.ids, 5] if sample.stop == "end" else list(sample.ids)
-        ids = torch.tensor([[*ask.prompt, *drawn]])
+        ids = torch.tensor([[*request.prompt, *drawn]])
         with torch.inference_mode():
             shares = model.head(model(ids).hidden).double().log_softmax(-1)[0]
         expected = sum(float(shares[2 + i, token]) for i, token in enumerate(drawn))
@@ -136,29 +142,29 @@ def always(model: Model, token: int) -> Model:
 def test_reasons_to_stop():
     options = {"sampling": Sampling(), "max_tokens": 3}
     model = always(random_model(small_config(head={"bias": True})), 7)
-    (ended,) = generate(model, [Ask((1,))], end=7, **options)
+    (ended,) = generate(model, [Request((1,))], end=7, **options)
     assert (ended.ids, ended.stop) == ((), "end")
-    (long,) = generate(model, [Ask((1,))], end=8, **options)
+    (long,) = generate(model, [Request((1,))], end=8, **options)
     assert (long.ids, long.stop) == ((7, 7, 7), "length")
-    (endless,) = generate(model, [Ask((1,))], end=None, **options)
+    (endless,) = generate(model, [Request((1,))], end=None, **options)
     assert endless.stop == "length"
     full = tuple([1] * 24)
-    (filled,) = generate(model, [Ask(full)], end=None, **options)  # a full context has one answer left
+    (filled,) = generate(model, [Request(full)], end=None, **options)  # a full context has one answer left
     assert (filled.ids, filled.stop) == ((7,), "length")
 
 
 def test_generating_leaves_a_model_in_training_as_it_was():
     model = random_model(small_config(dropout=0.5)).train()
     options = {"sampling": Sampling(), "end": None, "max_tokens": 6}
-    first = generate(model, [Ask((1, 2))], **options)
+    first = generate(model, [Request((1, 2))], **options)
     assert model.training and torch.is_grad_enabled()
-    assert generate(model, [Ask((1, 2))], **options) == first  # without dropout, so the same again
-    same([obviously(model, Ask((1, 2)), **options)], first)
+    assert generate(model, [Request((1, 2))], **options) == first  # without dropout, so the same again
+    same([obviously(model, Request((1, 2)), **options)], first)
     assert model.training
     model(torch.tensor([[1, 2]])).hidden.sum().backward()
 
 
-def test_nothing_asked_gives_nothing():
+def test_no_requests_give_no_samples():
     assert generate(random_model(small_config()), [], sampling=Sampling(), end=None, max_tokens=3) == []
 
 
@@ -175,9 +181,9 @@ def test_nothing_asked_gives_nothing():
 def test_what_cannot_be_generated_from_is_named(prompt, max_tokens, message):
     model, options = random_model(small_config()), {"sampling": Sampling(), "end": None, "max_tokens": max_tokens}
     with pytest.raises(BadInput, match=message):
-        generate(model, [Ask((1,)), Ask(prompt)], **options)
+        generate(model, [Request((1,)), Request(prompt)], **options)
     with pytest.raises(BadInput, match=message):
-        obviously(model, Ask(prompt), **options)
+        obviously(model, Request(prompt), **options)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +216,7 @@ def share_rows(draw: st.DrawFn) -> Tensor:
 @settings(max_examples=100, deadline=None)
 @given(shares=share_rows(), k=st.integers(1, 14))
 def test_top_k_leaves_the_k_likeliest_and_their_ties(shares, k):
-    left = Sampling(top_k=k).cut(shares)[0]
+    left = cut(shares, Sampling(top_k=k))[0]
     ordered = sorted(shares[0].tolist(), reverse=True)
     least = ordered[min(k, len(ordered)) - 1]
     assert left.tolist() == [share if share >= least else 0.0 for share in shares[0].tolist()]
@@ -219,7 +225,7 @@ def test_top_k_leaves_the_k_likeliest_and_their_ties(shares, k):
 @settings(max_examples=100, deadline=None)
 @given(shares=share_rows(), p=st.floats(0.01, 1.0))
 def test_top_p_leaves_the_fewest_that_reach_p(shares, p):
-    left = Sampling(top_p=p).cut(shares)[0]
+    left = cut(shares, Sampling(top_p=p))[0]
     kept = left > 0
     assert torch.equal(left[kept], shares[0][kept])
     assert float(left.sum()) >= p - 1e-12
@@ -231,7 +237,7 @@ def test_top_p_leaves_the_fewest_that_reach_p(shares, p):
 @settings(max_examples=100, deadline=None)
 @given(shares=share_rows(), p=st.floats(0.01, 1.0))
 def test_min_p_leaves_what_is_likely_beside_the_likeliest(shares, p):
-    left = Sampling(min_p=p).cut(shares)[0]
+    left = cut(shares, Sampling(min_p=p))[0]
     most = float(shares.max())
     assert left.tolist() == [share if share >= p * most else 0.0 for share in shares[0].tolist()]
 
@@ -239,10 +245,10 @@ def test_min_p_leaves_what_is_likely_beside_the_likeliest(shares, p):
 @settings(max_examples=60, deadline=None)
 @given(shares=share_rows(), sampling=SAMPLINGS)
 def test_the_cuts_follow_each_other_and_always_leave_the_likeliest(shares, sampling):
-    left = sampling.cut(shares)
-    step = Sampling(top_k=sampling.top_k).cut(shares)
-    step = Sampling(top_p=sampling.top_p).cut(step)
-    assert torch.equal(left, Sampling(min_p=sampling.min_p).cut(step))
+    left = cut(shares, sampling)
+    step = cut(shares, Sampling(top_k=sampling.top_k))
+    step = cut(step, Sampling(top_p=sampling.top_p))
+    assert torch.equal(left, cut(step, Sampling(min_p=sampling.min_p)))
     assert float(left.max()) == float(shares.max())
 
 
@@ -253,11 +259,11 @@ def test_the_cuts_follow_each_other_and_always_leave_the_likeliest(shares, sampl
 def test_draws_follow_the_cut_softmax(sampling):
     """Chi-square over 200,000 draws of one row; ids that were cut are never drawn."""
     logits = torch.randn(1, 30, generator=torch.Generator().manual_seed(1)) * 1.5
-    shares = sampling.cut((logits.double() / sampling.temperature).softmax(-1))[0]
+    shares = cut((logits.double() / sampling.temperature).softmax(-1), sampling)[0]
     shares = shares / shares.sum()
     draws = 200_000
     uniform = torch.from_numpy(np.random.default_rng(2).random(draws))
-    found = torch.bincount(sampling.choose(logits.expand(draws, -1), uniform), minlength=30).double()
+    found = torch.bincount(choose(logits.expand(draws, -1), sampling, uniform), minlength=30).double()
     assert not found[shares == 0].any()
     expected = draws * shares[shares > 0]
     freedom = len(expected) - 1
@@ -269,19 +275,19 @@ def test_a_draw_is_where_the_running_total_passes_it():
     """The edges too: a uniform number of 0 gives the first id that is possible, and the largest the last."""
     logits = torch.tensor([[-math.inf, 0.0, 0.0, -math.inf, 0.0, -math.inf]]).repeat(5, 1)
     uniform = torch.tensor([0.0, 0.34, 0.5, 0.67, 1 - 2**-53], dtype=torch.float64)
-    assert Sampling().choose(logits, uniform).tolist() == [1, 2, 2, 4, 4]
+    assert choose(logits, Sampling(), uniform).tolist() == [1, 2, 2, 4, 4]
 
 
 @pytest.mark.parametrize("temperature", [1e-310, 1e-30, 1e-3])
 def test_the_coldest_temperatures_are_greedy(temperature):
     logits = torch.randn(50, 20, generator=torch.Generator().manual_seed(0)) * 30
     uniform = torch.from_numpy(np.random.default_rng(0).random(50))
-    assert torch.equal(Sampling(temperature=temperature).choose(logits, uniform), logits.argmax(-1))
-    assert torch.equal(Sampling(temperature=0).choose(logits, uniform), logits.argmax(-1))
+    assert torch.equal(choose(logits, Sampling(temperature=temperature), uniform), logits.argmax(-1))
+    assert torch.equal(choose(logits, Sampling(temperature=0), uniform), logits.argmax(-1))
 
 
 def test_the_hottest_temperature_is_blind():
     logits = torch.randn(4000, 8) * 5
     uniform = torch.from_numpy(np.random.default_rng(0).random(4000))
-    counts = torch.bincount(Sampling(temperature=math.inf).choose(logits, uniform), minlength=8)
+    counts = torch.bincount(choose(logits, Sampling(temperature=math.inf), uniform), minlength=8)
     assert int(counts.min()) > 400

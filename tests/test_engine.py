@@ -14,17 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from linnet.decoding import engine, naive
-from linnet.decoding.allowed import Allowed, ByPrompt, Pattern, Tree
-from linnet.decoding.asking import Ask, Decoding, Sample, Stopping
-from linnet.decoding.sampling import Sampling
-from linnet.errors import BadInput
+from linnet.decoding import engine, naive, scheduler
+from linnet.decoding.constraints import Constraint, Pattern
+from linnet.decoding.requests import Decoding, Request, Sample, Sampling, Stopping
+from linnet.decoding.runner import Runner
 from linnet.model import attention
 from linnet.model.config import AttentionConfig
 from linnet.model.costs import costs
@@ -41,8 +40,8 @@ PIECES = (b"", b"a", b"b", b"ab", b"\xc3", b"\xa9", b"c", b"ca", b" ", b"bc", b"
 @pytest.fixture(autouse=True)
 def sharing_begins_early(monkeypatch: pytest.MonkeyPatch) -> None:
     """Prompts of a few tokens share their beginnings here as long ones do elsewhere."""
-    monkeypatch.setattr(engine, "SHARED_TOKENS", 2)
-    monkeypatch.setattr(engine, "SHARED_ROWS", 2)
+    monkeypatch.setattr(scheduler, "SHARED_TOKENS", 2)
+    monkeypatch.setattr(scheduler, "SHARED_ROWS", 2)
 
 
 def same(found: Sequence[Sample], expected: Sequence[Sample]) -> None:
@@ -64,7 +63,7 @@ SAMPLINGS = st.builds(
 
 
 @st.composite
-def asks(draw: st.DrawFn, most: int = 9) -> list[Ask]:
+def requests(draw: st.DrawFn, most: int = 9) -> list[Request]:
     """Several samples of several prompts in any order; many of the prompts begin alike."""
     stem = draw(st.lists(IDS, min_size=1, max_size=9))
     tails = draw(st.lists(st.lists(IDS, max_size=9), min_size=1, max_size=4))
@@ -72,37 +71,29 @@ def asks(draw: st.DrawFn, most: int = 9) -> list[Ask]:
     prompts = [tuple(stem + tail) for tail in tails] + [tuple(prompt) for prompt in alone]
     chosen = draw(st.lists(st.sampled_from(prompts), min_size=1, max_size=most))
     count: Counter[tuple[int, ...]] = Counter()
-    asked = []
+    made = []
     for prompt in chosen:
-        asked.append(Ask(prompt, count[prompt]))
+        made.append(Request(prompt, count[prompt]))
         count[prompt] += 1
-    return asked
+    return made
 
 
 @st.composite
-def allowances(draw: st.DrawFn, prompts: set[tuple[int, ...]], end: int | None) -> Allowed | None:
-    def tree() -> Allowed:
-        sequences = draw(st.lists(st.lists(IDS, min_size=1, max_size=4), min_size=1, max_size=4))
-        try:
-            return Tree.of(sequences, end)
-        except BadInput:
-            assume(False)
-            raise
-
-    match draw(st.sampled_from(["all", "all", "tree", "tree by prompt", "pattern"])):
-        case "tree":
-            return tree()
-        case "tree by prompt":
-            return ByPrompt({prompt: tree() for prompt in sorted(prompts)})
-        case "pattern":
-            return Pattern(draw(st.sampled_from(["[ab]*c?", "(ab|ca ?)+d", "a{1,3}e*"])), PIECES, end)
-    return None
+def constraints(draw: st.DrawFn, end: int | None) -> Constraint | None:
+    expression = draw(st.sampled_from([None, None, "[ab]*c?", "(ab|ca ?)+d", "a{1,3}e*", ""]))
+    return None if expression is None else Pattern(expression, PIECES, end)
 
 
 @settings(max_examples=40, deadline=None)
-@given(data=st.data(), config=configs(), asked=asks(), rows=st.sampled_from([1, 2, 3, 8]), seed=st.integers(0, 99))
-def test_it_is_the_oracle_whatever_is_asked(data, config, asked, rows, seed):
-    """Any model; prompts that repeat and begin alike; any sampling, penalty, allowance, and reason to stop."""
+@given(
+    data=st.data(),
+    config=configs(),
+    wanted=requests(),
+    rows=st.sampled_from([1, 2, 3, 8]),
+    seed=st.integers(0, 99),
+)
+def test_it_is_the_oracle_whatever_is_requested(data, config, wanted, rows, seed):
+    """Any model, prompts that repeat and begin alike, sampling, penalty, constraint, stop, and round trip."""
     end = data.draw(st.none() | IDS, "end")
     ids = data.draw(st.frozensets(IDS, max_size=1), "stop ids")
     strings = tuple(data.draw(st.lists(st.sampled_from(["ab", "c", "bca", "é", "a ", "dd"]), max_size=2), "stops"))
@@ -110,32 +101,35 @@ def test_it_is_the_oracle_whatever_is_asked(data, config, asked, rows, seed):
         data.draw(SAMPLINGS, "sampling"),
         data.draw(st.sampled_from([1, 3, 8, 30]), "max tokens"),
         Stopping(end, ids, strings, PIECES),
-        data.draw(allowances({ask.prompt for ask in asked}, end), "allowed"),
+        data.draw(constraints(end), "constraint"),
         seed,
     )
     model = random_model(config, seed)
-    expected = [naive.generate(model, ask, decoding) for ask in asked]
-    same(list(engine.generate(model, asked, decoding, rows=rows)), expected)
+    expected = [naive.generate(model, request, decoding) for request in wanted]
+    burst = data.draw(st.sampled_from([1, 2, 7]), "burst")
+    same(list(engine.generate(Runner(model), wanted, decoding, rows=rows, burst=burst)), expected)
 
 
 @settings(max_examples=25, deadline=None)
-@given(asked=asks(), rows=st.sampled_from([1, 2, 3, 8]), seed=st.integers(0, 99), end=IDS, stop=IDS)
-def test_events_tell_each_sample_once_and_nothing_after_its_end(asked, rows, seed, end, stop):
+@given(wanted=requests(), rows=st.sampled_from([1, 2, 3, 8]), seed=st.integers(0, 99), end=IDS, stop=IDS)
+def test_events_tell_each_sample_once_and_nothing_after_its_end(wanted, rows, seed, end, stop):
     model = random_model(small_config(), seed)
     decoding = Decoding(Sampling(), 12, Stopping(end, frozenset({stop})), seed=seed)
-    tokens: list[list[int]] = [[] for _ in asked]
+    tokens: list[list[int]] = [[] for _ in wanted]
     done: dict[int, Sample] = {}
-    for event in engine.events(model, asked, decoding, rows=rows):
-        assert event.place not in done
-        if isinstance(event, engine.Drawn):
-            tokens[event.place].append(event.token)
+    for event in engine.events(Runner(model), wanted, decoding, rows=rows):
+        assert event.index not in done
+        if isinstance(event, engine.Tokens):
+            tokens[event.index] += event.ids
         else:
-            done[event.place] = event.sample
-    assert [done[place].ids for place in range(len(asked))] == [tuple(ids) for ids in tokens]
+            done[event.index] = event.sample
+    assert [done[index].ids for index in range(len(wanted))] == [tuple(ids) for ids in tokens]
     for ids in tokens:
         assert not {end, stop} & set(ids) and len(ids) <= 12
     # The same in the order of the asks, whichever of them ends first.
-    assert list(engine.generate(model, asked, decoding, rows=rows)) == [done[place] for place in range(len(asked))]
+    assert list(engine.generate(Runner(model), wanted, decoding, rows=rows)) == [
+        done[index] for index in range(len(wanted))
+    ]
 
 
 @pytest.mark.parametrize("sampling", [Sampling(temperature=0), Sampling(0.8, top_p=0.9)])
@@ -145,12 +139,12 @@ def test_samples_do_not_depend_on_how_many_rows_there_are(sampling: Sampling) ->
     model = random_model(config)
     random = np.random.default_rng(0)
     stem = random.integers(0, 200, 9).tolist()
-    asked = [
-        Ask((*(stem if place % 3 else ()), *random.integers(0, 200, 1 + place % 7).tolist()), place)
+    wanted = [
+        Request((*(stem if place % 3 else ()), *random.integers(0, 200, 1 + place % 7).tolist()), place)
         for place in range(64)
     ]
     decoding = Decoding(sampling, 8, Stopping(end=4), seed=3, count_ties=True)
-    first, *others = ([*engine.generate(model, asked, decoding, rows=rows)] for rows in (64, 8, 1))
+    first, *others = ([*engine.generate(Runner(model), wanted, decoding, rows=rows)] for rows in (64, 8, 1))
     tied = sum(sample.near_ties for sample in first)
     assert tied <= 0.01 * sum(len(sample.ids) for sample in first)
     for other in others:
@@ -184,26 +178,26 @@ def test_a_prompt_is_computed_once_however_many_samples_it_has(shared, rows, shu
     model = random_model(small_config(mixer=mixer))
     stem = tuple(range(shared))
     prompts = [(*stem, 12 - i, *range(i)) for i in range(5)]
-    asked = [Ask(prompt, sample) for prompt in prompts for sample in range(7)]
+    wanted = [Request(prompt, sample) for prompt in prompts for sample in range(7)]
     if shuffled:
-        asked = [asked[place] for place in np.random.default_rng(0).permutation(len(asked))]
+        wanted = [wanted[index] for index in np.random.default_rng(0).permutation(len(wanted))]
     reading = Reading(model)
     decoding = Decoding(Sampling(), 6, Stopping(end=3))
-    samples = list(engine.generate(model, asked, decoding, rows=rows))
+    samples = list(engine.generate(Runner(model), wanted, decoding, rows=rows))
     whole = sum(map(len, prompts))
     # What all begin with is read once for all, or once for each prompt whose samples fill the seats.
     assert reading.prompts == (whole if rows < 14 else whole - 4 * shared)
     assert max(len(sample.ids) for sample in samples) == 6
     reading.hook.remove()
-    same(samples[:3], [naive.generate(model, ask, decoding) for ask in asked[:3]])
+    same(samples[:3], [naive.generate(model, request, decoding) for request in wanted[:3]])
 
 
 def test_rows_that_have_ended_make_room_at_once_or_leave() -> None:
-    """Steps read few tokens of seats that nobody sits on."""
+    """Steps read few tokens of rows that are empty."""
     model = random_model(small_config())
-    asked = [Ask((1, 2, place % 13), place) for place in range(200)]
+    wanted = [Request((1, 2, place % 13), place) for place in range(200)]
     reading = Reading(model)
-    samples = list(engine.generate(model, asked, Decoding(Sampling(), 20, Stopping(end=3)), rows=16))
+    samples = list(engine.generate(Runner(model), wanted, Decoding(Sampling(), 20, Stopping(end=3)), rows=16))
     needed = sum(max(0, len(sample.ids) - (sample.stop == "length")) for sample in samples)
     assert needed <= reading.steps < 1.35 * needed
 
@@ -231,17 +225,19 @@ class Peak(TorchDispatchMode):
 @pytest.mark.parametrize("rows, distinct, end", [(1, 1, None), (8, 8, None), (32, 32, 3), (32, 4, 3)])
 def test_memory_is_that_of_the_formula(rows, distinct, end, monkeypatch) -> None:
     """Weights, keys and values, and what is computed on the way, within a tenth of the first two."""
-    monkeypatch.setattr(engine, "PASS", 64)
-    monkeypatch.setattr(engine, "SHARED_TOKENS", 1000)
+    monkeypatch.setattr(scheduler, "PREFILL_TOKENS", 64)
+    monkeypatch.setattr(scheduler, "SHARED_TOKENS", 1000)
     heads = AttentionConfig(heads=4, kv_heads=4, head_width=32)
     config = small_config(context=128, width=16, depth=48, attention=heads, positions="none")
     model = random_model(config)
-    asked = [
-        Ask((place * distinct // rows % 13, place * distinct // rows // 13, *[5] * 46), place)
+    wanted = [
+        Request((place * distinct // rows % 13, place * distinct // rows // 13, *[5] * 46), place)
         for place in range(rows)
     ]
     with Peak() as peak:
-        samples = list(engine.generate(model, asked, Decoding(Sampling(), 16, Stopping(end=end)), rows=rows))
+        samples = list(
+            engine.generate(Runner(model), wanted, Decoding(Sampling(), 16, Stopping(end=end)), rows=rows)
+        )
     assert max(len(sample.ids) for sample in samples) == 16
     weights = sum(parameter.nbytes for parameter in model.parameters())
     formula = weights + costs(config).kv_bytes_per_token * rows * (48 + 16)

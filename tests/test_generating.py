@@ -1,4 +1,4 @@
-"""What is asked of a run and what comes back: stops, choices, patterns, pieces, and what cannot be done."""
+"""What is options of a run and what comes back: stops, choices, patterns, pieces, and what cannot be done."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner, Result
 
 from linnet import workbench
@@ -19,6 +21,7 @@ from linnet.cli.asking import unescaped
 from linnet.cli.face import Face
 from linnet.errors import BadInput
 from linnet.records import GenerationRecord, PieceRecord
+from linnet.training.checkpoint import weights_of
 from text_corpora import corpus
 
 
@@ -32,8 +35,8 @@ def writer(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "run"
 
 
-def generate(run: Path, *prompts: str, **asked: Any) -> list[GenerationRecord]:
-    return list(workbench.generate(run, prompts, **asked))
+def generate(run: Path, *prompts: str, **options: Any) -> list[GenerationRecord]:
+    return list(workbench.generate(run, prompts, **options))
 
 
 def test_a_sample_ends_before_its_stop_string(writer: Path) -> None:
@@ -67,8 +70,8 @@ def test_stop_strings_are_found_in_a_persons_form(adder: Path) -> None:
 
 
 def test_a_penalty_makes_what_was_there_rarer(writer: Path) -> None:
-    asked = {"n": 8, "max_tokens": 14, "seed": 3}
-    free, fresh = (generate(writer, "the cat ", repetition_penalty=by, **asked) for by in (1.0, 50.0))
+    options = {"n": 8, "max_tokens": 14, "seed": 3}
+    free, fresh = (generate(writer, "the cat ", repetition_penalty=by, **options) for by in (1.0, 50.0))
     assert repeats(fresh) < repeats(free)
 
 
@@ -78,12 +81,18 @@ def repeats(samples: list[GenerationRecord]) -> int:
 
 @pytest.mark.parametrize("choices", [["the sea", "a song", "the market", "the"], ["日本", "naïve!"]])
 def test_samples_are_choices(writer: Path, choices: list[str]) -> None:
-    samples = generate(writer, "the cat sees ", "a dog likes", n=12, choices=choices, seed=1)
+    samples = generate(writer, "the cat sees ", "a dog likes", n=12, choices=choices, seed=1, temperature=20.0)
     assert {sample.text for sample in samples} <= set(choices)
     assert {sample.stop for sample in samples} == {"end"}
-    assert len({sample.text for sample in samples}) > 1 and all(
-        math.isfinite(sample.logprob) for sample in samples
-    )
+    assert len({sample.text for sample in samples}) > 1
+    for number, sample in enumerate(samples):  # the table is that of the first sample of each prompt
+        assert (sample.choices is not None) == (number % 12 == 0)
+    table = samples[0].choices
+    assert table is not None and {choice.text for choice in table} == set(choices)
+    assert [choice.logprob for choice in table] == sorted((choice.logprob for choice in table), reverse=True)
+    assert math.fsum(choice.probability for choice in table) == pytest.approx(1.0)
+    (best,) = generate(writer, "the cat sees ", choices=choices, temperature=0)
+    assert (best.text, best.logprob) == (table[0].text, pytest.approx(table[0].logprob))
 
 
 def test_choices_are_in_a_persons_form(adder: Path) -> None:
@@ -102,12 +111,12 @@ def test_samples_match_a_pattern(writer: Path) -> None:
 
 @pytest.mark.parametrize("batch", [1, 3, 64])
 def test_pieces_are_the_samples_and_samples_come_in_order(writer: Path, batch: int) -> None:
-    asked: dict[str, Any] = {"n": 3, "max_tokens": 12, "seed": 5, "stops": ["w", "the c"]}
+    options: dict[str, Any] = {"n": 3, "max_tokens": 12, "seed": 5, "stops": ["w", "the c"]}
     prompts = ["the cat ", "a dog sees", "my"]
-    expected = generate(writer, *prompts, **asked)
+    expected = generate(writer, *prompts, **options)
     pieces: dict[tuple[str, int], str] = {}
     finished = []
-    for record in workbench.stream(writer, prompts, settings=[f"batch={batch}"], **asked):
+    for record in workbench.stream(writer, prompts, settings=[f"batch={batch}"], **options):
         if isinstance(record, PieceRecord):
             pieces[record.prompt, record.sample] = pieces.get((record.prompt, record.sample), "") + record.text
         else:
@@ -124,10 +133,10 @@ def test_arithmetic_comes_whole(adder: Path) -> None:
     assert [record.text for record in records] == [records[-1].text] * len(records) and len(records) <= 2
 
 
-def test_the_pace_is_told_at_the_end(writer: Path) -> None:
-    told: list[workbench.Pace] = []
-    samples = generate(writer, "the cat ", "a dog", n=2, max_tokens=5, pace=told.append)
-    (pace,) = told
+def test_the_pace_is_known_at_the_end(writer: Path) -> None:
+    finished: list[workbench.Pace] = []
+    samples = generate(writer, "the cat ", "a dog", n=2, max_tokens=5, finished=finished.append)
+    (pace,) = finished
     opened = workbench.load(writer)
     assert (pace.samples, pace.tokens) == (4, sum(len(sample.ids) for sample in samples))
     assert pace.prompt_tokens == len(opened.prompt("the cat ")) + len(opened.prompt("a dog"))
@@ -147,6 +156,8 @@ WRONG: Mapping[str, tuple[dict[str, Any], str]] = {
     "both": ({"choices": ["a"], "pattern": "a"}, "give one of them"),
     "no choices": ({"choices": []}, "no choices to choose from"),
     "empty choice": ({"choices": ["a", ""]}, "a choice is empty"),
+    "stopped choice": ({"choices": ["a"], "stops": ["b"]}, "choices are drawn whole"),
+    "rarer choice": ({"choices": ["a"], "repetition_penalty": 1.2}, "choices are drawn whole"),
     "long choice": ({"choices": ["a song"], "max_tokens": 1}, "a choice has . tokens, and there is room for 1"),
     "pattern": ({"pattern": "(a"}, "is no regular expression"),
     "setting": ({"settings": ["bach=3"]}, 'unknown key "bach"; did you mean "batch"'),
@@ -155,11 +166,11 @@ WRONG: Mapping[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize("name", WRONG)
 def test_what_cannot_be_done_is_said_before_anything_is_done(writer: Path, name: str) -> None:
-    asked, message = WRONG[name]
+    options, message = WRONG[name]
     with pytest.raises(BadInput, match=message):
-        workbench.generate(writer, ["the cat "], **asked)
+        workbench.generate(writer, ["the cat "], **options)
     with pytest.raises(BadInput, match=message):
-        workbench.stream(writer, ["the cat "], **asked)
+        workbench.stream(writer, ["the cat "], **options)
 
 
 def test_prompts_that_are_empty_or_too_long_are_named(writer: Path) -> None:
@@ -253,3 +264,73 @@ def test_a_terminal_shows_a_sample_as_it_comes(writer: Path, monkeypatch: pytest
     texts = [record.text for record in records[:-1]]
     assert len(texts) > 2
     assert shown[1:] == [f"the cat {''.join(texts[:count])}" for count in range(1, len(records))]
+
+
+# One opened run, many uses.
+
+
+def test_generating_leaves_an_opened_run_as_it_was(writer: Path, tmp_path: Path) -> None:
+    """Weights, their bytes in a file, and what they learn."""
+    fresh, used = workbench.load(writer), workbench.load(writer)
+    session = workbench.Session.open(used)
+    for precision in ("float32", "int8", "bf16", "float16"):
+        assert len(list(session.generate(["the cat "], n=2, max_tokens=4, precision=precision))) == 2
+    list(session.generate(["the cat "], choices=["a", "b"]))
+    assert [str(module) for module in used.model.modules()] == [str(module) for module in fresh.model.modules()]
+    files = []
+    for name, opened in (("fresh", fresh), ("used", used)):
+        save_file(weights_of(opened.model), tmp_path / name)
+        files.append((tmp_path / name).read_bytes())
+    assert files[0] == files[1]
+    ids = torch.tensor([opened_ids(fresh)])
+    losses = []
+    for opened in (fresh, used):
+        model = opened.model.train()
+        optim = torch.optim.SGD(model.parameters(), 0.1)
+        for _ in range(3):
+            loss = model.head.loss(model(ids[:, :-1]).hidden, ids[:, 1:], torch.ones(1, ids.shape[1] - 1))
+            optim.zero_grad()
+            loss.backward()
+            optim.step()
+        losses.append(loss.item())
+    assert losses[0] == losses[1]
+
+
+def opened_ids(opened: workbench.Opened) -> tuple[int, ...]:
+    return opened.prompt("the cat sat on the mat")
+
+
+def test_a_session_loads_once_and_gives_what_single_calls_give(writer: Path) -> None:
+    session = workbench.Session.open(writer)
+    for prompt, options in (("the cat ", {"n": 2}), ("a dog", {"temperature": 0}), ("my", {"precision": "int8"})):
+        found = list(session.generate([prompt], max_tokens=6, **options))
+        assert found == generate(writer, prompt, max_tokens=6, **options)
+    assert len(session.runners) == 2
+    with pytest.raises(BadInput, match="an opened run has its checkpoint and its device"):
+        workbench.Session.open(session.opened, device="cpu")
+
+
+def test_without_a_prompt_the_model_begins_by_itself(writer: Path, adder: Path) -> None:
+    for run in (writer, adder):
+        opened = workbench.load(run)
+        first, second = workbench.generate(run, n=2, seed=4)
+        assert (first.prompt, first.ids != second.ids) == ("", True)
+        assert first.text == opened.codec.continuation((), first.ids)
+
+
+def test_a_prompt_is_completed_as_its_codec_reads_it(adder: Path) -> None:
+    notes: list[str] = []
+    (bare,) = workbench.generate(adder, ["12+34"], seed=3, remark=notes.append)
+    (whole,) = workbench.generate(adder, ["12+34="], seed=3)
+    assert bare == whole and bare.prompt == "12+34="
+    assert notes == ["prompt 1 is read as '12+34='"]
+
+
+def test_log_probabilities_of_tokens_come_on_request(writer: Path) -> None:
+    (sample,) = generate(writer, "the cat ", logprobs=True, max_tokens=6, seed=2)
+    assert sample.tokens is not None and sample.token_logprobs is not None
+    assert len(sample.tokens) == len(sample.token_logprobs) == len(sample.ids)
+    rest = sample.logprob - math.fsum(sample.token_logprobs)
+    assert rest == pytest.approx(0.0, abs=1e-9) if sample.stop == "length" else rest < 0
+    (plain,) = generate(writer, "the cat ", max_tokens=6, seed=2)
+    assert plain == sample.model_copy(update={"tokens": None, "token_logprobs": None})

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.codecs import CharacterCodec, Codec
-from linnet.decoding.allowed import Pattern, Tree
-from linnet.decoding.asking import Stopping
+from linnet.decoding.constraints import Pattern
+from linnet.decoding.requests import Stopping
 from linnet.decoding.streaming import Streaming
 from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.text.sources import Passage, Tally
@@ -253,9 +253,9 @@ def test_a_pattern_allows_what_can_still_match(data, expression, kind):
         complete = regex.fullmatch(expression, written) is not None
         if not wanted and not complete:  # the rest has no token of its own
             with pytest.raises(BadInput, match="no token of this model goes on from"):
-                pattern.after((), drawn)
+                pattern.after(drawn)
             return
-        found = pattern.after((), drawn)
+        found = pattern.after(drawn)
         ended = [codec.end] if complete and codec.end is not None else []
         assert found is not None and sorted(found) == sorted([*wanted, *ended])
         if not wanted:
@@ -265,10 +265,10 @@ def test_a_pattern_allows_what_can_still_match(data, expression, kind):
 
 
 def test_a_pattern_remembers_no_more_than_it_may(monkeypatch) -> None:
-    monkeypatch.setattr("linnet.decoding.allowed.REMEMBERED", 3)
+    monkeypatch.setattr("linnet.decoding.constraints.REMEMBERED", 3)
     pattern = Pattern("a*", (b"a", b"aa"), None)
     for length in range(20):
-        assert pattern.after((), (0,) * length) == (0, 1)
+        assert pattern.after((0,) * length) == (0, 1)
     assert len(pattern._known) == 3
 
 
@@ -278,29 +278,3 @@ def test_a_pattern_remembers_no_more_than_it_may(monkeypatch) -> None:
 def test_patterns_that_lead_nowhere_are_refused(expression, message) -> None:
     with pytest.raises(BadInput, match=message):
         Pattern(expression, (b"a", b"\xc3", b"\xbc"), 0).check()
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    choices=st.lists(st.lists(st.integers(1, 5), min_size=1, max_size=5), min_size=1, max_size=6), data=st.data()
-)
-def test_a_tree_leads_to_one_of_its_choices(choices, data):
-    tree, drawn = Tree.of(choices, 0), []
-    while not drawn or drawn[-1] != 0:
-        allowed = tree.after((), drawn)
-        assert allowed and {
-            path[len(drawn)] for path in ([*c, 0] for c in choices) if path[: len(drawn)] == drawn
-        } == set(allowed)
-        drawn.append(data.draw(st.sampled_from(list(allowed))))
-    assert drawn[:-1] in choices
-    assert tree.longest == max(map(len, choices))
-
-
-def test_trees_without_an_end_know_their_choices_apart() -> None:
-    assert Tree.of([(1, 2), (1, 3)], None).after((), (1, 2)) == ()
-    with pytest.raises(BadInput, match=r"the choice \[1\] begins another one"):
-        Tree.of([(1, 2), (1,)], None)
-    with pytest.raises(BadInput, match="no choices"):
-        Tree.of([], 0)
-    with pytest.raises(BadInput, match="a choice is empty"):
-        Tree.of([()], 0)

@@ -102,8 +102,16 @@ class ScoresRecord(Record):
     notes: tuple[str, ...] = ()  # what a person should know about the files and the scores
 
 
+class ChoiceRecord(Record):
+    """One of the choices of a sample: what the model says of it as a whole, and how often it is drawn."""
+
+    text: str
+    logprob: float
+    probability: float
+
+
 class GenerationRecord(Record):
-    """One sample; `text` and `ids` are the generated part."""
+    """One sample; `text` and `ids` are the generated part. `prompt` is as the codec of the run completes it."""
 
     kind: Literal["generation"] = "generation"
     prompt: str
@@ -112,6 +120,9 @@ class GenerationRecord(Record):
     logprob: float
     stop: Literal["end", "length", "stop"]
     near_ties: int | None = None  # tokens whose two likeliest were nearly equal; None: not counted
+    tokens: tuple[str, ...] | None = None  # the names of `ids`, with their log-probabilities: only on request
+    token_logprobs: tuple[float, ...] | None = None
+    choices: tuple[ChoiceRecord, ...] | None = None  # of the first sample of a prompt, the likeliest choice first
 
 
 class PieceRecord(Record):

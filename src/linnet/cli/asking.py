@@ -70,7 +70,7 @@ def generate(
         asked = all_prompts(prompts or [], file)
         from linnet import workbench
 
-        wanted: workbench.Asked = {
+        wanted: workbench.Options = {
             "n": n,
             "max_tokens": max_tokens,
             "temperature": temperature,
@@ -84,18 +84,16 @@ def generate(
             "pattern": pattern,
             "seed": seed,
             "settings": settings or [],
-            "checkpoint": checkpoint,
-            "device": device,
             "precision": precision,
-            "places": list(asked),
-            "pace": face.remark,
+            "names": list(asked),
+            "finished": face.remark,
             "remark": face.remark,
         }
         texts = list(asked.values())
         if face.live and len(asked) * n == 1:
-            face.follow(workbench.stream(run, texts, **wanted))
+            face.follow(workbench.stream(run, texts, checkpoint=checkpoint, device=device, **wanted))
             return
-        for record in workbench.generate(run, texts, **wanted):
+        for record in workbench.generate(run, texts, checkpoint=checkpoint, device=device, **wanted):
             face.show(record)
 
 

@@ -115,14 +115,23 @@ StopIdOption = Annotated[
 ]
 ChoiceOption = Annotated[
     list[str] | None,
-    typer.Option("--choice", metavar="TEXT", help="A sample is one of these. May be repeated."),
+    typer.Option(
+        "--choice",
+        metavar="TEXT",
+        help="A sample is one of these, drawn by what the model says of each as a whole.",
+    ),
 ]
 ChoicesOption = Annotated[
     Path | None, typer.Option("--choices", help="A file of choices, one a line.", show_default=False)
 ]
 PatternOption = Annotated[
     str | None,
-    typer.Option("--pattern", metavar="REGEX", help="A sample matches this as a whole.", show_default=False),
+    typer.Option(
+        "--pattern",
+        metavar="REGEX",
+        help="A sample matches this; tokens are masked one by one, so it is not the model's own distribution.",
+        show_default=False,
+    ),
 ]
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 FileOption = Annotated[

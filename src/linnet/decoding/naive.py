@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import torch
 
-from linnet.decoding.asking import Ask, Decoding, Sample, check, limit
-from linnet.decoding.drawing import Row, draw
+from linnet.decoding.requests import Decoding, Request, Sample
+from linnet.decoding.sampling import allowed_ids, draw, listed, seen_ids
+from linnet.decoding.scheduler import Row
 from linnet.model.model import Model, evaluating
 
 
-def generate(model: Model, ask: Ask, decoding: Decoding) -> Sample:
-    """One sample for one ask: the same as `linnet.decoding.engine.generate`, only slower."""
-    check(model, [ask], decoding)
-    row = Row.of(0, ask, limit(model, ask, decoding), decoding.seed)
+def generate(model: Model, request: Request, decoding: Decoding) -> Sample:
+    """One sample for one request: the same as `linnet.decoding.engine.generate`, only slower."""
+    decoding.check(model.config, [request])
+    row = Row.of(0, request, decoding.limit(model.config, request.prompt), decoding)
     with evaluating(model):
         while row.stop is None:
-            hidden = model(torch.tensor([[*ask.prompt, *row.drawn]], device=model.device)).hidden
-            draw(model.head(hidden[:, -1]), [row], decoding)
+            hidden = model(torch.tensor([[*request.prompt, *row.drawn]], device=model.device)).hidden
+            logits = model.head(hidden[:, -1])
+            seen = seen_ids([row], logits.shape[1]) if decoding.sampling.repetition_penalty != 1 else None
+            allowed = allowed_ids([row], logits.shape[1]) if decoding.constraint is not None else None
+            uniform = torch.from_numpy(row.noise.random(1)).to(logits.device)
+            ((tokens, logprobs, ties),) = listed(draw(logits, decoding, uniform, seen, allowed)[None])
+            row.take(tokens, logprobs, ties, decoding)
     return row.sample

@@ -1,12 +1,13 @@
 """The matrix products of a model that only decodes: weights packed once, in the number format that was asked for.
 
-The model stays the one model; its linear layers are replaced, one for one. Activations, keys and values stay in
-float32, except where the hardware multiplies bfloat16: there the whole model is cast.
+A packed model stands beside the one that it was made of, with other linear layers, one for one. Activations,
+keys and values stay in float32, except where the hardware multiplies bfloat16: there the whole model is cast.
 Legend: O = outputs, I = inputs, G = groups of inputs.
 """
 
 from __future__ import annotations
 
+import copy
 import itertools
 import warnings
 import weakref
@@ -18,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linnet.errors import BadInput
+from linnet.errors import BadInput, RunFailed
 from linnet.model.heads import Head
 from linnet.model.model import Model
 
@@ -195,24 +196,38 @@ def named(name: str) -> Weights:
     raise BadInput(f"weights cannot be in {name}; they can be in {', '.join(get_args(Weights))}")
 
 
-def pack(model: Model, weights: Weights, *, single: bool = False) -> Model:
-    """This model with its products in this number format, in place: it can decode and score, and cannot learn.
+def packed(model: Model, weights: Weights, *, single: bool = False) -> Model:
+    """A model beside this one with its products in this number format: it can decode and score, and cannot learn.
 
+    It shares the memory of what is not packed, and shows the weights of now: after more training, pack again.
     `single` prepares it for compiled steps of one row.
     """
     if model.device.type == "cuda":
-        return _cast_on_cuda(model, weights)
-    if weights == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported():
-        model.to(torch.bfloat16)
+        if weights in ("int8", "int4"):
+            raise BadInput(f"{weights} weights are for the processor; on CUDA bfloat16 streams half of the bytes")
+        return _copied(model, getattr(torch, weights))
+    native = weights == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    made = _copied(model, torch.bfloat16 if native else torch.float32)
     streamed = single and weights not in ("int8", "int4")
     product = _streamed(weights) if streamed else _product(weights)
-    for parent in list(model.modules()):
+    for parent in list(made.modules()):
         for name, child in list(parent.named_children()):
             if isinstance(child, nn.Linear) and (streamed or _worth_it(child.weight, weights)):
                 setattr(parent, name, product(child.weight, child.bias))
-    if streamed or _worth_it(model.head.weight, weights):
-        model.head = PackedHead(model.head, product)
-    return model.requires_grad_(False)
+    if streamed or _worth_it(made.head.weight, weights):
+        made.head = PackedHead(made.head, product)
+    return made
+
+
+def _copied(model: Model, dtype: torch.dtype) -> Model:
+    """The same modules over the same weights, or over rounded ones; nothing in it learns."""
+    for name, weight in model.named_parameters():
+        if not weight.sum().isfinite() and not weight.isfinite().all():
+            raise RunFailed(f"{name} holds weights that are not finite numbers; nothing can be computed with them")
+    weights = {
+        id(weight): nn.Parameter(weight.detach().to(dtype), requires_grad=False) for weight in model.parameters()
+    }
+    return copy.deepcopy(model, weights).eval()
 
 
 def _product(weights: Weights) -> Product:
@@ -237,12 +252,6 @@ def _worth_it(weight: Tensor, weights: Weights) -> bool:
     if weights == "int4":
         return weight.shape[1] % INT4_GROUP == 0 and weight.shape[0] % 16 == 0
     return weights != "float32" or weight.numel() >= SMALLEST
-
-
-def _cast_on_cuda(model: Model, weights: Weights) -> Model:
-    if weights in ("int8", "int4"):
-        raise BadInput(f"{weights} weights are for the processor; on CUDA bfloat16 streams half of the bytes")
-    return model.to(getattr(torch, weights))
 
 
 def has_vnni() -> bool:

@@ -1,110 +1,129 @@
-"""How the next token is chosen: frozen strategies, from logits to ids.
+"""How the next token is drawn: from logits to ids, on the device of the logits and without waiting for it.
 
-A sample depends on (seed, prompt, sample number) only: every row has its own random numbers, so neither the batch
-size nor the other rows change it.
-Legend: B = rows, V = vocabulary, K = blocks of a vocabulary.
+A sample depends on (seed, prompt, sample number) only: every row brings its own random numbers, so neither the
+size of the batch nor its other rows change it.
+Legend: n = rows that draw, V = vocabulary, K = blocks of a vocabulary.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from linnet.decoding.requests import Decoding, Sampling
+from linnet.decoding.scheduler import Row
 from linnet.errors import BadInput
+
+Drawn = list[tuple[list[int], list[float], list[bool]]]  # of each row: tokens, log-probabilities, ties
 
 COLDEST = 1e-30  # temperatures below are greedy in float32 all the same
 LIKELIEST = 256  # candidates among which a nucleus is looked for before everything is sorted
 BLOCK = 128
-NEAR = 1e-4  # logits this close to each other may trade places in another arithmetic
+NEAR = 1e-4  # logits this close to each other may change their order in another arithmetic
 
 
-@dataclass(frozen=True)
-class Sampling:
-    """Temperature 0 is greedy. The cuts apply in the order top_k, top_p, min_p, each to what the last one left.
+def draw(
+    logits: Tensor, decoding: Decoding, uniform: Tensor, seen: Tensor | None = None, allowed: Tensor | None = None
+) -> Tensor:
+    """Draw a token for each row from its logits [n, V] and one uniform number a row [n].
 
-    A repetition penalty above 1 divides positive logits, and multiplies negative ones, of tokens that stand in the
-    prompt or in the sample already.
+    `seen` [n, V] marks the ids that a repetition penalty makes rarer, `allowed` [n, V] those that may come.
+    Returns tokens, their log-probabilities under the model, and whether another was as likely: float64 [n, 3].
     """
+    logits, sampling = logits.float(), decoding.sampling
+    shaped = logits
+    if seen is not None:
+        penalty = sampling.repetition_penalty
+        shaped = torch.where(seen, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+    if allowed is not None:
+        shaped = shaped.masked_fill(~allowed, -math.inf)
+    tokens = choose(shaped, sampling, uniform)
+    logprobs = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
+    tied = near_ties(shaped) if decoding.count_ties else torch.zeros_like(tokens)
+    return torch.stack((tokens.double(), logprobs.double(), tied.double()), dim=-1)
 
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not self.temperature >= 0:
-            raise BadInput(f"temperature is {self.temperature}; it must be 0 (greedy) or more")
-        if self.top_k is not None and self.top_k < 1:
-            raise BadInput(f"top_k is {self.top_k}; it must be at least 1")
-        for name, share in (("top_p", self.top_p), ("min_p", self.min_p)):
-            if share is not None and not 0 < share <= 1:
-                raise BadInput(f"{name} is {share}; it must lie above 0 and not above 1")
-        if not 0 < self.repetition_penalty < math.inf:
-            raise BadInput(f"repetition_penalty is {self.repetition_penalty}; it must be a number above 0")
+def listed(drawn: Tensor) -> Drawn:
+    """What n rows drew one token after the other [K, n, 3], as numbers of each row."""
+    host = drawn.transpose(0, 1).cpu()
+    parts = host[..., 0].long().tolist(), host[..., 1].tolist(), host[..., 2].bool().tolist()
+    return list(zip(*parts, strict=True))
 
-    def choose(self, logits: Tensor, uniform: Tensor) -> Tensor:
-        """Ids [B] for logits [B, V] and one uniform number a row [B]."""
-        if self.temperature == 0:
-            return logits.argmax(-1)
-        below = logits.float() - logits.amax(-1, keepdim=True)  # so that no temperature overflows
-        if math.isinf(self.temperature):
-            below = torch.zeros_like(below).masked_fill(below.isneginf(), -math.inf)
-        else:
-            below = below / max(self.temperature, COLDEST)
-        return drawn(self.cut(below.exp()), uniform)
 
-    def penalised(self, logits: Tensor, seen: Sequence[Iterable[int]]) -> Tensor:
-        """Logits [B, V] with those of the ids that each row has seen made smaller."""
-        if self.repetition_penalty == 1:
-            return logits
-        logits = logits.clone()
-        for row, ids in zip(logits, seen, strict=True):
-            places = torch.tensor(sorted(set(ids)), device=logits.device)
-            found = row[places]
-            penalty = self.repetition_penalty
-            row[places] = torch.where(found > 0, found / penalty, found * penalty)
-        return logits
+def seen_ids(rows: Sequence[Row], vocabulary: int) -> Tensor:
+    """Which ids [n, V] stand in the prompt or the sample of each row."""
+    seen = torch.zeros(len(rows), vocabulary, dtype=torch.bool)
+    for marked, row in zip(seen, rows, strict=True):
+        marked[[*row.request.prompt, *row.drawn]] = True
+    return seen
 
-    def cut(self, shares: Tensor) -> Tensor:
-        """Shares [B, V] of any total with the unwanted tail set to 0."""
-        if self.top_k is not None and self.top_k < shares.shape[-1]:
-            least = shares.topk(self.top_k, dim=-1).values[:, -1:]
-            shares = shares.where(shares >= least, 0.0)
-        if self.top_p is not None and self.top_p < 1:
-            shares = nucleus(shares, self.top_p)
-        if self.min_p is not None:
-            shares = shares.where(shares >= self.min_p * shares.amax(-1, keepdim=True), 0.0)
-        return shares
+
+def allowed_ids(rows: Sequence[Row], vocabulary: int) -> Tensor:
+    """Which ids [n, V] may come next in each row."""
+    allowed = torch.zeros(len(rows), vocabulary, dtype=torch.bool)
+    for marked, row in zip(allowed, rows, strict=True):
+        ids = range(vocabulary) if row.allowed is None else row.allowed
+        wrong = next((token for token in ids if not 0 <= token < vocabulary), None)
+        if wrong is not None:
+            raise BadInput(
+                f"id {wrong}, which was allowed to come next, is outside the vocabulary (0..{vocabulary - 1})"
+            )
+        marked[list(ids)] = True
+    return allowed
+
+
+def choose(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
+    """Ids [n] for logits [n, V] and one uniform number a row [n]."""
+    if sampling.greedy:
+        return logits.argmax(-1)
+    below = logits.float() - logits.amax(-1, keepdim=True)  # so that no temperature overflows
+    if math.isinf(sampling.temperature):
+        below = torch.zeros_like(below).masked_fill(below.isneginf(), -math.inf)
+    else:
+        below = below / max(sampling.temperature, COLDEST)
+    return inverse(cut(below.exp(), sampling), uniform)
+
+
+def cut(shares: Tensor, sampling: Sampling) -> Tensor:
+    """Shares [n, V] of any total with the unwanted tail set to 0."""
+    if sampling.top_k is not None and sampling.top_k < shares.shape[-1]:
+        least = shares.topk(sampling.top_k, dim=-1).values[:, -1:]
+        shares = shares.where(shares >= least, 0.0)
+    if sampling.top_p is not None and sampling.top_p < 1:
+        shares = nucleus(shares, sampling.top_p)
+    if sampling.min_p is not None:
+        shares = shares.where(shares >= sampling.min_p * shares.amax(-1, keepdim=True), 0.0)
+    return shares
 
 
 def nucleus(shares: Tensor, mass: float) -> Tensor:
-    """Shares [B, V] without all but the fewest likeliest ones that have this part of the total."""
+    """Shares [n, V] without all but the fewest likeliest ones that have this part of the total."""
     wanted = mass * shares.sum(-1, keepdim=True)
-    if shares.shape[-1] > LIKELIEST:
+    ordered = None
+    # On a processor the few likeliest are found sooner than all are sorted; a GPU would have to be waited for.
+    if shares.shape[-1] > LIKELIEST and shares.device.type == "cpu":
         ordered, order = shares.topk(LIKELIEST, dim=-1)
         if bool((ordered.sum(-1, keepdim=True) < wanted).any()):
-            ordered, order = shares.sort(dim=-1, descending=True, stable=True)
-    else:
+            ordered = None
+    if ordered is None:
         ordered, order = shares.sort(dim=-1, descending=True, stable=True)
     before = ordered.cumsum(-1) - ordered
     kept = ordered.where(before < wanted, 0.0)
     return torch.zeros_like(shares).scatter(-1, order, kept)
 
 
-def drawn(shares: Tensor, uniform: Tensor) -> Tensor:
-    """Ids [B]: the first at which the running total of the shares [B, V] exceeds its uniform part of the total.
+def inverse(shares: Tensor, uniform: Tensor) -> Tensor:
+    """Ids [n]: the first at which the running total of the shares [n, V] exceeds its uniform part of the total.
 
     The total runs over blocks of ids first and then inside one block, so that most of it needs no double numbers.
+    Shares that are no numbers give an id all the same, and its log-probability is no number either.
     """
-    padded = F.pad(shares, (0, -shares.shape[-1] % BLOCK)).unflatten(-1, (-1, BLOCK))  # [B, K, BLOCK]
+    vocabulary = shares.shape[-1]
+    padded = F.pad(shares, (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))  # [n, K, BLOCK]
     totals = padded.sum(-1).double().cumsum(-1)
     wanted = uniform[:, None].to(totals) * totals[:, -1:]
     block = (totals > wanted).to(torch.int8).argmax(-1, keepdim=True)
@@ -113,22 +132,10 @@ def drawn(shares: Tensor, uniform: Tensor) -> Tensor:
     beyond = (inside.double().cumsum(-1) > rest) & (inside > 0)
     # Rounding may let the running total of a block end just below the sum of the block: then its last id is meant.
     last = BLOCK - 1 - (inside > 0).to(torch.int8).flip(-1).argmax(-1)
-    place = torch.where(beyond.any(-1), beyond.to(torch.int8).argmax(-1), last)
-    return block[:, 0] * BLOCK + place
-
-
-def logprobs(logits: Tensor, ids: Tensor) -> Tensor:
-    """Log-probabilities [B] of these ids [B] under logits [B, V]."""
-    return logits.gather(-1, ids[:, None])[:, 0] - logits.logsumexp(-1)
+    offset = torch.where(beyond.any(-1), beyond.to(torch.int8).argmax(-1), last)
+    return (block[:, 0] * BLOCK + offset).clamp(max=vocabulary - 1)
 
 
 def near_ties(logits: Tensor) -> Tensor:
-    """bool [B]: whether the two largest logits are within `NEAR` of each other."""
+    """bool [n]: whether the two largest logits are within `NEAR` of each other."""
     return (logits > logits.amax(-1, keepdim=True) - NEAR).sum(-1) > 1
-
-
-def stream(seed: int, prompt: Sequence[int], sample: int) -> np.random.Generator:
-    """The random numbers of one sample of one prompt."""
-    named = f"{seed}/{sample}/{','.join(map(str, prompt))}"
-    key = int.from_bytes(hashlib.blake2b(named.encode(), digest_size=16).digest(), "big")
-    return np.random.Generator(np.random.Philox(key=key))

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from linnet.codecs import Codec, known
-from linnet.decoding.asking import Stopping
+from linnet.decoding.requests import Stopping
 
 
 class Streaming:

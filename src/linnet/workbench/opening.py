@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 from pydantic import ValidationError
 
 from linnet.codecs import Codec
-from linnet.decoding.products import Weights, named, pack
+from linnet.decoding.products import Weights, named, packed
 from linnet.domains.opening import codec_of
 from linnet.domains.places.codec import PlacesCodec
 from linnet.errors import BadInput
@@ -110,8 +110,7 @@ def load_packed(
     """A run that only decodes and scores: its matrix products are packed in the precision that was asked for."""
     weights = weights_in(precision)
     opened = load(path, checkpoint=checkpoint, device=device, precision="float32")
-    pack(opened.model, weights)
-    return opened
+    return replace(opened, network=packed(opened.model, weights))
 
 
 def weights_in(precision: str | None) -> Weights:

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager
 import numpy as np
 
 from linnet.codecs import Codec
-from linnet.decoding.asking import Ask, Decoding, Stopping
 from linnet.decoding.engine import generate
-from linnet.decoding.sampling import Sampling
+from linnet.decoding.requests import Decoding, Request, Sampling, Stopping
+from linnet.decoding.runner import Runner
 from linnet.domains import Domain, Part, Question
 from linnet.domains.text import TextData
 from linnet.domains.text.blocks import MARK, block_rows, block_score, block_targets, joined_tokens
@@ -186,11 +186,11 @@ def answer(
     context = model.config.context
     prompts = [(*begin, *codec.encode(question.prompt).ids.tolist()) for question in questions]
     fitting = [index for index, prompt in enumerate(prompts) if len(prompt) <= context]
-    asks = [Ask(prompts[index]) for index in fitting]
+    requests = [Request(prompts[index]) for index in fitting]
     answers = [""] * len(questions)
     greedy = Decoding(Sampling(temperature=0), max_tokens=context, stopping=Stopping(end=codec.end))
     with region():
-        samples = generate(model, asks, greedy, rows=rows)
+        samples = generate(Runner(model), requests, greedy, rows=rows)
         for index, sample in zip(fitting, samples, strict=True):
             ids = prompts[index][len(begin) :]
             answers[index] = codec.continuation(ids, sample.ids)

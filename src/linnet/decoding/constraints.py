@@ -1,13 +1,14 @@
-"""Which tokens may come next: a tree of choices, or a pattern that the text has to match.
+"""Which tokens may come next: a pattern that the text has to match. No torch.
 
-An allowance is a frozen object that is asked once a token and a row. It returns ids, or None where everything may
-come. No id at all means that the sample is complete.
+A constraint masks tokens one by one, so its samples are not distributed like those of the model that happen to
+satisfy it: a beginning that the model likes is taken even where all that may follow it is unlikely. A finite
+set of choices has an exact distribution: see `choices`.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -16,63 +17,9 @@ from linnet.errors import BadInput
 REMEMBERED = 256  # beginnings of which a pattern still knows what follows
 
 
-class Allowed(Protocol):
-    def after(self, prompt: Sequence[int], drawn: Sequence[int]) -> Sequence[int] | None:
-        """The ids that may follow these drawn ones."""
-
-
-@dataclass(frozen=True)
-class Tree:
-    """One of several sequences of ids, as paths of a tree: a hierarchy, a list of names, a set of answers."""
-
-    paths: Mapping[int, Any]  # id -> what follows it
-    end: int | None  # drawn where a sequence is complete
-
-    @classmethod
-    def of(cls, sequences: Iterable[Sequence[int]], end: int | None) -> Tree:
-        """A sequence that is the beginning of another needs an end token to be told from it."""
-        paths: dict[int, Any] = {}
-        complete = set()
-        for sequence in sequences:
-            if not len(sequence):
-                raise BadInput("a choice is empty: there is nothing to generate")
-            inside = paths
-            for token in (*sequence, *(() if end is None else (end,))):
-                inside = inside.setdefault(int(token), {})
-            complete.add(tuple(map(int, sequence)))
-        if not paths:
-            raise BadInput("there are no choices to choose from")
-        tree = cls(paths, end)
-        longer = next((known for known in complete if end is None and tree.after((), known)), None)
-        if longer is not None:
-            raise BadInput(
-                f"the choice {list(longer)} begins another one, and this model has no end token to tell"
-            )
-        return tree
-
-    @functools.cached_property
-    def longest(self) -> int:
-        """Tokens of the longest choice, its end not counted."""
-        deepest, level = 0, [self.paths]
-        while level := [after for paths in level for token, after in paths.items() if token != self.end]:
-            deepest += 1
-        return deepest
-
-    def after(self, prompt: Sequence[int], drawn: Sequence[int]) -> Sequence[int] | None:
-        inside = self.paths
-        for token in drawn:
-            inside = inside.get(token, {})
-        return tuple(inside)
-
-
-@dataclass(frozen=True)
-class ByPrompt:
-    """An allowance for each prompt."""
-
-    allowances: Mapping[tuple[int, ...], Allowed]
-
-    def after(self, prompt: Sequence[int], drawn: Sequence[int]) -> Sequence[int] | None:
-        return self.allowances[tuple(prompt)].after(prompt, drawn)
+class Constraint(Protocol):
+    def after(self, drawn: Sequence[int]) -> Sequence[int] | None:
+        """The ids that may follow these; None where every id may, no id where the sample is complete."""
 
 
 @dataclass(frozen=True)
@@ -119,9 +66,9 @@ class Pattern:
 
     def check(self) -> None:
         """Refuse what is no regular expression, or cannot even begin."""
-        self.after((), ())
+        self.after(())
 
-    def after(self, prompt: Sequence[int], drawn: Sequence[int]) -> Sequence[int] | None:
+    def after(self, drawn: Sequence[int]) -> Sequence[int] | None:
         written = "".join(self._texts[token] for token in drawn)
         if written not in self._known:
             if len(self._known) >= REMEMBERED:

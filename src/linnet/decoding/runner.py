@@ -1,0 +1,142 @@
+"""A model that decodes: prompts in one pass, one step, and states that fork. Tensors and no policy.
+
+A runner stands beside its model and never changes it. `Runner(model)` computes with the model as it is,
+`Runner(packed(model, "int8"))` with a copy whose products are packed (`products`); given a `Compiling`, it
+makes one graph of a step. What a search needs, all of it inside `evaluating(runner.network)`:
+
+    logits, state = runner.prefill([prompt, other])        # [2, V]: what may follow, and the memory of both rows
+    logits, state = runner.step(state, tokens)             # every row reads one token
+    forks = state.select(torch.tensor([0, 0, 1]))          # copies of rows by index, each as often as it is named
+    _, begun = runner.share(beginning)                     # one row, read and held once for all that begin with it
+    logits, state = runner.prefill(endings, after=begun)   # a batch of prefixes that share their beginning
+    logits, state = runner.extend(state, more)             # every row reads several tokens, of any lengths
+    logprobs, ends = runner.score(logits, state, more)     # of each of these tokens
+
+A state is linear (`model.state`): passing it on consumes it, the one that comes back goes on, and `select`
+before that is how one continues twice. `after` is not consumed.
+Legend: R = rows of a state, n = rows that answer, T = tokens, W = model width, V = vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from linnet.decoding.compiling import Compiling
+from linnet.model.inputs import Inputs
+from linnet.model.model import Model
+from linnet.model.state import State
+
+Ids = Sequence[Sequence[int]]
+Advance = Callable[[Tensor, State], tuple[Tensor, State]]
+ALL = slice(None)
+SCORED = 1 << 22  # logits that may exist at once where several tokens of a row are scored
+TOLERANCE = 0.03  # relative difference of the logits of the first compiled step and of an eager one
+
+
+class Runner:
+    """One model at work; `notes` has what a person should know about its compiled steps."""
+
+    def __init__(self, network: Model, compiling: Compiling | None = None) -> None:
+        self.network, self.device, self.compiling = network, network.device, compiling
+        self.vocabulary = network.config.vocabulary
+        self.notes: list[str] = []
+        self.compile_seconds = 0.0  # of the first compiled step
+        self._unchecked = compiling is not None
+        self._advance: Advance = self._eager
+        self._head: Callable[[Tensor], Tensor] = network.head
+
+    def empty(self, rows: int, slots: int, *, after: State | None = None) -> State:
+        """Rows that have read nothing, or what `after` has, with room for `slots` further tokens."""
+        if after is None:
+            return self.network.empty_state(rows, slots)
+        return after.select(torch.zeros(rows, dtype=torch.int64)).reserve(slots)
+
+    def prefill(self, prompts: Ids, *, after: State | None = None) -> tuple[Tensor, State]:
+        """Logits [n, V] after these prompts, none of them empty, and their state; all go on from `after`."""
+        return self.extend(self.empty(len(prompts), max(map(len, prompts)), after=after), prompts)
+
+    def share(self, ids: Sequence[int]) -> tuple[Tensor, State]:
+        """Logits [1, V] after these ids, and their state, whose copies by `select` all read it from one place."""
+        logits, state = self.prefill([ids])
+        return logits, state.share()
+
+    def extend(self, state: State, ids: Ids) -> tuple[Tensor, State]:
+        """Each row reads its ids, at least one, all in one pass: logits [R, V] after the last of them."""
+        hidden, state = self._read(state, ids)
+        last = torch.tensor([len(row) - 1 for row in ids])
+        return self.logits(hidden[torch.arange(len(ids)), last]), state
+
+    def step(self, state: State, tokens: Tensor, rows: Tensor | slice = ALL) -> tuple[Tensor, State]:
+        """Each row reads its token [R]: logits [R, V], or those [n, V] of the rows that are named."""
+        if self._unchecked:
+            self._unchecked = False
+            return self._first_compiled(state, tokens, rows)
+        hidden, state = self._advance(tokens[:, None], state)
+        return self.logits(hidden[rows]), state
+
+    def score(
+        self, logits: Tensor, state: State, ids: Ids, ends: Sequence[int] = ()
+    ) -> tuple[list[tuple[float, ...]], list[float]]:
+        """Log-probabilities of each of these tokens after `logits` [R, V], and of one of `ends` after the last."""
+        hidden, _ = self._read(state, ids)
+        tokens, ending = [], []
+        rows = max(1, SCORED // (hidden.shape[1] * self.vocabulary))
+        for first in range(0, len(ids), rows):
+            part = slice(first, first + rows)
+            scores = torch.cat((logits[part, None], self.logits(hidden[part])), dim=1).float().log_softmax(-1)
+            for row, given in zip(scores, ids[part], strict=True):
+                tokens.append(tuple(row[torch.arange(len(given)), list(given)].tolist()))
+                ending.append(float(row[len(given), list(ends)].logsumexp(-1)) if ends else 0.0)
+        return tokens, ending
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """The logits [..., V] of hidden vectors [..., W]."""
+        return self._head(hidden)
+
+    def fault(self) -> str:
+        """Why logits may not be numbers: the first weight that is none, if there is one."""
+        for name, weight in self.network.named_parameters():
+            if not bool(weight.isfinite().all()):
+                return f"{name} holds weights that are not finite numbers"
+        return "activations overflow"
+
+    def _read(self, state: State, ids: Ids) -> tuple[Tensor, State]:
+        """Hidden vectors [R, T, W] of these ids, padded on the right."""
+        lengths = torch.tensor([len(row) for row in ids])
+        padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
+        for row, given in zip(padded, ids, strict=True):
+            row[: len(given)] = torch.tensor(given)
+        output = self.network(Inputs(padded.to(self.device), lengths=lengths.to(self.device)), state)
+        assert output.state is not None
+        return output.hidden, output.state
+
+    def _eager(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        output = self.network(ids, state)
+        assert output.state is not None
+        return output.hidden[:, -1], output.state
+
+    def _first_compiled(self, state: State, tokens: Tensor, rows: Tensor | slice) -> tuple[Tensor, State]:
+        """The first compiled step beside an eager one: a compiler that fails or is wrong is not used."""
+        assert self.compiling is not None
+        expected, after = self.step(state.select(torch.arange(state.rows)), tokens, rows)
+        began = time.perf_counter()
+        try:
+            self._advance = torch.compile(self._eager, dynamic=True)
+            if self.compiling.single:
+                self._head = torch.compile(self.network.head, dynamic=False)
+            found, compiled = self.step(state, tokens, rows)
+            off = float((found.float() - expected.float()).norm() / expected.float().norm())
+            problem = "" if off < TOLERANCE else f"its first step is off by {off:.1%}"
+        except Exception as error:  # the same step has just been computed without a compiler
+            problem = (str(error).splitlines() or [type(error).__name__])[0]
+        if problem:
+            self.notes.append(f"steps are not compiled: {problem}")
+            self._advance, self._head = self._eager, self.network.head
+            return expected, after
+        self.compile_seconds = time.perf_counter() - began
+        self.compiling.remember(self.compile_seconds)
+        return found, compiled
