@@ -61,7 +61,7 @@ SLIPS: Mapping[str, tuple[Any, dict[str, Any], str]] = {
     ),
     "stop ids": (["1+1="], {"stop_ids": 3}, "stop_ids is 3; it has to be a list"),
     "pattern": (["1+1="], {"pattern": 3}, "pattern is 3; it has to be text"),
-    "finished": (["1+1="], {"finished": 3}, "finished is 3; it has to be a function"),
+    "pace": (["1+1="], {"pace": 3}, "pace is 3; it has to be a function"),
     "logprobs": (["1+1="], {"logprobs": 1}, "logprobs is 1; it has to be true or false"),
     "iterator": (iter(["1+1="]), {}, "prompts is a list_iterator; it has to be a list"),
 }

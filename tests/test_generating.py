@@ -135,7 +135,7 @@ def test_arithmetic_comes_whole(adder: Path) -> None:
 
 def test_the_pace_is_known_at_the_end(writer: Path) -> None:
     finished: list[workbench.Pace] = []
-    samples = generate(writer, "the cat ", "a dog", n=2, max_tokens=5, finished=finished.append)
+    samples = generate(writer, "the cat ", "a dog", n=2, max_tokens=5, pace=finished.append)
     (pace,) = finished
     opened = workbench.load(writer)
     assert (pace.samples, pace.tokens) == (4, sum(len(sample.ids) for sample in samples))

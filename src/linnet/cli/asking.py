@@ -86,7 +86,7 @@ def generate(
             "settings": settings or [],
             "precision": precision,
             "names": list(asked),
-            "finished": face.remark,
+            "pace": face.remark,
             "remark": face.remark,
         }
         texts = list(asked.values())

@@ -255,10 +255,10 @@ class Job:
         spent, remark = time.perf_counter() - started, self.options.get("remark")
         while self.runner.notes and remark:
             remark(self.runner.notes.pop(0))
-        if (finished := self.options.get("finished")) is not None:
+        if (pace := self.options.get("pace")) is not None:
             read = sum(len(prompt.ids) for prompt in self.prompts)
             compiling, self.runner.compile_seconds = self.runner.compile_seconds, 0.0
-            finished(Pace(len(self.requests), read, tokens, first, spent, compiling))
+            pace(Pace(len(self.requests), read, tokens, first, spent, compiling))
 
     def _chosen(self, choices: Mapping[tuple[int, ...], Sequence[tuple[int, ...]]]) -> Iterator[engine.Event]:
         """Samples that are choices, as soon as the choices of their prompt are scored."""

@@ -31,7 +31,7 @@ class Options(TypedDict, total=False):
     settings: Sequence[str]  # batch=64: rows that are computed together
     precision: str | None
     names: Sequence[str]  # what errors call each prompt; "prompt 3" unless set
-    finished: Callable[[Any], None] | None  # gets the `Pace` when all samples are there
+    pace: Callable[[Any], None] | None  # gets the `Pace` when all samples are there
     remark: Callable[[str], None] | None  # gets what a person should know, at once
 
 
