@@ -2,7 +2,7 @@
 
 The bare library gets the documents from memory, as many in one call as ours gives it; ours reads the files,
 counts, checks UTF-8 and lays the ids out as framed rows. Before anything is timed, both must learn the same
-vocabulary (unigram: linnet has a trainer of its own, so only the kind is the same) and give the same ids.
+vocabulary (unigram: the library gives other scores each time, so only the kind is) and give the same ids.
 """
 
 from __future__ import annotations

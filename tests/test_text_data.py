@@ -197,6 +197,18 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
         TextData().load(1)
 
 
+def test_a_very_short_text_says_what_to_bring(tmp_path: Path) -> None:
+    path = tmp_path / "c.txt"
+    path.write_text("x\n")
+    with pytest.raises(BadInput, match="c.txt holds 1 character, .* begins with about 100,000 characters"):
+        TextData(paths=(path,)).load(1)
+    path.write_text("one line of text\n")
+    notes = TextData(paths=(path,)).load(1).notes
+    assert any(note.startswith("there are only 16 characters to learn from") for note in notes), notes
+    corpus(path, 1000)
+    assert not any("characters to learn from" in note for note in TextData(paths=(path,)).load(1).notes)
+
+
 def test_a_store_gives_the_same_rows_and_notices_other_settings(tmp_path: Path) -> None:
     path = corpus(tmp_path / "c.txt")
     data = TextData(paths=(path,), tokenizer=SMALL)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.domains.text import sources
-from linnet.domains.text.choice import Draw, Last
+from linnet.domains.text.corpus import Draw, Last
 from linnet.domains.text.finding import find, find_sources
-from linnet.domains.text.sources import Reading, Tally, read_documents, read_passages
+from linnet.domains.text.sources import Reading, Tally, read_passages
 from linnet.errors import BadInput
 
 
-def read(*paths: Path, **reading: str) -> tuple[list[str], Tally]:
+def read(*paths: Path | str, **reading: str) -> tuple[list[str], Tally]:
     tally = Tally()
     passages = read_passages(find_sources(paths), Reading(**reading), tally)  # type: ignore[arg-type]
     return [text for passage in passages for text in passage.texts], tally
@@ -194,6 +194,9 @@ def test_nul_bytes_are_named(tmp_path: Path) -> None:
         (bytes(range(256)) * 8, "looks like a binary file"),
         (b"PK\x03\x04rest", "a zip archive"),
         ("hello".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
+        ("hello\n".encode("utf-16-le") * 9, "iconv -f UTF-16LE -t UTF-8"),
+        ("hello\n".encode("utf-16-be") * 9, "iconv -f UTF-16BE -t UTF-8"),
+        ("naïve\n".encode("latin-1"), "iconv -f LATIN1 -t UTF-8 data.txt"),
     ],
 )
 def test_binary_files_are_refused_by_what_they_are(tmp_path: Path, content: bytes, what: str) -> None:
@@ -219,6 +222,8 @@ def test_rows_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert 'row 2: no field "text"; there is body, id' in message(path)
     path.write_text('{"text": 7}\n')
     assert 'row 1: field "text" holds int, not text' in message(path)
+    path.write_text('[\n{"text": "a"}\n]')
+    assert "row 1 is not JSON: Expecting value (column 2); each line holds one object, such as" in message(path)
     path.write_text('["a"]\n')
     assert "row 1: expected an object" in message(path)
     path.write_text('{"text": "half \\ud800"}\n')
@@ -229,6 +234,14 @@ def test_rows_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     assert 'column "n" holds Int64, not text' in message(tmp_path / "p.parquet", field="n")
     (tmp_path / "q.parquet").write_text("no parquet")
     assert "q.parquet is no Parquet file" in message(tmp_path / "q.parquet")
+
+
+def test_a_line_of_json_without_end_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sources, "BLOCK", 1 << 8)
+    monkeypatch.setattr(sources, "LONGEST_ROW", 1 << 10)
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "fine"}\n{"text": "' + "x" * 5_000)
+    assert "row 2: more than 1,024 characters in one line; each line holds one object" in message(path)
 
 
 def test_split_words_are_kept(tmp_path: Path) -> None:
@@ -274,7 +287,8 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytes
         path = tmp_path / f"{lines}.txt"
         path.write_text("a line of text that repeats\n" * lines)
         tracemalloc.start()
-        assert sum(1 for _ in read_documents([path])) == lines
+        passages = read_passages(find_sources([path]), Reading(), Tally())
+        assert sum(len(passage.texts) for passage in passages) == lines
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -287,9 +301,9 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytes
 def test_a_data_set_in_the_layout_of_the_hub(tmp_path: Path) -> None:
     pytest.importorskip("datasets", reason="the datasets extra is not installed")
     (tmp_path / "train.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
-    assert list(read_documents([f"hf:{tmp_path}"])) == ["one", "two"]
+    assert read(f"hf:{tmp_path}")[0] == ["one", "two"]
     with pytest.raises(BadInput, match="cannot be read"):
-        list(read_documents([f"hf:{tmp_path}@nothing"]))
+        read(f"hf:{tmp_path}@nothing")
 
 
 @given(total=st.integers(0, 300), share=st.floats(0, 1), seed=st.integers(0, 2**32))
@@ -303,9 +317,9 @@ def test_draws_have_the_exact_size_and_are_settled_by_the_seed(total: int, share
 
 
 def test_draws_are_even_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from linnet.domains.text import choice
+    from linnet.domains.text import corpus
 
-    monkeypatch.setattr(choice, "MARKS", 8)
+    monkeypatch.setattr(corpus, "MARKS", 8)
     hits = np.zeros(20)
     for seed in range(600):
         hits += list(Draw(20, 5, seed).marks())

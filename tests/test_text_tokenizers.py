@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,14 @@ from hypothesis import strategies as st
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import TokenizerCodec
-from linnet.domains.text.tokenizer_training import Tokenizing, splitter, supported, train_tokenizer
+from linnet.domains.text.tokenizer_training import (
+    Tokenizing,
+    _without_long_runs,
+    contradictions,
+    splitter,
+    supported,
+    train_tokenizer,
+)
 from linnet.errors import BadInput
 from linnet.progress import Display, shown_on
 
@@ -172,7 +180,7 @@ def test_training_in_another_process_gives_the_same_file() -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from test_text_tokenizers import trained\n"
-        "print(*(trained(kind).fingerprint() for kind in ('bpe', 'unigram', 'words', 'characters')))"
+        "print(*(trained(kind).fingerprint() for kind in ('bpe', 'words', 'characters')))"
     )
     command = [sys.executable, "-c", program, str(Path(__file__).parent)]
     said = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)}
@@ -259,3 +267,45 @@ def test_the_meter_shows_files_and_speed() -> None:
         r"tokenizer \d+% 0:\d\d eta \d:\d\d \| \d+/250 files \| \d+ documents \| .* MB \| .* MB/s", first
     )
     assert last.startswith("tokenizer 100% ") and "| 250/250 files | 500 documents | 5.0 MB |" in last
+
+
+def test_unbroken_runs_are_cut_before_a_trainer_sees_them() -> None:
+    for long in ("x" * 700, " " * 700, "-" * 700, "日本語" * 300, "a b " + "ab" * 400 + " c"):
+        (pieces,) = _without_long_runs([[long]])
+        assert "".join(pieces) == long
+        assert max(max(map(len, re.findall(r"\w+|[^\w\s]+|\s+", piece))) for piece in pieces) <= 256
+    sound = ["a normal text, 12 " * 99, "short", "https://example.org/" + "path/" * 99]
+    assert list(_without_long_runs([sound])) == [sound]
+
+
+def test_a_text_without_a_space_is_learned_in_seconds() -> None:
+    """200,000 letters in a row took minutes; what is learned still fits the run."""
+    random = np.random.default_rng(0)
+    run = "".join(map(chr, 0x4E00 + random.zipf(1.3, 200_000) % 2000))
+    began = time.process_time()
+    codec = trained("bpe", [run], vocabulary=2_000)
+    assert time.process_time() - began < 60
+    assert len(codec.encode(run).ids) < 0.8 * len(run)
+
+
+def test_a_huge_id_is_refused_before_its_rows_are_made(tmp_path: Path) -> None:
+    stored = json.loads(trained("words", vocabulary=20).content)
+    stored["model"]["vocab"]["cat"] = 2**31
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(stored))
+    with pytest.raises(BadInput, match=r"one of them the id 2,147,483,648"):
+        TokenizerCodec.read(path)
+
+
+def test_a_panic_of_the_library_is_bad_input() -> None:
+    stored = json.loads(trained().content)
+    stored["model"]["continuing_subword_prefix"] = "a prefix that is longer than every token"
+    with pytest.raises(BadInput, match="this is no tokenizer.json"):
+        TokenizerCodec(json.dumps(stored), None, None).encode("text")
+
+
+def test_a_tokenizer_without_a_normalizer_has_its_contradictions_named() -> None:
+    stored = json.loads(trained("words", vocabulary=20).content)
+    del stored["normalizer"]
+    codec = TokenizerCodec(json.dumps(stored), None, None)
+    assert contradictions(codec, Tokenizing(kind="words", vocabulary=20)) == []

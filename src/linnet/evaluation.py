@@ -125,10 +125,11 @@ class Units:
             return cls(starts, characters, utf8_bytes, name)
         tokens = int(lengths.sum())
         blocks = min(BLOCKS, max(2, tokens // BLOCK_TOKENS))
-        parts = np.clip(np.rint(blocks * lengths / max(1, tokens)), 1, lengths).astype(np.int64)
+        parts = np.clip(np.rint(blocks * lengths / max(1, tokens)), 1, np.maximum(1, lengths - 1)).astype(np.int64)
         if parts.max(initial=1) == 1:
             return cls(starts, characters, utf8_bytes, name)
-        cuts = [np.linspace(starts[i], starts[i + 1], parts[i] + 1)[1:-1] for i in np.flatnonzero(parts > 1)]
+        # The first token of a row is not scored, so that it is no block of its own.
+        cuts = [np.linspace(starts[i] + 1, starts[i + 1], parts[i] + 1)[1:-1] for i in np.flatnonzero(parts > 1)]
         edges = np.sort(np.concatenate([starts, *(cut.astype(np.int64) for cut in cuts)]))
         rows, ids = np.repeat(np.arange(len(parts)), parts), np.asarray(sequences.ids[:])
         sizes = []

@@ -1,7 +1,8 @@
 """A corpus and its parts: which documents train, and which are held out.
 
 The parts are streams that can be read again and again; the same settings give the same parts. A test part
-(rows whose `split` column says so) is in neither of them.
+(rows whose `split` column says so) is in neither of them. Documents are drawn as the stream goes by: neither the
+sample nor the split needs the corpus in memory.
 """
 
 from __future__ import annotations
@@ -13,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from linnet.domains.text.choice import Draw, Last
+import numpy as np
+
 from linnet.domains.text.finding import Source, files, find, find_sources
 from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
 from linnet.errors import BadInput
@@ -21,9 +23,53 @@ from linnet.errors import BadInput
 TRAINING = ("train", "training")
 VALIDATION = ("validation", "valid", "val", "dev")
 TEST = ("test", "testing")
+MARKS = 1 << 16  # documents decided at a time
+SHORT = 10_000  # characters of training text from which a model learns hardly anything
 OVERLAP_LIMIT = 2_000_000  # held-out documents that are compared with the training part
 
+ADVICE = (
+    "a model of text begins with about 100,000 characters, such as a book: --data takes several files and folders"
+)
+
 Stream = Callable[[Tally], Iterator[Passage]]
+
+
+@dataclass(frozen=True)
+class Draw:
+    """`take` of `total` documents, each set of that size equally likely."""
+
+    total: int
+    take: int
+    seed: int
+    purpose: int = 0  # keeps draws of one seed apart
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.take <= self.total:
+            raise BadInput(f"{self.take:,} documents cannot be taken from {self.total:,}")
+
+    def marks(self) -> Iterator[bool]:
+        """One mark a document, in the order of reading."""
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, self.purpose]))
+        left, wanted = self.total, self.take
+        while left:
+            size = min(MARKS, left)
+            here = int(rng.hypergeometric(wanted, left - wanted, size)) if 0 < wanted < left else min(wanted, size)
+            block = np.zeros(size, bool)
+            block[rng.choice(size, here, replace=False)] = True
+            yield from block.tolist()
+            left -= size
+            wanted -= here
+
+
+@dataclass(frozen=True)
+class Last:
+    """The last `take` of `total` documents."""
+
+    total: int
+    take: int
+
+    def marks(self) -> Iterator[bool]:
+        return (i >= self.total - self.take for i in range(self.total))
 
 
 @dataclass(frozen=True)
@@ -88,6 +134,10 @@ class Corpus:
         if self.sample is not None:
             notes.append(f"{taken:,} of {usable:,} documents are used (sample)")
         mean = sizes.characters / usable
+        if sizes.characters < 2:
+            raise BadInput(f"{self.names[0]} holds 1 character, and half of it cannot be held out; {ADVICE}")
+        if mean * taken < SHORT:
+            notes.append(f"there are only {int(mean * taken):,} characters to learn from; {ADVICE}")
         if self.validation_names or held_out:
             stream = held_out or self._other_files
             met = Tally()

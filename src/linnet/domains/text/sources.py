@@ -13,18 +13,19 @@ import io
 import re
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple
 
-from linnet.domains.text.finding import Source, files, find_sources, hub_name, what_is_read
+from linnet.domains.text.finding import Source, files, hub_name, what_is_read
 from linnet.errors import BadInput
-from linnet.untrusted import parse_json
+from linnet.untrusted import Malformed, parse_json
 
 BLOCK = 1 << 20  # bytes read at a time
 PORTION = 1 << 20  # characters handed on at a time
 LONGEST = 1 << 22  # characters; a longer document is cut at a space, and counted
+LONGEST_ROW = 1 << 26  # characters of a line of JSON; a longer one is refused
 MAGIC = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -135,12 +136,6 @@ def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> 
         tally.stored_bytes = before + source.size
 
 
-def read_documents(names: Sequence[str | Path], reading: Reading | None = None) -> Iterator[str]:
-    """The documents of these files one by one."""
-    for passage in read_passages(find_sources(names), reading or Reading(), Tally()):
-        yield from passage.texts
-
-
 def _without_empty(passage: Passage, tally: Tally) -> Passage:
     kept = [i for i, text in enumerate(passage.texts) if text and not text.isspace()]
     if len(kept) == len(passage.texts):
@@ -213,8 +208,8 @@ def _decode(data: bytes, final: bool, offset: int, path: Path, reading: Reading,
     except UnicodeDecodeError as error:
         bad = offset + error.start
         raise BadInput(
-            f"{path}: byte {bad:,} (0x{data[error.start]:02x}) is not UTF-8; convert the file, "
-            "or read with --errors replace, which puts U+FFFD in its place"
+            f"{path}: byte {bad:,} (0x{data[error.start]:02x}) is not UTF-8; convert the file (if it is Latin-1: "
+            f"iconv -f LATIN1 -t UTF-8 {path.name}), or read with --errors replace, which puts U+FFFD in its place"
         ) from error
     if reading.errors == "replace":
         tally.replaced += text.count("\ufffd") - data[:used].count(b"\xef\xbf\xbd")
@@ -230,6 +225,9 @@ def _refuse_binary(block: bytes, path: Path) -> None:
     if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise BadInput(f"{path} is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
     head = block[:8192]
+    if head and max(head[0::2].count(0), head[1::2].count(0)) * 3 > len(head):  # half of the bytes of Latin text
+        order = "BE" if head[0] == 0 else "LE"
+        raise BadInput(f"{path} looks like UTF-16 text; convert it: iconv -f UTF-16{order} -t UTF-8 {path.name}")
     controls = sum(head.count(bytes([c])) for c in range(32) if c not in b"\t\n\r\f\x1b")
     if controls * 10 > len(head):
         raise BadInput(
@@ -302,6 +300,11 @@ def _json_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passa
     for block in _text_blocks(source, Reading(errors=reading.errors), tally):
         lines = (carry + block).split("\n")
         carry = lines.pop()
+        if len(carry) > LONGEST_ROW:
+            raise BadInput(
+                f"{source.name}, row {number + len(lines) + 1:,}: more than {LONGEST_ROW:,} characters in one "
+                "line; each line holds one object"
+            )
         yield _parse_rows(lines, number, source.name, reading, tally)
         number += len(lines)
     yield _parse_rows([carry], number, source.name, reading, tally)
@@ -314,7 +317,11 @@ def _parse_rows(lines: list[str], number: int, name: str, reading: Reading, tall
         if not line or line.isspace():
             continue
         where = f"{name}, row {i:,}"
-        row = parse_json(line, where, half_characters=True)
+        try:
+            row = parse_json(line, where, half_characters=True)
+        except Malformed as error:
+            example = f'{{"{reading.field}": "..."}}'
+            raise BadInput(f"{error}; each line holds one object, such as {example}") from None
         texts.append(_text_of(row, where, reading, tally))
         if "split" in row:
             splits.append(str(row["split"]))

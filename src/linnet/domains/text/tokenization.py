@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 END, UNKNOWN = "<end>", "<unk>"  # the end of one document is where the next begins
 BEGIN_NAMES = ("<begin>", "<s>", "<bos>", "<|begin_of_text|>", "<|im_start|>", "[CLS]", "<|startoftext|>")
 END_NAMES = (END, "</s>", "<eos>", "<|end_of_text|>", "<|endoftext|>", "<|im_end|>", "[SEP]")
+MOST_UNUSED = 1 << 20  # ids without a token
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,8 @@ class TokenizerCodec:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The library's object, set to take every text as it is."""
-        from_text = tokenizers_library().Tokenizer.from_str
-        try:
-            tokenizer: Tokenizer = from_text(self.content)
-        except Exception as error:  # the library raises a bare Exception for any flaw in the file
-            raise BadInput(f"this is no tokenizer.json: {error}") from error
+        with _in_words("this is no tokenizer.json"):
+            tokenizer: Tokenizer = tokenizers_library().Tokenizer.from_str(self.content)
         tokenizer.no_padding()
         tokenizer.no_truncation()
         tokenizer.encode_special_tokens = True
@@ -64,6 +62,13 @@ class TokenizerCodec:
     @functools.cached_property
     def tokens(self) -> tuple[str, ...]:
         by_id = {i: name for name, i in self.tokenizer.get_vocab(with_added_tokens=True).items()}
+        if not by_id:
+            raise BadInput("this tokenizer has no tokens")
+        if max(by_id) > len(by_id) + MOST_UNUSED:
+            raise BadInput(
+                f"this tokenizer has {len(by_id):,} tokens, and one of them the id {max(by_id):,}: a model would "
+                "need weights for each id below it"
+            )
         return tuple(by_id.get(i, f"<unused {i}>") for i in range(max(by_id) + 1))
 
     @functools.cached_property
@@ -84,7 +89,7 @@ class TokenizerCodec:
         return None if name is None else self.tokenizer.token_to_id(name)
 
     def encode(self, value: str) -> Encoded:
-        with _refusing(value):
+        with _in_words(f"the tokenizer has no token for a part of {value[:60]!r}"):
             ids = self.tokenizer.encode(value, add_special_tokens=False).ids
         return Encoded(np.array(ids, dtype=np.int64))
 
@@ -93,7 +98,7 @@ class TokenizerCodec:
         return self.flat(self.ids_of(texts))
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
-        with _refusing(*texts[:1]):
+        with _in_words(f"the tokenizer has no token for a part of {texts[0][:60] if texts else ''!r}"):
             return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def flat(self, ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -104,13 +109,15 @@ class TokenizerCodec:
 
     def texts_of(self, ids: list[list[int]]) -> list[str]:
         """The texts of many lists of ids that are without begin and end."""
-        return list(self.tokenizer.decode_batch(ids, skip_special_tokens=False))
+        with _in_words("the tokenizer cannot decode"):
+            return list(self.tokenizer.decode_batch(ids, skip_special_tokens=False))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; where ids end amid a character, U+FFFD stands for its bytes."""
         framing = (self.begin, self.end)
         found = [i for i in known(ids, len(self.tokens)) if i not in framing]
-        return self.tokenizer.decode(found, skip_special_tokens=False)
+        with _in_words("the tokenizer cannot decode"):
+            return self.tokenizer.decode(found, skip_special_tokens=False)
 
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """What `ids` add to the prompt's text, also where they complete a character that it left open."""
@@ -185,12 +192,14 @@ class TokenizerCodec:
 
 
 @contextlib.contextmanager
-def _refusing(*texts: str) -> Iterator[None]:
-    """Tokenizers that came from elsewhere may have no token for some characters, and none that stands for them."""
+def _in_words(what: str) -> Iterator[None]:
+    """Flaws of a tokenizer from elsewhere: the library raises a bare Exception, or panics (no Exception)."""
     try:
         yield
-    except Exception as error:  # the library raises nothing narrower
-        raise BadInput(f"the tokenizer has no token for a part of {' '.join(texts)[:60]!r}: {error}") from error
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BadInput(f"{what}: {error}") from error
 
 
 def tokenizers_library() -> Any:

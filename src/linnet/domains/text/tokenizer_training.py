@@ -6,7 +6,9 @@ mentions whole, and the honesty: a vocabulary that the corpus cannot support is 
 
 from __future__ import annotations
 
+import itertools
 import json
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,7 +20,6 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
-from linnet.domains.text.unigram import byte_alphabet, learn_pieces
 from linnet.errors import BadInput
 from linnet.untrusted import parse_object
 
@@ -27,6 +28,8 @@ SMALLEST = 512  # a vocabulary that every corpus may have
 WORDS = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 URLS = r" ?(?:https?://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]'’”]"  # a mark at its end belongs to the sentence
 MENTIONS = r" ?(?<!\w)@\w+"  # not inside of an address such as ann@example.org
+RUN = 256  # characters of one kind; byte pairs of a run of 200,000 take minutes, and give the same
+UNBROKEN = re.compile(rf"\w{{{RUN}}}|[^\w\s]{{{RUN}}}|\s{{{RUN}}}")
 NUMBERS = {"digits": r" ?\p{N}", "groups": r" ?\p{N}{1,3}"}
 
 
@@ -115,6 +118,22 @@ class _Fed:
         self.meter.close(self.tally)
 
 
+def _without_long_runs(documents: Iterable[list[str]]) -> Iterator[list[str]]:
+    """The same texts, cut where characters of one kind go on for long without a break."""
+    for texts in documents:
+        yield [piece for text in texts for piece in ([text] if _is_broken(text) else _cut_runs(text))]
+
+
+def _is_broken(text: str) -> bool:
+    """Whether each stretch of `RUN` characters has a space between others: a cheap test that most texts pass."""
+    return all(len(text[i : i + RUN].split(None, 1)) > 1 for i in range(0, len(text) - RUN + 1, RUN))
+
+
+def _cut_runs(text: str) -> list[str]:
+    edges = [0, *(found.end() for found in UNBROKEN.finditer(text)), len(text)]
+    return [text[first:last] for first, last in itertools.pairwise(edges)]
+
+
 def splitter(wanted: Tokenizing) -> Any:
     """How a text is cut before pieces are learned: no piece ever reaches over such a cut."""
     library = tokenizers_library()
@@ -151,29 +170,20 @@ def _byte_pairs(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
         initial_alphabet=_alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(fed, trainer)
+    tokenizer.train_from_iterator(_without_long_runs(fed), trainer)
     return str(tokenizer.to_str())
 
 
 def _unigram(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
+    """The library's trainer: its scores differ a little from process to process."""
     library = tokenizers_library()
     specials = [END, *wanted.specials]
     _refuse_small(vocabulary, 256 + len(specials), "one token for each byte")
-    cuts, counts = splitter(wanted), Counter[str]()
-    lower = library.normalizers.Lowercase()
-    for texts in fed:
-        for text in texts:
-            whole = lower.normalize_str(text) if wanted.lowercase else text
-            counts.update(piece for piece, _ in cuts.pre_tokenize_str(whole))
-    alphabet = byte_alphabet()
-    letters = {byte: letter for letter, byte in alphabet.items()}
-    words = {bytes(map(alphabet.__getitem__, word)): count for word, count in counts.items()}
-    pieces = learn_pieces(words, vocabulary - len(specials), wanted.min_count)
-    never = min((score for _, score in pieces), default=0.0) - 100.0
-    entries = [(name, never) for name in specials]
-    entries += [("".join(map(letters.__getitem__, piece)), score) for piece, score in pieces]
-    tokenizer = _byte_level(wanted, library.models.Unigram(entries))
-    tokenizer.add_special_tokens(specials)
+    tokenizer = _byte_level(wanted, library.models.Unigram())
+    trainer = library.trainers.UnigramTrainer(
+        vocab_size=vocabulary, special_tokens=specials, initial_alphabet=_alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(fed, trainer)
     return str(tokenizer.to_str())
 
 
@@ -241,7 +251,7 @@ def contradictions(codec: TokenizerCodec, wanted: Tokenizing) -> list[str]:
     stored = parse_object(codec.content, "the tokenizer")
     model = stored["model"]
     kinds = {"BPE": "bpe", "Unigram": "unigram", "WordLevel": "words"}
-    kind = kinds.get(model["type"], model["type"])
+    kind = kinds.get(model.get("type"), model.get("type"))
     if kind == "bpe" and not model.get("merges"):
         kind = "characters"
     is_so = {

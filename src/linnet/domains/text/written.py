@@ -9,15 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from linnet.domains.text.unigram import byte_alphabet
-
 JOINING = {"Metaspace", "WordPiece", "BPEDecoder"}  # their texts grow at the end only
 
 
 def written_bytes(decoder: Mapping[str, Any] | None, names: Sequence[str | None]) -> tuple[bytes, ...] | None:
     """The bytes that each of these tokens adds to a text; None where they depend on its neighbours."""
     parts = decoders(decoder)
-    kinds = [part["type"] for part in parts]
+    kinds = [part.get("type") for part in parts]
     if kinds == ["ByteLevel"]:
         letters = byte_alphabet()
         return tuple(b"" if name is None else _byte_level(name, letters) for name in names)
@@ -32,7 +30,7 @@ def written_bytes(decoder: Mapping[str, Any] | None, names: Sequence[str | None]
 def ends_text(decoder: Mapping[str, Any] | None, names: Sequence[str | None]) -> tuple[bool, ...]:
     """Whether nothing that follows a token changes the text up to it."""
     parts = decoders(decoder)
-    kinds = {part["type"] for part in parts}
+    kinds = {str(part.get("type")) for part in parts}
     if kinds == {"ByteLevel"}:
         pieces = written_bytes(decoder, names) or ()
         return tuple(bool(piece) and whole(piece) for piece in pieces)
@@ -56,14 +54,14 @@ def whole(piece: bytes) -> bool:
 def decoders(decoder: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
     if decoder is None:
         return []
-    return list(decoder["decoders"]) if decoder["type"] == "Sequence" else [decoder]
+    return list(decoder["decoders"]) if decoder.get("type") == "Sequence" else [decoder]
 
 
 def _in_order(parts: Sequence[Mapping[str, Any]]) -> bool:
     """Whether these steps write token after token: exchanges and bytes first, what looks at the whole last."""
     fused = False
     for part in parts:
-        match part["type"]:
+        match part.get("type"):
             case "Fuse":
                 fused = True
             case "Replace" if not fused and "String" in part["pattern"]:
@@ -75,6 +73,13 @@ def _in_order(parts: Sequence[Mapping[str, Any]]) -> bool:
             case _:
                 return False
     return True
+
+
+def byte_alphabet() -> dict[str, int]:
+    """The byte that each printable character of a byte-level tokenizer stands for."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
 
 
 def _byte_level(name: str, letters: Mapping[str, int]) -> bytes:
