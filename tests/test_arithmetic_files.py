@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from linnet.domains.arithmetic import ArithmeticCodec, ArithmeticData
 from linnet.domains.arithmetic.checking import check
 from linnet.domains.arithmetic.drawing import draw_distinct
-from linnet.domains.arithmetic.files import read_rows, write_files
+from linnet.domains.arithmetic.files import read_rows
 from linnet.domains.arithmetic.making import make
 from linnet.domains.arithmetic.problems import Space, canonical, guess_task, solve
 from linnet.domains.arithmetic.steps import equations, false_steps, spaced, written_steps
 from linnet.errors import BadInput, RunFailed
+from linnet.files import write_lines
 from test_arithmetic_codec import value_by_python
 
 TASKS = ("add", "subtract", "multiply", "expression", "base", "polynomial")
@@ -163,8 +164,8 @@ def test_bad_files_are_named(tmp_path):
     for name, hint in (
         ("absent.txt", "no file"),
         ("empty", "holds no"),
-        ("binary.txt", "not UTF-8"),
-        ("cut.txt.gz", "cannot be read"),
+        ("binary.txt", "is no UTF-8"),
+        ("cut.txt.gz", "is no whole gzip file"),
         ("blank.txt", "no rows"),
     ):
         with pytest.raises(BadInput, match=hint):
@@ -274,12 +275,12 @@ def test_unwritable_places_leave_nothing_behind(tmp_path, monkeypatch):
     assert blocked.read_text() == "kept"
 
     def full_disk():
-        yield "first"
+        yield "first\n"
         raise OSError(errno.ENOSPC, "No space left on device")
 
     old = write(tmp_path / "d" / "train.jsonl", ["old"])
     with pytest.raises(RunFailed, match="No space left"):
-        write_files({old: full_disk(), tmp_path / "d" / "dev.jsonl": ["x"]}, True)
+        write_lines({old: full_disk(), tmp_path / "d" / "dev.jsonl": ["x\n"]})
     assert old.read_text() == "old\n" and [p.name for p in old.parent.iterdir()] == ["train.jsonl"]
 
 

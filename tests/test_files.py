@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import os
 import stat
 import subprocess
@@ -11,8 +10,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from faults import Fails, Killed, disk, failing_at, full_from, killed_at, tree, visible
 from linnet import files
@@ -50,7 +47,7 @@ def make_files(path: Path, text: str) -> None:
 WRITERS: dict[str, tuple[Callable[[Path, str], None], Callable[[str], dict[str, bytes]]]] = {
     "a file": (lambda path, text: files.write_atomically(path, text.encode()), lambda text: {"": text.encode()}),
     "lines": (
-        lambda path, text: files.write_lines(path, (f"{text}\n" for _ in range(3))),
+        lambda path, text: files.write_lines({path: (f"{text}\n" for _ in range(3))}),
         lambda text: {"": f"{text}\n".encode() * 3},
     ),
     "a folder": (make_folder, folder_of),
@@ -366,37 +363,18 @@ def test_nobody_ever_finds_half_of_what_is_removed(tmp_path: Path) -> None:
     remove(path)
 
 
-# Reading
-
-
-@given(st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"))))
-def test_lines_come_back_packed_or_not(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
-    folder = tmp_path_factory.mktemp("lines")
-    for name in ("plain.txt", "packed.txt.gz"):
-        files.write_lines(folder / name, (f"{line}\n" for line in lines))
-        found = list(files.lines_of(folder / name))
-        assert found == [lines[0].removeprefix("\ufeff"), *lines[1:]] if lines else found == []
-    assert gzip.decompress((folder / "packed.txt.gz").read_bytes()) == (folder / "plain.txt").read_bytes()
-    (folder / "packed.txt.gz").rename(folder / "misnamed.txt")
-    assert files.read_bytes(folder / "misnamed.txt") == files.read_bytes(folder / "plain.txt")
-
-
-def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "LONGEST_LINE", 20_000)
-    packed = gzip.compress(os.urandom(5000).hex().encode())
-    (tmp_path / "cut").write_bytes(packed[:-100])
-    (tmp_path / "damaged").write_bytes(packed[:2000] + b"\xff" * 100 + packed[2100:])
-    (tmp_path / "latin").write_bytes(b"one\r\nna\xefve\n")
-    (tmp_path / "endless").write_bytes(b"x" * 30_000)
-    (tmp_path / "folder").mkdir()
-    wrong = {
-        "cut": "is no whole gzip file",
-        "damaged": "is no whole gzip file",
-        "latin": "line 2, byte 3 is not UTF-8",
-        "endless": "line 1 is longer than",
-        "folder": "cannot be read: Is a directory",
-        "nowhere": "there is no file",
-    }
-    for name, why in wrong.items():
-        with pytest.raises(BadInput, match=rf"{name}.*{why}|{why}.*{name}"):
-            list(files.lines_of(tmp_path / name))
+def test_a_log_goes_on_where_it_was_cut(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    for kept, before, after in (
+        (0, None, b""),
+        (0, b"one\ntwo\n", b""),
+        (4, b"one\ntwo\n", b"one\n"),
+        (100, b"one\ntwo\nhal", b"one\ntwo\n"),
+        (100, b"hal", b""),
+    ):
+        if before is not None:
+            path.write_bytes(before)
+        handle = files.open_log(path, kept)
+        files.append(handle, b"more\n")
+        os.close(handle)
+        assert path.read_bytes() == after + b"more\n"

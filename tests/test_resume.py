@@ -208,6 +208,28 @@ def test_an_interrupt_ends_the_run_at_a_checkpoint(tmp_path: Path, undisturbed: 
     agree(out, undisturbed(name))
 
 
+def test_signals_that_interrupt_each_other_make_one_request() -> None:
+    """The second arrives at every point of the handler of the first, in a process that may not wait for itself."""
+    program = """
+import signal, sys
+from linnet.training.guards import stop_signals
+
+def interrupt(frame, event, _):
+    if frame.f_code.co_name == "request" and event == "line":
+        sys.settrace(None)
+        frame.f_trace = None
+        signal.raise_signal(signal.SIGTERM)
+    return interrupt
+
+with stop_signals() as stop:
+    sys.settrace(interrupt)
+    signal.raise_signal(signal.SIGINT)
+    sys.settrace(None)
+    assert stop.made and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+"""
+    assert subprocess.run([sys.executable, "-c", program], timeout=100).returncode == 0
+
+
 def test_resuming_replays_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first batch that a resumed run asks for is the one of its next step."""
     from linnet.data import Padded

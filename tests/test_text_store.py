@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from faults import Fails, Killed, disk, failing_at, full_from, killed_at
 from linnet.data import Packed
 from linnet.domains.text.finding import find_sources
 from linnet.domains.text.long_arrays import EveryTarget, Joined
@@ -25,7 +27,7 @@ from linnet.domains.text.store import (
 )
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
-from linnet.errors import BadInput
+from linnet.errors import BadInput, RunFailed
 
 TEXTS = [f"document number {i} says {'so ' * (i % 5)}é" for i in range(200)]
 
@@ -118,6 +120,53 @@ def test_an_interrupted_encoding_goes_on(tmp_path: Path, corpus: Path, codec: To
     read_again.clear()
     write_store(folder, codec, wanted(corpus, codec), read)
     assert read_again == [], "a complete store is opened and nothing is read"
+
+
+def test_of_two_that_make_one_store_the_second_waits(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
+    """As processes that train together do, in the worst order: the second begins while the first is midway."""
+    folder, midway, done = tmp_path / "store", threading.Event(), threading.Event()
+    read_by: list[str] = []
+
+    def slowly(tally: Tally) -> Iterator[Passage]:
+        for first in range(0, 200, 20):
+            read_by.append("first")
+            yield Passage(TEXTS[first : first + 20])
+            if first == 100:
+                midway.set()
+                assert not done.wait(0.3), "the second has made a store of its own"
+
+    def second() -> None:
+        midway.wait()
+        write(folder, corpus, codec, 500)
+        read_by.append("second")
+        done.set()
+
+    thread = threading.Thread(target=second)
+    thread.start()
+    store = write_store(folder, codec, wanted(corpus, codec), slowly, shard_tokens=500)
+    thread.join()
+    assert read_by == ["first"] * 10 + ["second"], "the second only opens it"
+    np.testing.assert_array_equal(store.sequences().ids[:], in_memory(codec))
+    open_store(folder).verify()
+
+
+@pytest.mark.parametrize("fails", [killed_at, failing_at, full_from])
+def test_an_encoding_that_fails_anywhere_goes_on(
+    tmp_path: Path, corpus: Path, codec: TokenizerCodec, fails: Callable[[int], Fails]
+) -> None:
+    for step in range(1, 500, 13):
+        folder = tmp_path / f"store{step}"
+        with disk(fails(step)):
+            try:
+                write(folder, corpus, codec, 500)
+                break
+            except (Killed, BadInput, RunFailed):
+                pass
+        store = write(folder, corpus, codec, 500)
+        store.verify()
+        np.testing.assert_array_equal(store.sequences().ids[:], in_memory(codec))
+        assert not [name for name in os.listdir(folder) if name.startswith(".")]
+    assert step > 60
 
 
 def test_a_stale_store_is_refused_with_what_changed(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:

@@ -1,9 +1,11 @@
-"""The one reader of JSON and TOML from elsewhere: what is right comes back, and the rest is refused by name."""
+"""The one reader of files from elsewhere: what is right comes back, and the rest is refused by name."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +14,20 @@ import tomli_w
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linnet import untrusted
 from linnet.errors import BadInput
+from linnet.files import write_lines
 from linnet.training.checkpoint import LoopState
 from linnet.untrusted import (
     MOST_DEPTH,
     Fields,
     checked,
     deeper,
+    lines_of,
     parse_json,
     parse_object,
     parse_toml,
+    read_bytes,
     read_json,
     read_object,
     read_toml,
@@ -162,3 +168,39 @@ def test_values_in_messages_are_short(value: Any) -> None:
     assert len(shown(value)) <= 64
     assert len(shown([value] * 1000)) <= 64
     assert shown(10**4000).endswith("...")
+
+
+# Text files, plain or packed
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\n\r", codec="utf-8"))))
+def test_lines_come_back_packed_or_not(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
+    folder = tmp_path_factory.mktemp("lines")
+    for name in ("plain.txt", "packed.txt.gz"):
+        write_lines({folder / name: (f"{line}\n" for line in lines)})
+        found = list(lines_of(folder / name))
+        assert found == [line.removeprefix("\ufeff") for line in lines]
+    assert gzip.decompress((folder / "packed.txt.gz").read_bytes()) == (folder / "plain.txt").read_bytes()
+    (folder / "packed.txt.gz").rename(folder / "misnamed.txt")
+    assert read_bytes(folder / "misnamed.txt") == read_bytes(folder / "plain.txt")
+
+
+def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(untrusted, "LONGEST_LINE", 20_000)
+    packed = gzip.compress(os.urandom(5000).hex().encode())
+    (tmp_path / "cut").write_bytes(packed[:-100])
+    (tmp_path / "damaged").write_bytes(packed[:2000] + b"\xff" * 100 + packed[2100:])
+    (tmp_path / "latin").write_bytes(b"one\r\nna\xefve\n")
+    (tmp_path / "endless").write_bytes(b"x" * 30_000)
+    (tmp_path / "folder").mkdir()
+    wrong = {
+        "cut": "is no whole gzip file",
+        "damaged": "is no whole gzip file",
+        "latin": "line 2: byte 2 is no UTF-8",
+        "endless": "line 1 is longer than",
+        "folder": "cannot be read: Is a directory",
+        "nowhere": "there is no file",
+    }
+    for name, why in wrong.items():
+        with pytest.raises(BadInput, match=rf"{name}.*{why}|{why}.*{name}"):
+            list(lines_of(tmp_path / name))

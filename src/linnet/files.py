@@ -1,4 +1,4 @@
-"""Opening and writing files. Whatever linnet writes is written here, and no torch is needed for it.
+"""Writing files. Whatever linnet writes is written here, and no torch is needed for it.
 
 A file or a folder is built under a hidden name beside its own, flushed to the disk, and renamed when it is whole:
 whoever is killed at any moment leaves the old one or the new one. A hidden name is `.NAME.RANDOM.part` (may always
@@ -13,26 +13,22 @@ import ctypes
 import errno
 import fcntl
 import fnmatch
-import gzip
 import os
 import re
 import secrets
 import stat
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
 
 from linnet.errors import BadInput, LinnetError, RunFailed
 
 # Of the machine, not of a name.
 FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
 CHUNK = 1 << 20
-GZIP = b"\x1f\x8b"
 HIDDEN = r"\.(.+)\.[0-9a-f]{8}\.(?:part|old)"
 OLDER = r"\.(.+)\.[0-9]+"  # as older versions named what was on its way; not removed, and not foreign
-LONGEST_LINE = 1 << 26  # bytes
 IN_USE = "{} is in use: another process is writing it; wait until it ends, or stop it"
 
 
@@ -158,11 +154,12 @@ def write_atomically(path: Path, content: bytes) -> None:
         _fill(hidden, [content])
 
 
-def write_lines(path: Path, lines: Iterable[str], *, force: bool = True) -> None:
-    """A text file from lines that bring their own line ends; compressed if its name ends with .gz."""
-    with new_file(path, force=force) as hidden:
-        pieces = _in_chunks(line.encode() for line in lines)
-        _fill(hidden, _compressed(pieces) if path.name.endswith(".gz") else pieces)
+def write_lines(texts: Mapping[Path, Iterable[str]], *, force: bool = True) -> None:
+    """Text files from lines that bring their own line ends; those whose names end with .gz are compressed."""
+    with new_files(list(texts), force=force) as hidden:
+        for part, (path, lines) in zip(hidden, texts.items(), strict=True):
+            pieces = _in_chunks(line.encode() for line in lines)
+            _fill(part, _compressed(pieces) if path.name.endswith(".gz") else pieces)
 
 
 def _fill(hidden: Path, pieces: Iterable[bytes]) -> None:
@@ -172,6 +169,19 @@ def _fill(hidden: Path, pieces: Iterable[bytes]) -> None:
             append(handle, piece)
     finally:
         os.close(handle)
+
+
+def open_log(path: Path, kept: int) -> int:
+    """A handle at the end of a file of lines of which so many bytes stay; it is made if it is missing.
+
+    Where fewer are there, some were lost with a machine that crashed: whole lines stay, and no hole is left.
+    """
+    with in_words(path):
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        there = os.pread(handle, kept, 0) if os.fstat(handle).st_size < kept else b""
+        os.ftruncate(handle, there.rfind(b"\n") + 1 if os.fstat(handle).st_size < kept else kept)
+        os.lseek(handle, 0, os.SEEK_END)
+        return handle
 
 
 def append(handle: int, content: bytes) -> None:
@@ -412,21 +422,21 @@ def _final_name(name: str, *forms: str) -> str:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """Only this process changes the folder meanwhile; it ends with the process, however that ends."""
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Only this process changes the folder meanwhile; the lock ends with the process, however that ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        if not _lock(handle):
+        if not _lock(handle, wait=wait):
             raise BadInput(IN_USE.format(folder))
         yield
     finally:
         os.close(handle)
 
 
-def _lock(handle: int) -> bool:
+def _lock(handle: int, *, wait: bool = False) -> bool:
     """False if another process has the lock; some network disks have no locks, and nothing is locked there."""
     try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
     except BlockingIOError:
         return False
     except OSError:
@@ -455,42 +465,3 @@ def sync(path: Path) -> None:
             raise
     finally:
         os.close(handle)
-
-
-# Reading
-
-
-@contextlib.contextmanager
-def opened(path: Path) -> Iterator[BinaryIO]:
-    """The bytes of a file, unpacked if it is a gzip file, whatever its name; what is wrong with it in words."""
-    try:
-        with path.open("rb") as stored:
-            packed = stored.peek(2)[:2] == GZIP
-            with gzip.GzipFile(fileobj=stored) if packed else contextlib.nullcontext(stored) as stream:
-                yield stream  # type: ignore[misc]
-    except FileNotFoundError:
-        raise BadInput(f"there is no file {path}") from None
-    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise BadInput(f"{path} is no whole gzip file ({error}); fetch or pack it again") from None
-    except OSError as error:
-        raise BadInput(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-def read_bytes(path: Path) -> bytes:
-    with opened(path) as stream:
-        return stream.read()
-
-
-def lines_of(path: Path) -> Iterator[str]:
-    """The lines of a text file without their ends; a byte order mark is no text."""
-    with opened(path) as stream:
-        number = 0
-        while line := stream.readline(LONGEST_LINE):
-            number += 1
-            if len(line) == LONGEST_LINE:
-                raise BadInput(f"{path}, line {number} is longer than {LONGEST_LINE >> 20} MB; is this text?")
-            try:
-                text = line.decode("utf-8-sig" if number == 1 else "utf-8")
-            except UnicodeDecodeError as error:
-                raise BadInput(f"{path}, line {number}, byte {error.start + 1} is not UTF-8 text") from None
-            yield text.rstrip("\r\n")

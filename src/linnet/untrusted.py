@@ -1,19 +1,22 @@
-"""Reading JSON and TOML that somebody else may have written: limits first, then types.
+"""Reading files that somebody else may have written, JSON and TOML above all: limits first, then types.
 
 Every failure is a `BadInput` that names the file, the field where it is about one, and what would be right.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import gzip
 import json
 import math
 import re
 import tomllib
-from collections.abc import Iterable, Mapping
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -21,6 +24,8 @@ from pydantic_core import ErrorDetails
 from linnet.errors import BadInput
 
 MOST_BYTES = 1 << 28  # of a file that is read as a whole
+LONGEST_LINE = 1 << 26
+GZIP = b"\x1f\x8b"
 MOST_TOML_BYTES = 1 << 20
 MOST_DEPTH = 100
 LARGEST = (1 << 31) - 1  # size of anything: widths, counts, ids
@@ -38,14 +43,36 @@ class _Refused(Exception):
 # --- files and texts -------------------------------------------------------------------------------
 
 
-def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
+@contextlib.contextmanager
+def opened(file: Path) -> Iterator[BinaryIO]:
+    """The bytes of a file, unpacked if it is a gzip file, whatever its name."""
     try:
-        with file.open("rb") as stream:
-            content = stream.read(most + 1)
+        with file.open("rb") as stored:
+            packed = stored.peek(2)[:2] == GZIP
+            with gzip.GzipFile(fileobj=stored) if packed else contextlib.nullcontext(stored) as stream:
+                yield stream  # type: ignore[misc]
     except FileNotFoundError:
         raise BadInput(f"there is no file {file}") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise BadInput(f"{file} is no whole gzip file ({error}); fetch or pack it again") from None
     except (OSError, ValueError) as error:
         raise BadInput(f"{file} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def lines_of(file: Path) -> Iterator[str]:
+    """The lines of a text file without their ends; a byte order mark is no text."""
+    with opened(file) as stream:
+        number = 0
+        while line := stream.readline(LONGEST_LINE):
+            number += 1
+            if len(line) == LONGEST_LINE:
+                raise BadInput(f"{file}, line {number} is longer than {LONGEST_LINE:,} bytes; is this text?")
+            yield decoded(line, f"{file}, line {number}").rstrip("\r\n")
+
+
+def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
+    with opened(file) as stream:
+        content = stream.read(most + 1)
     if len(content) > most:
         raise BadInput(f"{file} has more than {most:,} bytes, which is the most that is read of such a file")
     return content

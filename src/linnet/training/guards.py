@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import torch
 
@@ -21,23 +22,30 @@ class Stopped(RunFailed):
     exit_code = 130
 
 
+@dataclass
+class StopRequest:
+    """A plain flag: a handler that took a lock would wait for itself when a second signal interrupts it."""
+
+    made: bool = False
+
+
 @contextmanager
-def stop_signals() -> Iterator[threading.Event]:
-    """An event that SIGINT and SIGTERM set; a second signal acts as usual."""
-    event = threading.Event()
+def stop_signals() -> Iterator[StopRequest]:
+    """SIGINT and SIGTERM make the request; the same signal again acts as usual."""
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
-        yield event
+        yield stop
         return
     before = {name: signal.getsignal(name) for name in (signal.SIGINT, signal.SIGTERM)}
 
     def request(number: int, _: object) -> None:
-        event.set()
         signal.signal(number, before[signal.Signals(number)])
+        stop.made = True
 
     for name in before:
         signal.signal(name, request)
     try:
-        yield event
+        yield stop
     finally:
         for name, handler in before.items():
             signal.signal(name, handler)

@@ -103,7 +103,7 @@ def train(
             log.step(loop, moved, learner.optims[-1].param_groups[0]["lr"], tokens, batches.waited)
 
             due = loop.step % every == 0 or loop.step == steps
-            stopping = processes.any(stop.is_set(), device)
+            stopping = processes.any(stop.made, device)
             if due:
                 log.flush()
                 validate(run, learner, material.validation, loop, log)

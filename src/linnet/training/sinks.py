@@ -5,12 +5,13 @@ A sink gets every record and takes what it can show. Sinks live in one process o
 
 from __future__ import annotations
 
-import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from linnet.errors import BadInput, RunFailed, nearest
+from linnet import files
+from linnet.errors import BadInput, nearest
 from linnet.records import Record, StepRecord, ValidationRecord
 
 
@@ -29,29 +30,20 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, offset: int = 0) -> None:
-        path.touch(exist_ok=True)
         self._path = path
-        self._file = path.open("r+b", buffering=0)
-        kept = self._file.read(offset)
-        # Lines that were lost with a crashed machine are not made up for by a hole of zero bytes.
-        self._file.truncate(len(kept) if len(kept) == offset else kept.rfind(b"\n") + 1)
-        self._file.seek(0, io.SEEK_END)
+        self._file = files.open_log(path, offset)
 
     @property
     def offset(self) -> int:
         """How many bytes the file holds: what a checkpoint remembers."""
-        return self._file.tell()
+        return os.lseek(self._file, 0, os.SEEK_CUR)
 
     def write(self, record: Record) -> None:
-        line = record.line().encode() + b"\n"
-        try:
-            while line:
-                line = line[self._file.write(line) :]
-        except OSError as error:
-            raise RunFailed(f"could not write {self._path}: {error.strerror or error}") from error
+        with files.in_words(self._path):
+            files.append(self._file, record.line().encode() + b"\n")
 
     def close(self) -> None:
-        self._file.close()
+        os.close(self._file)
 
 
 def scalars(record: StepRecord | ValidationRecord) -> dict[str, float]:

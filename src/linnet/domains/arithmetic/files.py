@@ -1,21 +1,19 @@
 """Arithmetic files, plain or `.gz`, and folders of them.
 
 A row is an `a+b=c` line or a JSON line with `input`, `gold` (and `steps`, `split`), or `expr`, `result`.
-Reading is strict: a row that cannot be used is named with its file and line. Writing is atomic.
+Reading is strict: a row that cannot be used is named with its file and line.
 """
 
 from __future__ import annotations
 
-import gzip
-import os
 import re
-import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from linnet.domains.arithmetic.problems import TASKS, Task, guess_task, read_value
-from linnet.errors import BadInput, RunFailed
+from linnet.errors import BadInput
+from linnet.untrusted import lines_of as lines_of_file
 from linnet.untrusted import parse_object
 
 SPLITS = {"train": "train", "dev": "validation", "val": "validation", "valid": "validation"}
@@ -77,21 +75,9 @@ def lines_of(paths: Sequence[Path]) -> Iterator[Line]:
 def _lines(path: Path, listed: bool) -> Iterator[Line]:
     words = re.split(r"[^a-z]+", path.name.split(".")[0].lower())
     split = next((SPLITS[word] for word in words if word in SPLITS), None)
-    try:
-        with (
-            gzip.open(path, "rt", encoding="utf-8")
-            if path.name.endswith(".gz")
-            else path.open(encoding="utf-8") as f
-        ):
-            for number, text in enumerate(f, start=1):
-                if text.strip():
-                    yield Line(path, number, text.strip(), split, listed)
-    except FileNotFoundError:
-        raise BadInput(f"there is no file {path}") from None
-    except UnicodeDecodeError as error:
-        raise BadInput(f"{path} is not UTF-8 text: {error}") from None
-    except (EOFError, zlib.error, OSError) as error:
-        raise BadInput(f"{path} cannot be read: {error}") from None
+    for number, text in enumerate(lines_of_file(path), start=1):
+        if text.strip():
+            yield Line(path, number, text.strip(), split, listed)
 
 
 def read_line(line: Line, task: Task | None) -> Row:
@@ -132,28 +118,3 @@ def _row(line: Line, task: Task | None, text: str, split: str | None, steps: tup
     if not answer:
         raise BadInput(f"{text[:60]!r} has no answer; a row is question=answer")
     return Row(line, task or belongs, question, answer, split or (line.split if line.listed else None), steps)
-
-
-def write_files(texts: Mapping[Path, Iterable[str]], force: bool) -> None:
-    """Write lines to files, all or none: beside under a dot name first, then renamed."""
-    taken = [str(path) for path in texts if path.exists()]
-    if taken and not force:
-        raise BadInput(f"{', '.join(taken)} is already there; --force replaces it")
-    beside = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
-    try:
-        for path, lines in texts.items():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with beside[path].open("w", encoding="utf-8") as file:
-                file.writelines(f"{line}\n" for line in lines)
-                file.flush()
-                os.fsync(file.fileno())
-        for path in texts:
-            beside[path].replace(path)
-    except (PermissionError, NotADirectoryError, FileExistsError) as error:
-        raise BadInput(f"cannot write there: {error}") from None
-    except OSError as error:
-        raise RunFailed(f"writing failed, no file was changed: {error}") from None
-    finally:
-        for leftover in beside.values():
-            if leftover.exists():
-                leftover.unlink()

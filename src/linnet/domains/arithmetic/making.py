@@ -8,10 +8,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from linnet.domains.arithmetic.drawing import draw_distinct
-from linnet.domains.arithmetic.files import write_files
 from linnet.domains.arithmetic.problems import PartName, Space, groups_of, solve
 from linnet.domains.arithmetic.steps import spaced, written_steps
 from linnet.errors import BadInput
+from linnet.files import refuse_existing, write_lines
 from linnet.records import DataRecord
 
 FILES: dict[PartName, str] = {"train": "train", "validation": "dev", "test": "test"}
@@ -38,12 +38,14 @@ def make(
         raise BadInput(f"{instances} instances cannot be parted into train, dev and test; at least 10 can")
     sizes: dict[PartName, int] = {"validation": instances // 10, "test": instances // 10}
     sizes["train"] = instances - sum(sizes.values())
-    drawn = {part: draw_distinct(space, seed, sizes[part], part, balanced and part == "train") for part in FILES}
     paths = {part: Path(directory) / f"{name}.jsonl" for part, name in FILES.items()}
+    for path in paths.values():
+        refuse_existing(path, force=force)
+    drawn = {part: draw_distinct(space, seed, sizes[part], part, balanced and part == "train") for part in FILES}
     texts = {
         paths[part]: _lines(space, questions, FILES[part], seed, with_steps) for part, questions in drawn.items()
     }
-    write_files(texts, force)
+    write_lines(texts, force=force)
     return DataRecord(
         path=str(directory),
         rows={paths[part].name: len(questions) for part, questions in drawn.items()},
@@ -68,7 +70,7 @@ def _lines(space: Space, questions: Sequence[str], split: str, seed: int, with_s
         }
         if with_steps:
             row["steps"] = written_steps(space.task, question)
-        yield json.dumps(row | {"split": split, "instance_id": number})
+        yield json.dumps(row | {"split": split, "instance_id": number}) + "\n"
 
 
 def _group_counts(space: Space, drawn: dict[PartName, list[str]]) -> dict[str, dict[str, int]]:

@@ -12,6 +12,7 @@ import numpy as np
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import TokenizerCodec
+from linnet.files import write_lines
 
 
 @dataclass
@@ -65,4 +66,4 @@ def examine(
 def write_counts(codec: TokenizerCodec, found: Findings, path: Path) -> None:
     """`count<TAB>token` lines, the most frequent first, equal counts in the order of their bytes."""
     named = sorted(zip(found.counts.tolist(), codec.tokens, strict=True), key=lambda x: (-x[0], x[1].encode()))
-    path.write_text("".join(f"{count}\t{token}\n" for count, token in named), encoding="utf-8")
+    write_lines({path: (f"{count}\t{token}\n" for count, token in named)})

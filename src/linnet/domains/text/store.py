@@ -10,12 +10,13 @@ characters and bytes of each document, uint32 [rows, 2], and before them the tok
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -26,6 +27,7 @@ from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
+from linnet.files import in_words, locked, new_files, write_atomically
 from linnet.sequences import Sequences
 from linnet.untrusted import read_object
 
@@ -240,7 +242,7 @@ def refuse_stale(folder: Path, wanted: Wanted) -> None:
     found = _read_manifest(folder)
     if found is not None:
         refuse_other(folder, found, wanted)
-    elif any(folder.glob("tokens-*.bin")) or (folder / "codec.json").is_file():
+    elif any(folder.glob("tokens-*.bin")):
         raise BadInput(
             f"the token store {wanted.folder or folder} is damaged: {folder / 'manifest.json'} is gone; "
             f"delete the folder {wanted.folder or folder}, and it is encoded again"
@@ -264,14 +266,30 @@ def write_store(
     shard_tokens: int = SHARD_TOKENS,
 ) -> Store:
     """The store of these documents: opened if it is there, finished if it was interrupted, else made."""
+    if is_complete(folder):
+        return open_store(folder, wanted)
+    with in_words(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=True):  # of processes that want the same store one makes it, and the others wait
+        return _write_store(folder, codec, wanted, read, remarks, meter or Meter("encoding", 0, 0), shard_tokens)
+
+
+def _write_store(
+    folder: Path,
+    codec: TokenizerCodec,
+    wanted: Wanted,
+    read: Callable[[Tally], Iterator[Passage]],
+    remarks: tuple[str, ...],
+    meter: Meter,
+    shard_tokens: int,
+) -> Store:
     found = _read_manifest(folder)
     if found is not None:
         refuse_other(folder, found, wanted)
         if found.complete:
             return open_store(folder, wanted)
-    elif folder.exists() and any(folder.iterdir()):
+    elif {name for name in os.listdir(folder) if not name.startswith(".")} - {"codec.json"}:
         raise BadInput(f"{folder} is not empty and holds no token store; name another folder")
-    folder.mkdir(parents=True, exist_ok=True)
     manifest = found or Manifest(
         dtype=row_type(codec).str,
         tokenizer=codec.fingerprint(),
@@ -281,20 +299,14 @@ def write_store(
     )
     _write_json(folder / "codec.json", codec.to_json())
     _write_manifest(folder, manifest)
-
     tally = Tally()
-    rest = _without_first(read(tally), manifest.rows)
-    meter = meter or Meter("encoding", 0, 0)
-    encoded, more = encode_rows(codec, rest), True
-    while more:
-        shard, more = _ShardWriter(folder, len(manifest.shards), np.dtype(manifest.dtype)), False
-        with shard:
-            for flat, sizes in encoded:
-                shard.add(flat, sizes)
-                meter.advance(tally, int(sizes[:, 2].sum()))
-                if more := shard.tokens >= shard_tokens:
-                    break
-        manifest = shard.added_to(manifest)
+
+    def advance(utf8_bytes: int) -> None:
+        meter.advance(tally, utf8_bytes)
+
+    encoded = encode_rows(codec, _without_first(read(tally), manifest.rows))
+    while (first := next(encoded, None)) is not None:
+        manifest = _write_shard(folder, manifest, itertools.chain([first], encoded), shard_tokens, advance)
         _write_manifest(folder, manifest)
     meter.close(tally)
     if not manifest.rows:
@@ -304,51 +316,39 @@ def write_store(
     return open_store(folder, wanted)
 
 
-class _ShardWriter:
-    """One shard on its way to the disk; it gets its name when the `with` block ends well."""
-
-    def __init__(self, folder: Path, number: int, dtype: np.dtype[Any]) -> None:
-        self.paths = _tokens_file(folder, number), _rows_file(folder, number)
-        self.dtype = dtype
-        self.tokens = self.rows = self.characters = self.utf8_bytes = 0
-        self.digest = hashlib.sha256()
-        self.streams: list[BinaryIO] = []
-
-    def add(self, flat: np.ndarray, sizes: np.ndarray) -> None:
-        for stream, values in zip(self.streams, (flat.astype(self.dtype), sizes.astype(SIZE)), strict=True):
-            stream.write(values.data)
-        self.digest.update(flat.astype(self.dtype).data)
-        self.tokens += len(flat)
-        self.rows += len(sizes)
-        self.characters += int(sizes[:, 1].sum())
-        self.utf8_bytes += int(sizes[:, 2].sum())
-
-    def __enter__(self) -> None:
-        self.streams = [_beside(path).open("wb") for path in self.paths]
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for stream, path in zip(self.streams, self.paths, strict=True):
-            if kind is None:
-                stream.flush()
-                os.fsync(stream.fileno())
-            stream.close()
-            if kind is None and self.rows:
-                _beside(path).replace(path)
-            else:
-                _beside(path).unlink()
-
-    def added_to(self, manifest: Manifest) -> Manifest:
-        """The manifest with this shard; an empty one left no trace."""
-        if not self.rows:
-            return manifest
-        shard = Shard(tokens=self.tokens, rows=self.rows, sha256=self.digest.hexdigest())
-        return manifest.model_copy(
-            update={
-                "shards": (*manifest.shards, shard),
-                "characters": manifest.characters + self.characters,
-                "utf8_bytes": manifest.utf8_bytes + self.utf8_bytes,
-            }
-        )
+def _write_shard(
+    folder: Path,
+    manifest: Manifest,
+    encoded: Iterator[tuple[np.ndarray, np.ndarray]],
+    shard_tokens: int,
+    advance: Callable[[int], None],
+) -> Manifest:
+    """Rows up to a number of tokens as one shard; returns the manifest with it."""
+    number, dtype, digest = len(manifest.shards), np.dtype(manifest.dtype), hashlib.sha256()
+    tokens = rows = characters = utf8_bytes = 0
+    with (
+        new_files([_tokens_file(folder, number), _rows_file(folder, number)]) as hidden,
+        hidden[0].open("wb") as token_stream,
+        hidden[1].open("wb") as size_stream,
+    ):
+        for flat, sizes in encoded:
+            ids = flat.astype(dtype)
+            token_stream.write(ids.data)
+            size_stream.write(sizes.astype(SIZE).data)
+            digest.update(ids.data)
+            tokens, rows = tokens + len(flat), rows + len(sizes)
+            characters, utf8_bytes = characters + int(sizes[:, 1].sum()), utf8_bytes + int(sizes[:, 2].sum())
+            advance(int(sizes[:, 2].sum()))
+            if tokens >= shard_tokens:
+                break
+    shard = Shard(tokens=tokens, rows=rows, sha256=digest.hexdigest())
+    return manifest.model_copy(
+        update={
+            "shards": (*manifest.shards, shard),
+            "characters": manifest.characters + characters,
+            "utf8_bytes": manifest.utf8_bytes + utf8_bytes,
+        }
+    )
 
 
 def _without_first(passages: Iterator[Passage], done: int) -> Iterator[Passage]:
@@ -363,7 +363,7 @@ def _without_first(passages: Iterator[Passage], done: int) -> Iterator[Passage]:
 def _write_starts(folder: Path, manifest: Manifest) -> None:
     """The starts and sizes of all rows, in one file each."""
     paths, total = (folder / "starts.bin", folder / "sizes.bin"), 0
-    with _beside(paths[0]).open("wb") as starts, _beside(paths[1]).open("wb") as sizes:
+    with new_files(paths) as hidden, hidden[0].open("wb") as starts, hidden[1].open("wb") as sizes:
         starts.write(np.zeros(1, "<i8").data)
         for i, shard in enumerate(manifest.shards):
             rows = _mapped(_rows_file(folder, i), SIZE, 3 * shard.rows, "row sizes").reshape(-1, 3)
@@ -373,11 +373,6 @@ def _write_starts(folder: Path, manifest: Manifest) -> None:
                 starts.write(stops.data)
                 sizes.write(np.ascontiguousarray(some[:, 1:]).data)
                 total = int(stops[-1])
-        for stream in (starts, sizes):
-            stream.flush()
-            os.fsync(stream.fileno())
-    for path in paths:
-        _beside(path).replace(path)
 
 
 def refuse_other(folder: Path, found: Manifest, wanted: Wanted | None) -> None:
@@ -431,10 +426,6 @@ def _rows_file(folder: Path, number: int) -> Path:
     return folder / f"rows-{number:05d}.bin"
 
 
-def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
-
-
 def _read_manifest(folder: Path) -> Manifest | None:
     path = folder / "manifest.json"
     if not path.is_file():
@@ -467,8 +458,4 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    with _beside(path).open("w", encoding="utf-8") as stream:
-        json.dump(value, stream, ensure_ascii=False, indent=1)
-        stream.flush()
-        os.fsync(stream.fileno())
-    _beside(path).replace(path)
+    write_atomically(path, json.dumps(value, ensure_ascii=False, indent=1).encode())

@@ -20,6 +20,7 @@ import numpy as np
 from linnet.codecs import Encoded, known
 from linnet.domains.text.written import ends_text, written_bytes
 from linnet.errors import BadInput, nearest
+from linnet.files import write_atomically
 from linnet.untrusted import Fields, parse_object, read_object, read_text
 
 if TYPE_CHECKING:
@@ -181,10 +182,7 @@ class TokenizerCodec:
 
     def write(self, path: Path) -> None:
         """The tokenizer.json as it was read or trained."""
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f".{path.name}.part")
-        beside.write_text(self.content, encoding="utf-8")
-        beside.replace(path)
+        write_atomically(path, self.content.encode())
 
     @property
     def _special_names(self) -> list[str]:
