@@ -19,7 +19,7 @@ from linnet.domains.arithmetic.making import make
 from linnet.domains.arithmetic.problems import Space, canonical, guess_task, solve
 from linnet.domains.arithmetic.steps import equations, false_steps, spaced, written_steps
 from linnet.errors import BadInput, RunFailed
-from linnet.files import write_lines
+from linnet.files import write_texts
 from test_arithmetic_codec import value_by_python
 
 TASKS = ("add", "subtract", "multiply", "expression", "base", "polynomial")
@@ -280,7 +280,7 @@ def test_unwritable_places_leave_nothing_behind(tmp_path, monkeypatch):
 
     old = write(tmp_path / "d" / "train.jsonl", ["old"])
     with pytest.raises(RunFailed, match="No space left"):
-        write_lines({old: full_disk(), tmp_path / "d" / "dev.jsonl": ["x\n"]})
+        write_texts({old: full_disk(), tmp_path / "d" / "dev.jsonl": ["x\n"]})
     assert old.read_text() == "old\n" and [p.name for p in old.parent.iterdir()] == ["train.jsonl"]
 
 

@@ -47,7 +47,7 @@ def make_files(path: Path, text: str) -> None:
 WRITERS: dict[str, tuple[Callable[[Path, str], None], Callable[[str], dict[str, bytes]]]] = {
     "a file": (lambda path, text: files.write_atomically(path, text.encode()), lambda text: {"": text.encode()}),
     "lines": (
-        lambda path, text: files.write_lines({path: (f"{text}\n" for _ in range(3))}),
+        lambda path, text: files.write_lines(path, (f"{text}\n" for _ in range(3))),
         lambda text: {"": f"{text}\n".encode() * 3},
     ),
     "a folder": (make_folder, folder_of),

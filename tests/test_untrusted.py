@@ -177,7 +177,7 @@ def test_values_in_messages_are_short(value: Any) -> None:
 def test_lines_come_back_packed_or_not(tmp_path_factory: pytest.TempPathFactory, lines: list[str]) -> None:
     folder = tmp_path_factory.mktemp("lines")
     for name in ("plain.txt", "packed.txt.gz"):
-        write_lines({folder / name: (f"{line}\n" for line in lines)})
+        write_lines(folder / name, (f"{line}\n" for line in lines))
         found = list(lines_of(folder / name))
         assert found == [line.removeprefix("\ufeff") for line in lines]
     assert gzip.decompress((folder / "packed.txt.gz").read_bytes()) == (folder / "plain.txt").read_bytes()

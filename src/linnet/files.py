@@ -154,8 +154,13 @@ def write_atomically(path: Path, content: bytes) -> None:
         _fill(hidden, [content])
 
 
-def write_lines(texts: Mapping[Path, Iterable[str]], *, force: bool = True) -> None:
-    """Text files from lines that bring their own line ends; those whose names end with .gz are compressed."""
+def write_lines(path: Path, lines: Iterable[str], *, force: bool = True) -> None:
+    """A text file from lines that bring their own line ends; compressed if its name ends with .gz."""
+    write_texts({path: lines}, force=force)
+
+
+def write_texts(texts: Mapping[Path, Iterable[str]], *, force: bool = True) -> None:
+    """Several of them, all or none."""
     with new_files(list(texts), force=force) as hidden:
         for part, (path, lines) in zip(hidden, texts.items(), strict=True):
             pieces = _in_chunks(line.encode() for line in lines)

@@ -11,7 +11,7 @@ from linnet.domains.arithmetic.drawing import draw_distinct
 from linnet.domains.arithmetic.problems import PartName, Space, groups_of, solve
 from linnet.domains.arithmetic.steps import spaced, written_steps
 from linnet.errors import BadInput
-from linnet.files import refuse_existing, write_lines
+from linnet.files import refuse_existing, write_texts
 from linnet.records import DataRecord
 
 FILES: dict[PartName, str] = {"train": "train", "validation": "dev", "test": "test"}
@@ -45,7 +45,7 @@ def make(
     texts = {
         paths[part]: _lines(space, questions, FILES[part], seed, with_steps) for part, questions in drawn.items()
     }
-    write_lines(texts, force=force)
+    write_texts(texts, force=force)
     return DataRecord(
         path=str(directory),
         rows={paths[part].name: len(questions) for part, questions in drawn.items()},

@@ -19,8 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from linnet.errors import BadInput, nearest
-from linnet.files import lines_of, read_bytes
-from linnet.untrusted import kind_of, parse_object
+from linnet.untrusted import kind_of, lines_of, opened, parse_object
 
 if TYPE_CHECKING:
     import polars as pl
@@ -94,7 +93,8 @@ def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
         return history_frame([(where, number, record) for where, number, record in json_lines(path)])
     if not path.name.endswith(TEXT):
         raise BadInput(f"{path} is no table that can be read; use {', '.join(TEXT + PARQUET + JSON)}")
-    raw = read_bytes(path)
+    with opened(path) as stream:
+        raw = stream.read()
     head = raw[: raw.find(b"\n")] if b"\n" in raw else raw
     if not raw.strip():
         raise BadInput(f"{path} is empty")

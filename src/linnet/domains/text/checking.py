@@ -66,4 +66,4 @@ def examine(
 def write_counts(codec: TokenizerCodec, found: Findings, path: Path) -> None:
     """`count<TAB>token` lines, the most frequent first, equal counts in the order of their bytes."""
     named = sorted(zip(found.counts.tolist(), codec.tokens, strict=True), key=lambda x: (-x[0], x[1].encode()))
-    write_lines({path: (f"{count}\t{token}\n" for count, token in named)})
+    write_lines(path, (f"{count}\t{token}\n" for count, token in named))
