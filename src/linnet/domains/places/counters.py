@@ -127,9 +127,9 @@ class Markov:
 class Counter:
     """Transitions from here, visit share, and recency in the history: no parameter was fitted.
 
-    score(c) = N_past(here -> c) + N_history(here -> c) + share * P_past(c) + recent * R(c), where R sums
-    decay ** (visits since then) over the visits of c in the history. Past and history are counted apart, as
-    the rule was published.
+    score(c) = N(here -> c) + share * P_past(c) + recent * R(c), where N counts the moves within the past and those
+    within the history, each once though it is in both, and R sums decay ** (visits since then) over the visits of
+    c in the history.
     """
 
     share: float = 0.1
@@ -143,7 +143,8 @@ class Counter:
             np.repeat([False, True], [len(past.row), len(history.row)]),
         )  # fmt: skip
         found = candidates(samples, both, label)
-        moved = np.concatenate([follows(samples, past, label, 1), follows(samples, history, label, 1)])
+        again = _moves_of_the_past(samples, history)
+        moved = np.concatenate([follows(samples, past, label, 1), follows(samples, history, label, 1) & ~again])
         count = np.maximum(np.bincount(past.owner, minlength=len(samples)), 1)
         since = samples.lengths[history.owner] - 1 - _order_in_sample(history)
         weight = np.concatenate([self.share / count[past.owner], self.recent * self.decay**since])
@@ -170,6 +171,13 @@ def follows(samples: Samples, known: Known, label: np.ndarray, depth: int) -> np
         wanted = samples.rows[np.maximum(samples.starts[1:] - back, samples.starts[:-1])]
         matching &= same & (label[known.row[before]] == label[wanted][known.owner])
     return matching & enough[known.owner]
+
+
+def _moves_of_the_past(samples: Samples, history: Known) -> np.ndarray:
+    """bool [E]: history entries that the past holds, too, with the visit before them."""
+    row, of = history.row, history.owner
+    neighbours = np.concatenate([[False], (row[1:] == row[:-1] + 1) & (of[1:] == of[:-1])])[: len(row)]
+    return neighbours & (row > samples.past_from[of]) & (row < samples.past_to[of])
 
 
 def history_only(samples: Samples) -> Known:

@@ -12,7 +12,7 @@ Legend: n = samples, C = candidates of all samples, U = users, R = resamples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -272,13 +272,3 @@ def _best(values: Mapping[str, float]) -> Baseline:
         return Baseline(name="none", value=0.0)
     name = max(values, key=lambda key: values[key])
     return Baseline(name=name, value=values[name])
-
-
-def comparison(
-    systems: Mapping[str, Ranked], user: np.ndarray, measure: str = "acc@1", seed: int = 0
-) -> list[tuple[str, str, Difference]]:
-    """Every pair of systems, tested on the same samples."""
-    draws = Resampled.draw(user, seed)
-    values = {name: measures(table)[measure] for name, table in systems.items()}
-    names: Sequence[str] = list(values)
-    return [(a, b, paired(values[a], values[b], draws)) for i, a in enumerate(names) for b in names[i + 1 :]]
