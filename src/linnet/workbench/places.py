@@ -65,7 +65,7 @@ def place_scores(
     draws = Resampled.draw(user)
     systems = [row_of("this run", said.tables)]
     systems += [row_of(name, tables, lead(said.tables, tables, draws)) for name, tables in others]
-    return [*scores, calibration(said, user)], systems
+    return [*scores, calibration(said, draws)], systems
 
 
 def lead(ours: Mapping[str, Ranked], theirs: Mapping[str, Ranked], draws: Resampled) -> Lead:
@@ -165,10 +165,9 @@ def first_visits(rows: VisitRows) -> np.ndarray:
     return earliest[rows.samples.target]
 
 
-def calibration(said: Said, user: np.ndarray) -> Score:
+def calibration(said: Said, draws: Resampled) -> Score:
     """How far the probability of the first answer is from its being right."""
     hit = said.tables["open"].rank <= 1
-    draws = Resampled.draw(user)
     error = calibration_error(said.confidence, hit)
     gap = said.confidence - hit
     low, high = draws.interval(gap)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from linnet.records import Baseline, Score
 UNSEEN = 1  # the legacy id of every place that the train part does not hold
 RESAMPLES = 2000
 CUTS = (1, 3, 5, 10)
+_NO_LABEL = np.iinfo(np.int64).max
 
 
 @dataclass(frozen=True)
@@ -89,11 +91,12 @@ def rank_dense(scores: np.ndarray, truth: np.ndarray) -> Ranked:
 
 def _first(ranking: Ranking) -> np.ndarray:
     """The best label of each sample; the lowest one of a tie."""
-    order = np.lexsort((ranking.label, -ranking.score, ranking.owner))
-    best = np.full(len(ranking), -1)
-    filled = np.diff(ranking.starts) > 0
-    best[filled] = ranking.label[order[ranking.starts[:-1][filled]]]
-    return best
+    found, filled = np.full(len(ranking), -1), np.diff(ranking.starts) > 0
+    if filled.any():
+        begins = ranking.starts[:-1][filled]
+        best = np.repeat(np.maximum.reduceat(ranking.score, begins), np.diff(ranking.starts)[filled])
+        found[filled] = np.minimum.reduceat(np.where(ranking.score == best, ranking.label, _NO_LABEL), begins)
+    return found
 
 
 def measures(ranked: Ranked) -> dict[str, np.ndarray]:
@@ -128,9 +131,9 @@ def calibration_error(confidence: np.ndarray, hit: np.ndarray, bins: int = 15) -
 
 @dataclass(frozen=True)
 class Resampled:
-    """Users drawn with replacement, the same draws for every score of a report."""
+    """Users drawn with replacement, the same draws for every score of a report and for each group of samples."""
 
-    user: np.ndarray  # int64 [n] from 0
+    user: np.ndarray  # int64 [n] column of the weights
     weight: np.ndarray  # float64 [R, U]
 
     @classmethod
@@ -142,15 +145,24 @@ class Resampled:
         rng = np.random.default_rng(seed)
         return cls(codes, rng.multinomial(users, np.full(users, 1 / users), resamples).astype(np.float64))
 
+    def among(self, chosen: np.ndarray) -> Resampled:
+        """The same draws for some of the samples."""
+        return Resampled(self.user[chosen], self.weight)
+
+    @cached_property
+    def counts(self) -> np.ndarray:
+        """float64 [U]: samples of each user."""
+        return np.bincount(self.user, minlength=self.weight.shape[1]).astype(np.float64)
+
     @property
     def users(self) -> int:
-        return self.weight.shape[1]
+        return int((self.counts > 0).sum())
 
     def means(self, value: np.ndarray) -> np.ndarray:
-        """[R]: the mean over samples in each draw of users."""
-        total = np.bincount(self.user, value, self.users)
-        count = np.bincount(self.user, minlength=self.users).astype(np.float64)
-        return (self.weight @ total) / (self.weight @ count)
+        """The mean over samples in each draw of users that has any; [R] for all samples."""
+        total = np.bincount(self.user, value, len(self.counts))
+        drawn = self.weight @ self.counts
+        return (self.weight @ total)[drawn > 0] / drawn[drawn > 0]
 
     def interval(self, value: np.ndarray) -> tuple[float, float]:
         """95 %, clustered by user; with a single user the samples are taken as independent."""
@@ -162,8 +174,7 @@ class Resampled:
 
     def by_user(self, value: np.ndarray) -> tuple[float, float, float]:
         """Mean over users of each user's mean, with its interval."""
-        count = np.bincount(self.user, minlength=self.users)
-        each = np.bincount(self.user, value, self.users) / np.maximum(count, 1)
+        each = np.bincount(self.user, value, len(self.counts)) / np.maximum(self.counts, 1)
         draws = self.weight @ each / self.users
         low, high = np.quantile(draws, [0.025, 0.975])
         return float(each.mean()), float(low), float(high)
@@ -240,7 +251,7 @@ def score_list(
                                 baseline=rival, note="mean over users"))  # fmt: skip
             for group, mask in (groups or {}).items():
                 if mask.any():
-                    part = Resampled.draw(user[mask], seed)
+                    part = draws.among(mask)
                     theirs = {r: {"acc@1": v["acc@1"][mask]} for r, v in rivals.items()}
                     scores.append(_score(f"{prefix}acc@1.{group}", accuracy[mask], part.interval(accuracy[mask]),
                                          theirs, "acc@1", None))  # fmt: skip
