@@ -1,4 +1,4 @@
-"""The loop forms of the copying networks, a visit at a time: the oracles of `linnet.model.places.copying`.
+"""The loop forms of the copying networks, a visit at a time: the oracles of `linnet.domains.places.copying`.
 
 Nobody should use them for anything else. They say what the vectorised forms compute, and they are what the
 published network started from.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from linnet.model.places.copying import FIRST_CELL, NEVER, Sums
+from linnet.domains.places.copying import FIRST_CELL, NEVER, Sums
 
 
 def copy_loop(attention: Tensor, ids: Tensor, valid: Tensor, places: int) -> Tensor:

@@ -24,7 +24,7 @@ from linnet.decoding.runner import Runner
 from linnet.decoding.sampling import NEAR
 from linnet.errors import BadInput, RunFailed
 from linnet.machine import one_line
-from linnet.model.model import evaluating
+from linnet.model.contract import evaluating
 from linnet.records import BenchRecord
 
 

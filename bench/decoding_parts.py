@@ -22,8 +22,9 @@ from linnet.decoding.products import PackedLinear, Weights, packed
 from linnet.decoding.runner import Runner
 from linnet.machine import one_line
 from linnet.model import attention
+from linnet.model.contract import evaluating
 from linnet.model.masks import Mask
-from linnet.model.model import Model, evaluating
+from linnet.model.model import Model
 
 FORMATS: tuple[Weights, ...] = ("float32", "float16", "int8", "int4")
 CONTEXT = 512

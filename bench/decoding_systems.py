@@ -23,7 +23,8 @@ from linnet.decoding.runner import Runner
 from linnet.exchange.expressing import Portable
 from linnet.exchange.gguf_writing import Kind
 from linnet.exchange.tokens import numbers
-from linnet.model.model import Model, evaluating
+from linnet.model.contract import evaluating
+from linnet.model.model import Model
 from linnet.training.checkpoint import weights_of
 
 

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
@@ -45,6 +45,7 @@ from linnet import workbench  # noqa: E402
 from linnet.decoding.products import packed  # noqa: E402
 from linnet.decoding.runner import Runner  # noqa: E402
 from linnet.machine import matmul_flops, one_line  # noqa: E402
+from linnet.model.config import ModelConfig  # noqa: E402
 from linnet.model.costs import costs  # noqa: E402
 
 SECTIONS = ("machine", "tests", "train", "decode", "small", "headlines")
@@ -106,7 +107,7 @@ def train(plan: Plan, name: str, kind: str) -> Iterator[Row]:
     shape = plan.train[name]
     run, batch = shape.run(plan.precision, "on").model_copy(update={"device": plan.device}), random_batch(shape)
     if kind == "nanoGPT":
-        model = NanoGpt(run.model).to(plan.device)
+        model = NanoGpt(cast(ModelConfig, run.model)).to(plan.device)
         asked = training_systems.System(kind, "plain", plan.precision, plan.compile)
         ready, step = training_systems.of_a_peer(model, asked, batch, torch.device(plan.device))
     else:
@@ -131,12 +132,12 @@ def train(plan: Plan, name: str, kind: str) -> Iterator[Row]:
         plan.wait()
         taken.append((time.perf_counter() - began) / count)
     seconds, last = statistics.median(taken), float(loss)
-    tokens = batch.ids.numel() / seconds
+    tokens = batch["ids"].numel() / seconds
     yield {
         "name": kind,
         "tokens/s": round(tokens),
         "ms a step": round(1e3 * seconds, 3),
-        "TFLOP/s": round(3 * costs(run.model).flops_per_token * tokens / 1e12, 2),
+        "TFLOP/s": round(3 * costs(cast(ModelConfig, run.model)).flops_per_token * tokens / 1e12, 2),
         "peak MB": round(training_systems.peak_megabytes(plan.device)),
         "parameters": ready.parameters,
         "last loss": last,

@@ -17,11 +17,12 @@ from bench.plain_gpt import plain_copy
 from bench.training import Shape
 from bench.training_systems import PlainTrainer
 from linnet.data import Packed
-from linnet.domains.text import TextData
+from linnet.domains.text.data import TextData
 from linnet.domains.text.tokenizer_training import Tokenizing
+from linnet.domains.tokens import decoder, rows_of
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner
-from linnet.training.run import changed
+from linnet.training.settings import changed
 
 
 def main() -> None:
@@ -46,14 +47,14 @@ def main() -> None:
     run = changed(run, [*settings, ("optim.lr", 1e-3), ("steps", args.steps)])
     torch.set_num_threads(run.threads)
     device = torch.device(run.device)
-    ours = Learner(run, device, Processes())
-    plain = PlainTrainer(plain_copy(ours.model), device, "float32", compiled=False)
-    plan = Packed(material.train.sequences, args.batch, args.context, 1)
+    ours = Learner(run, material.codec, device, Processes())
+    plain = PlainTrainer(plain_copy(decoder(ours.network)), device, "float32", compiled=False)
+    plan = Packed(rows_of(material.train), args.batch, args.context, 1)
     worst, tail = 0.0, []
     for step in range(args.steps):
         batch = plan.batch(step)
         mine = float(ours.step(batch, step, args.steps).loss)
-        theirs = float(plain.step(batch.ids, batch.targets))
+        theirs = float(plain.step(batch["ids"], batch["next.ids"]))
         worst = max(worst, abs(mine - theirs))
         tail.append(mine - theirs)
         if (step + 1) % 20 == 0:

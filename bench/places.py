@@ -19,29 +19,29 @@ import numpy as np
 import torch
 
 from bench import copying_loops as loops
-from linnet import recipes
 from linnet.data import Batch
-from linnet.domains import Material, Part
-from linnet.domains.places.data import PlacesData
+from linnet.domains.contract import Material
+from linnet.domains.places import copying
+from linnet.domains.places.batches import VisitPlan, pad
+from linnet.domains.places.copying import Sums
+from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.features import VisitRows
+from linnet.domains.places.following import Follower
 from linnet.domains.places.generated import Process, generate, write_check_ins
+from linnet.domains.places.published import CopyModel
+from linnet.domains.places.ranking import ranks
+from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import measures
+from linnet.domains.places.settings import ScorerConfig
 from linnet.errors import RunFailed
 from linnet.machine import one_line
-from linnet.model.places import copying
-from linnet.model.places.batches import VisitPlan, pad
-from linnet.model.places.config import ScorerConfig
-from linnet.model.places.copying import Sums
-from linnet.model.places.published import CopyModel
-from linnet.model.places.ranking import inputs_of, ranks
-from linnet.model.places.scorer import Scorer
 from linnet.records import BenchRecord
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner
-from linnet.training.networks import parameters
-from linnet.training.resolve import complete, settle
-from linnet.training.run import Run, changed
-from linnet.workbench.following import Follower
+from linnet.training.resolve import complete, parameters, settle
+from linnet.training.run import Run
+from linnet.training.settings import changed
+from linnet.workbench.train import made
 
 TOLERANCE = 1e-7
 BATCHES = (64, 128, 256, 512)
@@ -65,16 +65,11 @@ def prepared(
 ) -> tuple[Run, Material]:
     """A resolved run of a copying network on these files, as large as they need it, and what it reads."""
     asked = [("data.paths", [str(path.resolve()) for path in data]), *settings]
-    run = settle(changed(recipes.named(recipe), asked))
+    run = settle(changed(made(recipe), asked))
     run = run.model_copy(update={"training": run.training.model_copy(update={"most_parameters": None})})
     torch.set_num_threads(run.threads)
     material = run.data.load(run.seed)
     return complete(run, material), material
-
-
-def visit_rows(part: Part) -> VisitRows:
-    assert part.visits is not None, "a part of a table of visits"
-    return part.visits
 
 
 def bench_places(
@@ -84,9 +79,9 @@ def bench_places(
     run, material = prepared(data, settings)
     rows, validation = visit_rows(material.train), visit_rows(material.validation)
     batch = VisitPlan(rows, 64, run.seed).batch(0)
-    yield differences(batch, Learner(run, torch.device("cpu"), Processes()).network, len(rows))
+    yield differences(batch, Learner(run, rows.codec, torch.device("cpu"), Processes()).network, len(rows))
     yield forms(run, rows, repeats)
-    copying = Learner(run, torch.device("cpu"), Processes()).network
+    copying = Learner(run, rows.codec, torch.device("cpu"), Processes()).network
     assert isinstance(copying, CopyModel)
     yield predictions(run.recipe, copying, validation, 512)
     known = replace(validation, past=True, suggestions=PlacesData().suggestions)
@@ -99,8 +94,8 @@ def bench_places(
 def differences(batch: Batch, network: object, n: int) -> BenchRecord:
     """The largest difference from the loop forms, in float64; raises when it is too large."""
     assert isinstance(network, CopyModel)
-    ids, places = batch.ids, network.config.places
-    valid = torch.arange(ids.shape[1])[None] < batch.lengths[:, None]
+    ids, places = batch["ids"], network.config.places
+    valid = torch.arange(ids.shape[1])[None] < batch["lengths"][:, None]
     attention = torch.rand(ids.shape, dtype=torch.float64)
     decay, logits = torch.tensor(0.9, dtype=torch.float64), torch.randn(len(ids), places, dtype=torch.float64)
     cells = torch.randn(len(ids), network.config.cells[0], dtype=torch.float64)
@@ -114,8 +109,8 @@ def differences(batch: Batch, network: object, n: int) -> BenchRecord:
             ),
             "frequency": (copying.frequency(ids, valid, places), loops.frequency_loop(ids, valid, places)),
             "recency": (
-                copying.recency(ids, valid, batch.lengths, decay, places),
-                loops.recency_loop(ids, valid, batch.lengths, decay, places),
+                copying.recency(ids, valid, batch["lengths"], decay, places),
+                loops.recency_loop(ids, valid, batch["lengths"], decay, places),
             ),
             "hard filter": (
                 copying.hard_filter(logits, chosen, tree),
@@ -143,7 +138,7 @@ def forms(run: Run, rows: VisitRows, repeats: int) -> BenchRecord:
     plan = VisitPlan(rows, run.training.batch, run.seed)
     steps: dict[str, Callable[[int], None]] = {}
     for name, sums in (("linnet", Sums()), ("one-hot", loops.ONE_HOT), ("loops", loops.LOOPS)):
-        learner = Learner(run, torch.device("cpu"), Processes())
+        learner = Learner(run, rows.codec, torch.device("cpu"), Processes())
         assert isinstance(learner.network, CopyModel)
         learner.network.sums = sums
         steps[name] = Stepper(learner, plan)
@@ -186,9 +181,8 @@ def one_size(run: Run, rows: VisitRows, validation: VisitRows, size: int, epochs
     """Train from the start at this batch size; the best legacy acc@1 on the validation part."""
     scale = (size / run.training.batch) ** 0.5
     asked: list[tuple[str, object]] = [("training.batch", size), ("optim.lr", run.optim.lr * scale)]
-    learner = Learner(changed(run, asked), torch.device("cpu"), Processes())
+    learner = Learner(changed(run, asked), rows.codec, torch.device("cpu"), Processes())
     assert isinstance(learner.network, CopyModel)
-    learner.network.adopt(rows.codec)
     plan = VisitPlan(rows, size, run.seed)
     steps, best, taken = epochs * plan.steps_per_epoch, 0.0, []
     for epoch in range(epochs):
@@ -213,7 +207,7 @@ def predictions(recipe: str, network: CopyModel | Scorer, rows: VisitRows, size:
     began = time.perf_counter()
     with torch.inference_mode():
         for first in range(0, len(order), size):
-            network.predict(inputs_of(pad(rows.gather(order[first : first + size]))))
+            network(pad(rows.gather(order[first : first + size])))
     speed = len(order) / (time.perf_counter() - began)
     return BenchRecord(
         name=f"{recipe}, predictions in batches of {size}", ours=speed, peers={}, ratios={},
@@ -224,7 +218,7 @@ def predictions(recipe: str, network: CopyModel | Scorer, rows: VisitRows, size:
 
 def fresh_scorer() -> Scorer:
     """Untrained: its numbers cost what those of a trained one do."""
-    chosen = recipes.named("places").next_place
+    chosen = made("places").model
     assert isinstance(chosen, ScorerConfig)
     return Scorer(chosen)
 

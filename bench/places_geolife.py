@@ -22,12 +22,11 @@ from linnet import workbench
 from linnet.domains.places.counters import BASELINES, MostFrequent
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.features import VisitRows
+from linnet.domains.places.ranking import Answers, answer
+from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranked, Resampled, measures, paired, vocabularies
+from linnet.domains.places.systems import cell_tables, first_visits, ranker_tables, rules, say
 from linnet.domains.places.visits import PARTS
-from linnet.model.places.ranking import Answers, answer
-from linnet.model.places.scorer import Scorer
-from linnet.workbench.comparing import ranker_tables
-from linnet.workbench.places import cell_tables, first_visits, rules, say
 
 RECIPES = {
     "scorer": ("places", "same"), "scorer, full past": ("places", "full"),

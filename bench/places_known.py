@@ -19,8 +19,7 @@ from linnet import workbench
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Generated, Process, generate, write_check_ins
 from linnet.domains.places.scores import Ranked, Resampled, measures, paired
-from linnet.workbench.comparing import ranker_tables
-from linnet.workbench.places import full_past_counter, rules, say
+from linnet.domains.places.systems import full_past_counter, ranker_tables, rules, say
 
 COLUMNS = ("acc@1", "acc@5", "acc@10", "mrr")
 

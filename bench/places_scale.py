@@ -18,9 +18,9 @@ from pathlib import Path
 import torch
 
 from bench.places import prepared
-from linnet.domains.places.data import PlacesData
+from linnet.domains.places.batches import VisitPlan
+from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.model.places.batches import VisitPlan
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner
 
@@ -35,9 +35,11 @@ def measure(file: Path, steps: int, answers: multiprocessing.SimpleQueue[tuple[f
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     visits = len(table.visits)
     run, material = prepared([file], [("threads", 1)], "places")
-    rows = material.train.visits
-    assert rows is not None
-    plan, learner = VisitPlan(rows, run.training.batch, run.seed), Learner(run, torch.device("cpu"), Processes())
+    rows = visit_rows(material.train)
+    plan, learner = (
+        VisitPlan(rows, run.training.batch, run.seed),
+        Learner(run, rows.codec, torch.device("cpu"), Processes()),
+    )
     places = [number * (plan.steps_per_epoch // steps) for number in range(steps)]
     for number in places[:WARM]:
         learner.step(plan.batch(number), number, plan.steps_per_epoch)

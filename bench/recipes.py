@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from linnet import workbench
-from linnet.recipes.text import RECIPES
+from linnet.domains.text import REGISTRATION
 from linnet.records import RunRecord
 
 Changes = Mapping[str, tuple[str, ...]]  # what stands in the place of a recipe's choice, by its name
@@ -73,7 +73,7 @@ HEADLINES: Changes = {
     "titles see each other": ("training.packing=packed",),
     "batch 16": ("training.batch=16",),
     "batch 64": ("training.batch=64",),
-    "no R-Drop": ("loss.r_drop=0",),
+    "no R-Drop": ("r_drop=0",),
     "label smoothing 0.1": ("loss.smoothing=0.1",),
     "z-loss 1e-4": ("loss.z_loss=1e-4",),
     "softcap 15": ("model.head.softcap=15",),
@@ -136,7 +136,7 @@ def line(name: str, seed: int, record: RunRecord) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="+", choices=RECIPES, metavar="recipe")
+    parser.add_argument("recipes", nargs="+", choices=REGISTRATION.recipes, metavar="recipe")
     parser.add_argument("--data", type=Path, nargs="+", required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--changes", action="store_true", help="one choice of the recipe changed at a time")

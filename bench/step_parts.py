@@ -17,6 +17,7 @@ import torch._inductor.config as inductor
 from torch.profiler import ProfilerActivity, profile
 
 from bench.training import Shape, random_batch
+from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.machine import one_line
 from linnet.training.allocator import keep_freed_memory
 from linnet.training.distributed import Processes
@@ -37,7 +38,9 @@ PARTS = {
 def learner(asked: argparse.Namespace) -> Learner:
     run = Shape(batch=asked.batch, context=asked.context).run(asked.precision, "on")
     model = run.model.model_copy(update={"dropout": asked.dropout})
-    return Learner(run.model_copy(update={"model": model}), torch.device("cpu"), Processes())
+    return Learner(
+        run.model_copy(update={"model": model}), ArithmeticData().codec(), torch.device("cpu"), Processes()
+    )
 
 
 def milliseconds(ours: Learner, asked: argparse.Namespace) -> dict[str, float]:

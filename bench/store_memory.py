@@ -44,7 +44,7 @@ def megabytes(name: str) -> float:
 def read(folder: Path, batches: int = 200) -> None:
     """Batches from the beginning, the end, and evenly between."""
     before = megabytes("RssAnon")
-    plan = Packed(open_store(folder).sequences(), 16, 256, 1)
+    plan = Packed(open_store(folder).rows(), 16, 256, 1)
     last = plan.steps_per_epoch - 1
     for step in np.linspace(0, last, batches).astype(int):
         plan.batch(int(step))

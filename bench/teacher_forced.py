@@ -15,12 +15,12 @@ import argparse
 import torch
 
 from linnet import workbench
-from linnet.domains import Question
-from linnet.domains.arithmetic import ArithmeticData
+from linnet.domains.arithmetic.data import ArithmeticData
+from linnet.domains.contract import Question
+from linnet.domains.tokens import answer
 from linnet.evaluation import wilson
 from linnet.model.inputs import Inputs
-from linnet.workbench.opening import Opened
-from linnet.workbench.scoring import answer
+from linnet.workbench.open import Opened
 
 
 @torch.inference_mode()
@@ -29,7 +29,7 @@ def forced(opened: Opened, question: Question) -> tuple[bool, bool]:
     prompt = opened.prompt(question.prompt)
     whole = (*opened.prompt(question.prompt + question.answer), opened.codec.end)
     ids = torch.tensor([whole])
-    guesses = opened.model.head(opened.model(Inputs(ids[:, :-1])).hidden)[0].argmax(-1)
+    guesses = opened.model.head(opened.model(Inputs({"ids": ids[:, :-1]})).hidden)[0].argmax(-1)
     right = guesses[len(prompt) - 1 :] == ids[0, len(prompt) :]
     return bool(right.all()), bool(right[-1])
 
@@ -58,7 +58,7 @@ def main() -> None:
     for name, questions in groups.items():
         if not questions:
             continue
-        answers = answer(opened.model, opened.codec, questions, rows=256, region=opened.region)
+        answers = answer(opened.model, opened.codec, questions, batch=256, region=opened.region)
         exact = sum(domain.right(q, a) for q, a in zip(questions, answers, strict=True))
         told = [forced(opened, question) for question in questions]
         n, majority = len(questions), domain.baseline(questions)

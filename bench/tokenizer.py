@@ -18,11 +18,11 @@ import numpy as np
 from linnet.domains.text.finding import find_sources
 from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
 from linnet.domains.text.store import encode_rows
-from linnet.domains.text.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.errors import BadInput, RunFailed
 from linnet.machine import one_line
 from linnet.records import BenchRecord
+from linnet.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
 
 KINDS = ("bpe", "unigram", "words", "characters")
 SAME = ("bpe", "words")  # kinds of which both learn the same vocabulary

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from pydantic import ValidationError
 
 from bench.training_systems import Peer, System, Took, at_work, installed
 from linnet.data import Batch
-from linnet.domains.arithmetic import ArithmeticData
+from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.errors import BadInput, RunFailed
 from linnet.exchange.families import mistakes
 from linnet.machine import compiler_at_hand, matmul_flops, native_bfloat16, one_line
@@ -90,7 +90,8 @@ def random_batch(shape: Shape, seed: int = 0) -> Batch:
     generator = torch.Generator().manual_seed(seed)
     tokens = torch.randint(0, shape.vocabulary, (shape.batch, shape.context + 1), generator=generator)
     lengths = torch.full((shape.batch,), shape.context)
-    return Batch(tokens[:, :-1], tokens[:, 1:], torch.ones(shape.batch, shape.context), lengths, None, {})
+    weights = torch.ones(shape.batch, shape.context)
+    return Batch({"ids": tokens[:, :-1], "next.ids": tokens[:, 1:], "weights": weights, "lengths": lengths})
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,7 @@ def chosen_llama(llamas: list[System], run: Run, batch: Batch) -> tuple[System, 
                 peer.step()
             found[asked.name] = min(peer.step().seconds for _ in range(TRIAL))
     best = min(llamas, key=lambda asked: found[asked.name])
-    tokens = batch.ids.numel()
+    tokens = batch["ids"].numel()
     said = ", ".join(f"{name} {tokens / seconds:,.0f}" for name, seconds in found.items())
     return best, f"Llama's setting was chosen by a trial in tokens/s: {said}"
 
@@ -273,7 +274,7 @@ def peaks_in_words(run: Run, shape: Shape, seconds: dict[str, list[float]]) -> s
     found = {name: matmul_flops(name, run.device) for name in ("float32", "bfloat16")}
     said = ", ".join(f"{name} {peak / 1e9:,.1f} GFLOP/s" for name, peak in found.items() if peak is not None)
     mine = shape.batch * shape.context / statistics.median(seconds["linnet"])
-    peak, flops = found.get(run.precision), 3.0 * costs(run.model).flops_per_token
+    peak, flops = found.get(run.precision), 3.0 * costs(cast(ModelConfig, run.model)).flops_per_token
     return f"measured matmul peaks: {said}{share_in_words(mine * flops, peak, run.precision)}"
 
 

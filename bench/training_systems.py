@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from bench.plain_gpt import plain_copy
 from bench.processes import Answer, Apart, peak_megabytes
 from linnet.data import Batch
+from linnet.domains.arithmetic.data import ArithmeticData
+from linnet.domains.tokens import decoder
 from linnet.errors import RunFailed
 from linnet.exchange.hf import shape_json
 from linnet.exchange.layouts import give
@@ -147,31 +149,33 @@ def system(asked: System, run: Run, batch: Batch) -> tuple[Ready, Step]:
     device = torch.device(run.device)
     if asked.kind == "products":
         dtype = DTYPES.get(asked.precision, torch.float32)
-        return Ready(None, 0), matrix_products(run.model, len(batch.ids), dtype, run.device)
+        return Ready(None, 0), matrix_products(cast(ModelConfig, run.model), batch.rows, dtype, run.device)
     training = run.training.model_copy(update={"compile": "on" if asked.compiled else "off"})
     run = run.model_copy(update={"precision": asked.precision, "training": training})
-    ours = Learner(run, device, Processes())
+    ours = Learner(run, ArithmeticData().codec(), device, Processes())
+    model = decoder(ours.network)
     if asked.kind == "linnet":
         return of_linnet(ours, batch)
-    weights = {name: value.detach().cpu() for name, value in ours.model.state_dict().items()}
-    model = plain_copy(ours.model) if asked.kind == "plain" else Llama(run.model, weights, asked.attention)
-    return of_a_peer(model.to(device), asked, batch, device)
+    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
+    peer = plain_copy(model) if asked.kind == "plain" else Llama(model.config, weights, asked.attention)
+    return of_a_peer(peer.to(device), asked, batch, device)
 
 
 def of_linnet(ours: Learner, batch: Batch) -> tuple[Ready, Step]:
     with torch.no_grad():
-        hidden = ours.model(batch.ids.to(ours.device)).hidden
-        loss = float(ours.model.head.nll(hidden, batch.targets.to(ours.device)).mean())
-    parameters = sum(parameter.numel() for parameter in ours.model.parameters())
+        model = decoder(ours.network)
+        hidden = model(batch["ids"].to(ours.device)).hidden
+        loss = float(model.head.nll(hidden, batch["next.ids"].to(ours.device)).mean())
+    parameters = sum(parameter.numel() for parameter in model.parameters())
     return Ready(loss, parameters), lambda: ours.step(batch, 0, 1).loss
 
 
 def of_a_peer(model: nn.Module, asked: System, batch: Batch, device: torch.device) -> tuple[Ready, Step]:
     with torch.no_grad():
-        loss = float(model(batch.ids.to(device), batch.targets.to(device)))
+        loss = float(model(batch["ids"].to(device), batch["next.ids"].to(device)))
     trainer = PlainTrainer(model, device, asked.precision, asked.compiled)
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Ready(loss, parameters), lambda: trainer.step(batch.ids, batch.targets)
+    return Ready(loss, parameters), lambda: trainer.step(batch["ids"], batch["next.ids"])
 
 
 def at_its_place(asked: System, run: Run, batch: Batch) -> Answer:

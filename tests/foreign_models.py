@@ -8,13 +8,13 @@ from pathlib import Path
 import torch
 
 from linnet.domains.text.sources import Passage, Tally
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.exchange.expressing import Portable
 from linnet.exchange.hf import write_folder
 from linnet.exchange.tokens import numbers
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, RotaryScaling
 from linnet.model.model import Model
+from linnet.tokenization import TokenizerCodec
 from linnet.training.checkpoint import load_weights, weights_of
 from small_models import random_model
 

@@ -16,6 +16,7 @@ from linnet.model.config import (
     NormConfig,
     RotaryScaling,
 )
+from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 
 POSITIONS = ("rotary", "sinusoidal", "learned", "none")
@@ -41,6 +42,28 @@ def random_model(config: ModelConfig, seed: int = 0) -> Model:
             else:
                 parameter.copy_(noise / math.sqrt(parameter.shape[-1]))
     return model.eval()
+
+
+def with_vectors(**changes: Any) -> Model:
+    """A model with a column of numbers that enter the residual stream as they are."""
+    config = small_config(**changes)
+    column = {"vector": {"kind": "numbers", "width": config.width}}
+    model = random_model(ModelConfig.model_validate(config.model_dump() | {"columns": column}))
+    with torch.no_grad():
+        model.get_parameter("columns.vector.enter.weight").copy_(torch.eye(config.width))
+        model.get_parameter("columns.vector.enter.bias").zero_()
+    return model
+
+
+def vectors_then_ids(vectors: torch.Tensor, ids: torch.Tensor, **rest: Any) -> Inputs:
+    """Rows [B, P + T] that begin with vectors [B, P, W], where no ids are, and go on with ids [B, T]."""
+    (rows, first, width), tokens = vectors.shape, ids.shape[1]
+    is_id = torch.arange(first + tokens).expand(rows, -1) >= first
+    columns = {
+        "ids": torch.cat((ids.new_zeros(rows, first), ids), 1),
+        "vector": torch.cat((vectors, vectors.new_zeros(rows, tokens, width)), 1),
+    }
+    return Inputs(columns, {"ids": is_id, "vector": ~is_id}, **rest)
 
 
 def random_ids(rows: int, tokens: int, *, vocabulary: int = 13, seed: int = 0) -> torch.Tensor:

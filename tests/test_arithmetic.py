@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.domains import Question
-from linnet.domains.arithmetic import ArithmeticCodec, ArithmeticData
+from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.arithmetic.columns import frame_sums, sum_answers, sum_texts
+from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.arithmetic.drawing import draw_distinct, draw_training_sums
 from linnet.domains.arithmetic.problems import (
     Space,
@@ -24,18 +24,19 @@ from linnet.domains.arithmetic.problems import (
     solve,
 )
 from linnet.domains.arithmetic.rows import example, frame_texts
+from linnet.domains.contract import Question
 from linnet.errors import BadInput
-from linnet.sequences import Sequences
+from linnet.rows import Rows
 
 TASKS = ("add", "subtract", "multiply", "expression", "base", "polynomial")
 
 
 def questions_in(material_part, codec) -> list[str]:
-    sequences = material_part.sequences
+    sequences = material_part.rows
     return [codec.decode(sequences.row(i)).partition("=")[0] for i in range(len(sequences))]
 
 
-def same_rows(left: Sequences, right: Sequences) -> bool:
+def same_rows(left: Rows, right: Rows) -> bool:
     sizes = ((rows.row_characters.tolist(), rows.row_bytes.tolist()) for rows in (left, right))
     return (
         next(sizes) == next(sizes)
@@ -66,7 +67,7 @@ def test_all_ways_to_frame_sums_give_the_same_bytes(
     answers = [str(n) for n in sum_answers(task, sums.operands, sums.counts).tolist()]
     assert answers == [solve(task, question) for question in questions]
     pairs = list(zip(questions, answers, strict=True))
-    oracle = Sequences.frame(codec, [example(codec, *pair, supervise) for pair in pairs])
+    oracle = Rows.frame(codec, [example(codec, *pair, supervise) for pair in pairs])
     assert same_rows(frame_texts(codec, pairs, supervise), oracle)
     assert same_rows(frame_sums(codec, sums.operands, sums.counts, supervise), oracle)
 
@@ -77,12 +78,12 @@ def test_framed_texts_equal_framed_examples_with_a_scratchpad(task, supervise):
     data = ArithmeticData(task=task, digits=2, scratchpad=True, supervise=supervise, instances=100)
     codec = data.codec()
     pairs = [(q, solve(task, q)) for q in draw_distinct(data.space, 1, 60, "train")]
-    oracle = Sequences.frame(codec, [example(codec, *pair, supervise) for pair in pairs])
+    oracle = Rows.frame(codec, [example(codec, *pair, supervise) for pair in pairs])
     assert same_rows(frame_texts(codec, pairs, supervise), oracle)
 
 
 def scored_text(codec: ArithmeticCodec, question: str, answer: str, supervise: str) -> str:
-    row = Sequences.frame(codec, [example(codec, question, answer, supervise)])
+    row = Rows.frame(codec, [example(codec, question, answer, supervise)])
     return "".join(codec.tokens[i] for i, asked in zip(row.row(0), row.scored, strict=True) if asked)
 
 
@@ -117,7 +118,7 @@ def test_parts_never_share_a_problem(task):
     }
     for part, found in canonicals.items():
         assert found and {part_of(task, q) for q in found} == {part}
-    assert len(material.train.sequences) == 400
+    assert len(material.train.rows) == 400
 
 
 def test_the_hash_is_the_same_on_every_machine():
@@ -138,7 +139,7 @@ def test_one_digit_spaces_have_all_parts(task):
     data = ArithmeticData(task=task, digits=1, instances=100)
     material = data.load(0)
     questions = data.test_questions(10_000, 0)
-    assert len(material.train.sequences) == 100 and material.validation.questions and questions
+    assert len(material.train.rows) == 100 and material.validation.questions and questions
     assert len({q.prompt for q in questions}) == len(questions)
 
 

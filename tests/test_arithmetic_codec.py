@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.domains.arithmetic import ArithmeticCodec, ArithmeticData
+from linnet.domains.arithmetic.codec import ArithmeticCodec
+from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.arithmetic.drawing import draw_distinct
 from linnet.domains.arithmetic.expressions import bracket_depth, evaluate
 from linnet.domains.arithmetic.problems import Space, guess_task, read_value, solve

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.domains.arithmetic import ArithmeticCodec, ArithmeticData
 from linnet.domains.arithmetic.checking import check
+from linnet.domains.arithmetic.codec import ArithmeticCodec
+from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.arithmetic.drawing import draw_distinct
 from linnet.domains.arithmetic.files import read_rows
 from linnet.domains.arithmetic.making import make
@@ -178,7 +179,7 @@ def all_sums(digits=30):
 
 def test_own_files_without_splits_give_a_tenth_to_validation_and_share_nothing(tmp_path):
     material = ArithmeticData(digits=2, paths=(write(tmp_path / "sums.txt", all_sums()),)).load(0)
-    train = {material.codec.decode(material.train.sequences.row(i)) for i in range(len(material.train.sequences))}
+    train = {material.codec.decode(material.train.rows.row(i)) for i in range(len(material.train.rows))}
     held_out = {q.prompt + q.answer for q in material.validation.questions}
     assert len(train) + len(held_out) == 900 and abs(len(held_out) - 90) < 40
     problems = [{canonical("add", text.partition("=")[0]) for text in part} for part in (train, held_out)]
@@ -190,7 +191,7 @@ def test_a_test_split_is_never_trained_on_and_shared_problems_are_dropped(tmp_pa
     rows = [row("1 + 2", "3", split="train"), row("4 + 4", "8", split="train"), row("2 + 1", "3", split="test")]
     rows += [row("5 + 5", "10", split="dev"), row("5 + 5", "11", split="train"), row("7+1", "9", split="train")]
     material = ArithmeticData(paths=(write(tmp_path / "rows.jsonl", rows),)).load(0)
-    sequences = material.train.sequences
+    sequences = material.train.rows
     assert {material.codec.decode(sequences.row(i)) for i in range(len(sequences))} == {"4+4=8", "7+1=9"}
     assert [q.prompt for q in material.validation.questions] == ["5+5="]
     assert "2 training rows ask" in material.notes[0]
@@ -202,7 +203,7 @@ def test_a_test_split_is_never_trained_on_and_shared_problems_are_dropped(tmp_pa
 def test_few_rows_still_part_and_too_few_say_so(tmp_path):
     few = write(tmp_path / "few.txt", ["1+2=3", "3+3=6", "2+1=3"])
     material = ArithmeticData(paths=(few,)).load(0)
-    assert len(material.train.sequences) + len(material.validation.questions) == 3 and material.notes == ()
+    assert len(material.train.rows) + len(material.validation.questions) == 3 and material.notes == ()
     with pytest.raises(BadInput, match="two different problems"):
         ArithmeticData(paths=(write(tmp_path / "one.txt", ["1+2=3", "2+1=3"]),)).load(0)
     with pytest.raises(BadInput, match="no training rows"):
@@ -225,7 +226,7 @@ def test_reading_for_a_score_takes_all_rows_or_one_split(tmp_path):
     assert [(q.prompt, q.answer, dict(q.groups)) for q in part.questions] == [
         ("2+2=", "4", {"digits": 1, "carry": 0})
     ]
-    assert len(part.sequences) == 1 and part.sequences.characters == 1
+    assert len(part.rows) == 1 and part.rows.characters == 1
     with pytest.raises(BadInput, match="no rows of split 'dev'; it has test, train"):
         data.read(codec, [path], "dev")
     with pytest.raises(BadInput, match=r"long\.txt:1: .*4 digits"):
@@ -245,7 +246,7 @@ def test_made_files_are_clean_and_can_be_trained_on(tmp_path, task):
     fields = ["input", "gold", "task", "seed", "ground_truth_rule", "steps", "split", "instance_id"]
     assert list(first) == fields and first["seed"] == 1
     material = ArithmeticData(task=task, paths=(tmp_path,)).load(0)
-    assert len(material.train.sequences) == 160 and len(material.validation.questions) == 20
+    assert len(material.train.rows) == 160 and len(material.validation.questions) == 20
     with pytest.raises(BadInput, match="--force"):
         make(tmp_path, space, 200, 2)
     before = (tmp_path / "dev.jsonl").read_bytes()

@@ -15,28 +15,26 @@ from hypothesis import strategies as st
 
 from linnet.data import Batch, Padded, Prefetcher, pad_rows
 from linnet.errors import BadInput
-from linnet.sequences import Sequences
+from linnet.rows import Rows
 
 
-def sequences_of(lengths: list[int], *, with_field: bool = False) -> Sequences:
+def sequences_of(lengths: list[int], *, with_field: bool = False) -> Rows:
     """Rows that begin with their own number; later tokens count on, and every third one is scored."""
     rows = [np.arange(n) + 1000 * index for index, n in enumerate(lengths)]
     ids = np.concatenate(rows) if rows else np.empty(0)
     scored = np.concatenate([(np.arange(n) > 0) & (np.arange(n) % 3 > 0) for n in lengths] or [np.empty(0, bool)])
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     fields = {"hour": (ids * 7 % 24).astype(np.int64)} if with_field else {}
-    return Sequences(ids.astype(np.uint32), starts, scored, fields=fields)
+    return Rows({"ids": ids.astype(np.uint32)} | fields, starts, scored)
 
 
 def same(one: Batch, other: Batch) -> bool:
-    pairs = [(one.ids, other.ids), (one.targets, other.targets), (one.weights, other.weights)]
-    pairs += [(one.lengths, other.lengths), *((one.fields[name], other.fields[name]) for name in one.fields)]
-    return all(torch.equal(*pair) for pair in pairs) and one.fields.keys() == other.fields.keys()
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def rows_of(batch: Batch) -> list[int]:
     """Which rows a batch holds."""
-    return [int(first) // 1000 for first in batch.ids[:, 0]]
+    return [int(first) // 1000 for first in batch["ids"][:, 0]]
 
 
 LENGTHS = st.lists(st.integers(2, 20), min_size=1, max_size=40)
@@ -48,7 +46,9 @@ def test_every_row_comes_exactly_once_an_epoch(lengths: list[int], rows: int, se
     steps = range(epoch * plan.steps_per_epoch, (epoch + 1) * plan.steps_per_epoch)
     batches = [plan.batch(step) for step in steps]
     assert Counter(row for batch in batches for row in rows_of(batch)) == Counter(range(len(lengths)))
-    assert [len(batch.ids) for batch in batches[:-1]] == [rows] * (len(batches) - 1), "only the last may be short"
+    assert [len(batch["ids"]) for batch in batches[:-1]] == [rows] * (len(batches) - 1), (
+        "only the last may be short"
+    )
 
 
 def test_every_epoch_has_its_own_order() -> None:
@@ -72,22 +72,22 @@ def test_a_batch_is_its_rows_padded_on_the_right(lengths: list[int], multiple: i
     sequences = sequences_of(lengths, with_field=True)
     chosen = np.arange(len(lengths))[::-1]
     batch = pad_rows(sequences, chosen, multiple)
-    width = batch.ids.shape[1]
+    width = batch["ids"].shape[1]
     assert width % multiple == 0 and max(lengths) - 1 <= width < max(lengths) - 1 + multiple
     for place, row in enumerate(chosen):
         ids, length = sequences.row(row), lengths[row] - 1
         scored = sequences.scored[sequences.starts[row] : sequences.starts[row + 1]]
-        hours = sequences.fields["hour"][sequences.starts[row] : sequences.starts[row + 1]]
-        assert batch.lengths[place] == length
-        assert batch.ids[place].tolist() == [*ids[:-1], *[0] * (width - length)]
-        assert batch.targets[place].tolist() == [*ids[1:], *[0] * (width - length)]
-        assert batch.weights[place].tolist() == [*scored[1:].astype(float), *[0.0] * (width - length)]
-        assert batch.fields["hour"][place, :length].tolist() == hours[:-1].tolist()
+        hours = sequences.columns["hour"][sequences.starts[row] : sequences.starts[row + 1]]
+        assert batch["lengths"][place] == length
+        assert batch["ids"][place].tolist() == [*ids[:-1], *[0] * (width - length)]
+        assert batch["next.ids"][place].tolist() == [*ids[1:], *[0] * (width - length)]
+        assert batch["weights"][place].tolist() == [*scored[1:].astype(float), *[0.0] * (width - length)]
+        assert batch["hour"][place, :length].tolist() == hours[:-1].tolist()
 
 
 def test_a_fixed_length_is_the_length_of_every_batch() -> None:
     plan = Padded(sequences_of([3, 5, 9]), 1, seed=0, fixed=8)
-    assert {plan.batch(step).ids.shape for step in range(3)} == {(1, 8)}
+    assert {plan.batch(step)["ids"].shape for step in range(3)} == {(1, 8)}
     with pytest.raises(BadInput, match="a row of 9 tokens does not fit into batches of 8 tokens"):
         pad_rows(sequences_of([10]), np.array([0]), fixed=8)
 
@@ -95,10 +95,10 @@ def test_a_fixed_length_is_the_length_of_every_batch() -> None:
 def test_padding_does_not_go_beyond_the_context() -> None:
     """Learned positions end there."""
     shapes = {
-        length: pad_rows(sequences_of([length + 1]), np.array([0]), 8, 10).ids.shape for length in (3, 9, 10)
+        length: pad_rows(sequences_of([length + 1]), np.array([0]), 8, 10)["ids"].shape for length in (3, 9, 10)
     }
     assert shapes == {3: (1, 8), 9: (1, 10), 10: (1, 10)}
-    assert Padded(sequences_of([10]), 1, seed=0, context=10).batch(0).ids.shape == (1, 10)
+    assert Padded(sequences_of([10]), 1, seed=0, context=10).batch(0)["ids"].shape == (1, 10)
 
 
 def test_rows_may_stay_as_they_lie() -> None:
@@ -202,9 +202,9 @@ def test_a_slice_of_a_batch_keeps_everything_beside_the_rows() -> None:
     batch = pad_rows(sequences_of([4, 6, 8], with_field=True), np.arange(3))
     part = batch.slice(slice(1, 3))
     assert rows_of(part) == [1, 2]
-    assert part.lengths.tolist() == [5, 7]
-    assert torch.equal(part.fields["hour"], batch.fields["hour"][1:])
-    assert torch.equal(part.weights, batch.weights[1:])
+    assert part["lengths"].tolist() == [5, 7]
+    assert torch.equal(part["hour"], batch["hour"][1:])
+    assert torch.equal(part["weights"], batch["weights"][1:])
 
 
 def test_with_one_length_every_batch_has_one_shape_and_empty_rows_weigh_nothing() -> None:
@@ -212,6 +212,8 @@ def test_with_one_length_every_batch_has_one_shape_and_empty_rows_weigh_nothing(
     free, fixed = Padded(sequences, 2, seed=3), Padded(sequences, 2, seed=3, fixed=6)
     for step in range(2 * fixed.steps_per_epoch):
         short, whole = free.batch(step), fixed.batch(step)
-        assert whole.ids.shape == (2, 6)
-        assert whole.weights.sum() == short.weights.sum() and whole.lengths.sum() == short.lengths.sum()
-        assert whole.weights[len(short.ids) :].sum() == 0
+        assert whole["ids"].shape == (2, 6)
+        assert (
+            whole["weights"].sum() == short["weights"].sum() and whole["lengths"].sum() == short["lengths"].sum()
+        )
+        assert whole["weights"][short.rows :].sum() == 0

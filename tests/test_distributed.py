@@ -46,10 +46,9 @@ processes.leave()
 
 def ragged(batch: Batch, rows: int) -> Batch:
     """The first rows of a batch, with uneven masks: a process that weighs its own tokens alone gets it wrong."""
-    weights = batch.weights.clone()
+    weights = batch["weights"].clone()
     weights[: rows // 2, 3:] = 0.0
-    part = Batch(batch.ids, batch.targets, weights, batch.lengths, batch.documents, batch.fields)
-    return part.slice(slice(0, rows))
+    return batch.replaced(weights=weights).slice(slice(0, rows))
 
 
 def batches_of() -> tuple[Run, dict[str, Batch]]:
@@ -62,9 +61,9 @@ def gradients(processes: Processes) -> dict[str, torch.Tensor]:
     run, batches = batches_of()
     found = {}
     for name, batch in batches.items():
-        learner = Learner(run, torch.device("cpu"), processes)
+        learner = Learner(run, run.data.codec(), torch.device("cpu"), processes)
         loss = learner._gradients(batch, 0)
-        grads = [p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]
+        grads = [p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]
         found[name] = torch.cat([loss.reshape(1), *grads])
     return found
 
@@ -176,10 +175,10 @@ def test_two_killed_processes_resume_with_the_bits_of_the_undisturbed_two(
 def test_the_shares_of_all_processes_are_the_batch(world: int, rows: int) -> None:
     batch = tiny_run()[1][0].slice(slice(0, rows))
     shares = [Processes(rank, world).share(batch) for rank in range(world)]
-    assert all(len(share.ids) >= 1 for share in shares), "every process takes part in every exchange"
-    assert sum(float(share.weights.sum()) for share in shares) == float(batch.weights.sum())
-    counted = [share.ids for share in shares if float(share.weights.sum())]
-    assert torch.equal(torch.cat(counted), batch.ids)
+    assert all(share.rows >= 1 for share in shares), "every process takes part in every exchange"
+    assert sum(float(share["weights"].sum()) for share in shares) == float(batch["weights"].sum())
+    counted = [share["ids"] for share in shares if float(share["weights"].sum())]
+    assert torch.equal(torch.cat(counted), batch["ids"])
 
 
 def test_a_process_alone_needs_no_group() -> None:

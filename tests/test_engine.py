@@ -285,7 +285,7 @@ class Walk:
         ids = torch.from_numpy(self.random.integers(0, 13, (len(self.read), width)))
         found = []
         for number, state in enumerate(self.states):
-            output = self.model(Inputs(ids, lengths=torch.from_numpy(added)), state)
+            output = self.model(Inputs({"ids": ids}, lengths=torch.from_numpy(added)), state)
             assert output.state is not None
             self.states[number] = output.state
             found.append(self.model.head(output.hidden))
@@ -390,7 +390,7 @@ def test_a_packed_tree_over_shared_tokens_is_each_path_alone(config, seed, stem,
             above[row, node, parent] = True
     with torch.inference_mode():
         state = going(model, prompt).share().select(torch.tensor([0, 0]))
-        hidden = model(Inputs(ids, ancestors=above), state).hidden
+        hidden = model(Inputs({"ids": ids}, ancestors=above), state).hidden
         for row, node in np.ndindex(2, nodes):
             path = [*ids[row, above[row, node]].tolist(), int(ids[row, node])]
             alone = model(torch.tensor([[*prompt[0].tolist(), *path]])).hidden[0, -1]

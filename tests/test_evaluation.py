@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.codecs import CharacterCodec
-from linnet.domains import Question
+from linnet.domains.contract import Question
 from linnet.evaluation import (
     Nats,
     Units,
@@ -28,11 +28,11 @@ from linnet.intervals import wilson
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.records import Baseline
-from linnet.sequences import Sequences
+from linnet.rows import Rows
 from small_models import MIXERS, random_model, small_config
 
 
-def sequences(lengths: list[int], seed: int = 0, vocabulary: int = 13, share: float = 0.8) -> Sequences:
+def sequences(lengths: list[int], seed: int = 0, vocabulary: int = 13, share: float = 0.8) -> Rows:
     """Random rows of these lengths; about `share` of the tokens are scored, a row's first never."""
     random = np.random.default_rng(seed)
     total = sum(lengths)
@@ -40,10 +40,10 @@ def sequences(lengths: list[int], seed: int = 0, vocabulary: int = 13, share: fl
     scored = random.random(total) < share
     scored[starts[:-1]] = False
     ids = random.integers(0, vocabulary, total).astype(np.uint16)
-    return Sequences(ids, starts, scored, 3 * np.array(lengths), 4 * np.array(lengths))
+    return Rows.of_ids(ids, starts, scored, 3 * np.array(lengths), 4 * np.array(lengths))
 
 
-def row_by_row(model: Model, data: Sequences) -> list[float]:
+def row_by_row(model: Model, data: Rows) -> list[float]:
     """The obvious sum: each row alone, each scored token from all that stands before it."""
     sums = []
     for row in range(len(data)):
@@ -106,17 +106,17 @@ def test_scoring_leaves_the_model_as_it_was_and_ignores_dropout():
 )
 def test_windows_score_each_token_once_from_at_least_half_a_context(lengths, context, seed):
     data = sequences(lengths, seed)
-    place = np.arange(len(data.ids))
-    marked = Sequences(data.ids, data.starts, data.scored, fields={"place": place})
+    steps = np.arange(len(data.ids))
+    marked = Rows({"ids": data.ids, "step": steps}, data.starts, data.scored)
     cut, begins = windows(marked, context)
-    np.testing.assert_array_equal(begins, cut.fields["place"][cut.starts[:-1]])
+    np.testing.assert_array_equal(begins, cut.columns["step"][cut.starts[:-1]])
     assert cut.lengths.max() <= context + 1
-    scored = cut.fields["place"][cut.scored]
+    scored = cut.columns["step"][cut.scored]
     assert sorted(scored.tolist()) == np.flatnonzero(data.scored).tolist()
-    np.testing.assert_array_equal(cut.ids, data.ids[cut.fields["place"]])
+    np.testing.assert_array_equal(cut.ids, data.ids[cut.columns["step"]])
     starts_of_rows = set(data.starts.tolist())
     for first, last in zip(cut.starts[:-1], cut.starts[1:], strict=True):
-        places = cut.fields["place"][first:last]
+        places = cut.columns["step"][first:last]
         assert np.array_equal(places, np.arange(places[0], places[0] + len(places)))  # a piece of one row
         for offset in np.flatnonzero(cut.scored[first:last]):
             assert offset > 0  # there is something to predict it from
@@ -152,7 +152,7 @@ def test_rows_without_a_target_cost_nothing():
 def test_the_unigram_baseline_is_the_entropy_of_what_is_scored():
     ids = np.array([0, 1, 1, 2, 0, 1, 2, 2], np.uint16)
     scored = np.array([0, 1, 1, 1, 0, 1, 0, 0], bool)  # 1, 1, 2, 1
-    data = Sequences(ids, np.array([0, 4, 8]), scored)
+    data = Rows.of_ids(ids, np.array([0, 4, 8]), scored)
     expected = -(0.75 * math.log(0.75) + 0.25 * math.log(0.25))
     assert unigram(data, 5) == pytest.approx(expected, rel=1e-12)
 
@@ -169,13 +169,13 @@ def test_an_untrained_head_that_knows_the_frequencies_loses_exactly_the_baseline
     assert nats(model, data).mean == pytest.approx(unigram(data, 13), rel=1e-6)
 
 
-def rows_of(lengths: list[int], characters: list[int] | None = None) -> Sequences:
+def rows_of(lengths: list[int], characters: list[int] | None = None) -> Rows:
     """Rows of these numbers of tokens, the first of each not scored."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
     scored = np.ones(starts[-1], bool)
     scored[starts[:-1]] = False
     sizes = None if characters is None else np.array(characters)
-    return Sequences(np.zeros(starts[-1], np.uint16), starts, scored, sizes, sizes)
+    return Rows.of_ids(np.zeros(starts[-1], np.uint16), starts, scored, sizes, sizes)
 
 
 LETTERS = CharacterCodec("abc")
@@ -184,7 +184,7 @@ LETTERS = CharacterCodec("abc")
 def test_likelihoods_are_given_per_token_character_and_byte():
     data = rows_of([4, 4, 3])
     each = np.array([0, 3, 2, 1, 0, 2, 1, 1, 0, 1, 1], np.float32)
-    data = Sequences(data.ids, data.starts, data.scored, np.array([9, 9, 6]), np.array([12, 12, 8]))
+    data = Rows.of_ids(data.ids, data.starts, data.scored, np.array([9, 9, 6]), np.array([12, 12, 8]))
     measured, units = Nats(each, data.scored), Units.of(data, LETTERS, "document")
     scores = {s.name: s for s in likelihood_scores(measured, data, units, Baseline(name="unigram", value=3.0))}
     assert {name: (s.value, s.n) for name, s in scores.items()} == {
@@ -229,7 +229,7 @@ def test_long_blocks_cover_the_truth_of_one_document(total: int) -> None:
         scenes = random.geometric(1 / 60, total // 30)
         level = np.repeat(random.gamma(25.0, 2 / 25, len(scenes)), scenes)[: total + 1]
         data = rows_of([total + 1], [total])
-        data = Sequences(data.ids + 2, data.starts, data.scored, data.row_characters, 2 * data.row_bytes)
+        data = Rows.of_ids(data.ids + 2, data.starts, data.scored, data.row_characters, 2 * data.row_bytes)
         measured = Nats((level * data.scored).astype(np.float32), data.scored)
         units = Units.of(data, codec, "document")
         assert units.name == "24 blocks of 1 document"
@@ -248,7 +248,7 @@ def test_units_are_the_rows_or_cut_them_and_leave_nothing_out(lengths: list[int]
     ids = random.integers(0, 5, sum(lengths))
     starts = np.concatenate([[0], np.cumsum(lengths)])
     characters = np.array([np.count_nonzero(part >= 2) for part in np.split(ids, starts[1:-1])])
-    data = Sequences(ids, starts, np.ones(len(ids), bool), characters, characters)
+    data = Rows.of_ids(ids, starts, np.ones(len(ids), bool), characters, characters)
     units = Units.of(data, LETTERS, "row")
     assert set(starts.tolist()) <= set(units.edges.tolist())
     assert (np.diff(units.edges) > 0).all() and len(units.characters) == len(units.edges) - 1

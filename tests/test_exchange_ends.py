@@ -14,12 +14,12 @@ from foreign_models import folder_of, llama_config, portable, trained
 from linnet import workbench
 from linnet.cli.app import build
 from linnet.codecs import CharacterCodec
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.exchange.expressing import Portable
 from linnet.exchange.gguf_reading import read_gguf
 from linnet.exchange.gguf_writing import write_gguf
 from linnet.exchange.hf import read_folder, write_folder
+from linnet.tokenization import TokenizerCodec
 
 MODEL = llama_config(vocabulary=330)
 

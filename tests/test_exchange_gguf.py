@@ -31,7 +31,6 @@ from foreign_models import (
 from linnet import workbench
 from linnet.codecs import CharacterCodec
 from linnet.domains.arithmetic.codec import ArithmeticCodec
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.exchange.expressing import Portable, settled
 from linnet.exchange.gguf_file import GgufFile
@@ -39,6 +38,7 @@ from linnet.exchange.gguf_reading import pre_tokenizer, read_gguf
 from linnet.exchange.gguf_vocabulary import Vocabulary, vocabulary_of
 from linnet.exchange.gguf_writing import gguf_family, interleaved, parted, write_gguf
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
+from linnet.tokenization import TokenizerCodec
 from small_models import random_ids
 
 gguf = pytest.importorskip("gguf", reason="gguf is not installed (linnet[gguf])")

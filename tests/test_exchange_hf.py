@@ -29,11 +29,11 @@ from foreign_models import (
 from linnet import workbench
 from linnet.codecs import CharacterCodec, Codec
 from linnet.domains.arithmetic.codec import ArithmeticCodec
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.exchange.expressing import Portable, settled
 from linnet.exchange.hf import read_folder, write_folder
 from linnet.exchange.tokens import read_tokenizer
 from linnet.model.config import AttentionConfig, ModelConfig
+from linnet.tokenization import TokenizerCodec
 from small_models import random_ids
 
 CLOSE = 2e-5  # between two orders of the same float32 sums

@@ -17,12 +17,12 @@ from safetensors.torch import load_file, save_file
 
 from foreign_models import folder_of, llama_config, portable, trained
 from linnet import workbench
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.exchange.expressing import Portable, differing, settled
 from linnet.exchange.families import config_of
 from linnet.exchange.hf import expressible, read_folder, write_folder
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
+from linnet.tokenization import TokenizerCodec
 from linnet.training.checkpoint import weights_of
 from small_models import configs, random_model
 
@@ -72,7 +72,7 @@ def test_all_reasons_come_at_once() -> None:
         feedforward=FeedForwardConfig(kind="gelu"),
         norm=NormConfig(kind="layer", bias=True),
         head=HeadConfig(softcap=30.0, bias=True),
-        fields={"user": 3},
+        columns={"user": {"kind": "ids", "size": 3}},
     )
     with pytest.raises(BadInput) as refused:
         expressible(config)

@@ -30,7 +30,7 @@ def test_data_flows_one_way() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-LOW = ["linnet.errors", "linnet.records", "linnet.codecs", "linnet.sequences"]
+LOW = ["linnet.errors", "linnet.records", "linnet.codecs", "linnet.rows"]
 DOMAINS = [f"linnet.domains.{path.name}" for path in sorted((SOURCE / "domains").iterdir()) if path.is_dir()]
 
 

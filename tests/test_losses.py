@@ -13,19 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from linnet import recipes
 from linnet.data import Batch
 from linnet.errors import BadInput
 from linnet.model import heads, losses
-from linnet.model.config import HeadConfig
+from linnet.model.config import HeadConfig, LossConfig
+from linnet.model.contract import Objective
 from linnet.model.heads import Head
-from linnet.model.inputs import Inputs
-from linnet.model.losses import LossConfig
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner
-from linnet.training.networks import Objective
-from linnet.training.run import changed
-from linnet.workbench.making import prepare
+from linnet.training.settings import changed
+from linnet.workbench.train import made, prepare
 from small_models import random_ids, random_model, small_config
 from tiny_runs import tiny_run
 
@@ -131,8 +128,11 @@ def test_two_passes_drop_different_values_and_agree_where_nothing_drops() -> Non
     for dropout in (0.0, 0.3):
         model = random_model(small_config(dropout=dropout)).train()
         torch.manual_seed(5)
-        one = Objective(model, LossConfig())(Inputs(ids), targets, weights)
-        two = Objective(model, LossConfig(r_drop=5.0))(Inputs(ids), targets, weights)
+        batch = {"ids": ids, "next.ids": targets, "weights": weights}
+        one = Objective(model)(batch)
+        model.config = small_config(dropout=0.1, loss=LossConfig(r_drop=5.0))
+        model.passes = 2
+        two = Objective(model)(batch)
         assert math.isclose(one.item(), two.item(), rel_tol=1e-5) is (dropout == 0.0)
 
 
@@ -141,7 +141,7 @@ def test_micro_batches_change_nothing() -> None:
     moved = []
     for parts in (1, 3):
         run, batches = tiny_run("smoothing=0.1", "z_loss=0.01", f"accumulation={parts}", "clip=0")
-        learner = Learner(run, CPU, Processes())
+        learner = Learner(run, run.data.codec(), CPU, Processes())
         batch: Batch = batches[0]
         moved.append(learner.step(batch, 0, 10))
     assert torch.isclose(moved[0].loss, moved[1].loss, rtol=1e-6)
@@ -151,6 +151,6 @@ def test_micro_batches_change_nothing() -> None:
 def test_terms_that_mean_nothing_are_refused() -> None:
     with pytest.raises(BadInput, match=r"r_drop compares two passes .* model.dropout is 0"):
         prepare("tiny-text", settings=["r_drop=1"])
-    assert prepare("tiny-text", settings=["r_drop=1", "dropout=0.1"]).loss.r_drop == 1
-    with pytest.raises(BadInput, match="this run names places"):
-        changed(recipes.named("places"), [("loss.smoothing", 0.1)])
+    assert prepare("tiny-text", settings=["dropout=0.1", "r_drop=1"]).model.loss.r_drop == 1
+    with pytest.raises(BadInput, match="unknown key"):
+        changed(made("places"), [("loss.smoothing", 0.1)])

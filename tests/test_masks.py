@@ -1,6 +1,6 @@
 """Who sees whom, cell by cell; and what follows: padding, packing and trees change nothing.
 
-Legend: B = rows, T = new tokens, S = slots, P = prefix vectors.
+Legend: B = rows, T = new tokens, S = slots.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 from linnet.model import masks
 from linnet.model.config import AttentionConfig
 from linnet.model.inputs import Inputs
-from small_models import configs, random_ids, random_model, small_config
+from small_models import configs, random_ids, random_model, small_config, vectors_then_ids, with_vectors
 
 POSITION_KINDS = ["rotary", "sinusoidal", "learned", "none"]
 
@@ -34,26 +34,24 @@ def seen(mask: masks.Mask, rows: int, tokens: int) -> Tensor:
 @settings(max_examples=60, deadline=None)
 @given(
     tokens=st.integers(1, 7),
-    prefix=st.integers(0, 3),
     causal=st.booleans(),
     packed=st.booleans(),
     lengths=st.none() | st.lists(st.integers(1, 7), min_size=2, max_size=2),
     seed=st.integers(0, 99),
 )
-def test_one_convention_causal_times_padding_times_document(tokens, prefix, causal, packed, lengths, seed):
-    prefix = 0 if packed else prefix
+def test_one_convention_causal_times_padding_times_document(tokens, causal, packed, lengths, seed):
     documents = random_ids(2, tokens, vocabulary=3, seed=seed).sort(dim=1).values if packed else None
     lengths = None if lengths is None else [min(length, tokens) for length in lengths]
     inputs = Inputs(
-        torch.zeros(2, tokens, dtype=torch.int64),
+        {"ids": torch.zeros(2, tokens, dtype=torch.int64)},
         documents=documents,
         lengths=None if lengths is None else torch.tensor(lengths),
     )
-    found = seen(masks.without_memory(inputs, prefix + tokens, causal), 2, prefix + tokens)
+    found = seen(masks.without_memory(inputs, tokens, causal), 2, tokens)
     for row in range(2):
-        real = prefix + (tokens if lengths is None else lengths[row])
+        real = tokens if lengths is None else lengths[row]
         for query in range(real):  # what padding sees is nobody's business
-            for key in range(prefix + tokens):
+            for key in range(tokens):
                 together = documents is None or documents[row, query] == documents[row, key]
                 expected = bool(together) and key < real and (key <= query or not causal)
                 assert bool(found[row, query, key]) == expected, (row, query, key)
@@ -99,7 +97,7 @@ def test_a_mask_first_made_in_evaluation_serves_training(kernel, monkeypatch):
     monkeypatch.setattr("linnet.model.attention.choose", lambda *_, **__: kernel)
     model = random_model(small_config())
     ids, documents = random_ids(2, 11), torch.zeros(2, 11, dtype=torch.int64)
-    for inputs in (Inputs(ids), Inputs(ids, documents=documents)):
+    for inputs in (Inputs({"ids": ids}), Inputs({"ids": ids}, documents=documents)):
         with torch.inference_mode():
             model(inputs)
         model(inputs).hidden.sum().backward()
@@ -113,7 +111,7 @@ def test_a_mask_first_made_in_evaluation_serves_training(kernel, monkeypatch):
 def test_padding_is_never_seen_without_a_causal_mask(config, lengths):
     model = random_model(config)
     ids = random_ids(3, 6)
-    found = model(Inputs(ids, lengths=torch.tensor(lengths))).hidden
+    found = model(Inputs({"ids": ids}, lengths=torch.tensor(lengths))).hidden
     for row, length in enumerate(lengths):
         close(found[row, :length], model(ids[row : row + 1, :length]).hidden[0])
 
@@ -133,12 +131,12 @@ def test_padding_is_never_seen_in_blocks_either(monkeypatch):
     monkeypatch.setattr("linnet.model.attention.BLOCK", 3)
     model = random_model(small_config(attention=AttentionConfig(heads=2, causal=False)))
     ids = random_ids(2, 10)
-    close(model(Inputs(ids, lengths=torch.tensor([7, 10]))).hidden[0, :7], model(ids[:1, :7]).hidden[0])
+    close(model(Inputs({"ids": ids}, lengths=torch.tensor([7, 10]))).hidden[0, :7], model(ids[:1, :7]).hidden[0])
 
 
 def test_an_empty_row_among_others_is_no_nan():
     config = small_config(attention=AttentionConfig(heads=2, causal=False))
-    hidden = random_model(config)(Inputs(random_ids(2, 4), lengths=torch.tensor([0, 4]))).hidden
+    hidden = random_model(config)(Inputs({"ids": random_ids(2, 4)}, lengths=torch.tensor([0, 4]))).hidden
     assert bool(hidden.isfinite().all())
 
 
@@ -157,7 +155,7 @@ def test_packed_documents_equal_rows_of_their_own(config, cuts, causal, seed):
     documents = torch.full((2, tokens), -1)  # what is left is padding
     for row, lengths in enumerate(cuts):
         documents[row, : sum(lengths)] = torch.arange(len(lengths)).repeat_interleave(torch.tensor(lengths))
-    hidden = model(Inputs(ids, documents=documents)).hidden
+    hidden = model(Inputs({"ids": ids}, documents=documents)).hidden
     for row, lengths in enumerate(cuts):
         first = 0
         for length in lengths:
@@ -197,7 +195,7 @@ def test_a_packed_tree_equals_each_of_its_paths(config, tokens, prefixes, seed):
         lengths = torch.tensor(prefixes)
         state = model(Inputs(before, lengths=lengths), model.empty_state(2)).state
     with torch.no_grad():
-        hidden = model(Inputs(ids, ancestors=above), state).hidden
+        hidden = model(Inputs({"ids": ids}, ancestors=above), state).hidden
     assert bool(hidden.isfinite().all())
     for row in range(2):
         start = before[row, : 0 if prefixes is None else prefixes[row]]
@@ -212,7 +210,11 @@ def test_a_tree_may_leave_out_that_a_token_is_above_itself():
     ids = random_ids(1, 3)
     strict = torch.tensor([[[0, 0, 0], [1, 0, 0], [1, 0, 0]]], dtype=torch.bool)
     whole = strict | torch.eye(3, dtype=torch.bool)
-    close(model(Inputs(ids, ancestors=strict)).hidden, model(Inputs(ids, ancestors=whole)).hidden, 0.0)
+    close(
+        model(Inputs({"ids": ids}, ancestors=strict)).hidden,
+        model(Inputs({"ids": ids}, ancestors=whole)).hidden,
+        0.0,
+    )
 
 
 def test_a_state_goes_on_after_a_tree_once_the_tree_is_forgotten():
@@ -220,23 +222,26 @@ def test_a_state_goes_on_after_a_tree_once_the_tree_is_forgotten():
     start, after = random_ids(1, 5), random_ids(1, 4, seed=1)
     with torch.inference_mode():
         state = model(start, model.empty_state(1)).state
-        state = model(Inputs(random_ids(1, 6), ancestors=torch.eye(6, dtype=torch.bool)[None]), state).state
+        state = model(
+            Inputs({"ids": random_ids(1, 6)}, ancestors=torch.eye(6, dtype=torch.bool)[None]), state
+        ).state
         hidden = model(after, state.truncate(5)).hidden
         close(hidden, model(torch.cat((start, after), dim=1)).hidden[:, 5:])
 
 
 @pytest.mark.parametrize("positions", POSITION_KINDS)
-def test_prefix_vectors_are_tokens_without_ids(positions):
+def test_vectors_before_the_ids_of_a_row_are_steps_like_others(positions):
     """Vectors taken from the embedding give what their tokens would, padded rows and a state included."""
-    model = random_model(small_config(positions=positions))
+    model = with_vectors(positions=positions)
     ids = random_ids(2, 7)
-    prefix = model.embedding(ids[:, :3])
-    whole = model(ids).hidden
-    close(model(Inputs(ids[:, 3:], prefix=prefix)).hidden, whole)
+    vectors = model.embedding(ids[:, :3])
+    whole = model(vectors_then_ids(vectors[:, :0], ids)).hidden
+    close(model(vectors_then_ids(vectors, ids[:, 3:])).hidden, whole)
     with torch.no_grad():
-        first = model(Inputs(ids[:, 3:6], prefix=prefix, lengths=torch.tensor([3, 1])), model.empty_state(2))
+        begun = vectors_then_ids(vectors, ids[:, 3:6], lengths=torch.tensor([6, 4]))
+        first = model(begun, model.empty_state(2))
         assert first.state is not None and first.state.lengths.tolist() == [6, 4]
         rest = torch.stack((ids[0, 6:7], ids[1, 4:5]))
-        hidden = model(rest, first.state).hidden
+        hidden = model(vectors_then_ids(vectors[:, :0], rest), first.state).hidden
     close(hidden[0, 0], whole[0, 6])
     close(hidden[1, 0], whole[1, 4])

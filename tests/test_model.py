@@ -16,10 +16,11 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
+from linnet.model.contract import evaluating
 from linnet.model.inputs import Inputs
 from linnet.model.layers import rotate, rotation, sinusoids
-from linnet.model.model import Model, evaluating
-from small_models import configs, random_ids, random_model, small_config
+from linnet.model.model import Model
+from small_models import configs, random_ids, random_model, small_config, vectors_then_ids, with_vectors
 from test_costs import PUBLISHED
 
 
@@ -165,10 +166,10 @@ def test_rotary_scores_depend_on_distance_only():
     """A rotary model does not know where a row starts; a learned table does."""
     ids = random_ids(1, 6)
     for positions, moves in (("rotary", False), ("learned", True), ("sinusoidal", True), ("none", False)):
-        model = random_model(small_config(positions=positions))
-        scores = "blocks.0.attn.hook_attn_scores"
-        plain = model(ids, keep=(scores,)).kept[scores].tril()
-        padding = Inputs(ids, prefix=torch.zeros(1, 3, 12))
+        model = with_vectors(positions=positions)
+        scores, none = "blocks.0.attn.hook_attn_scores", torch.zeros(1, 0, 12)
+        plain = model(vectors_then_ids(none, ids), keep=(scores,)).kept[scores].tril()
+        padding = vectors_then_ids(torch.zeros(1, 3, 12), ids)
         shifted = model(padding, keep=(scores,)).kept[scores][:, :, 3:, 3:].tril()
         assert torch.allclose(shifted, plain, atol=1e-4) != moves, positions
 
@@ -199,21 +200,23 @@ def test_order_matters_where_there_are_positions(positions):
 # Parts of the inputs.
 
 
-def test_side_fields_are_added_to_the_tokens():
-    model = random_model(small_config(fields={"hour": 24, "user": 3}))
+def test_columns_of_ids_are_added_to_the_tokens():
+    model = random_model(
+        small_config(columns={"hour": {"size": 24, "kind": "ids"}, "user": {"size": 3, "kind": "ids"}})
+    )
     ids, hour, user = random_ids(2, 5), random_ids(2, 5, vocabulary=24), random_ids(2, 5, vocabulary=3)
-    kept = model(Inputs(ids, fields={"user": user, "hour": hour}), keep=("hook_embed",)).kept["hook_embed"]
-    table = model.field_embeddings
-    close(kept, model.embedding(ids) + table["hour"](hour) + table["user"](user))
+    kept = model(Inputs({"ids": ids, "user": user, "hour": hour}), keep=("hook_embed",)).kept["hook_embed"]
+    table = {name: model.get_parameter(f"columns.{name}.enter.weight") for name in ("hour", "user")}
+    close(kept, model.embedding(ids) + table["hour"][hour] + table["user"][user])
 
 
-def test_side_fields_go_on_with_a_state():
-    model = random_model(small_config(fields={"hour": 24}, mixer=("attention", "gru")))
+def test_columns_go_on_with_a_state():
+    model = random_model(small_config(columns={"hour": {"size": 24, "kind": "ids"}}, mixer=("attention", "gru")))
     ids, hour = random_ids(2, 6), random_ids(2, 6, vocabulary=24)
-    whole = model(Inputs(ids, fields={"hour": hour})).hidden
+    whole = model(Inputs({"ids": ids, "hour": hour})).hidden
     with torch.no_grad():
-        first = model(Inputs(ids[:, :4], fields={"hour": hour[:, :4]}), model.empty_state(2))
-        rest = model(Inputs(ids[:, 4:], fields={"hour": hour[:, 4:]}), first.state).hidden
+        first = model(Inputs({"ids": ids[:, :4], "hour": hour[:, :4]}), model.empty_state(2))
+        rest = model(Inputs({"ids": ids[:, 4:], "hour": hour[:, 4:]}), first.state).hidden
     close(rest, whole[:, 4:])
 
 
@@ -221,7 +224,7 @@ def test_padding_changes_no_real_token():
     model = random_model(small_config(mixer=("attention", "gru")))
     ids = random_ids(2, 6)
     padded = torch.cat((ids, random_ids(2, 3, seed=7)), dim=1)
-    close(model(Inputs(padded, lengths=torch.tensor([6, 6]))).hidden[:, :6], model(ids).hidden)
+    close(model(Inputs({"ids": padded}, lengths=torch.tensor([6, 6]))).hidden[:, :6], model(ids).hidden)
 
 
 # The start.
@@ -339,7 +342,10 @@ def test_every_parameter_of_every_model_learns(config):
         ({"heads": 4}, "heads\n  Extra inputs are not permitted"),
         ({"dropout": 1.0}, "dropout\n  Input should be less than 1"),
         ({"width": 0}, "width\n  Input should be greater than or equal to 1"),
-        ({"fields": {"hour": 0}}, "fields.hour\n  Input should be greater than or equal to 1"),
+        (
+            {"columns": {"hour": {"kind": "ids", "size": 0}}},
+            "columns.hour.ids.size\n  Input should be greater than or equal to 1",
+        ),
         ({"head": {"softcap": 0}}, "head.softcap\n  Input should be greater than 0"),
     ],
 )
@@ -363,23 +369,18 @@ IDS = random_ids(2, 3)
 BOOLS = torch.ones(2, 3, 3, dtype=torch.bool)
 REFUSED = {
     "flat ids": (IDS[0], r"ids need the shape \[rows, tokens\], not \(3,\)"),
-    "lengths": (Inputs(IDS, lengths=torch.tensor([3])), r"lengths need the shape \[2\], not \[1\]"),
-    "documents": (Inputs(IDS, documents=IDS[:, :2]), r"documents need the shape \[2, 3\], not \[2, 2\]"),
-    "ancestors": (Inputs(IDS, ancestors=BOOLS[:, :2]), r"ancestors need the shape \[2, 3, 3\], not \[2, 2, 3\]"),
-    "fields of another shape": (
-        Inputs(IDS, fields={"hour": IDS[:, :1]}),
-        r"values of the field hour need the shape \[2, 3\], not \[2, 1\]",
+    "lengths": (Inputs({"ids": IDS}, lengths=torch.tensor([3])), r"lengths need the shape \[2\], not \[1\]"),
+    "documents": (Inputs({"ids": IDS}, documents=IDS[:, :2]), r"documents need the shape \[2, 3\], not \[2, 2\]"),
+    "ancestors": (
+        Inputs({"ids": IDS}, ancestors=BOOLS[:, :2]),
+        r"ancestors need the shape \[2, 3, 3\], not \[2, 2, 3\]",
     ),
-    "fields of another name": (Inputs(IDS, fields={"user": IDS}), r"reads the fields \['hour'\], not \['user'\]"),
-    "no fields": (IDS, r"reads the fields \['hour'\], not \[\]"),
-    "a narrow prefix": (
-        Inputs(IDS, prefix=torch.zeros(2, 4, 5), fields={"hour": IDS}),
-        r"prefix vectors need the shape \[2, any, 12\], not \[2, 4, 5\]",
+    "a column of another shape": (
+        Inputs({"ids": IDS, "hour": IDS[:, :1]}),
+        r"values of the column hour need the shape \[2, 3\], not \[2, 1\]",
     ),
-    "a prefix before a tree": (
-        Inputs(IDS, prefix=torch.zeros(2, 4, 12), ancestors=BOOLS, fields={"hour": IDS}),
-        "prefix vectors cannot stand before packed documents or a tree",
-    ),
+    "another column": (Inputs({"ids": IDS, "user": IDS}), r"\['hour', 'ids'\], not \['ids', 'user'\]"),
+    "no further column": (IDS, r"reads the columns \['hour', 'ids'\], not \['ids'\]"),
 }
 
 
@@ -387,12 +388,12 @@ REFUSED = {
 def test_inputs_that_do_not_fit_are_named_with_their_sizes(name):
     inputs, message = REFUSED[name]
     with pytest.raises(ValueError, match=message):
-        random_model(small_config(fields={"hour": 13}))(inputs)
+        random_model(small_config(columns={"hour": {"size": 13, "kind": "ids"}}))(inputs)
 
 
 def test_a_recurrent_layer_refuses_to_keep_documents_apart():
     model = random_model(small_config(mixer=("attention", "gru")))
-    for inputs in (Inputs(IDS, documents=IDS), Inputs(IDS, ancestors=BOOLS)):
+    for inputs in (Inputs({"ids": IDS}, documents=IDS), Inputs({"ids": IDS}, ancestors=BOOLS)):
         with pytest.raises(ValueError, match="a recurrent mixer runs over whole rows"):
             model(inputs)
 
@@ -418,15 +419,14 @@ def test_half_precision_gives_nearly_the_same():
 
 @pytest.mark.parametrize(("which", "layers"), [("alternate", (0, 2)), ("all", (0, 1, 2)), ("none", ())])
 def test_values_looked_up_by_token_are_added_to_those_that_are_computed(which, layers):
-    """The same as editing the values of a model without the tables; a prefix, which has no ids, adds nothing."""
+    """The same as editing the values of a model without the tables; a step without a token adds nothing."""
     attention = AttentionConfig(heads=2, kv_heads=1, head_width=4, value_embeddings=which)
-    model = random_model(small_config(depth=3, attention=attention))
+    model, plain = with_vectors(depth=3, attention=attention), with_vectors(depth=3)
     assert model.config.value_layers == layers
     tables = {layer: model.get_parameter(f"blocks.{layer}.mixer.values.weight") for layer in layers}
-    plain = random_model(small_config(depth=3))
     plain.load_state_dict({k: v for k, v in model.state_dict().items() if "mixer.values" not in k})
     ids = random_ids(3, 7)
-    inputs = Inputs(ids, prefix=torch.randn(3, 2, model.config.width))
+    inputs = vectors_then_ids(torch.randn(3, 2, model.config.width), ids)
 
     def adding(table):
         return lambda v: v + F.pad(table[ids][:, :, None], (0, 0, 0, 0, 2, 0))

@@ -12,12 +12,11 @@ from torch import Tensor
 from linnet.machine import compiler_at_hand
 from linnet.model import opaque
 from linnet.model.attention import Mixed, explicit
-from linnet.model.config import AttentionConfig, ModelConfig
+from linnet.model.config import AttentionConfig, LossConfig, ModelConfig
+from linnet.model.contract import Objective
 from linnet.model.inputs import Inputs
-from linnet.model.losses import LossConfig
 from linnet.model.masks import Mask
 from linnet.model.model import Model
-from linnet.training.networks import Objective
 
 
 def gradients(value: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -96,7 +95,7 @@ def test_a_compiled_objective_gives_the_loss_and_the_gradients_of_the_plain_one(
     model = Model(config)
     ids, weights = torch.randint(0, 50, (3, 17)), torch.rand(3, 16)
     packed = torch.tensor([[0] * 5 + [1] * 11, [0] * 16, [0] * 15 + [1]]) if documents else None
-    inputs = Inputs(ids[:, :-1], documents=packed)
+    inputs = Inputs({"ids": ids[:, :-1]}, documents=packed)
     objective, parameters = Objective(model, further), tuple(model.parameters())
 
     def learn(function):

@@ -14,16 +14,16 @@ from linnet.data import Batch
 from linnet.model.config import AttentionConfig, ModelConfig
 from linnet.model.model import Model
 from linnet.training.distributed import Processes
-from linnet.training.learner import Learner, inputs_of, micro_batches
+from linnet.training.learner import Learner, micro_batches
 from linnet.training.muon import Muon, orthogonalized
 from linnet.training.optim import (
     load_state_tensors,
-    named_groups,
     optimizers,
     set_rate,
     state_tensors,
 )
-from linnet.training.run import OptimConfig, Run, changed
+from linnet.training.run import OptimConfig, Run
+from linnet.training.settings import changed
 from tiny_runs import tiny_run
 
 CPU = torch.device("cpu")
@@ -54,16 +54,16 @@ def weights(model: Model) -> dict[str, Tensor]:
 @pytest.mark.parametrize("shape", SHAPES)
 def test_every_parameter_is_in_one_group(shape: str) -> None:
     model = model_of(shape)
-    groups = named_groups(model)
-    named = [name for group in groups.values() for name, _ in group]
+    groups = model.groups()
+    named = [name for group in (groups.matrices, groups.embeddings, groups.vectors) for name, _ in group]
     assert sorted(named) == sorted(name for name, _ in model.named_parameters())
-    assert {name for name, _ in groups["embeddings"]} == {
+    assert {name for name, _ in groups.embeddings} == {
         name
         for name, _ in model.named_parameters()
         if name in ("embedding.weight", "position_embedding.weight", "head.weight")
     }
-    assert all(parameter.ndim == 2 and name.startswith("blocks.") for name, parameter in groups["matrices"])
-    assert all(parameter.ndim == 1 for _, parameter in groups["vectors"])
+    assert all(parameter.ndim == 2 and name.startswith("blocks.") for name, parameter in groups.matrices)
+    assert all(parameter.ndim == 1 for _, parameter in groups.vectors)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -77,7 +77,7 @@ def test_only_matrices_decay(shape: str, kind: str) -> None:
     config = OptimConfig(kind=kind, lr=0.1, muon_lr=0.3, weight_decay=0.5)
     for optim in optimizers(model, config):
         optim.step()
-    matrices = {name for name, _ in named_groups(model)["matrices"]}
+    matrices = {name for name, _ in model.groups().matrices}
     kept = 1 - 0.5 * (0.1 if kind == "adamw" else 0.3)
     for name, parameter in model.named_parameters():
         expected = kept if name in matrices else 1.0
@@ -96,7 +96,7 @@ def test_muon_moves_the_hidden_matrices_and_adamw_the_rest(shape: str) -> None:
     before = weights(model)
     muon.step()
     moved = {name for name, value in weights(model).items() if not torch.equal(value, before[name])}
-    assert moved == {name for name, _ in named_groups(model)["matrices"]}
+    assert moved == {name for name, _ in model.groups().matrices}
 
 
 def test_adamw_alone_has_all_groups_by_name() -> None:
@@ -116,17 +116,17 @@ def test_a_schedule_scales_every_group_from_its_own_peak() -> None:
 
 def plain_loss(model: Model, batch: Batch) -> Tensor:
     """Nats per counted token, with all logits at once: what a training step is to lower."""
-    logits = model.head(model(inputs_of(batch)).hidden)
-    nats = F.cross_entropy(logits.flatten(0, 1), batch.targets.flatten(), reduction="none")
-    return (nats * batch.weights.flatten()).sum() / batch.weights.sum()
+    logits = model.head(model(batch).hidden)
+    nats = F.cross_entropy(logits.flatten(0, 1), batch["next.ids"].flatten(), reduction="none")
+    return (nats * batch["weights"].flatten()).sum() / batch["weights"].sum()
 
 
 def test_a_step_is_what_plain_torch_does() -> None:
     """Loss, clipping, decay and schedule in a few lines of torch, beside the learner."""
     settings = ("optim.clip=0.5", "weight_decay=0.3", "lr=0.01", "schedule=linear", "schedule.warmup=2")
     run, batches = tiny_run(*settings)
-    learner = Learner(run, CPU, Processes())
-    plain = Learner(run, CPU, Processes()).model
+    learner = Learner(run, run.data.codec(), CPU, Processes())
+    plain = Learner(run, run.data.codec(), CPU, Processes()).model
     decaying = [p for n, p in plain.named_parameters() if p.ndim == 2 and n.startswith("blocks")]
     others = [p for n, p in plain.named_parameters() if not (p.ndim == 2 and n.startswith("blocks"))]
     adam = torch.optim.AdamW(
@@ -152,7 +152,7 @@ def test_a_step_is_what_plain_torch_does() -> None:
 
 def test_averaged_weights_are_those_of_the_formula_and_of_torch() -> None:
     run, batches = tiny_run("ema=0.8")
-    learner = Learner(run, CPU, Processes())
+    learner = Learner(run, run.data.codec(), CPU, Processes())
     reference = AveragedModel(learner.model, multi_avg_fn=get_ema_multi_avg_fn(0.8))
     by_hand: dict[str, Tensor] | None = None
     for step, batch in enumerate(batches[:6]):
@@ -173,16 +173,16 @@ def test_without_averaging_there_are_no_averaged_weights() -> None:
 
 def ragged(batch: Batch) -> Batch:
     """The batch with uneven masks: some rows count fully, some hardly, and the last four not at all."""
-    weights = batch.weights.clone()
+    weights = batch["weights"].clone()
     weights[::3, 4:] = 0.0
-    weights[1, :] = 1.0 * (torch.arange(weights.shape[1]) < batch.lengths[1])
+    weights[1, :] = 1.0 * (torch.arange(weights.shape[1]) < batch["lengths"][1])
     weights[-4:] = 0.0
-    return Batch(batch.ids, batch.targets, weights, batch.lengths, batch.documents, batch.fields)
+    return Batch(batch["ids"], batch["next.ids"], weights, batch["lengths"], batch["documents"], batch.fields)
 
 
 def gradient(run: Run, batch: Batch) -> tuple[Tensor, float]:
     """The whole gradient of one step as a vector, and the loss."""
-    learner = Learner(run, CPU, Processes())
+    learner = Learner(run, run.data.codec(), CPU, Processes())
     loss = learner._gradients(batch, 0)
     return torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]), float(loss)
 
@@ -191,7 +191,7 @@ def test_accumulation_does_not_change_the_gradient() -> None:
     run, batches = tiny_run("init_std=0.3")
     batch = ragged(batches[0])
     whole, loss = gradient(run, batch)
-    learner = Learner(run, CPU, Processes())
+    learner = Learner(run, run.data.codec(), CPU, Processes())
     plain_loss(learner.model, batch).backward()
     plain = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
     assert float(whole.abs().max()) > 0.05, "the tolerance means something"
@@ -215,7 +215,7 @@ def test_means_of_micro_batches_would_be_wrong() -> None:
 def test_micro_batches_share_the_rows_evenly(rows: int, parts: int) -> None:
     batch = tiny_run()[1][0].slice(slice(0, rows))
     pieces = micro_batches(batch, parts)
-    assert torch.equal(torch.cat([piece.ids for piece in pieces]), batch.ids)
+    assert torch.equal(torch.cat([piece.ids for piece in pieces]), batch["ids"])
     sizes = [len(piece.ids) for piece in pieces]
     assert len(sizes) == min(rows, parts)
     assert max(sizes) - min(sizes) <= 1
@@ -223,10 +223,10 @@ def test_micro_batches_share_the_rows_evenly(rows: int, parts: int) -> None:
 
 def test_a_batch_without_a_counted_token_moves_nothing_but_the_decay() -> None:
     run, batches = tiny_run("weight_decay=0")
-    learner = Learner(run, CPU, Processes())
+    learner = Learner(run, run.data.codec(), CPU, Processes())
     before = weights(learner.model)
     batch = batches[0]
-    empty = Batch(batch.ids, batch.targets, torch.zeros_like(batch.weights), batch.lengths, None, {})
+    empty = Batch(batch["ids"], batch["next.ids"], torch.zeros_like(batch["weights"]), batch["lengths"], None, {})
     moved = learner.step(empty, 0, 18)
     assert float(moved.loss) == 0.0 and float(moved.grad_norm) == 0.0
     assert all(torch.equal(value, before[name]) for name, value in weights(learner.model).items())
@@ -235,7 +235,7 @@ def test_a_batch_without_a_counted_token_moves_nothing_but_the_decay() -> None:
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_optimiser_state_comes_back_as_it_was(kind: str) -> None:
     run, batches = tiny_run(f"optim.kind={kind}", "accumulation=2")
-    one, other = Learner(run, CPU, Processes()), Learner(run, CPU, Processes())
+    one, other = Learner(run, run.data.codec(), CPU, Processes()), Learner(run, run.data.codec(), CPU, Processes())
     for step in range(3):
         one.step(batches[step], step, 18)
     stored = {name: value.clone() for name, value in state_tensors(one.model, one.optims).items()}
@@ -259,7 +259,7 @@ def test_dropout_depends_on_the_step_and_the_micro_batch_alone() -> None:
     torch.rand(7)
     again, _ = gradient(run, batches[0])
     assert torch.equal(first, again)
-    learner = Learner(run, CPU, Processes())
+    learner = Learner(run, run.data.codec(), CPU, Processes())
     learner._gradients(batches[0], 1)
     other = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
     assert not torch.equal(first, other)

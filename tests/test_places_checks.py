@@ -15,7 +15,8 @@ from linnet.cli.app import build
 from linnet.domains.places.cleaning import ingest
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.samples import CHECK_INS, PUBLISHED, GivenRecipe, Recipe
-from linnet.training.run import Run, changed, parse, to_toml
+from linnet.training.run import Run
+from linnet.training.settings import changed, parse, to_toml
 from places_tables import random_visits
 
 READ = ["data.recipe.by=time", "data.recipe.same_part=false", "data.recipe.skip_days=0", "data.recipe.least=1"]

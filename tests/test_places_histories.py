@@ -13,10 +13,10 @@ from typer.testing import CliRunner, Result
 from linnet import workbench
 from linnet.cli.app import build
 from linnet.domains.places.codec import FIRST
+from linnet.domains.places.following import Follower
+from linnet.domains.places.predicting import places_run, predict
+from linnet.domains.places.privacy import forget
 from linnet.workbench import load
-from linnet.workbench.following import Follower
-from linnet.workbench.predicting import places_run, predict
-from linnet.workbench.privacy import forget
 
 
 def linnet(*arguments: str | Path) -> Result:

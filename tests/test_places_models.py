@@ -15,19 +15,18 @@ from hypothesis import strategies as st
 
 from bench import copying_loops as loops
 from linnet import workbench
+from linnet.domains.places import copying, recipes
+from linnet.domains.places.batches import VisitPlan, pad
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.features import ALWAYS, PAST, RECENT, SUGGESTION, Cut, VisitRows
+from linnet.domains.places.following import Follower
 from linnet.domains.places.generated import Process, generate, write_check_ins
+from linnet.domains.places.published import CopyModel
+from linnet.domains.places.ranking import answer, dense_ranks, name_dense
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
+from linnet.domains.places.scorer import Scorer
+from linnet.domains.places.settings import CopyConfig, ScorerConfig
 from linnet.errors import BadInput
-from linnet.model.places import copying
-from linnet.model.places.batches import VisitPlan, pad
-from linnet.model.places.config import CopyConfig, ScorerConfig
-from linnet.model.places.published import CopyModel
-from linnet.model.places.ranking import answer, dense_ranks, inputs_of, name_dense
-from linnet.model.places.scorer import Scorer
-from linnet.recipes import places as recipes
-from linnet.workbench.following import Follower
 from places_tables import random_visits
 
 PLACES = 11
@@ -98,8 +97,8 @@ def test_the_decay_is_learned_alike() -> None:
 
 def test_published_sizes() -> None:
     for run, count in ((recipes.places_gru(), 620_808), (recipes.places_transformer(), 641_772)):
-        assert isinstance(run.next_place, CopyConfig)
-        assert sum(p.numel() for p in CopyModel(run.next_place).parameters()) == count
+        assert isinstance(run.model, CopyConfig)
+        assert sum(p.numel() for p in CopyModel(run.model).parameters()) == count
 
 
 def world(seed: int = 0, **kwargs: object) -> VisitRows:
@@ -138,16 +137,14 @@ def test_copying_networks_with_loops_are_the_same() -> None:
         slow = CopyModel(fast.config, sums)
         slow.load_state_dict(fast.state_dict())
         batch = pad(rows.gather(np.arange(6)))
-        torch.testing.assert_close(
-            slow.eval().predict(inputs_of(batch)).places, fast.predict(inputs_of(batch)).places, atol=1e-7, rtol=0
-        )
+        torch.testing.assert_close(slow.eval()(batch).places, fast(batch).places, atol=1e-7, rtol=0)
 
 
 @pytest.mark.usefixtures("double")
 def test_levels_of_the_tree_are_sums_over_places() -> None:
     rows = world(past=False)
     model = small_copy(rows, levels="tree")
-    named = model.predict(inputs_of(pad(rows.gather(np.arange(len(rows))))))
+    named = model(pad(rows.gather(np.arange(len(rows)))))
     for cells, table in zip(named.cells, model.tree, strict=True):
         expected = torch.zeros_like(cells)
         for place, cell in enumerate(table.tolist()):
@@ -258,7 +255,7 @@ def test_the_scorer_forgets_names() -> None:
 
 def test_ensembles_average_probabilities() -> None:
     rows, model = world(), small_scorer(3)
-    batch = inputs_of(pad(rows.gather(np.arange(5))))
+    batch = pad(rows.gather(np.arange(5)))
     both = model.predict(batch)
     _, _, single = model._read(batch)
     torch.testing.assert_close(both.logp.exp(), torch.stack([one.logp.exp() for one in single]).mean(0))
@@ -269,8 +266,8 @@ def test_ensembles_average_probabilities() -> None:
 def test_plans_are_functions_of_the_step() -> None:
     rows = world()
     plan = VisitPlan(rows, 16, seed=3)
-    assert torch.equal(plan.batch(5).ids, VisitPlan(rows, 16, seed=3).batch(5).ids)
-    seen = sum(len(plan.batch(step).ids) for step in range(plan.steps_per_epoch))
+    assert torch.equal(plan.batch(5)["ids"], VisitPlan(rows, 16, seed=3).batch(5)["ids"])
+    seen = sum(len(plan.batch(step)["ids"]) for step in range(plan.steps_per_epoch))
     assert seen == len(rows)
 
 

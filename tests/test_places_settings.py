@@ -8,15 +8,16 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from bench.places import drawn, prepared
-from linnet import recipes, workbench
+from linnet import workbench
 from linnet.cli.app import build
+from linnet.domains.places.following import Follower
 from linnet.domains.places.generated import Process, generate, write_check_ins
+from linnet.domains.places.settings import CopyConfig
 from linnet.errors import BadInput
-from linnet.model.places.config import CopyConfig
-from linnet.training.networks import parameters
-from linnet.training.run import changed
-from linnet.workbench.following import Follower
-from linnet.workbench.opening import load
+from linnet.training.resolve import parameters
+from linnet.training.settings import changed
+from linnet.workbench.open import load
+from linnet.workbench.train import made
 
 
 def linnet(*arguments: str | Path) -> Result:
@@ -64,25 +65,25 @@ def test_the_scorer_has_no_filter_and_says_so_everywhere(
     ("setting", "said"),
     [
         (("smoothing", 0.1), "smoothing is for places-gru and places-transformer"),
-        (("next_place.level_weights", [1, 1, 1, 1]), "its cells are sums over its places"),
-        (("next_place.levels", "tree"), "its cells are sums over its places"),
-        (("next_place.filter", "warm"), 'filter is none, hard or soft, not "warm"'),
+        (("model.level_weights", [1, 1, 1, 1]), "its cells are sums over its places"),
+        (("model.levels", "tree"), "its cells are sums over its places"),
+        (("model.filter", "warm"), 'filter is none, hard or soft, not "warm"'),
     ],
 )
 def test_the_scorer_refuses_what_only_copying_networks_have(setting: tuple[str, object], said: str) -> None:
     with pytest.raises(BadInput, match=said):
-        changed(recipes.named("places"), [setting])
+        changed(made("places"), [setting])
 
 
 def test_levels_of_cells_can_be_set_for_the_scorer() -> None:
-    assert changed(recipes.named("places"), [("levels", [11, 13])]).data.levels == (11, 13)  # type: ignore[union-attr]
+    assert changed(made("places"), [("levels", [11, 13])]).data.levels == (11, 13)  # type: ignore[union-attr]
 
 
 def test_three_weights_of_levels_are_one_too_few() -> None:
     with pytest.raises(BadInput, match="level_weights: four weights are needed: of three levels of cells, coarse"):
-        changed(recipes.named("places-gru"), [("next_place.level_weights", [0.1, 0.2, 0.3])])
+        changed(made("places-gru"), [("model.level_weights", [0.1, 0.2, 0.3])])
     with pytest.raises(BadInput, match="a list of four numbers is needed, each with a digit before its point"):
-        changed(recipes.named("places-gru"), [("next_place.level_weights", "[.1, .2, .3, .4]")])
+        changed(made("places-gru"), [("model.level_weights", "[.1, .2, .3, .4]")])
 
 
 @pytest.mark.parametrize("setting", IDLE)
@@ -126,12 +127,12 @@ def test_followers_refuse_copying_networks(runs: dict[str, Path]) -> None:
 def test_the_bench_draws_what_its_networks_hold() -> None:
     with drawn(()) as files:
         run, material = prepared(files, ())
-    assert isinstance(run.next_place, CopyConfig) and run.next_place.places == 1190
-    assert material.train.visits is not None and len(material.train.visits) < 4000
+    assert isinstance(run.model, CopyConfig) and run.model.places == 1190
+    assert material.train.rows is not None and len(material.train.rows) < 4000
 
 
 def test_the_bench_takes_tables_of_any_size(tmp_path: Path) -> None:
     path = tmp_path / "many.csv"
     write_check_ins(path, generate(Process(users=300, visits=40, venues=3000)))
     run, _ = prepared([path], ())
-    assert parameters(run) > recipes.named("places-gru").training.most_parameters  # type: ignore[operator]
+    assert parameters(run) > made("places-gru").training.most_parameters  # type: ignore[operator]

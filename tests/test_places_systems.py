@@ -17,20 +17,20 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from typer.testing import CliRunner
 
-from linnet import recipes, workbench
+from linnet import workbench
 from linnet.cli.app import build
+from linnet.domains.places.batches import VisitPlan
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.features import PAST, RECENT, Augmentation, Cut, Gathered, VisitRows
 from linnet.domains.places.generated import Process, generate, write_check_ins
+from linnet.domains.places.published import CopyModel, Layout, attend
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
+from linnet.domains.places.scorer import Scorer
+from linnet.domains.places.settings import CopyConfig, ScorerConfig
 from linnet.domains.places.visits import Visits
 from linnet.errors import BadInput
-from linnet.model.places.batches import VisitPlan
-from linnet.model.places.config import CopyConfig, ScorerConfig
-from linnet.model.places.published import CopyModel, Layout, attend
-from linnet.model.places.ranking import inputs_of
-from linnet.model.places.scorer import Scorer
 from linnet.records import RunRecord, SeedsRecord
+from linnet.workbench.train import made
 from places_tables import random_visits
 
 
@@ -148,34 +148,33 @@ def small(**changes: object) -> tuple[CopyModel, VisitRows]:
 def test_losses_of_levels_smoothing_and_focus() -> None:
     plain, rows = small()
     batch = VisitPlan(rows, 16, 1, augment=False).batch(0)
-    arguments = (inputs_of(batch), batch.targets, batch.weights)
-    row, at = torch.arange(16), batch.weights.argmax(1)
-    named = plain.predict(inputs_of(batch))
-    target = batch.targets[row, at]
+    row, at = torch.arange(16), batch["weights"].argmax(1)
+    named = plain(batch)
+    target = batch["next.ids"][row, at]
     alone, _ = small(level_weights=(0.0, 0.0, 0.0, 1.0))
     torch.testing.assert_close(
-        alone.loss(*arguments), F.nll_loss(named.places, target, reduction="sum"), rtol=1e-4, atol=1e-4
+        alone.loss(alone(batch), batch), F.nll_loss(named.places, target, reduction="sum"), rtol=1e-4, atol=1e-4
     )
     focal, _ = small(level_weights=(0.0, 0.0, 0.0, 1.0), focal=2.0)
     sure = named.places.gather(1, target[:, None]).squeeze(1).exp()
     expected = -((1 - sure) ** 2 * named.places.gather(1, target[:, None]).squeeze(1)).sum()
-    torch.testing.assert_close(focal.loss(*arguments), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(focal.loss(focal(batch), batch), expected, rtol=1e-4, atol=1e-4)
     smooth, _ = small(level_weights=(0.0, 0.0, 0.0, 1.0), smoothing=0.1)
     mixed = 0.9 * F.nll_loss(named.places, target, reduction="sum") - 0.1 * named.places.mean(1).sum()
-    torch.testing.assert_close(smooth.loss(*arguments), mixed, rtol=1e-4, atol=1e-4)
-    alone.loss(*arguments).backward()
+    torch.testing.assert_close(smooth.loss(smooth(batch), batch), mixed, rtol=1e-4, atol=1e-4)
+    alone.loss(alone(batch), batch).backward()
     heads = [p for name, p in alone.named_parameters() if name.startswith("generate.cells")]
     assert heads and all(p.grad is None or not p.grad.any() for p in heads), "a weight of zero teaches no head"
 
 
 def test_an_ensemble_is_the_mean_of_its_members() -> None:
-    assert recipes.named("places-ensemble").next_place == ScorerConfig(members=5)
+    assert made("places-ensemble").model == ScorerConfig(members=5)
     rows = world()
     torch.manual_seed(1)
     whole = Scorer(ScorerConfig(kernels=4, hidden=8, members=3)).eval()
     for member in whole.members:
         nn.init.normal_(member.score.weight)
-    batch = inputs_of(VisitPlan(rows, 8, 1, augment=False).batch(0))
+    batch = VisitPlan(rows, 8, 1, augment=False).batch(0)
     mean = whole.predict(batch)
     members, found = list(whole.members), []
     for member in members:

@@ -19,15 +19,15 @@ from linnet.cli.pictures import draw
 from linnet.domains.places.cleaning import Reading
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.generated import Process, generate, write_check_ins
+from linnet.domains.places.misses import misses
+from linnet.domains.places.predicting import places_run, predict
+from linnet.domains.places.privacy import disclosure, forget, users_of_places
 from linnet.domains.places.sample_files import read_histories, write_samples
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.domains.places.visits import legacy_ids
 from linnet.errors import BadInput
 from linnet.records import BenchRecord
 from linnet.training.checkpoint import RunFolder
-from linnet.workbench.missing import misses
-from linnet.workbench.predicting import places_run, predict
-from linnet.workbench.privacy import disclosure, forget, users_of_places
 from places_tables import random_visits
 
 
@@ -235,7 +235,7 @@ def test_the_verbs(runs: dict[str, Path], stays: Path, histories: Path, tmp_path
 def test_the_bench_compares_before_it_measures(tmp_path: Path) -> None:
     path = tmp_path / "c.csv"
     write_check_ins(path, generate(Process(users=4, visits=30, own=5, venues=40)))
-    small = [("next_place.places", 0), ("next_place.cells", [0, 0, 0]), ("batch", 8)]
+    small = [("model.places", 0), ("model.cells", [0, 0, 0]), ("batch", 8)]
     found = list(bench_places([path], small, repeats=1, epochs=1))
     assert found[0].ours <= 1e-7 and set(found[0].peers) >= {"copy", "frequency", "recency", "hard filter"}
     assert set(found[1].peers) == {"one-hot", "loops"}

@@ -12,25 +12,17 @@ import tomli_w
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnet import recipes
-from linnet.domains.arithmetic import ArithmeticData
+from linnet.domains.arithmetic.data import ArithmeticData
+from linnet.domains.registry import registry
 from linnet.errors import BadInput
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
-from linnet.training.run import (
-    OptimConfig,
-    Run,
-    TrainingConfig,
-    changed,
-    flatten,
-    parse,
-    parse_setting,
-    read_toml,
-    to_toml,
-)
+from linnet.training.run import OptimConfig, Run, TrainingConfig
 from linnet.training.schedules import Constant, Cosine, Linear, OneCycle, WarmupStableDecay
-from linnet.workbench.making import prepare
+from linnet.training.settings import changed, flatten, parse, parse_setting, to_toml
+from linnet.untrusted import read_toml
+from linnet.workbench.train import made, prepare
 
-TINY = recipes.named("tiny-arithmetic")
+TINY = made("tiny-arithmetic")
 POSITIVE = st.floats(1e-12, 1e12)
 SHARES = st.floats(0, 1)
 BELOW_ONE = st.floats(0, 1, exclude_max=True)
@@ -96,9 +88,9 @@ def test_a_run_comes_back_from_its_toml(run: Run) -> None:
     assert parse(tomllib.loads(to_toml(run)), "run.toml") == run
 
 
-@pytest.mark.parametrize("name", recipes.RECIPES)
+@pytest.mark.parametrize("name", registry().recipes)
 def test_every_recipe_comes_back_from_its_toml(name: str) -> None:
-    run = recipes.named(name)
+    run = made(name)
     assert parse(tomllib.loads(to_toml(run)), "run.toml") == run
 
 

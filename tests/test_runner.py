@@ -17,7 +17,8 @@ from torch import Tensor
 
 from linnet.decoding.products import Weights, packed
 from linnet.decoding.runner import Runner
-from linnet.model.model import Model, evaluating
+from linnet.model.contract import evaluating
+from linnet.model.model import Model
 from linnet.model.state import ConsumedStateError
 from small_models import configs, random_model, small_config
 

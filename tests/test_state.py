@@ -83,7 +83,7 @@ def test_a_refused_call_leaves_the_state_alive(model):
     with pytest.raises(ValueError, match="the state remembers 2 rows, and ids came for 3"):
         model(random_ids(3, 1), state)
     with pytest.raises(ValueError, match="a state continues one a row|recurrent"):
-        model(Inputs(ids, documents=torch.zeros_like(ids)), state)
+        model(Inputs({"ids": ids}, documents=torch.zeros_like(ids)), state)
     with pytest.raises(Exception, match="no tap"):
         model(ids, state, keep=("hook_embedding",))
     assert state.lengths.tolist() == [3, 3]
@@ -105,7 +105,7 @@ def test_forks_that_diverge_equal_separate_runs(model):
 def test_select_takes_rows_in_any_order_and_number(model):
     start, after = random_ids(3, 5), random_ids(4, 3, seed=1)
     lengths, rows = torch.tensor([2, 5, 3]), torch.tensor([2, 0, 2, 1])
-    state = going(model(Inputs(start, lengths=lengths), model.empty_state(3))).select(rows)
+    state = going(model(Inputs({"ids": start}, lengths=lengths), model.empty_state(3))).select(rows)
     assert state.rows == 4 and state.lengths.tolist() == [3, 2, 3, 5]
     hidden = model(after, state).hidden
     for place, row in enumerate(rows.tolist()):
@@ -228,7 +228,7 @@ def test_rows_may_go_on_by_different_lengths(config, lengths, seed):
         state = model.empty_state(3, slots=2)
         for call, added in enumerate(lengths):
             ids = random_ids(3, max(1, *added), seed=100 * seed + call)
-            output = model(Inputs(ids, lengths=torch.tensor(added)), state)
+            output = model(Inputs({"ids": ids}, lengths=torch.tensor(added)), state)
             state = going(output)
             for row, length in enumerate(added):
                 rows[row].append(ids[row, :length])
@@ -245,7 +245,7 @@ def test_a_row_alone_equals_it_in_a_batch_and_permuted(config, order, seed):
     lengths = torch.tensor([7, 3, 5, 1])
 
     def run(rows: list[int]) -> tuple[Tensor, Tensor]:
-        output = model(Inputs(ids[rows], lengths=lengths[rows]), model.empty_state(len(rows)))
+        output = model(Inputs({"ids": ids[rows]}, lengths=lengths[rows]), model.empty_state(len(rows)))
         return output.hidden, model(after[rows], going(output)).hidden
 
     with torch.inference_mode():

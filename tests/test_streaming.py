@@ -16,10 +16,10 @@ from linnet.decoding.requests import Stopping
 from linnet.decoding.streaming import Streaming
 from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.text.sources import Passage, Tally
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.errors import BadInput
 from linnet.exchange.tokens import numbers
+from linnet.tokenization import TokenizerCodec
 
 TEXTS = [
     "the cat sat on the mat",

@@ -195,13 +195,13 @@ def test_an_unknown_tap_is_named_with_the_nearest(wrong, hint):
         with pytest.raises(BadInput, match=f'no tap "{wrong}".*{hint}'):
             model(random_ids(1, 2), **asked)
     with pytest.raises(BadInput, match=f'no tap matches "{wrong}".*{hint}'):
-        expand(model.config, [wrong])
+        expand(model.taps(), [wrong])
 
 
 def test_patterns_of_names_are_expanded_once_each():
     config = small_config(depth=3)
     layers = tuple(f"blocks.{layer}.hook_resid_pre" for layer in range(3))
-    assert expand(config, ["blocks.*.hook_resid_pre", "blocks.1.hook_resid_pre"]) == layers
+    assert expand(points(config), ["blocks.*.hook_resid_pre", "blocks.1.hook_resid_pre"]) == layers
 
 
 def test_an_edit_of_the_wrong_shape_is_named():
@@ -315,4 +315,4 @@ def test_with_nothing_asked_nothing_more_is_kept(without_taps, config):
     bare.load_state_dict(tapped.state_dict())
     assert torch.equal(tapped(ids).hidden, bare(ids).hidden)
     assert kept_for_backward(tapped, ids) == kept_for_backward(bare, ids)
-    assert tapped(Inputs(ids)).kept == {}
+    assert tapped(Inputs({"ids": ids})).kept == {}

@@ -9,22 +9,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linnet.domains import Material, text
-from linnet.domains.text import TextData, TokenizerCodec, Tokenizing
+from linnet.domains.contract import Material
+from linnet.domains.text import data as text
+from linnet.domains.text.data import TextData, TokenizerCodec, Tokenizing
 from linnet.errors import BadInput
-from linnet.sequences import Sequences
+from linnet.rows import Rows
 from text_corpora import corpus, sentences
 
 SMALL = Tokenizing(vocabulary=300)
 
 
-def texts(material: Material, rows: Sequences) -> list[str]:
+def texts(material: Material, rows: Rows) -> list[str]:
     return [material.codec.decode(rows.row(i)) for i in range(len(rows))]
 
 
 def parts(data: TextData, seed: int = 1) -> tuple[list[str], list[str]]:
     material = data.load(seed)
-    return texts(material, material.train.sequences), texts(material, material.validation.sequences)
+    return texts(material, material.train.rows), texts(material, material.validation.rows)
 
 
 def test_the_parts_are_fixed_disjoint_and_complete(tmp_path: Path) -> None:
@@ -46,10 +47,10 @@ def test_characters_and_bytes_are_those_of_the_texts(tmp_path: Path) -> None:
     path.write_text("\n".join(f"é {line}" for line in sentences(40)))
     material = TextData(paths=(path,), tokenizer=SMALL).load(1)
     for part in (material.train, material.validation):
-        said = texts(material, part.sequences)
-        assert part.sequences.characters == sum(map(len, said))
-        assert part.sequences.utf8_bytes == sum(len(text.encode()) for text in said)
-        assert part.sequences.targets == len(part.sequences.ids) - len(said)
+        said = texts(material, part.rows)
+        assert part.rows.characters == sum(map(len, said))
+        assert part.rows.utf8_bytes == sum(len(text.encode()) for text in said)
+        assert part.rows.targets == len(part.rows.ids) - len(said)
 
 
 def test_the_tail_is_held_out_where_that_is_asked(tmp_path: Path) -> None:
@@ -65,7 +66,7 @@ def test_a_single_document_is_cut(tmp_path: Path) -> None:
     path = tmp_path / "book.txt"
     path.write_text("one long line " * 100)
     material = TextData(paths=(path,), tokenizer=SMALL).load(1)
-    assert "".join(texts(material, material.train.sequences) + texts(material, material.validation.sequences)) == (
+    assert "".join(texts(material, material.train.rows) + texts(material, material.validation.rows)) == (
         "one long line " * 100
     )
     assert "the last 10% of the characters are held out for validation" in material.notes
@@ -86,9 +87,9 @@ def test_a_split_column_is_obeyed_and_test_rows_are_never_read(tmp_path: Path) -
     assert parts(data) == (sentences(60)[:40], sentences(60)[40:48])
     codec = data.load(1).codec
     part = data.read(codec, [path], "test")
-    assert [codec.decode(part.sequences.row(i)) for i in range(len(part.sequences))] == sentences(60)[48:]
-    assert len(data.read(codec, [path]).sequences) == 60
-    assert len(data.read(codec, [path], "dev").sequences) == 8
+    assert [codec.decode(part.rows.row(i)) for i in range(len(part.rows))] == sentences(60)[48:]
+    assert len(data.read(codec, [path]).rows) == 60
+    assert len(data.read(codec, [path], "dev").rows) == 8
     with pytest.raises(BadInput, match='no "split" column'):
         data.read(codec, [corpus(tmp_path / "plain.txt", 5)], "test")
     path.write_text("".join(json.dumps(row | {"split": "holdout"}) + "\n" for row in rows))
@@ -217,12 +218,12 @@ def test_a_store_gives_the_same_rows_and_notices_other_settings(tmp_path: Path) 
     for stored in (first, second):
         assert stored.codec == memory.codec
         for part in ("train", "validation"):
-            mine, other = getattr(memory, part).sequences, getattr(stored, part).sequences
+            mine, other = getattr(memory, part).rows, getattr(stored, part).rows
             np.testing.assert_array_equal(mine.ids[:], other.ids[:])
             np.testing.assert_array_equal(mine.starts, other.starts)
             assert (mine.characters, mine.utf8_bytes) == (other.characters, other.utf8_bytes)
-    assert first.train.sequences.fingerprint() == second.train.sequences.fingerprint()
-    assert first.train.sequences.fingerprint() != first.validation.sequences.fingerprint()
+    assert first.train.rows.fingerprint() == second.train.rows.fingerprint()
+    assert first.train.rows.fingerprint() != first.validation.rows.fingerprint()
     with pytest.raises(BadInput, match="is stale: sample was not set and is 20"):
         kept.model_copy(update={"sample": 20}).load(1)
     TokenizerCodec.read(write_other_tokenizer(tmp_path, path))
@@ -242,10 +243,10 @@ def test_a_store_of_the_cache_is_shared_and_never_stale(tmp_path: Path, monkeypa
     data = TextData(paths=(path,), tokenizer=SMALL, store=Path("auto"))
     first, again = data.load(1), data.load(2)
     assert any("encoded documents are read from" in note for note in again.notes)
-    assert first.train.sequences.fingerprint() == again.train.sequences.fingerprint()
+    assert first.train.rows.fingerprint() == again.train.rows.fingerprint()
     with path.open("a") as stream:
         stream.write("one more line\n")
-    assert len(data.load(1).train.sequences) == len(first.train.sequences) + 1
+    assert len(data.load(1).train.rows) == len(first.train.rows) + 1
     data.model_copy(update={"sample": 20}).load(1)
     assert len(list((tmp_path / "cache" / "stores").iterdir())) == 3
     monkeypatch.setattr(text, "LARGE", 10)

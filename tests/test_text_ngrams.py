@@ -13,20 +13,20 @@ from hypothesis import strategies as st
 from linnet.domains.text.blocks import block_rows, block_score, block_targets, coverage, joined_tokens
 from linnet.domains.text.ngrams import NGrams, _discounts, unigram_nats
 from linnet.errors import BadInput
-from linnet.sequences import Sequences
+from linnet.rows import Rows
 
 VOCABULARY = 6
 DOCUMENTS = st.lists(st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=8), min_size=2, max_size=12)
 
 
-def rows_of(documents: list[list[int]]) -> Sequences:
+def rows_of(documents: list[list[int]]) -> Rows:
     """Rows that begin and end with token 0."""
     framed = [[0, *document, 0] for document in documents]
     ids = np.array([i for row in framed for i in row], np.uint16)
     starts = np.cumsum([0, *map(len, framed)], dtype=np.int64)
     scored = np.ones(len(ids), bool)
     scored[starts[:-1]] = False
-    return Sequences(ids, starts, scored)
+    return Rows.of_ids(ids, starts, scored)
 
 
 class SlowKneserNey:
@@ -93,7 +93,7 @@ def test_probabilities_sum_to_one(train: list[list[int]], context: list[int]) ->
     total = 0.0
     for token in range(VOCABULARY):
         # the last but one place of a row that ends with this token, then with the end mark
-        row = Sequences(
+        row = Rows.of_ids(
             np.array([0, *context, token], np.uint16),
             np.array([0, len(context) + 2]),
             np.ones(len(context) + 2),

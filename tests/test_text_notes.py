@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from linnet.cli.app import build
-from linnet.domains import text as domain
-from linnet.domains.text import TextData, Tokenizing
+from linnet.domains.text import data as domain
+from linnet.domains.text.data import TextData, Tokenizing
 from linnet.errors import BadInput
 from text_corpora import corpus, sentences
 

@@ -13,19 +13,19 @@ from hypothesis import strategies as st
 from linnet import data
 from linnet.data import Batch, Masked, Packed, Padded
 from linnet.errors import BadInput
-from linnet.sequences import Sequences
+from linnet.rows import Rows
 
 
-def rows_of(lengths: list[int]) -> Sequences:
+def rows_of(lengths: list[int]) -> Rows:
     """Rows in which token number i has the id i, so that each pair is known by its input."""
     starts = np.cumsum([0, *lengths], dtype=np.int64)
     scored = np.arange(starts[-1]) % 7 != 3
     scored[starts[:-1]] = False
-    return Sequences(np.arange(starts[-1]), starts, scored, fields={"half": np.arange(starts[-1]) // 2})
+    return Rows({"ids": np.arange(starts[-1]), "half": np.arange(starts[-1]) // 2}, starts, scored)
 
 
 def inside(batch: Batch) -> torch.Tensor:
-    return torch.arange(batch.ids.shape[1]) < batch.lengths[:, None]
+    return torch.arange(batch["ids"].shape[1]) < batch["lengths"][:, None]
 
 
 @settings(max_examples=80, deadline=None)
@@ -56,24 +56,24 @@ def test_every_pair_comes_once_an_epoch(
             for step in range(plan.steps_per_epoch):
                 batch = plan.batch(epoch * plan.steps_per_epoch + step)
                 real = inside(batch)
-                assert batch.ids.shape == (min(rows, plan.lines), context)
-                found.update(batch.ids[real].tolist())
-                assert (batch.targets[real] == batch.ids[real] + 1).all()
-                assert (batch.fields["half"][real] == batch.ids[real] // 2).all()
+                assert batch["ids"].shape == (min(rows, plan.lines), context)
+                found.update(batch["ids"][real].tolist())
+                assert (batch["next.ids"][real] == batch["ids"][real] + 1).all()
+                assert (batch.fields["half"][real] == batch["ids"][real] // 2).all()
                 np.testing.assert_array_equal(
-                    batch.weights[real] > 0, sequences.scored[batch.targets[real].numpy()]
+                    batch["weights"][real] > 0, sequences.scored[batch["next.ids"][real].numpy()]
                 )
-                assert not batch.weights[~real].any()
+                assert not batch["weights"][~real].any()
                 check_documents(batch, sequences, apart)
             assert found == wanted
 
 
-def check_documents(batch: Batch, sequences: Sequences, apart: bool) -> None:
+def check_documents(batch: Batch, sequences: Rows, apart: bool) -> None:
     if not apart:
-        assert batch.documents is None
+        assert batch["documents"] is None
         return
-    assert batch.documents is not None
-    for ids, numbers, length in zip(batch.ids, batch.documents, batch.lengths, strict=True):
+    assert batch["documents"] is not None
+    for ids, numbers, length in zip(batch["ids"], batch["documents"], batch["lengths"], strict=True):
         ids = ids[:length]
         row = np.searchsorted(sequences.starts, ids.numpy(), side="right")
         same = (row[1:] == row[:-1]) & (ids[1:] == ids[:-1] + 1).numpy()
@@ -83,7 +83,7 @@ def check_documents(batch: Batch, sequences: Sequences, apart: bool) -> None:
 
 def test_rows_keep_their_order_without_shuffling() -> None:
     plan = Packed(rows_of([4, 3, 5]), 1, 3, 1, shuffle=False)
-    ids = torch.cat([plan.batch(step).ids.flatten() for step in range(plan.steps_per_epoch)])
+    ids = torch.cat([plan.batch(step)["ids"].flatten() for step in range(plan.steps_per_epoch)])
     assert ids.tolist() == [0, 1, 2, 4, 5, 7, 8, 9, 10]
 
 
@@ -135,5 +135,5 @@ def test_lines_of_a_batch_come_from_all_over_the_epoch(monkeypatch: pytest.Monke
     monkeypatch.setattr(data, "WHOLE", 8)
     monkeypatch.setattr(data, "CHUNK", 8)
     plan = Packed(rows_of([5] * 800), 8, 16, 3)
-    chunks = {int(i) // 40 for i in plan.batch(0).ids[:, 0]}
+    chunks = {int(i) // 40 for i in plan.batch(0)["ids"][:, 0]}
     assert len(chunks) >= 7

@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from linnet import recipes, workbench
+from linnet import workbench
 from linnet.cli.app import build
-from linnet.domains.text import TextData
-from linnet.domains.text.tokenization import TokenizerCodec
+from linnet.domains.text import REGISTRATION
+from linnet.domains.text import recipes as text
+from linnet.domains.text.data import MOST_ROUNDS, TOKENS_PER_PARAMETER, TextData
 from linnet.errors import BadInput
 from linnet.model.costs import costs
-from linnet.recipes import text
-from linnet.training.loop import plan_of
-from linnet.training.resolve import MOST_ROUNDS, TOKENS_PER_PARAMETER, complete, rounds, settle
-from linnet.training.run import parse, to_toml
-from linnet.workbench.making import prepare
+from linnet.tokenization import TokenizerCodec
+from linnet.training.resolve import complete, settle
+from linnet.training.settings import parse, to_toml
+from linnet.workbench.train import made, prepare
 from text_corpora import corpus, sentences
 
 FEW = ["--set", "training.steps=12", "--set", "training.eval_every=6", "--set", "threads=1"]
@@ -58,7 +58,7 @@ def run(data: Path) -> Path:
 
 def test_training_ends_with_scores_and_what_they_have_to_beat(run: Path, data: Path) -> None:
     found = {score["name"]: score for score in json.loads((run / "record.json").read_text())["scores"]}
-    held = TextData(paths=(data,), tokenizer=text.tiny().data.tokenizer).load(1).validation.sequences  # type: ignore[union-attr]
+    held = TextData(paths=(data,), tokenizer=text.tiny().data.tokenizer).load(1).validation.rows  # type: ignore[union-attr]
     assert found["nats_per_char"]["n"] == held.characters
     assert found["bits_per_byte"]["n"] == held.utf8_bytes
     assert found["nats_per_token"]["n"] == held.targets
@@ -166,7 +166,7 @@ def test_short_options_stand_for_settings(data: Path, tmp_path: Path) -> None:
 
 
 def test_the_dial_derives_the_rest() -> None:
-    runs = [recipes.named("text", size) for size in (1, 2, 4, 8, 12)]
+    runs = [made("text", size) for size in (1, 2, 4, 8, 12)]
     widths = [run.model.width for run in runs]
     assert widths == [64, 128, 256, 512, 768]
     assert [run.optim.lr for run in runs] == sorted((run.optim.lr for run in runs), reverse=True)
@@ -174,35 +174,33 @@ def test_the_dial_derives_the_rest() -> None:
     assert tokens == sorted(tokens)
     assert prepare("text", settings=["size=2", "data.sample=7"]).model.depth == 2
     with pytest.raises(BadInput, match="size=99 is no size"):
-        recipes.named("text", 99)
+        made("text", 99)
     with pytest.raises(BadInput, match='recipe "headlines" has no size; text, wiki have one'):
         prepare("headlines", settings=["size=2"])
 
 
 def test_short_text_is_read_again_and_long_text_once(data: Path) -> None:
-    run = recipes.named("text", 1).model_copy(update={"data": TextData(paths=(str(data),))})
+    run = made("text", 1).model_copy(update={"data": TextData(paths=(str(data),))})
     size = costs(run.model).parameters
-    assert rounds(run, 1) == MOST_ROUNDS
-    assert rounds(run, 5 * size) == TOKENS_PER_PARAMETER / 5
-    assert rounds(run, 1000 * size) == 1
-    asked = run.model_copy(update={"training": run.training.model_copy(update={"epochs": 2.5})})
-    assert rounds(asked, 1) == 2.5, "what somebody asked for"
+    assert run.data.rounds(size, 1) == MOST_ROUNDS
+    assert run.data.rounds(size, 5 * size) == TOKENS_PER_PARAMETER / 5
+    assert run.data.rounds(size, 1000 * size) == 1
     material = run.data.load(1)
     steps = complete(settle(run), material).training.steps
-    assert steps == round(MOST_ROUNDS * plan_of(run, material.train.sequences).steps_per_epoch)
+    assert steps == round(MOST_ROUNDS * run.data.plan(material.train.rows, run).steps_per_epoch)
 
 
-@pytest.mark.parametrize("name", sorted(text.RECIPES))
+@pytest.mark.parametrize("name", sorted(REGISTRATION.recipes))
 def test_recipes_survive_their_file(name: str) -> None:
     import tomllib
 
-    run = recipes.named(name)
+    run = made(name)
     assert parse(tomllib.loads(to_toml(run)), name) == run
 
 
 def test_headline_models_have_the_sizes_of_the_reports() -> None:
     def parameters(name: str, vocabulary: int) -> int:
-        model = recipes.named(name).model
+        model = made(name).model
         return costs(model.model_copy(update={"vocabulary": vocabulary})).parameters
 
     assert parameters("headlines-s4", 16_000) == 27_140_096

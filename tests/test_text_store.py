@@ -25,9 +25,9 @@ from linnet.domains.text.store import (
     open_store,
     write_store,
 )
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.errors import BadInput, RunFailed
+from linnet.tokenization import TokenizerCodec
 
 TEXTS = [f"document number {i} says {'so ' * (i % 5)}é" for i in range(200)]
 
@@ -70,7 +70,7 @@ def test_a_store_holds_the_rows_of_the_corpus(
 ) -> None:
     store = write(tmp_path / "store", corpus, codec, shard_tokens)
     assert (len(store.manifest.shards) > 3) == (shard_tokens == 500)
-    rows = store.sequences()
+    rows = store.rows()
     np.testing.assert_array_equal(rows.ids[:], in_memory(codec))
     assert [codec.decode(rows.row(i)) for i in range(len(rows))] == TEXTS
     assert rows.row_characters.tolist() == list(map(len, TEXTS)) and rows.characters == sum(map(len, TEXTS))
@@ -85,7 +85,7 @@ def test_a_store_holds_the_rows_of_the_corpus(
 
 
 def test_shards_do_not_change_the_batches(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
-    whole, parts = (write(tmp_path / str(n), corpus, codec, n).sequences() for n in (1 << 26, 300))
+    whole, parts = (write(tmp_path / str(n), corpus, codec, n).rows() for n in (1 << 26, 300))
     one, other = Packed(whole, 3, 16, 1), Packed(parts, 3, 16, 1)
     for step in range(one.steps_per_epoch):
         assert (one.batch(step).ids == other.batch(step).ids).all()
@@ -113,7 +113,7 @@ def test_an_interrupted_encoding_goes_on(tmp_path: Path, corpus: Path, codec: To
             yield Passage(TEXTS[first : first + 20])
 
     store = write_store(folder, codec, wanted(corpus, codec), read, shard_tokens=500)
-    np.testing.assert_array_equal(store.sequences().ids[:], in_memory(codec))
+    np.testing.assert_array_equal(store.rows().ids[:], in_memory(codec))
     assert all((folder / name).stat().st_mtime_ns == then for name, then in before.items())
     assert not list(folder.glob(".*.part"))
     store.verify()
@@ -286,9 +286,9 @@ def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(tmp_path
         )
         (folder / "manifest.json").write_text(manifest.model_dump_json())
         tracemalloc.start()
-        plan = Packed(open_store(folder).sequences(), 8, 256, 1)
+        plan = Packed(open_store(folder).rows(), 8, 256, 1)
         for step in (0, 1, plan.steps_per_epoch - 1):
-            assert plan.batch(step).ids.shape == (8, 256)
+            assert plan.batch(step)["ids"].shape == (8, 256)
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return size
@@ -307,10 +307,10 @@ def test_many_short_rows_cost_no_more_memory_either(tmp_path: Path, monkeypatch:
         starts = np.memmap(tmp_path / f"{rows}.bin", "<i8", "w+", shape=(rows + 1,))
         starts[:] = np.arange(rows + 1) * 12
         ids = np.memmap(tmp_path / f"{rows}.ids", "<u2", "w+", shape=(rows * 12,))
-        from linnet.sequences import Sequences
+        from linnet.rows import Rows
 
         tracemalloc.start()
-        plan = Packed(Sequences(ids, starts, EveryTarget(starts), identity="x"), 8, 64, 1)
+        plan = Packed(Rows.of_ids(ids, starts, EveryTarget(starts)).identified("x"), 8, 64, 1)
         for step in range(5):
             plan.batch(step)
         size = tracemalloc.get_traced_memory()[1]

@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.domains.text.tokenizer_training import (
     Tokenizing,
     _without_long_runs,
@@ -29,6 +28,7 @@ from linnet.domains.text.tokenizer_training import (
 )
 from linnet.errors import BadInput
 from linnet.progress import Display, shown_on
+from linnet.tokenization import TokenizerCodec
 
 WORDS = [
     "the",

@@ -21,8 +21,9 @@ from linnet.model.attention import choose
 from linnet.model.model import Model
 from linnet.records import ListedRunRecord
 from linnet.training.checkpoint import RunFolder, load_weights
-from linnet.training.run import parse, read_toml
-from linnet.workbench.listing import differing_keys, rises
+from linnet.training.settings import parse
+from linnet.untrusted import read_toml
+from linnet.workbench.runs import differing_keys, rises
 from tiny_runs import TINY, Killed, Watching, bits, logged, tiny_run, train_tiny
 
 AVERAGED = ("ema=0.8", "dropout=0.1")
@@ -49,7 +50,7 @@ def test_every_step_logs_what_it_did(averaged: Path) -> None:
         assert record["ms"] > 0 and record["memory_mb"] > 10
         assert record["tokens_per_second"] == pytest.approx(1e3 * record["tokens"] / record["ms"])
         assert 0 <= record["data_wait"] <= 1, "the share of the step that was spent waiting for its batch"
-    assert [record["tokens"] for record in steps[:10]] == [int(batch.lengths.sum()) for batch in batches]
+    assert [record["tokens"] for record in steps[:10]] == [int(batch["lengths"].sum()) for batch in batches]
     record = json.loads((averaged / "record.json").read_text())
     assert record["tokens"] == sum(step["tokens"] for step in steps)
 
@@ -72,7 +73,7 @@ def weights_at(run: Path, step: int, name: str) -> Model:
 def test_raw_and_averaged_weights_are_validated_and_saved(averaged: Path) -> None:
     """The logged losses are those of the saved weights over the whole validation part."""
     run, _ = tiny_run(*AVERAGED)
-    rows = run.data.load(run.seed).validation.sequences
+    rows = run.data.load(run.seed).validation.rows
     validations = {record["step"]: record for record in logged(averaged, "validation")}
     assert sorted(validations) == [4, 8, 12, 16, 18]
     for step in RunFolder(averaged).steps():
@@ -87,7 +88,7 @@ def test_raw_and_averaged_weights_are_validated_and_saved(averaged: Path) -> Non
 def test_attention_entropy_is_logged_at_validation(averaged: Path) -> None:
     """Mean nats of the attention patterns, by hand."""
     run, _ = tiny_run(*AVERAGED)
-    rows = run.data.load(run.seed).validation.sequences
+    rows = run.data.load(run.seed).validation.rows
     step = RunFolder(averaged).steps()[-1]
     model = weights_at(averaged, step, "weights.safetensors")
     total, queries = 0.0, 0
@@ -183,7 +184,7 @@ def test_rows_longer_than_the_context_are_counted_and_read_in_pieces(tmp_path: P
     settings = ("data.padded=false", "model.context=7", "positions=learned", "supervise=all")
     train_tiny(out, *settings, steps=None, epochs=1)
     run, _ = tiny_run(*settings)
-    rows = run.data.load(run.seed).train.sequences
+    rows = run.data.load(run.seed).train.rows
     longer = rows.longer_than(7)
     assert 0 < len(longer) < len(rows)
     note = next(n for n in logged(out, "note") if "training rows" in n["text"])
@@ -191,10 +192,9 @@ def test_rows_longer_than_the_context_are_counted_and_read_in_pieces(tmp_path: P
     assert f"{len(longer)} of {len(rows)} training rows are longer than the context of 7 tokens" in note["text"]
     assert f"the first has {rows.lengths[longer[0]] - 1} tokens and begins '" in note["text"]
     _, batches = tiny_run(*settings)
-    assert max(batch.ids.shape[1] for batch in batches) <= 8
-    from linnet.training.loop import plan_of
+    assert max(batch["ids"].shape[1] for batch in batches) <= 8
 
-    plan = plan_of(run, rows)
+    plan = run.data.plan(rows, run)
     asked = sum(float(plan.batch(step).weights.sum()) for step in range(plan.steps_per_epoch))
     assert asked == rows.targets
 

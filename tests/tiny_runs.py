@@ -10,11 +10,10 @@ from linnet import workbench
 from linnet.data import Batch
 from linnet.records import Record, RunRecord
 from linnet.training.checkpoint import RunFolder
-from linnet.training.loop import plan_of
 from linnet.training.progress import Course
 from linnet.training.resolve import complete, settle
 from linnet.training.run import Run
-from linnet.workbench.making import prepare
+from linnet.workbench.train import prepare
 
 # 100 rows in batches of 16: seven steps an epoch, the last of them with four rows.
 TINY = (
@@ -64,7 +63,7 @@ def tiny_run(*settings: str, steps: int | None = 18, seed: int = 1) -> tuple[Run
     run = settle(prepare("tiny-arithmetic", settings=[*TINY, *settings], steps=steps, seed=seed))
     material = run.data.load(run.seed)
     run = complete(run, material)
-    plan = plan_of(run, material.train.sequences)
+    plan = run.data.plan(material.train.rows, run)
     return run, [plan.batch(step) for step in range(10)]
 
 

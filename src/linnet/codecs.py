@@ -1,7 +1,7 @@
 """Codecs: a value becomes token ids and comes back.
 
 `encode` never adds begin or end tokens and `decode` never returns them: framing a sequence is the
-business of `linnet.data`. A codec is lossless on everything that it accepts, and refuses the rest by name.
+business of `linnet.rows`. A codec is lossless on everything that it accepts, and refuses the rest by name.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from linnet.untrusted import checked
 
 @dataclass(frozen=True)
 class Encoded:
-    """Token ids, and side fields of the same length (user, cell, hour) where a domain has them."""
+    """Token ids, and further columns of the same length (user, cell, hour) where a domain has them."""
 
     ids: np.ndarray  # int64 [tokens]
-    fields: Mapping[str, np.ndarray] = field(default_factory=dict)  # each [tokens, ...]
+    columns: Mapping[str, np.ndarray] = field(default_factory=dict)  # each [tokens, ...]
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -55,6 +55,10 @@ class Codec(Protocol):
 
     def settled(self, ids: Sequence[int]) -> int:
         """How many of the first ids have a text that no further id changes."""
+
+    @property
+    def rewriting(self) -> tuple[str, ...]:
+        """What the codec does to a value beside naming its characters, such as `reverses the digits`."""
 
     def to_json(self) -> dict[str, Any]:
         """Everything that `from_json` of the same kind needs; `kind` names it."""
@@ -127,6 +131,10 @@ class CharacterCodec:
     @property
     def pieces(self) -> tuple[bytes, ...]:
         return (b"",) * self._offset + tuple(character.encode() for character in self.characters)
+
+    @property
+    def rewriting(self) -> tuple[str, ...]:
+        return ()
 
     def settled(self, ids: Sequence[int]) -> int:
         return len(ids)

@@ -1,17 +1,16 @@
 """Batches: pure functions of the step, so that the position in the data is one number.
 
 A plan knows which rows make up step n; nothing has to be replayed to go on from there.
-Legend: B = rows of a batch, T = tokens of its longest row, padded on the right.
+Legend: B = rows of a batch, T = steps of its longest row, padded on the right.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -20,43 +19,58 @@ import torch
 from torch import Tensor
 
 from linnet.errors import BadInput
-from linnet.sequences import Sequences
+from linnet.rows import Flat, Rows
+
+NEXT = "next."  # before the name of a column: what a model predicts
+PRESENT = "present."  # before the name of a column: bool [B, T], where it is there
 
 
 @dataclass(frozen=True)
-class Batch:
-    """Inputs and next-token targets; `weights` is 1 where a target counts and 0 elsewhere."""
+class Batch(Mapping[str, Tensor]):
+    """Tensors by name, each with the rows of the batch as its first axis.
 
-    ids: Tensor  # int64 [B, T]
-    targets: Tensor  # int64 [B, T]
-    weights: Tensor  # float32 [B, T]
-    lengths: Tensor  # int64 [B]
-    documents: Tensor | None  # int64 [B, T]; None = one document a row
-    fields: dict[str, Tensor]  # each [B, T, ...]
+    `ids` and every further column [B, T, ...]; `present.NAME` bool [B, T] of columns that are absent at some
+    steps; `next.NAME` and `next.present.NAME`, the same one step later; `weights` float32 [B, T], 1 where a target
+    counts; `lengths` int64 [B]; `documents` int64 [B, T] where rows share a line and must not see each other.
+    """
+
+    tensors: Mapping[str, Tensor]
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.tensors)
+
+    def __len__(self) -> int:
+        return len(self.tensors)
+
+    @property
+    def rows(self) -> int:
+        return len(self.tensors["lengths"])
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """The batch with every tensor changed in the same way."""
+        return Batch({name: change(tensor) for name, tensor in self.tensors.items()})
+
+    def replaced(self, **tensors: Tensor) -> Batch:
+        return Batch({**self.tensors, **tensors})
 
     def slice(self, rows: slice) -> Batch:
-        return Batch(
-            self.ids[rows],
-            self.targets[rows],
-            self.weights[rows],
-            self.lengths[rows],
-            None if self.documents is None else self.documents[rows],
-            {name: values[rows] for name, values in self.fields.items()},
-        )
+        return self.map(lambda tensor: tensor[rows])
+
+    def filled(self, rows: int) -> Batch:
+        """The batch with empty rows of no weight, up to this many."""
+        missing = rows - self.rows
+        if missing == 0:
+            return self
+        return self.map(lambda tensor: torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]))
 
     def to(self, device: torch.device) -> Batch:
         """On the device, without waiting where the memory is pinned."""
         if device.type == "cpu":
             return self
-        move: Callable[[Tensor], Tensor] = lambda t: t.pin_memory().to(device, non_blocking=True)  # noqa: E731
-        return Batch(
-            move(self.ids),
-            move(self.targets),
-            move(self.weights),
-            move(self.lengths),
-            None if self.documents is None else move(self.documents),
-            {name: move(values) for name, values in self.fields.items()},
-        )
+        return self.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
 
 
 class Plan(Protocol):
@@ -78,7 +92,7 @@ class Padded:
     that a compiled step meets one shape only. `drop` is the share of rows that an epoch does not learn from.
     """
 
-    sequences: Sequences
+    source: Rows
     rows: int
     seed: int
     shuffle: bool = True
@@ -88,43 +102,24 @@ class Padded:
     drop: float = 0.0
 
     def __post_init__(self) -> None:
-        if len(self.sequences) == 0:
+        if len(self.source) == 0:
             raise BadInput("the data set has no rows")
         if self.rows < 1:
             raise BadInput(f"a batch needs at least one row, not {self.rows}")
 
     @property
     def steps_per_epoch(self) -> int:
-        return -(-len(self.sequences) // self.rows)
+        return -(-len(self.source) // self.rows)
 
     def batch(self, step: int) -> Batch:
-        epoch, place = divmod(step, self.steps_per_epoch)
-        order = epoch_order(len(self.sequences), self.seed, epoch if self.shuffle else None)
-        chosen = order[place * self.rows : (place + 1) * self.rows]
-        batch = pad_rows(self.sequences, chosen, self.multiple, self.context, self.fixed)
+        epoch, index = divmod(step, self.steps_per_epoch)
+        order = epoch_order(len(self.source), self.seed, epoch if self.shuffle else None)
+        chosen = order[index * self.rows : (index + 1) * self.rows]
+        batch = pad_rows(self.source, chosen, self.multiple, self.context, self.fixed)
         if self.drop:
             kept = torch.from_numpy(~dropped(chosen, self.seed, epoch, self.drop))
-            batch = dataclasses.replace(batch, weights=batch.weights * kept[:, None])
-        return batch if self.fixed is None else filled(batch, self.rows)
-
-
-def filled(batch: Batch, rows: int) -> Batch:
-    """The batch with empty rows of no weight, up to this many."""
-    missing = rows - len(batch.ids)
-    if missing == 0:
-        return batch
-
-    def longer(values: Tensor) -> Tensor:
-        return torch.cat([values, values.new_zeros(missing, *values.shape[1:])])
-
-    return Batch(
-        longer(batch.ids),
-        longer(batch.targets),
-        longer(batch.weights),
-        longer(batch.lengths),
-        None if batch.documents is None else longer(batch.documents),
-        {name: longer(values) for name, values in batch.fields.items()},
-    )
+            batch = batch.replaced(weights=batch["weights"] * kept[:, None])
+        return batch if self.fixed is None else batch.filled(self.rows)
 
 
 WHOLE = 1 << 20  # up to so many rows, an epoch is one permutation of all of them
@@ -135,14 +130,14 @@ CHUNK = 1 << 14  # else rows are shuffled within chunks of this size, and the ch
 class Packed:
     """Rows end to end in batches of one shape: nothing is padded, and every scored token counts once an epoch.
 
-    What is laid end to end is (token, next token): a row of n tokens takes n - 1 places, and no target reaches
-    over the end of its row. Every epoch shuffles the rows, moves the places where they are cut into lines of
+    What is laid end to end is (token, next token): a row of n tokens has n - 1 pairs, and no target reaches
+    over the end of its row. Every epoch shuffles the rows, moves the points where they are cut into lines of
     `context`, and shuffles the lines. With `apart`, tokens see only their own row. Beyond `WHOLE` rows or lines
     each line of a batch goes through its own stretch of the epoch, and the memory in use does not grow any more.
     `drop` is the share of rows that an epoch does not learn from.
     """
 
-    sequences: Sequences
+    source: Rows
     rows: int
     context: int
     seed: int
@@ -159,7 +154,7 @@ class Packed:
     @property
     def pairs(self) -> int:
         """How many (token, next token) one epoch has."""
-        return int(self.sequences.starts[-1]) - len(self.sequences)
+        return int(self.source.starts[-1]) - len(self.source)
 
     @property
     def lines(self) -> int:
@@ -171,7 +166,7 @@ class Packed:
 
     @functools.cached_property
     def _chunk(self) -> int:
-        return len(self.sequences) if len(self.sequences) <= WHOLE else CHUNK
+        return len(self.source) if len(self.source) <= WHOLE else CHUNK
 
     @functools.cached_property
     def _layout(self) -> Callable[[int | None, int], tuple[np.ndarray, np.ndarray]]:
@@ -180,14 +175,14 @@ class Packed:
     @functools.cached_property
     def _bounds(self) -> np.ndarray:
         """How many pairs stand before each chunk, and before the end, as the rows lie."""
-        edges = np.append(np.arange(0, len(self.sequences), self._chunk), len(self.sequences))
-        return np.asarray(self.sequences.starts[edges]) - edges
+        edges = np.append(np.arange(0, len(self.source), self._chunk), len(self.source))
+        return np.asarray(self.source.starts[edges]) - edges
 
     def batch(self, step: int) -> Batch:
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, index = divmod(step, self.steps_per_epoch)
         number = epoch if self.shuffle else None
-        lines = [line * self.steps_per_epoch + place for line in range(self.rows)]
-        if self.shuffle and max(len(self.sequences), self.lines) <= WHOLE:
+        lines = [line * self.steps_per_epoch + index for line in range(self.rows)]
+        if self.shuffle and max(len(self.source), self.lines) <= WHOLE:
             lines = epoch_order(self.lines, self.seed, epoch)[
                 [line for line in lines if line < self.lines]
             ].tolist()
@@ -195,23 +190,20 @@ class Packed:
         shape = (min(self.rows, self.lines), self.context)
         at, inside = np.zeros(shape, np.int64), np.zeros(shape, bool)
         documents = np.full(shape, -1)
-        for row, (places, document) in enumerate(cut):
-            at[row, : len(places)], inside[row, : len(places)] = places, True
-            documents[row, : len(places)] = document
+        for row, (indices, document) in enumerate(cut):
+            at[row, : len(indices)], inside[row, : len(indices)] = indices, True
+            documents[row, : len(indices)] = document
         after = at + inside
-        ids, targets = (np.where(inside, self.sequences.ids[where], 0).astype(np.int64) for where in (at, after))
-        counted = self.sequences.scored[after] & inside
+        counted = self.source.scored[after] & inside
         if self.drop:
-            rows = np.searchsorted(self.sequences.starts, at, side="right") - 1
+            rows = np.searchsorted(self.source.starts, at, side="right") - 1
             counted &= ~dropped(rows, self.seed, epoch, self.drop)
-        return Batch(
-            torch.from_numpy(ids),
-            torch.from_numpy(targets),
-            torch.from_numpy(counted.astype(np.float32)),
-            torch.from_numpy(inside.sum(1)),
-            torch.from_numpy(documents) if self.apart else None,
-            {name: torch.from_numpy(values[at]) for name, values in self.sequences.fields.items()},
-        )
+        tensors = columns_at(self.source, at, after, inside)
+        tensors["weights"] = torch.from_numpy(counted.astype(np.float32))
+        tensors["lengths"] = torch.from_numpy(inside.sum(1))
+        if self.apart:
+            tensors["documents"] = torch.from_numpy(documents)
+        return Batch(tensors)
 
     def _line(self, epoch: int | None, line: int) -> tuple[np.ndarray, np.ndarray]:
         """Where the tokens of one line lie, and a number for the row that each belongs to."""
@@ -223,14 +215,14 @@ class Packed:
         if first + length > self.pairs:  # the line in which the end of the epoch meets its start
             pieces.append(self._stretch(epoch, 0, first + length - self.pairs))
             pieces[1] = (pieces[1][0], pieces[1][1] + pieces[0][1][-1] + 1)
-        places, documents = zip(*pieces, strict=True)
-        return np.concatenate(places), np.concatenate(documents)
+        indices, documents = zip(*pieces, strict=True)
+        return np.concatenate(indices), np.concatenate(documents)
 
     def _stretch(self, epoch: int | None, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
         """The same for pairs `first` to `last` of the shuffled epoch."""
         _, order, ends = self._course(epoch)
         chunk, known = int(np.searchsorted(ends, first, side="right")), 0
-        places: list[np.ndarray] = []
+        indices: list[np.ndarray] = []
         documents: list[np.ndarray] = []
         while first < last:
             before = int(ends[chunk - 1]) if chunk else 0
@@ -239,10 +231,10 @@ class Packed:
             row = slice(int(np.searchsorted(stops, low, side="right")), int(np.searchsorted(stops, high)) + 1)
             begins = np.append(stops[row.start - 1] if row.start else 0, stops[row][:-1])
             lengths = np.minimum(stops[row], high) - np.maximum(begins, low)
-            places.append(np.repeat(starts[row] - begins, lengths) + np.arange(low, high))
+            indices.append(np.repeat(starts[row] - begins, lengths) + np.arange(low, high))
             documents.append(np.repeat(np.arange(known, known + len(lengths)), lengths))
             first, chunk, known = before + high, chunk + 1, known + len(lengths)
-        return np.concatenate(places), np.concatenate(documents)
+        return np.concatenate(indices), np.concatenate(documents)
 
     def _random(self, epoch: int, purpose: int) -> np.random.Generator:
         return np.random.Generator(np.random.Philox(key=[self.seed, (epoch << 32) + (1 << 31) + purpose]))
@@ -260,7 +252,7 @@ class Packed:
     def _lay_out(self, epoch: int | None, chunk: int) -> tuple[np.ndarray, np.ndarray]:
         """The rows of a chunk in the order of this epoch: where each starts, and how many pairs up to its end."""
         first = chunk * self._chunk
-        starts = np.asarray(self.sequences.starts[first : first + self._chunk + 1])
+        starts = np.asarray(self.source.starts[first : first + self._chunk + 1])
         order = np.arange(len(starts) - 1)
         if epoch is not None:
             order = self._random(epoch, chunk + 1).permutation(order)
@@ -283,11 +275,10 @@ class Masked:
     def batch(self, step: int) -> Batch:
         batch = self.plan.batch(step)
         random = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 63) + step]))
-        shape = tuple(batch.ids.shape)
+        shape = tuple(batch["ids"].shape)
         others = torch.from_numpy(random.integers(0, self.vocabulary, shape))
-        return dataclasses.replace(
-            batch, ids=torch.where(torch.from_numpy(random.random(shape) < self.share), others, batch.ids)
-        )
+        masked = torch.from_numpy(random.random(shape) < self.share)
+        return batch.replaced(ids=torch.where(masked, others, batch["ids"]))
 
 
 def dropped(rows: np.ndarray, seed: int, epoch: int, share: float) -> np.ndarray:
@@ -308,14 +299,14 @@ def epoch_order(rows: int, seed: int, epoch: int | None) -> np.ndarray:
 
 
 def pad_rows(
-    sequences: Sequences,
+    source: Rows,
     chosen: np.ndarray,
     multiple: int = 1,
     context: int | None = None,
     fixed: int | None = None,
 ) -> Batch:
-    """Lay these rows side by side: inputs without their last token, targets without their first."""
-    lengths = sequences.starts[chosen + 1] - sequences.starts[chosen] - 1
+    """Lay these rows side by side: inputs without their last step, targets without their first."""
+    lengths = source.starts[chosen + 1] - source.starts[chosen] - 1
     longest = int(lengths.max())
     rounded = -(-longest // multiple) * multiple
     width = fixed if fixed is not None else max(longest, min(rounded, context or rounded))
@@ -323,20 +314,30 @@ def pad_rows(
         raise BadInput(f"a row of {longest} tokens does not fit into batches of {width} tokens")
     column = np.arange(width)
     inside = column[None, :] < lengths[:, None]
-    place = np.where(inside, sequences.starts[chosen][:, None] + column[None, :], 0)
-    after = np.where(inside, place + 1, 0)
-    ids = np.where(inside, sequences.ids[place], 0).astype(np.int64)
-    targets = np.where(inside, sequences.ids[after], 0).astype(np.int64)
-    weights = (sequences.scored[after] & inside).astype(np.float32)
-    fields = {name: torch.from_numpy(values[place]) for name, values in sequences.fields.items()}
-    return Batch(
-        torch.from_numpy(ids),
-        torch.from_numpy(targets),
-        torch.from_numpy(weights),
-        torch.from_numpy(lengths),
-        None,
-        fields,
-    )
+    index = np.where(inside, source.starts[chosen][:, None] + column[None, :], 0)
+    after = np.where(inside, index + 1, 0)
+    tensors = columns_at(source, index, after, inside)
+    tensors["weights"] = torch.from_numpy((source.scored[after] & inside).astype(np.float32))
+    tensors["lengths"] = torch.from_numpy(lengths)
+    return Batch(tensors)
+
+
+def columns_at(source: Rows, index: np.ndarray, after: np.ndarray, inside: np.ndarray) -> dict[str, Tensor]:
+    """Every column at these steps [B, T] and one step later; 0 where no step is inside."""
+    tensors: dict[str, Tensor] = {}
+    for prefix, steps in (("", index), (NEXT, after)):
+        for name, values in source.columns.items():
+            tensors[prefix + name] = _laid(values, steps, inside)
+        for name, mask in source.present.items():
+            tensors[f"{prefix}{PRESENT}{name}"] = torch.from_numpy(mask[steps] & inside)
+    return tensors
+
+
+def _laid(values: Flat, steps: np.ndarray, inside: np.ndarray) -> Tensor:
+    found = values[steps]
+    wide = np.int64 if np.issubdtype(found.dtype, np.integer) else np.float32
+    kept = inside.reshape(inside.shape + (1,) * (found.ndim - 2))
+    return torch.from_numpy(np.where(kept, found, 0).astype(wide))
 
 
 class Prefetcher:

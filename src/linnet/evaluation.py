@@ -14,15 +14,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from linnet.codecs import Codec
-from linnet.data import pad_rows
-from linnet.domains import Question
+from linnet.data import NEXT, PRESENT, Batch, pad_rows
+from linnet.domains.contract import Question
 from linnet.intervals import degrees_of_freedom, ratio_interval, wilson
-from linnet.model.inputs import Inputs
-from linnet.model.model import Model, evaluating
+from linnet.model.contract import evaluating
+from linnet.model.model import Model
 from linnet.records import Baseline, Score
-from linnet.sequences import Sequences
+from linnet.rows import IDS, Rows
 
 BLOCKS = 24  # of a few long rows; in Student's quantile they cost 5 %
 BLOCK_TOKENS = 256  # at least: neighbouring tokens are about as hard
@@ -47,25 +49,23 @@ class Nats:
         return sums, np.add.reduceat(self.scored, first, dtype=np.int64)
 
 
-def windows(sequences: Sequences, context: int) -> tuple[Sequences, np.ndarray]:
+def windows(source: Rows, context: int) -> tuple[Rows, np.ndarray]:
     """The same scored tokens in rows of at most `context` + 1 tokens, and the token that each begins with.
 
-    These are the sequences themselves if all fit.
+    These are the source themselves if all fit.
     """
-    if len(sequences) == 0 or int(sequences.lengths.max()) <= context + 1:
-        return sequences, sequences.starts[:-1]
+    if len(source) == 0 or int(source.lengths.max()) <= context + 1:
+        return source, source.starts[:-1]
     stride = max(1, context // 2)
     picked, scored, lengths = [], [], [0]
-    for start, length in zip(sequences.starts[:-1], sequences.lengths, strict=True):
+    for start, length in zip(source.starts[:-1], source.lengths, strict=True):
         for first, last, fresh in _spans(int(length), context + 1, stride):
             tokens = np.arange(start + first, start + last)
             picked.append(tokens)
-            scored.append(sequences.scored[tokens] & (tokens >= start + fresh))
+            scored.append(source.scored[tokens] & (tokens >= start + fresh))
             lengths.append(last - first)
-    index = np.concatenate(picked)
-    fields = {name: values[index] for name, values in sequences.fields.items()}
-    starts = np.cumsum(lengths, dtype=np.int64)
-    return Sequences(sequences.ids[index], starts, np.concatenate(scored), fields=fields), index[starts[:-1]]
+    index, starts = np.concatenate(picked), np.cumsum(lengths, dtype=np.int64)
+    return source.at(index, starts, np.concatenate(scored)), index[starts[:-1]]
 
 
 def _spans(length: int, size: int, stride: int) -> Iterator[tuple[int, int, int]]:
@@ -81,26 +81,35 @@ def _spans(length: int, size: int, stride: int) -> Iterator[tuple[int, int, int]
 
 def nats(
     model: Model,
-    sequences: Sequences,
+    source: Rows,
     *,
     rows: int = 256,
     region: Callable[[], contextlib.AbstractContextManager[object]] = contextlib.nullcontext,
 ) -> Nats:
     """Negative log-likelihood of every scored token, in windows sorted by length so that little is padded."""
-    pieces, begins = windows(sequences, model.config.context)
+    pieces, begins = windows(source, model.config.context)
     order = np.argsort(pieces.lengths, kind="stable")
     order = order[pieces.lengths[order] > 1]  # a single token has nothing to be predicted from
-    each = np.zeros(len(sequences.ids), np.float32)
+    each = np.zeros(source.steps, np.float32)
     with evaluating(model):
         for first in range(0, len(order), rows):
             chosen = order[first : first + rows]
             batch = pad_rows(pieces, chosen).to(model.device)
             with region():
-                inputs = Inputs(batch.ids, fields=batch.fields, lengths=batch.lengths)
-                lost = model.head.nll(model(inputs).hidden, batch.targets)
-            row, column = np.nonzero(batch.weights.cpu().numpy())
+                lost = target_losses(model, batch)
+            row, column = np.nonzero(batch["weights"].cpu().numpy())
             each[begins[chosen][row] + column + 1] = lost.float().cpu().numpy()[row, column]
-    return Nats(each, np.asarray(sequences.scored[:]))
+    return Nats(each, np.asarray(source.scored[:]))
+
+
+def target_losses(model: Model, batch: Batch) -> Tensor:
+    """[B, T]: nats of each token, and the losses of further columns at the same steps."""
+    hidden = model(batch).hidden
+    losses = list(model.column_losses(hidden, batch).values())
+    if IDS in batch:
+        nats, marks = model.head.nll(hidden, batch[NEXT + IDS]), batch.get(f"{NEXT}{PRESENT}{IDS}")
+        losses.append(nats if marks is None else nats * marks)
+    return torch.stack(losses).sum(0) if len(losses) > 1 else losses[0]
 
 
 @dataclass(frozen=True)
@@ -113,13 +122,13 @@ class Units:
     name: str  # as "120 documents"
 
     @classmethod
-    def of(cls, sequences: Sequences, codec: Codec, row: str) -> Units:
+    def of(cls, source: Rows, codec: Codec, row: str) -> Units:
         """`row` says what a row is: a document, for instance."""
-        lengths, starts = sequences.lengths, np.asarray(sequences.starts)
+        lengths, starts = source.lengths, np.asarray(source.starts)
         name = f"{len(lengths):,} {row}{'s' * (len(lengths) != 1)}"
         characters, utf8_bytes = (
             np.zeros(len(lengths)) if size is None else np.asarray(size)
-            for size in (sequences.row_characters, sequences.row_bytes)
+            for size in (source.row_characters, source.row_bytes)
         )
         if len(lengths) >= FEWEST and degrees_of_freedom(lengths) >= FREEDOM:
             return cls(starts, characters, utf8_bytes, name)
@@ -131,7 +140,7 @@ class Units:
         # The first token of a row is not scored, so that it is no block of its own.
         cuts = [np.linspace(starts[i] + 1, starts[i + 1], parts[i] + 1)[1:-1] for i in np.flatnonzero(parts > 1)]
         edges = np.sort(np.concatenate([starts, *(cut.astype(np.int64) for cut in cuts)]))
-        rows, ids = np.repeat(np.arange(len(parts)), parts), np.asarray(sequences.ids[:])
+        rows, ids = np.repeat(np.arange(len(parts)), parts), np.asarray(source.ids[:])
         sizes = []
         for written, total in zip(written_sizes(codec), (characters, utf8_bytes), strict=True):
             inside = np.add.reduceat(written[ids], edges[:-1])
@@ -152,22 +161,22 @@ def written_sizes(codec: Codec) -> tuple[np.ndarray, np.ndarray]:
     return np.array(characters, np.float64), np.array([len(piece) for piece in pieces], np.float64)
 
 
-def unigram(sequences: Sequences, vocabulary: int) -> float:
+def unigram(source: Rows, vocabulary: int) -> float:
     """Nats per scored token of the best model that knows only how often each token is scored here."""
-    counts = np.bincount(sequences.ids[sequences.scored].astype(np.int64), minlength=vocabulary)
+    counts = np.bincount(source.ids[source.scored].astype(np.int64), minlength=vocabulary)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 
 
-def likelihood_scores(measured: Nats, sequences: Sequences, units: Units, baseline: Baseline) -> list[Score]:
+def likelihood_scores(measured: Nats, source: Rows, units: Units, baseline: Baseline) -> list[Score]:
     """Nats per token, per character and bits per byte, over all scored tokens; baseline in nats per token."""
     sums, tokens = measured.between(units.edges)
     total = int(tokens.sum())
     scores = []
     for name, n, counts, factor in (
         ("nats_per_token", total, tokens, 1.0),
-        ("nats_per_char", sequences.characters, units.characters, 1.0),
-        ("bits_per_byte", sequences.utf8_bytes, units.utf8_bytes, 1 / math.log(2)),
+        ("nats_per_char", source.characters, units.characters, 1.0),
+        ("bits_per_byte", source.utf8_bytes, units.utf8_bytes, 1 / math.log(2)),
     ):
         if n == 0:
             continue

@@ -56,6 +56,27 @@ class System(Record):
     lead: Lead | None = None  # of the run over this system
 
 
+class RecipeRecord(Record):
+    """One recipe in a line."""
+
+    kind: Literal["recipe"] = "recipe"
+    name: str
+    domain: str
+    summary: str
+    reads: str
+    takes: str
+
+
+class SettingRecord(Record):
+    """One setting of a recipe."""
+
+    kind: Literal["setting"] = "setting"
+    key: str
+    default: Any
+    meaning: str
+    choices: tuple[str, ...] = ()
+
+
 class RunRecord(Record):
     """What `train` and `resume` end with."""
 

@@ -1,4 +1,5 @@
-"""The command line: one module a group of verbs, joined here. No verb has logic of its own.
+"""The command line: one module a group of verbs, joined here; domains bring their own. No verb has
+logic of its own.
 
 Verbs import what they need when they are called, so that `linnet --help` answers at once.
 """
@@ -10,7 +11,9 @@ from typing import Annotated
 import typer
 
 from linnet import __version__
-from linnet.cli import asking, bench, data, exchange, inside, machine, places, runs, tokenizer
+from linnet.cli import asking, bench, exchange, inside, machine, runs
+from linnet.cli.groups import Groups
+from linnet.domains.registry import registry, resolve
 
 
 def _version(wanted: bool) -> None:
@@ -37,8 +40,13 @@ def build() -> typer.Typer:
         pretty_exceptions_enable=False,
         rich_markup_mode=None,  # plain help: rich alone would take longer than everything else
     )
-    for module in (runs, asking, places, inside, exchange, data, tokenizer, machine, bench):
-        module.join(app)
+    groups = Groups.of(app)
+    for module in (runs, asking, inside, exchange, machine, bench):
+        module.join(groups)
+    for registration in registry().domains.values():
+        if registration.verbs:
+            resolve(registration.verbs)(groups)
+    groups.close()
     return app
 
 

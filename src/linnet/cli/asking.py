@@ -6,9 +6,8 @@ import re
 import zlib
 from pathlib import Path
 
-import typer
-
 from linnet.cli.face import speaking
+from linnet.cli.groups import Groups
 from linnet.cli.options import (
     CheckpointOption,
     ChoiceOption,
@@ -161,5 +160,5 @@ def _prompt_of(text: str, where: str) -> str:
     return prompt
 
 
-def join(app: typer.Typer) -> None:
-    app.command("generate")(generate)
+def join(groups: Groups) -> None:
+    groups.top.command("generate")(generate)

@@ -11,6 +11,7 @@ import typer
 
 import linnet
 from linnet.cli.face import speaking
+from linnet.cli.groups import Groups
 from linnet.cli.options import DataOption, DebugOption, JsonOption, PrecisionOption, SettingsOption
 from linnet.errors import BadInput
 
@@ -45,10 +46,10 @@ def bench_train(
     """
     with speaking(json=json, debug=debug) as face:
         training = benchmark("training")
-        from linnet.workbench.using import settings_of
+        from linnet.workbench.open import options_of
 
         usual = {"heads": 8, "vocabulary": 16_000, "context": context, "batch": batch}
-        chosen = settings_of(settings or [], **usual, repeats=7, threads=0, llama="best")
+        chosen = options_of(settings or [], **usual, repeats=7, threads=0, llama="best")
         sizes = training.Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
         how = "on" if compiled else "off"
         face.show(*training.bench_train(sizes, precision=precision or "auto", compile=how, **chosen))
@@ -76,9 +77,9 @@ def bench_decode(
         decoding = benchmark("decoding")
         import torch
 
-        from linnet.workbench.using import settings_of
+        from linnet.workbench.open import options_of
 
-        chosen = settings_of(
+        chosen = options_of(
             settings or [], heads=8, vocabulary=16_000, context=512, rows=64, tokens=64, repeats=5, threads=0
         )
         torch.set_num_threads(chosen.pop("threads") or torch.get_num_threads())
@@ -103,10 +104,9 @@ def bench_tokenizer(
     """
     with speaking(json=json, debug=debug) as face:
         tokenizer = benchmark("tokenizer")
-        from linnet.workbench.opening import located
-        from linnet.workbench.using import settings_of
+        from linnet.workbench.open import located, options_of
 
-        chosen = settings_of(settings or [], vocabulary=16_000, documents="line", repeats=5, kind="bpe")
+        chosen = options_of(settings or [], vocabulary=16_000, documents="line", repeats=5, kind="bpe")
         face.show(*tokenizer.bench_tokenizer(located(data), **chosen))
 
 
@@ -123,20 +123,19 @@ def bench_places(
     """
     with speaking(json=json, debug=debug) as face:
         places = benchmark("places")
-        from linnet.workbench.opening import located
-        from linnet.workbench.using import settings_of
+        from linnet.workbench.open import located, options_of
 
-        chosen = settings_of(settings or [], repeats=5, epochs=10, threads=0)
+        chosen = options_of(settings or [], repeats=5, epochs=10, threads=0)
         threads = chosen.pop("threads")
         with places.drawn(located(data or [])) as files:
             for record in places.bench_places(files, [("threads", threads)] if threads else [], **chosen):
                 face.show(record)
 
 
-def join(app: typer.Typer) -> None:
+def join(groups: Groups) -> None:
     group = typer.Typer(help="Measure ours beside peers.", no_args_is_help=True, rich_markup_mode=None)
     group.command("train")(bench_train)
     group.command("decode")(bench_decode)
     group.command("tokenizer")(bench_tokenizer)
     group.command("places")(bench_places)
-    app.add_typer(group, name="bench")
+    groups.top.add_typer(group, name="bench")

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from linnet.cli.face import speaking
+from linnet.cli.groups import Groups
 from linnet.cli.options import DebugOption, ForceOption, JsonOption, OutOption, RunArgument
 
 
@@ -103,6 +104,6 @@ def import_model(
         face.show(workbench.import_run(source, out, force=force))
 
 
-def join(app: typer.Typer) -> None:
-    app.command("export")(export_model)
-    app.command("import")(import_model)
+def join(groups: Groups) -> None:
+    groups.top.command("export")(export_model)
+    groups.top.command("import")(import_model)

@@ -31,7 +31,7 @@ class Face:
     """What a verb talks through; `json` chooses JSON lines over pictures for people."""
 
     def __init__(self, out: TextIO, *, json: bool) -> None:
-        self._out = out
+        self.out = out
         self._json = json
 
     def show(self, *records: Record) -> None:
@@ -40,23 +40,23 @@ class Face:
             return  # under torchrun the first process speaks for all
         if self._json:
             for record in records:
-                self._out.write(record.line() + "\n")
-            self._out.flush()
+                self.out.write(record.line() + "\n")
+            self.out.flush()
         else:
             from linnet.cli.pictures import draw
 
-            draw(records, self._out)
+            draw(records, self.out)
 
     @property
     def live(self) -> bool:
         """Whether a person is looking on while something is written."""
-        return not self._json and self._out.isatty()
+        return not self._json and self.out.isatty()
 
     def follow(self, records: Iterable[Record]) -> None:
         """Print text as it comes, and what is known of it at its end."""
         from linnet.cli.pictures import follow
 
-        follow(records, self._out)
+        follow(records, self.out)
 
     def remark(self, said: object) -> None:
         """A line for people, beside the records."""

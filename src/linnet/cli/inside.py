@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli.face import speaking
+from linnet.cli.groups import Groups
 from linnet.cli.options import CheckpointOption, DebugOption, ForceOption, JsonOption, RunArgument
-from linnet.cli.places import misses
 from linnet.errors import BadInput
 
 if TYPE_CHECKING:
@@ -58,8 +58,5 @@ def write_arrays(record: AttentionRecord, out: Path) -> None:
     hidden.replace(out)
 
 
-def join(app: typer.Typer) -> None:
-    group = typer.Typer(help="Look inside a model.", no_args_is_help=True, rich_markup_mode=None)
-    group.command("attention")(attention)
-    group.command("misses")(misses)
-    app.add_typer(group, name="inspect")
+def join(groups: Groups) -> None:
+    groups.inspect.command("attention")(attention)

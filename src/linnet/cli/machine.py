@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import typer
-
 from linnet.cli.face import speaking
+from linnet.cli.groups import Groups
 from linnet.cli.options import DebugOption, JsonOption
 
 
@@ -19,5 +18,5 @@ def doctor(json: JsonOption = False, debug: DebugOption = False) -> None:
         face.show(examine())
 
 
-def join(app: typer.Typer) -> None:
-    app.command("doctor")(doctor)
+def join(groups: Groups) -> None:
+    groups.top.command("doctor")(doctor)

@@ -6,13 +6,15 @@ Only what typer needs is imported here: `linnet --help` has to answer before tor
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from linnet.errors import BadInput
+from linnet.domains.registry import Option
+from linnet.errors import BadInput, nearest
 
 
 class Device(StrEnum):
@@ -166,17 +168,20 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON lines, one 
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 
 
-def text_settings(sample: int | None, tokenizer: Path | None, errors: BadBytes | None) -> list[str]:
-    """The settings that these options stand for."""
-    file = None if tokenizer is None else json.dumps(str(tokenizer.absolute()))
-    named = {"data.sample": sample, "data.tokenizer.file": file, "data.errors": errors}
-    return [f"{key}={value}" for key, value in named.items() if value is not None]
-
-
-def places_settings(columns: str | None, tz: str | None, local: str | None) -> list[str]:
-    """The settings that these options stand for."""
-    named = {"data.columns": columns, "data.tz": tz, "data.local": local}
-    return [f"{key}={json.dumps(value)}" for key, value in named.items() if value is not None]
+def domain_settings(given: Sequence[str], options: Sequence[Option]) -> list[str]:
+    """The settings that the options of a domain stand for, as `--flag value` or `--flag=value`."""
+    known, found, words = {option.flag: option for option in options}, [], iter(given)
+    for word in words:
+        flag, equals, rest = word.partition("=")
+        if flag not in known:
+            what = "option" if flag.startswith("-") else "argument"
+            raise BadInput(f'there is no {what} "{flag}" here{nearest(flag, known) if known else ""}')
+        value = rest if equals else next(words, None)
+        if value is None:
+            raise BadInput(f"{flag} needs a value")
+        text = str(Path(value).absolute()) if known[flag].path else value
+        found.append(f"{known[flag].key}={text if text.isdigit() else json.dumps(text)}")
+    return found
 
 
 def exclude(**given: object) -> None:

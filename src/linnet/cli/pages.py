@@ -46,6 +46,8 @@ def section(name: str, verb: Callable[..., Any]) -> str:
     arguments, options = [], []
     hints = typing.get_type_hints(verb, include_extras=True)
     for parameter in inspect.signature(verb).parameters.values():
+        if hints[parameter.name] is typer.Context:
+            continue
         kind, said = typing.get_args(hints[parameter.name])[:2]
         if isinstance(said, ArgumentInfo):
             arguments.append((said.metavar or parameter.name.upper(), said, parameter.default))

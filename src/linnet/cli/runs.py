@@ -8,34 +8,33 @@ from typing import Annotated
 import typer
 
 from linnet.cli.face import speaking
+from linnet.cli.groups import Groups
 from linnet.cli.options import (
-    ColumnsOption,
     DataOption,
     DebugOption,
     DeviceOption,
     EpochsOption,
-    ErrorsOption,
     ForceOption,
     JsonOption,
-    LocalOption,
     OutOption,
     PrecisionOption,
     RunArgument,
-    SampleOption,
     SeedOption,
     SettingsOption,
     StepsOption,
-    TokenizerOption,
     WeightsOption,
-    ZoneOption,
+    domain_settings,
     exclude,
-    places_settings,
-    text_settings,
 )
+
+MORE = {"ignore_unknown_options": True, "allow_extra_args": True}  # options of a domain come with its recipes
 
 
 def train(
-    recipe: Annotated[str, typer.Argument(metavar="RECIPE", help="The name of a recipe, or a .toml file.")],
+    context: typer.Context,
+    recipe: Annotated[
+        str | None, typer.Argument(metavar="RECIPE", help="The name of a recipe, or a .toml file.")
+    ] = None,
     data: DataOption = None,
     out: OutOption = None,
     seed: SeedOption = None,
@@ -47,13 +46,8 @@ def train(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="Train so many runs, OUT-seedN each, and show all.")
     ] = 1,
-    sample: SampleOption = None,
-    tokenizer: TokenizerOption = None,
-    errors: ErrorsOption = None,
-    columns: ColumnsOption = None,
-    tz: ZoneOption = None,
-    local: LocalOption = None,
     force: ForceOption = False,
+    help: Annotated[bool, typer.Option("--help", help="Show this, and the settings of RECIPE.")] = False,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -61,23 +55,26 @@ def train(
 
     For instance: linnet train arithmetic, or linnet train run.toml --set model.depth=8
 
-    Ctrl-C ends the run at a checkpoint; linnet resume goes on from there.
+    Ctrl-C ends the run at a checkpoint; linnet resume goes on from there. linnet recipes lists all recipes.
     """
     with speaking(json=json, debug=debug) as face:
-        exclude(steps=steps, epochs=epochs)
+        if help:
+            typer.echo(context.get_help(), file=face.out)
+        if help and recipe is None:
+            return
         from linnet import workbench
 
-        given = [
-            *(settings or []),
-            *text_settings(sample, tokenizer, errors),
-            *places_settings(columns, tz, local),
-        ]
+        if help or recipe is None:
+            face.show(*workbench.recipes(recipe))
+            return
+        exclude(steps=steps, epochs=epochs)
+        options = workbench.options_of_recipe(recipe)
         for record in workbench.train_seeds(
             recipe,
             seeds,
             out=out,
             data=data or [],
-            settings=given,
+            settings=[*(settings or []), *domain_settings(context.args, options)],
             seed=seed,
             device=device,
             precision=precision,
@@ -87,6 +84,18 @@ def train(
             progress=face.progress,
         ):
             face.show(record)
+
+
+def recipes(
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="One recipe, with every setting.")] = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the recipes, or every setting of one with its default and meaning."""
+    with speaking(json=json, debug=debug) as face:
+        from linnet import workbench
+
+        face.show(*workbench.recipes(name))
 
 
 def resume(run: RunArgument, json: JsonOption = False, debug: DebugOption = False) -> None:
@@ -101,6 +110,7 @@ def resume(run: RunArgument, json: JsonOption = False, debug: DebugOption = Fals
 
 
 def evaluate(
+    context: typer.Context,
     run: RunArgument,
     data: DataOption = None,
     split: Annotated[
@@ -112,24 +122,25 @@ def evaluate(
     ] = None,
     device: DeviceOption = None,
     precision: WeightsOption = None,
-    errors: ErrorsOption = None,
     settings: SettingsOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Score a run on whole files.
 
-    Each score has its 95 % interval and what a person without a model would reach. Text is read as the run read
-    its own; --set errors=, field= and documents= change that.
+    Each score has its 95 % interval and what a person without a model would reach. Files are read as the run read
+    its own; for text, --errors and --set field= and documents= change that.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet import workbench
+
+        options = workbench.options_of_run(run) if context.args else ()
 
         record = workbench.evaluate(
             run,
             data=data or [],
             split=split,
-            settings=[*(settings or []), *([] if errors is None else [f"errors={errors}"])],
+            settings=[*(settings or []), *domain_settings(context.args, options)],
             device=device,
             precision=precision,
             checkpoint=checkpoint,
@@ -162,9 +173,10 @@ def show(run: RunArgument, json: JsonOption = False, debug: DebugOption = False)
         face.show(workbench.show(run))
 
 
-def join(app: typer.Typer) -> None:
-    app.command("train")(train)
-    app.command("resume")(resume)
-    app.command("eval")(evaluate)
-    app.command("runs")(list_runs)
-    app.command("show")(show)
+def join(groups: Groups) -> None:
+    groups.top.command("train", context_settings=MORE, add_help_option=False)(train)
+    groups.top.command("recipes")(recipes)
+    groups.top.command("resume")(resume)
+    groups.top.command("eval", context_settings=MORE)(evaluate)
+    groups.top.command("runs")(list_runs)
+    groups.top.command("show")(show)

@@ -17,7 +17,7 @@ from linnet.decoding.requests import Request, Sample, Sampling
 from linnet.decoding.runner import Ids, Runner
 from linnet.decoding.sampling import choose, cut, near_ties
 from linnet.errors import RunFailed
-from linnet.model.model import evaluating
+from linnet.model.contract import evaluating
 
 Prompt = tuple[int, ...]
 

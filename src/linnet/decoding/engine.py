@@ -17,7 +17,7 @@ from linnet.decoding.runner import Runner
 from linnet.decoding.sampling import Drawn
 from linnet.decoding.scheduler import Group, Prefill, Row, Scheduler, Step, groups
 from linnet.errors import BadInput, RunFailed
-from linnet.model.model import evaluating
+from linnet.model.contract import evaluating
 from linnet.model.state import State
 
 ROWS = 64

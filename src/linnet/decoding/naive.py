@@ -7,7 +7,8 @@ import torch
 from linnet.decoding.requests import Decoding, Request, Sample
 from linnet.decoding.sampling import allowed_ids, draw, listed, seen_ids
 from linnet.decoding.scheduler import Row
-from linnet.model.model import Model, evaluating
+from linnet.model.contract import evaluating
+from linnet.model.model import Model
 
 
 def generate(model: Model, request: Request, decoding: Decoding) -> Sample:

@@ -110,7 +110,7 @@ class Runner:
         padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
         for row, given in zip(padded, ids, strict=True):
             row[: len(given)] = torch.tensor(given)
-        output = self.network(Inputs(padded.to(self.device), lengths=lengths.to(self.device)), state)
+        output = self.network(Inputs({"ids": padded.to(self.device)}, lengths=lengths.to(self.device)), state)
         assert output.state is not None
         return output.hidden, output.state
 

@@ -18,7 +18,8 @@ from torch import Tensor
 from linnet.files import write_atomically
 from linnet.records import RunRecord
 from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder
-from linnet.training.run import Run, to_toml
+from linnet.training.run import Run
+from linnet.training.settings import to_toml
 
 ELSEWHERE = "elsewhere"  # stands for the folders of a person's machine; nothing is looked for there
 

@@ -64,8 +64,8 @@ def obstacles(config: ModelConfig, family: Family) -> list[str]:
         found.append(f"model.head.bias=true: the head of {name} has none")
     if config.head.softcap is not None:
         found.append(f"model.head.softcap={config.head.softcap}: {name} does not cap its logits")
-    if config.fields:
-        found.append(f"model.fields: {name} reads token ids only, not {', '.join(sorted(config.fields))}")
+    if config.columns:
+        found.append(f"model.columns: {name} reads token ids only, not {', '.join(sorted(config.columns))}")
     if family == "llama" and config.width % attention.heads:
         found.append(f"model.width={config.width} does not divide into {attention.heads} heads, as {name} demands")
     return found

@@ -13,7 +13,6 @@ from typing import Any
 from pydantic import ValidationError
 from torch import Tensor, cat
 
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.exchange.expressing import Portable
 from linnet.exchange.families import Said, mistakes
@@ -25,6 +24,7 @@ from linnet.exchange.layouts import layout, refuse_differences, shapes, wanted
 from linnet.exchange.special_ids import SpecialIds
 from linnet.exchange.tokens import Read, ended, ends_note, numbers
 from linnet.model.config import ModelConfig
+from linnet.tokenization import TokenizerCodec
 
 ARCHITECTURES = ("llama", "qwen3")
 NEVER_IN_UTF8 = frozenset({0xC0, 0xC1, *range(0xF5, 0x100)})

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from linnet.codecs import CharacterCodec, Codec
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.exchange.tokens import written
+from linnet.tokenization import TokenizerCodec
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # kinds of tokens, as llama.cpp numbers them
 

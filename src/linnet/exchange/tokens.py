@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from linnet.codecs import CharacterCodec, Codec
-from linnet.domains.arithmetic.codec import ArithmeticCodec
-from linnet.domains.text.tokenization import TokenizerCodec, tokenizers_library
 from linnet.errors import BadInput
 from linnet.exchange.special_ids import SpecialIds
+from linnet.tokenization import TokenizerCodec, tokenizers_library
 from linnet.untrusted import read_object, read_text
 
 
@@ -50,28 +49,9 @@ def written(codec: Codec) -> Written:
             return Written(with_begin(codec), codec.begin_name, codec.end_name)
         case CharacterCodec():
             return _characters(codec.tokens, "<begin>" if codec.has_begin else None, spaces=True)
-        case ArithmeticCodec():
-            if rules := _rewriting(codec):
-                return Written(
-                    None, why_not=f"the codec of this run {', '.join(rules)}, which no tokenizer.json can say"
-                )
-            return _characters(codec.tokens, "<begin>", spaces=False)
-    kind = codec.to_json()["kind"]
-    return Written(None, why_not=f'the codec of this run ("{kind}") reads no plain text')
-
-
-def _rewriting(codec: ArithmeticCodec) -> list[str]:
-    """What an arithmetic codec does beside naming characters."""
-    rules = []
-    if codec.reverse != "none":
-        rules.append(f"reverses the digits of {'answers' if codec.reverse == 'answer' else 'numbers'}")
-    if codec.width is not None:
-        rules.append(f"pads numbers to {codec.width} digits")
-    if codec.scratchpad:
-        rules.append("writes steps between question and answer")
-    if codec.task == "base":
-        rules.append("has one token for words")
-    return rules
+    if rules := codec.rewriting:
+        return Written(None, why_not=f"the codec of this run {', '.join(rules)}, which no tokenizer.json can say")
+    return _characters(tuple(codec.tokens), "<begin>", spaces=False)
 
 
 def with_begin(codec: TokenizerCodec) -> str:

@@ -2,15 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from abc import abstractmethod
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+if TYPE_CHECKING:
+    from linnet.model.costs import Costs
 
 
 class Part(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class NetworkConfig(Part):
+    """The settings of a network: the `[model]` part of a run. Sizes that follow from the data are 0 until then."""
+
+    @property
+    @abstractmethod
+    def channels(self) -> int:
+        """The width of its matrix products, which decides the precision that pays."""
+
+    @property
+    @abstractmethod
+    def eager_reason(self) -> str:
+        """Why the network is not compiled; empty where it may be."""
+
+    @abstractmethod
+    def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
+        """What it costs when `rows` rows are computed at once; None while sizes are open."""
+
+
+class LossConfig(Part):
+    """Terms of the training loss beside the nats of the targets. 0 switches an item off. Scores are plain nats."""
+
+    smoothing: float = Field(0.0, ge=0, lt=1)  # share of every target that is spread over the whole vocabulary
+    z_loss: float = Field(0.0, ge=0)  # times the squared log of the sum over exponentiated logits
+    r_drop: float = Field(0.0, ge=0)  # times the divergence of two passes that drop different values
+
+    @property
+    def passes(self) -> int:
+        return 2 if self.r_drop else 1
+
+
+class IdColumn(Part):
+    """A column of ids beside the tokens: its vectors are added to those of the tokens."""
+
+    kind: Literal["ids"] = "ids"
+    size: int = Field(ge=1)  # of its vocabulary
+    predicted: bool = False  # the next value is a target of its own
+    weight: float = Field(1.0, gt=0)  # of its loss
+
+
+class NumberColumn(Part):
+    """A column of numbers: it enters through a linear layer, and leaves through a head where it is predicted.
+
+    `mean` is trained by squared error, `quantiles` by the pinball loss, `bins` by nats over bins of one width.
+    """
+
+    kind: Literal["numbers"] = "numbers"
+    width: int = Field(1, ge=1)  # numbers a step
+    head: Literal["none", "mean", "quantiles", "bins"] = "none"
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    bins: int = Field(64, ge=2)
+    low: float = -4.0  # of the bins; values beyond belong to the outermost
+    high: float = 4.0
+    weight: float = Field(1.0, gt=0)  # of its loss
+
+    @model_validator(mode="after")
+    def _in_order(self) -> NumberColumn:
+        if self.low >= self.high:
+            raise ValueError(f"low={self.low} must be below high={self.high}")
+        if list(self.quantiles) != sorted(set(self.quantiles)) or not self.quantiles:
+            raise ValueError(f"quantiles must rise, and {list(self.quantiles)} do not")
+        return self
+
+    @property
+    def predicted(self) -> bool:
+        return self.head != "none"
+
+
+Column = Annotated[IdColumn | NumberColumn, Field(discriminator="kind")]
 
 
 class RotaryScaling(Part):
@@ -76,8 +150,8 @@ class HeadConfig(Part):
 Mixer = Literal["attention", "gru"]
 
 
-class ModelConfig(Part):
-    """`vocabulary` and `context` are 0 until the codec and the data are known."""
+class ModelConfig(NetworkConfig):
+    """The decoder. `vocabulary` (of the tokens) and `context` are 0 until the codec and the data are known."""
 
     vocabulary: int = Field(0, ge=0)
     context: int = Field(0, ge=0)
@@ -90,7 +164,8 @@ class ModelConfig(Part):
     norm: NormConfig = NormConfig()
     head: HeadConfig = HeadConfig()
     dropout: float = Field(0.0, ge=0, lt=1)
-    fields: dict[str, Annotated[int, Field(ge=1)]] = Field(default_factory=dict)  # side fields: how many values
+    columns: dict[str, Column] = Field(default_factory=dict)  # beside the tokens
+    loss: LossConfig = LossConfig()
     init_std: float = Field(0.02, gt=0)
     scaled_residual: bool = True  # shrink what writes into the residual stream by sqrt(2 x depth)
     parallel: bool = False  # the mixer and the feed-forward of a layer read the same residual stream
@@ -109,7 +184,26 @@ class ModelConfig(Part):
                 raise ValueError(f"rotary_width {self.rotary_width} is more than a head of {self.head_width} has")
         if len(self.mixers) != self.depth:
             raise ValueError(f"{len(self.mixers)} mixers are named for a depth of {self.depth}")
+        if "ids" in self.columns:
+            raise ValueError('the column "ids" holds the tokens; model.vocabulary is its size')
+        if self.loss.r_drop and not self.dropout:
+            raise ValueError("loss.r_drop compares two passes with different dropout, and model.dropout is 0")
         return self
+
+    @property
+    def channels(self) -> int:
+        return self.width
+
+    @property
+    def eager_reason(self) -> str:
+        return "recurrent layers gain nothing from it" if "gru" in self.mixers else ""
+
+    def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
+        if not self.context or not (self.vocabulary or self.columns):
+            return None
+        from linnet.model.costs import costs
+
+        return costs(self, batch_tokens=rows * self.context, ema=ema)
 
     @property
     def mixers(self) -> tuple[Mixer, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from linnet.model.config import ModelConfig
+from linnet.model.config import IdColumn, ModelConfig, NumberColumn
 
 
 @dataclass(frozen=True)
@@ -15,6 +15,8 @@ class Costs:
     flops_per_token: int
     kv_bytes_per_token: int
     training_bytes: int
+    context: int = 1  # steps of a row at most
+    passes: int = 1  # readings of a row for one loss
 
 
 def norm_parameters(config: ModelConfig, width: int) -> int:
@@ -40,10 +42,26 @@ def feedforward_parameters(config: ModelConfig) -> tuple[int, int]:
     return matrices + (up + config.width if config.feedforward.bias else 0), matrices
 
 
+def column_parameters(config: ModelConfig) -> int:
+    """Of the columns beside the tokens: what they enter by, and their heads."""
+    total = 0
+    for column in config.columns.values():
+        if isinstance(column, IdColumn):
+            total += column.size * config.width + (column.size * (config.width + 1) if column.predicted else 0)
+        else:
+            total += (column.width + 1) * config.width + column.width * head_size(column) * (config.width + 1)
+    return total
+
+
+def head_size(column: NumberColumn) -> int:
+    """Outputs for one number."""
+    return {"none": 0, "mean": 1, "quantiles": len(column.quantiles), "bins": column.bins}[column.head]
+
+
 def costs(config: ModelConfig, *, batch_tokens: int = 1, ema: bool = False, kv_bytes: int = 4) -> Costs:
     """The costs of this model; `batch_tokens` is how many tokens one micro-batch holds in training."""
     embedding = config.vocabulary * config.width
-    parameters = embedding + sum(config.fields.values()) * config.width + norm_parameters(config, config.width)
+    parameters = embedding + column_parameters(config) + norm_parameters(config, config.width)
     parameters += config.context * config.width if config.positions == "learned" else 0
     parameters += (0 if config.head.tied else embedding) + (config.vocabulary if config.head.bias else 0)
     parameters += len(config.value_layers) * config.vocabulary * config.kv_heads * config.head_width
@@ -59,7 +77,8 @@ def costs(config: ModelConfig, *, batch_tokens: int = 1, ema: bool = False, kv_b
             kv += 2 * config.kv_heads * config.head_width * kv_bytes
     # Weights, gradients and two optimiser moments in float32, averaged weights where they are kept.
     held = parameters * (20 if ema else 16)
-    return Costs(parameters, flops, kv, held + batch_tokens * activation_bytes(config))
+    training = held + batch_tokens * activation_bytes(config)
+    return Costs(parameters, flops, kv, training, config.context, config.loss.passes)
 
 
 def activation_bytes(config: ModelConfig) -> int:

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linnet.model.config import ModelConfig
-from linnet.model.losses import ChunkedLoss, LossConfig, logits, target_losses
+from linnet.model.config import LossConfig, ModelConfig
+from linnet.model.losses import ChunkedLoss, logits, target_losses
 
 PLAIN = LossConfig()
 CHUNK = 1 << 22  # float32 logits that may exist at once

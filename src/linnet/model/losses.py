@@ -10,23 +10,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
 from torch import Tensor
 
 from linnet.model import opaque
-from linnet.model.config import Part
-
-
-class LossConfig(Part):
-    """Terms beside the nats of the targets. 0 switches an item off."""
-
-    smoothing: float = Field(0.0, ge=0, lt=1)  # share of every target that is spread over the whole vocabulary
-    z_loss: float = Field(0.0, ge=0)  # times the squared log of the sum over exponentiated logits
-    r_drop: float = Field(0.0, ge=0)  # times the divergence of two passes that drop different values
-
-    @property
-    def passes(self) -> int:
-        return 2 if self.r_drop else 1
+from linnet.model.config import LossConfig
 
 
 def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:

@@ -43,8 +43,8 @@ def causal_square(tokens: int, device: torch.device) -> Tensor:
 
 
 def without_memory(inputs: Inputs, tokens: int, causal: bool) -> Mask:
-    """The mask of a call that starts from nothing; `tokens` counts the prefix too."""
-    device = inputs.ids.device
+    """The mask of a call that starts from nothing."""
+    device = inputs.device
     if inputs.ancestors is not None:
         return Mask(inputs.ancestors[:, None], False)
     parts = []
@@ -52,7 +52,7 @@ def without_memory(inputs: Inputs, tokens: int, causal: bool) -> Mask:
         parts.append(inputs.documents[:, None, :, None] == inputs.documents[:, None, None, :])
     if not causal and inputs.lengths is not None:
         # An empty row sees its first padding, since a query that saw nothing would be NaN.
-        lengths = (inputs.lengths + tokens - inputs.ids.shape[1]).clamp(min=1)
+        lengths = inputs.lengths.clamp(min=1)
         inside = torch.arange(tokens, device=device) < lengths[:, None]
         parts.append(inside[:, None, None, :].expand(-1, -1, tokens, -1))
     if not parts:

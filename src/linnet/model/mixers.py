@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.model import attention
@@ -30,7 +29,8 @@ class Frame:
     lengths: Tensor | None  # int64 [B]: new tokens of each row; None = all T
     mask: Mask
     rotation: tuple[Tensor, Tensor] | None
-    ids: Tensor | None = None  # int64 [B, T - prefix], where values are looked up by token
+    ids: Tensor | None = None  # int64 [B, T], where values are looked up by token
+    present: Tensor | None = None  # bool [B, T]: which steps have a token; None = all
 
 
 def turn(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor] | None:
@@ -69,7 +69,9 @@ class Attention(nn.Module):
             # In the numbers of its weights: torch has no fused norm for values of another precision.
             q, k = self.q_norm(q.to(self.q_norm.weight.dtype)), self.k_norm(k.to(self.k_norm.weight.dtype))
         if self.values is not None and frame.ids is not None:
-            found = F.pad(self.values(frame.ids), (0, 0, tokens - frame.ids.shape[1], 0))  # a prefix has no ids
+            found = self.values(frame.ids)
+            if frame.present is not None:
+                found = found * frame.present[..., None]
             v = v + found.view(v.shape).to(v.dtype)
         q = taps.at(f"{name}.hook_q", q).transpose(1, 2)
         k = taps.at(f"{name}.hook_k", k).transpose(1, 2)
@@ -108,7 +110,7 @@ class Attention(nn.Module):
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         scores, pattern = f"{name}.hook_attn_scores", f"{name}.hook_pattern"
-        asked = taps.asks(scores, pattern)  # only the explicit form has a pattern to show
+        asked = taps.includes(scores, pattern)  # only the explicit form has a pattern to show
         if shared is not None and (asked or dropout):
             k, v, mask = attention.unshared(k, v, shared, mask)
         elif shared is not None:

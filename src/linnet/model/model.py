@@ -1,27 +1,33 @@
 """THE model: one module, one forward, for training, prefill, one step, a packed tree and inspection.
 
-Legend: B = rows, P = prefix vectors, T = new tokens, W = model width.
+Legend: B = rows, T = new steps, W = model width.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from linnet.data import NEXT, PRESENT
 from linnet.model import masks
+from linnet.model.attention import choose
+from linnet.model.columns import ColumnInput, IdHead, NumberHead, head_of
 from linnet.model.config import ModelConfig
+from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
+from linnet.model.costs import Costs, costs
 from linnet.model.dropout import Dropout
 from linnet.model.heads import Head
 from linnet.model.inputs import Inputs, Output
-from linnet.model.layers import Embedding, FeedForward, norm, sinusoids
+from linnet.model.layers import Embedding, FeedForward, Joined, norm, sinusoids
 from linnet.model.mixers import Attention, Frame, Gru, turn
 from linnet.model.state import LayerMemory, Memory, State
-from linnet.model.taps import Edit, Taps
+from linnet.model.taps import Edit, Taps, points
+from linnet.rows import IDS
 
 
 class Block(nn.Module):
@@ -52,25 +58,32 @@ class Block(nn.Module):
         return taps.at(f"{name}.hook_resid_post", x), memory
 
 
-class Model(nn.Module):
-    """A decoder over token ids. `model(inputs, state)` gives hidden vectors; `model.head` gives logits."""
+class Model(Network):
+    """A decoder over rows of columns. `model(inputs, state)` gives hidden vectors; `model.head` gives logits.
+
+    `model.heads` has the heads of further predicted columns.
+    """
+
+    config: ModelConfig
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        if config.vocabulary < 1 or config.context < 1:
+        if (config.vocabulary < 1 and not config.columns) or config.context < 1:
             sizes = f"vocabulary={config.vocabulary}, context={config.context}"
             raise ValueError(f"a model needs a vocabulary and a context, not {sizes}")
         self.config = config
+        self.passes = config.loss.passes
         self.embedding = Embedding(config.vocabulary, config.width)
         learned = config.positions == "learned"
         self.position_embedding = Embedding(config.context, config.width) if learned else None
-        self.field_embeddings = nn.ModuleDict(
-            {name: Embedding(size, config.width) for name, size in sorted(config.fields.items())}
-        )
+        columns = sorted(config.columns.items())
+        self.columns = nn.ModuleDict({name: ColumnInput(column, config.width) for name, column in columns})
         self.dropout = Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config, layer) for layer in range(config.depth))
         self.final_norm = norm(config)
         self.head = Head(config, self.embedding)
+        predicted = {name: head_of(column, config.width) for name, column in columns if column.predicted}
+        self.heads = nn.ModuleDict(predicted)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -92,10 +105,6 @@ class Model(nn.Module):
         loud = std * math.sqrt(config.width) / math.sqrt(math.log(max(2, config.vocabulary)))
         nn.init.constant_(self.final_norm.get_parameter("weight"), min(1.0, 0.095 / loud))
 
-    @property
-    def device(self) -> torch.device:
-        return self.embedding.weight.device
-
     def empty_state(self, rows: int, slots: int | None = None, dtype: torch.dtype | None = None) -> State:
         """A state without tokens; pass it to the first call whose tokens are to be remembered."""
         dtype = self.embedding.weight.dtype if dtype is None else dtype
@@ -104,16 +113,16 @@ class Model(nn.Module):
 
     def forward(
         self,
-        inputs: Inputs | Tensor,
+        inputs: Inputs | Tensor | Batch,
         state: State | None = None,
         *,
         keep: tuple[str, ...] = (),
         edit: tuple[tuple[str, Edit], ...] = (),
     ) -> Output:
-        """Hidden vectors [B, P + T, W]; the state goes on when one came in. `keep` and `edit` name taps."""
+        """Hidden vectors [B, T, W]; the state goes on when one came in. `keep` and `edit` name taps."""
         inputs = Inputs.of(inputs)
-        taps = Taps(self.config, keep, edit)
-        tokens = inputs.ids.shape[1] + (0 if inputs.prefix is None else inputs.prefix.shape[1])
+        taps = Taps(self.taps, keep, edit)
+        tokens = inputs.shape[1]
         self._refuse(inputs, state, tokens)
         memory = None if state is None else state.take().room_for(tokens)
         frame = self._frame(inputs, memory, tokens)
@@ -132,39 +141,32 @@ class Model(nn.Module):
 
     def _frame(self, inputs: Inputs, memory: Memory | None, tokens: int) -> Frame:
         """Positions and mask of this call, made in one place."""
-        device = inputs.ids.device
-        place = torch.arange(tokens, device=device)[None]
-        prefix = tokens - inputs.ids.shape[1]
-        lengths = None if inputs.lengths is None else inputs.lengths + prefix
-        positions = place
+        index = torch.arange(tokens, device=inputs.device)[None]
+        lengths, positions = inputs.lengths, index
+        ids, present = inputs.columns.get(IDS), inputs.present.get(IDS)
         if inputs.ancestors is not None:
             positions = inputs.ancestors.sum(-1) - 1
         elif inputs.documents is not None:
-            positions = within_documents(inputs.documents, place)
+            positions = within_documents(inputs.documents, index)
         if memory is None:
             mask = masks.without_memory(inputs, tokens, self.config.attention.causal)
-            return Frame(positions, None, tokens, lengths, mask, turn(positions, self.config), inputs.ids)
+            return Frame(positions, None, tokens, lengths, mask, turn(positions, self.config), ids, present)
         positions = memory.lengths[:, None] + positions
         own = memory.lengths - memory.shared
-        slots, span = own[:, None] + place, memory.filled - memory.shared + tokens
+        slots, span = own[:, None] + index, memory.filled - memory.shared + tokens
         mask = masks.with_memory(inputs, slots, own, span, tokens)
-        return Frame(positions, slots, span, lengths, mask, turn(positions, self.config), inputs.ids)
+        return Frame(positions, slots, span, lengths, mask, turn(positions, self.config), ids, present)
 
     def _refuse(self, inputs: Inputs, state: State | None, tokens: int) -> None:
         """What has no meaning is named before anything is computed or consumed."""
-        config, rows = self.config, len(inputs.ids)
-        if set(inputs.fields) != set(self.field_embeddings):
-            wanted = sorted(self.field_embeddings)
-            raise ValueError(f"this model reads the fields {wanted}, not {sorted(inputs.fields)}")
-        if inputs.prefix is not None and inputs.prefix.shape != (rows, inputs.prefix.shape[1], config.width):
-            shape = list(inputs.prefix.shape)
-            raise ValueError(f"prefix vectors need the shape [{rows}, any, {config.width}], not {shape}")
+        config, rows = self.config, inputs.shape[0]
+        read = set(self.columns) | ({IDS} if config.vocabulary else set())
+        if set(inputs.columns) != read:
+            raise ValueError(f"this model reads the columns {sorted(read)}, not {sorted(inputs.columns)}")
         if state is not None and state.rows != rows:
             raise ValueError(f"the state remembers {state.rows} rows, and ids came for {rows}")
         if "gru" in config.mixers and (inputs.documents is not None or inputs.ancestors is not None):
             raise ValueError("a recurrent mixer runs over whole rows; it cannot keep documents or branches apart")
-        if inputs.prefix is not None and (inputs.documents is not None or inputs.ancestors is not None):
-            raise ValueError("prefix vectors cannot stand before packed documents or a tree")
         if state is not None and inputs.documents is not None:
             raise ValueError("documents pack several sequences into a row; a state continues one a row")
         if state is not None and not config.attention.causal:
@@ -174,11 +176,7 @@ class Model(nn.Module):
             raise ValueError(f"learned positions end at {config.context} tokens, and {filled + tokens} are needed")
 
     def _embed(self, inputs: Inputs, frame: Frame, taps: Taps) -> Tensor:
-        x = self.embedding(inputs.ids)
-        for name, embedding in self.field_embeddings.items():
-            x = x + embedding(inputs.fields[name])
-        if inputs.prefix is not None:
-            x = torch.cat((inputs.prefix.to(x.dtype), x), dim=1)
+        x = self._embed_columns(inputs)
         x = taps.at("hook_embed", x)
         if self.position_embedding is not None:
             x = x + taps.at("hook_pos_embed", self.position_embedding(frame.positions).expand_as(x))
@@ -187,22 +185,64 @@ class Model(nn.Module):
             x = x + taps.at("hook_pos_embed", placed.expand_as(x))
         return self.dropout(x)
 
+    def _embed_columns(self, inputs: Inputs) -> Tensor:
+        """The sum of the vectors of all columns, each where it is present."""
+        x: Tensor | None = None
+        if IDS in inputs.columns:
+            x = self.embedding(inputs.ids)
+            if (marks := inputs.present.get(IDS)) is not None:
+                x = x * marks[..., None]
+        for name, column in self.columns.items():
+            vectors = column(inputs.columns[name], inputs.present.get(name))
+            x = vectors if x is None else x + vectors
+        assert x is not None, "a model has at least one column"
+        return x
 
-@contextlib.contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Without gradients and dropout inside, and as before outside."""
-    trained = model.training
-    if trained:  # telling every module takes longer than a step of a small model
-        model.eval()
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        if trained:
-            model.train()
+    def loss(self, output: Output, batch: Batch) -> Tensor:
+        """The weighted sum over the tokens and the further predicted columns; never all logits in float32."""
+        weights, total = batch["weights"], None
+        if IDS in batch:
+            marks = batch.get(f"{NEXT}{PRESENT}{IDS}")
+            counted = weights if marks is None else weights * marks
+            total = self.head.loss(output.hidden, batch[NEXT + IDS], counted, self.config.loss)
+        for name, losses in self.column_losses(output.hidden, batch).items():
+            part = self.config.columns[name].weight * losses.sum()
+            total = part if total is None else total + part
+        assert total is not None, "a model predicts at least one column"
+        return total
+
+    def column_losses(self, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
+        """[B, T] for each further predicted column: its weighted loss at every target that it has."""
+        found = {}
+        for name, head in self.heads.items():
+            marks = batch.get(f"{NEXT}{PRESENT}{name}")
+            counted = batch["weights"] if marks is None else batch["weights"] * marks
+            rows = len(counted)
+            passes = [
+                cast("IdHead | NumberHead", head).losses(part, batch[NEXT + name]) for part in hidden.split(rows)
+            ]
+            found[name] = torch.stack(passes).mean(0) * counted
+        return found
+
+    def remarks(self, *, compiled: bool) -> tuple[str, ...]:
+        if "attention" not in self.config.mixers:
+            return ()
+        tokens, dropout = self.config.context, self.config.dropout
+        kernel = choose(self.device, tokens, tokens, compiling=compiled, dropout=dropout)
+        return (f"attention at {tokens} tokens: {kernel}",)
+
+    def costs(self) -> Costs:
+        return costs(self.config)
+
+    def taps(self) -> Mapping[str, tuple[str, ...]]:
+        return points(self.config)
+
+    def groups(self) -> Groups:
+        joined = {module.weight: module.widths for module in self.modules() if isinstance(module, Joined)}
+        return grouped(self, (*embedding_tables(self), self.head.weight), joined)
 
 
-def within_documents(documents: Tensor, place: Tensor) -> Tensor:
+def within_documents(documents: Tensor, index: Tensor) -> Tensor:
     """Positions [B, T] that start again at 0 where a document starts."""
     changes = F.pad(documents[:, 1:] != documents[:, :-1], (1, 0))
-    return place - torch.where(changes, place, 0).cummax(dim=1).values
+    return index - torch.where(changes, index, 0).cummax(dim=1).values

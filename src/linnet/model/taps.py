@@ -1,7 +1,7 @@
 """Named points of the model that can be read (`keep`) or replaced (`edit`).
 
 The names are TransformerLens' names. Reading returns values as extra outputs, so it works in a compiled graph;
-when nothing is asked, `Taps.at` hands its argument straight back and leaves no trace in the graph.
+without any, `Taps.at` hands its argument straight back and leaves no trace in the graph.
 Legend: row, position (query), key, head, key_head, width (model), head_width, hidden (feed-forward).
 """
 
@@ -69,9 +69,9 @@ def points(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     return table
 
 
-def expand(config: ModelConfig, patterns: Iterable[str]) -> tuple[str, ...]:
-    """The tap names that match these shell patterns, such as `blocks.*.attn.hook_pattern`."""
-    table = points(config)
+def expand(table: Iterable[str], patterns: Iterable[str]) -> tuple[str, ...]:
+    """The names among these taps that match shell patterns, such as `blocks.*.attn.hook_pattern`."""
+    table = tuple(table)
     chosen: dict[str, None] = {}
     for pattern in patterns:
         matches = fnmatch.filter(table, pattern)
@@ -82,24 +82,26 @@ def expand(config: ModelConfig, patterns: Iterable[str]) -> tuple[str, ...]:
 
 
 class Taps:
-    """What one forward call was asked to return and to replace."""
+    """What one forward call returns and replaces beside its result. `table` gives the names, when any is used."""
 
-    def __init__(self, config: ModelConfig, keep: tuple[str, ...], edit: tuple[tuple[str, Edit], ...]) -> None:
+    def __init__(
+        self, table: Callable[[], Iterable[str]], keep: tuple[str, ...], edit: tuple[tuple[str, Edit], ...]
+    ) -> None:
         if keep or edit:
-            table = points(config)
+            names = tuple(table())
             for name in (*keep, *(edited for edited, _ in edit)):
-                if name not in table:
-                    raise BadInput(f'this model has no tap "{name}"{nearest(name, table)}')
+                if name not in names:
+                    raise BadInput(f'this model has no tap "{name}"{nearest(name, names)}')
         self.keep = keep
         self.edit = edit
         self.kept: dict[str, Tensor] = {}
 
-    def asks(self, *names: str) -> bool:
+    def includes(self, *names: str) -> bool:
         """Whether any of these points is read or replaced."""
         return any(name in self.keep for name in names) or any(name in names for name, _ in self.edit)
 
     def at(self, name: str, value: Tensor) -> Tensor:
-        """The value at this point: replaced if asked, remembered if asked."""
+        """The value at this tap: replaced if it is edited, remembered if it is kept."""
         for edited, replacement in self.edit:
             if edited == name:
                 edited_value = replacement(value)

@@ -7,14 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from linnet.model.model import Model, evaluating
-from linnet.model.taps import expand
+from linnet.errors import BadInput
+from linnet.model.contract import Network, evaluating
 
 
-def patterns(model: Model, ids: Sequence[int]) -> Tensor:
-    """Shares [layer, head, query, key] of every attention layer of the model."""
-    layers = [layer for layer, mixer in enumerate(model.config.mixers) if mixer == "attention"]
-    keep = expand(model.config, [f"blocks.{layer}.attn.hook_pattern" for layer in layers])
-    with evaluating(model):
-        kept = model(torch.tensor([list(ids)], device=model.device), keep=keep).kept
+def patterns(network: Network, ids: Sequence[int]) -> Tensor:
+    """Shares [layer, head, query, key] of every attention layer."""
+    keep = tuple(name for name in network.taps() if name.endswith("attn.hook_pattern"))
+    if not keep:
+        raise BadInput("this model has no attention layer to look into")
+    with evaluating(network):
+        kept = network(torch.tensor([list(ids)], device=network.device), keep=keep).kept
     return torch.stack([kept[name][0].float() for name in keep])

@@ -7,7 +7,7 @@ asking, and the mean over processes is exactly the gradient of one process. With
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -71,9 +71,9 @@ class Processes:
         """The rows of a micro-batch that this process computes; one row without weight when there are too few."""
         if self.world == 1:
             return batch
-        rows = len(batch.ids)
+        rows = batch.rows
         first, last = rows * self.rank // self.world, rows * (self.rank + 1) // self.world
         if first < last:
             return batch.slice(slice(first, last))
         spare = batch.slice(slice(0, 1))
-        return replace(spare, weights=torch.zeros_like(spare.weights))
+        return spare.replaced(weights=torch.zeros_like(spare["weights"]))

@@ -59,9 +59,10 @@ def out_of_memory_in_words(run: Run) -> Iterator[None]:
     except (MemoryError, RuntimeError) as error:
         text = str(error)
         if isinstance(error, MemoryError | torch.OutOfMemoryError) or "can't allocate memory" in text:
+            costs = run.model.costs()
             sizes = (
                 f"training.batch={run.training.batch}, training.accumulation={run.training.accumulation}, "
-                f"model.context={run.model.context}"
+                f"rows of {costs.context if costs else 0} steps"
             )
             raise RunFailed(f"out of memory with {sizes}: {MEMORY_DIALS}") from error
         raise

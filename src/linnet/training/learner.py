@@ -15,12 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from linnet.codecs import Codec
 from linnet.data import Batch
-from linnet.model.inputs import Inputs
-from linnet.model.model import Model
+from linnet.model.contract import Network, Objective
 from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
 from linnet.training.distributed import Processes
-from linnet.training.networks import Network, Objective, decoder, new_network
 from linnet.training.optim import Average, load_state_tensors, optimizers, set_rate, state_tensors
 from linnet.training.run import Run
 
@@ -32,10 +31,6 @@ def autocast(device: torch.device, precision: str) -> contextlib.AbstractContext
     if precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, dtype=DTYPES[precision])
-
-
-def inputs_of(batch: Batch) -> Inputs:
-    return Inputs(batch.ids, fields=batch.fields, lengths=batch.lengths, documents=batch.documents)
 
 
 @dataclass(frozen=True)
@@ -55,15 +50,15 @@ def draw(seed: int, step: int, part: int, rank: int) -> int:
 class Learner:
     """Model, optimisers, averaged weights and loss scale, moved one step at a time."""
 
-    def __init__(self, run: Run, device: torch.device, processes: Processes) -> None:
+    def __init__(self, run: Run, codec: Codec, device: torch.device, processes: Processes) -> None:
         self.run, self.device, self.processes = run, device, processes
         torch.manual_seed(draw(run.seed, -1, 0, 0))
-        self.network: Network = new_network(run).to(device)
+        self.network: Network = run.data.network(run.model, codec).to(device)
         self.optims = optimizers(self.network, run.optim)
         self.ema = Average(self.network, run.optim.ema) if run.optim.ema else None
         scaled = run.precision == "float16" and device.type == "cuda"
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
-        self.objective: nn.Module = Objective(self.network, run.loss)
+        self.objective: nn.Module = Objective(self.network)
         if processes.world > 1:
             self.objective = DistributedDataParallel(self.objective)
         if run.training.compile == "on":
@@ -91,13 +86,13 @@ class Learner:
     def _gradients(self, batch: Batch, step: int) -> Tensor:
         """Add up the gradients of all micro-batches; returns nats per counted token of the whole batch."""
         world, parts = self.processes.world, micro_batches(batch, self.run.training.accumulation)
-        counted = max(1.0, float(batch.weights.sum()))  # still on the host, so nothing waits for the device
+        counted = max(1.0, float(batch["weights"].sum()))  # still on the host, so nothing waits for the device
         nats = torch.zeros((), device=self.device)
         for part, micro in enumerate(parts):
             share = self.processes.share(micro).to(self.device)
             torch.manual_seed(draw(self.run.seed, step, part, self.processes.rank))
             with self._quiet(part < len(parts) - 1), autocast(self.device, self.run.precision):
-                loss = self.objective(inputs_of(share), share.targets, share.weights)
+                loss = self.objective(dict(share))
                 # DDP takes the mean over processes; times their number it is the sum again.
                 self.scaler.scale(loss * (world / counted)).backward()
             nats += loss.detach()
@@ -111,11 +106,6 @@ class Learner:
                 yield
         else:
             yield
-
-    @property
-    def model(self) -> Model:
-        """The network, where it is the model of tokens."""
-        return decoder(self.network)
 
     @property
     def averaged(self) -> Network | None:
@@ -143,6 +133,6 @@ class Learner:
 
 def micro_batches(batch: Batch, parts: int) -> list[Batch]:
     """The batch in `parts` slices of nearly equal numbers of rows; a short batch makes fewer."""
-    rows = len(batch.ids)
+    rows = batch.rows
     bounds = [rows * part // parts for part in range(parts + 1)]
     return [batch.slice(slice(*pair)) for pair in itertools.pairwise(bounds) if pair[0] < pair[1]]

@@ -10,31 +10,18 @@ import copy
 from collections.abc import Iterable, Mapping, Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
-from linnet.model.layers import Joined
-from linnet.model.model import Model
+from linnet.model.contract import Network
 from linnet.training.muon import Muon
-from linnet.training.networks import Network
 from linnet.training.run import OptimConfig
-
-
-def named_groups(model: Network) -> dict[str, list[tuple[str, nn.Parameter]]]:
-    """The parameters by the role that decides how they are moved."""
-    groups: dict[str, list[tuple[str, nn.Parameter]]] = {"matrices": [], "embeddings": [], "vectors": []}
-    embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
-    if isinstance(model, Model):
-        embeddings.add(id(model.head.weight))
-    for name, parameter in model.named_parameters():
-        role = "vectors" if parameter.ndim < 2 else "embeddings" if id(parameter) in embeddings else "matrices"
-        groups[role].append((name, parameter))
-    return groups
 
 
 def optimizers(model: Network, config: OptimConfig) -> list[torch.optim.Optimizer]:
     """AdamW alone, Muon for the matrices and AdamW for the rest, or plain gradient descent."""
-    groups = named_groups(model)
+    roles = model.groups()
+    groups = {"matrices": roles.matrices, "embeddings": roles.embeddings, "vectors": roles.vectors}
     if config.kind == "sgd":
         every = [parameter for named in groups.values() for _, parameter in named]
         settings = {"params": every, "name": "all", "peak": config.lr}
@@ -61,7 +48,7 @@ def optimizers(model: Network, config: OptimConfig) -> list[torch.optim.Optimize
     muon = Muon(
         [{"params": [p for _, p in groups["matrices"]], "name": "matrices", "peak": config.muon_lr}],
         dtype=torch.bfloat16 if config.muon_precision == "bfloat16" else torch.float32,
-        joined={module.weight: module.widths for module in model.modules() if isinstance(module, Joined)},
+        joined=roles.joined,
         lr=config.muon_lr,
         momentum=config.muon_momentum,
         weight_decay=config.weight_decay,

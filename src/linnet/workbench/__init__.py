@@ -1,14 +1,14 @@
 """What one does with linnet, as functions: every verb of the command line is one of these."""
 
-from linnet.workbench.comparing import train_seeds
+from linnet.workbench.evaluate import evaluate
 from linnet.workbench.exchanging import export_run, import_run
 from linnet.workbench.generate import Pace, Session, generate, stream
-from linnet.workbench.listing import runs, show
-from linnet.workbench.making import resume, train
-from linnet.workbench.opening import Opened, load
+from linnet.workbench.inspect import attention
+from linnet.workbench.open import Opened, load
 from linnet.workbench.options import Options
-from linnet.workbench.tokenizers import tokenizer_check, tokenizer_train
-from linnet.workbench.using import attention, evaluate
+from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
+from linnet.workbench.runs import runs, show
+from linnet.workbench.train import resume, train, train_seeds
 
 __all__ = [
     "Opened",
@@ -21,12 +21,13 @@ __all__ = [
     "generate",
     "import_run",
     "load",
+    "options_of_recipe",
+    "options_of_run",
+    "recipes",
     "resume",
     "runs",
     "show",
     "stream",
-    "tokenizer_check",
-    "tokenizer_train",
     "train",
     "train_seeds",
 ]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from linnet.domains.places.codec import PlacesCodec
-from linnet.domains.text import TextData
+from linnet.domains.places.privacy import Rare, lessen
+from linnet.domains.text.data import TextData
 from linnet.errors import BadInput
 from linnet.exchange.cleaning import write_copy
 from linnet.exchange.expressing import Portable, refuse
@@ -20,12 +21,12 @@ from linnet.model.costs import costs
 from linnet.model.model import Model
 from linnet.records import ExportRecord, ImportRecord, RunRecord
 from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder, weights_of
-from linnet.training.run import Run, to_toml
+from linnet.training.run import Run
+from linnet.training.settings import to_toml
 from linnet.workbench.ends import further_ends, keep_ends
-from linnet.workbench.making import unscored
-from linnet.workbench.opening import Opened, load
-from linnet.workbench.privacy import Rare, lessen
+from linnet.workbench.open import Opened, load
 from linnet.workbench.report import write_report
+from linnet.workbench.train import unscored
 
 Format = Literal["hf", "gguf", "run"]
 RECIPE = "imported"

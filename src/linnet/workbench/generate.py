@@ -21,10 +21,9 @@ from linnet.decoding.streaming import Streaming
 from linnet.errors import BadInput
 from linnet.records import ChoiceRecord, GenerationRecord, PieceRecord
 from linnet.workbench.ends import further_ends
-from linnet.workbench.opening import Opened, load, weights_in
+from linnet.workbench.open import Opened, load, options_of, weights_in
 from linnet.workbench.options import Options, check_options
 from linnet.workbench.prompts import Prompt, choice_after, no_prompt, read_prompt
-from linnet.workbench.using import settings_of
 
 Prompts = Sequence[str] | None  # None: one sample from nothing but the begin token
 
@@ -118,7 +117,7 @@ class Session:
         if n < 1:
             raise BadInput(f"n is {n}; at least one sample of each prompt must be asked for")
         weights, codec = weights_in(options.get("precision")), self.opened.codec
-        settings = settings_of(options.get("settings", ()), batch=64, compile="auto")
+        settings = options_of(options.get("settings", ()), batch=64, compile="auto")
         rows, remark = settings["batch"], options.get("remark")
         given = self._prompts(prompts, options)
         decoding = self._decoding(options, weights)

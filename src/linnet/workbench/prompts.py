@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from linnet.codecs import Codec
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.exchange.tokens import ids_in_words, speaks_in_ids
-from linnet.workbench.opening import Opened
+from linnet.tokenization import TokenizerCodec
+from linnet.workbench.open import Opened
 
 SHOWN = 40  # characters of a prompt, or unknown parts of it, that a message names
 

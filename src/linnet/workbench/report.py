@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from linnet.files import write_atomically
 from linnet.records import RunRecord, Score, System
 from linnet.training.checkpoint import RunFolder
-from linnet.training.run import Run, flatten
+from linnet.training.run import Run
+from linnet.training.settings import flatten, without_unused
 
 
 def score_table(scores: Sequence[Score]) -> list[str]:
@@ -37,9 +38,7 @@ def system_table(systems: Sequence[System]) -> list[str]:
 
 
 def write_report(folder: RunFolder, run: Run, record: RunRecord, notes: Sequence[str]) -> None:
-    settings = [
-        f"- `{key}` = {value!r}" for key, value in flatten(run.model_dump(mode="json", exclude_none=True)).items()
-    ]
+    settings = [f"- `{key}` = {value!r}" for key, value in flatten(without_unused(run)).items()]
     lines = [
         f"# {record.recipe}",
         "",

@@ -148,6 +148,19 @@ class ArithmeticCodec:
         rest = self._text(ids).partition("=")[2].partition(">")[0]
         return tuple(self._numbers_reversed(step) for step in rest.split(";") if step) if self.scratchpad else ()
 
+    @property
+    def rewriting(self) -> tuple[str, ...]:
+        rules = []
+        if self.reverse != "none":
+            rules.append(f"reverses the digits of {'answers' if self.reverse == 'answer' else 'numbers'}")
+        if self.width is not None:
+            rules.append(f"pads numbers to {self.width} digits")
+        if self.scratchpad:
+            rules.append("writes steps between question and answer")
+        if self.task == "base":
+            rules.append("has one token for words")
+        return tuple(rules)
+
     def to_json(self) -> dict[str, Any]:
         return {"kind": "arithmetic", **asdict(self)}
 

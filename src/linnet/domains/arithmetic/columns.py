@@ -11,7 +11,7 @@ import numpy as np
 from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.arithmetic.problems import OPERATORS
 from linnet.domains.arithmetic.rows import Supervise
-from linnet.sequences import Sequences
+from linnet.rows import Rows
 
 LONGEST_INT64 = 17  # digits whose sums of a few operands fit into 64 bits; longer ones are Python integers
 
@@ -40,9 +40,7 @@ def digit_counts(numbers: np.ndarray) -> np.ndarray:
     return counts
 
 
-def frame_sums(
-    codec: ArithmeticCodec, operands: np.ndarray, counts: np.ndarray, supervise: Supervise
-) -> Sequences:
+def frame_sums(codec: ArithmeticCodec, operands: np.ndarray, counts: np.ndarray, supervise: Supervise) -> Rows:
     """Framed rows of these sums with their right answers; for codecs without a scratchpad."""
     rows, k = operands.shape
     cells = _Cells(codec, rows)
@@ -69,7 +67,7 @@ def frame_sums(
         there = np.arange(k) < counts[:, None]
         written = digit_counts(operands) + (operands < 0)
         characters += (written * there).sum(1) + counts
-    return Sequences(ids[kept], starts, wanted[kept], characters, characters)
+    return Rows.of_ids(ids[kept], starts, wanted[kept], characters, characters)
 
 
 class _Cells:

@@ -14,7 +14,7 @@ import numpy as np
 
 from linnet.codecs import Encoded
 from linnet.domains.arithmetic.codec import ArithmeticCodec
-from linnet.sequences import Example, Sequences
+from linnet.rows import Example, Rows
 
 Supervise = Literal["all", "answer", "steps"]
 
@@ -50,8 +50,8 @@ def _characters(supervise: Supervise, question: str, worked: int, answer: str) -
     return worked if supervise == "steps" else len(question) + 1 + worked + len(answer)
 
 
-def frame_texts(codec: ArithmeticCodec, pairs: Iterable[tuple[str, str]], supervise: Supervise) -> Sequences:
-    """Questions and answers in canonical spelling, framed: the same as `Sequences.frame` of their examples."""
+def frame_texts(codec: ArithmeticCodec, pairs: Iterable[tuple[str, str]], supervise: Supervise) -> Rows:
+    """Questions and answers in canonical spelling, framed: the same as `Rows.frame` of their examples."""
     texts: list[str] = []
     spans: list[tuple[int, int, int]] = []
     characters: list[int] = []
@@ -73,4 +73,4 @@ def frame_texts(codec: ArithmeticCodec, pairs: Iterable[tuple[str, str]], superv
     np.add.at(marks, starts[:-1] + 1 + last, -1)
     scored = np.cumsum(marks[:-1], dtype=np.int8).astype(bool)
     sizes = np.array(characters, np.int64)
-    return Sequences(ids, starts, scored, sizes, sizes)
+    return Rows.of_ids(ids, starts, scored, sizes, sizes)

@@ -243,6 +243,10 @@ class PlacesCodec:
         places = tuple(None if away else name for name, away in zip(self.places, gone, strict=True))
         return replace(self, places=places, cells=left, cell_of_place=owned), lost
 
+    @property
+    def rewriting(self) -> tuple[str, ...]:
+        return ("reads no plain text",)
+
     def to_json(self) -> dict[str, Any]:
         return {
             "kind": "places",

@@ -2,37 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import Field, field_validator
 
 from linnet.codecs import Codec
-from linnet.domains import Material, Part, Question
+from linnet.domains.contract import Domain, Material, Part, Region, Scored
 from linnet.domains.places.checking import Table, read_table
 from linnet.domains.places.cleaning import Reading, ingest
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.features import Augmentation, Cut, VisitRows
 from linnet.domains.places.sample_files import writable, write_samples, write_visits
 from linnet.domains.places.samples import GivenRecipe, Recipe, Samples, make_samples
+from linnet.domains.places.settings import FULL_IS_NOT_READ, CopyConfig, ScorerConfig
 from linnet.domains.places.sources import JSON, files_of, parse_mapping
 from linnet.domains.places.visits import PARTS, ClusterRule, StayRule, Visits, legacy_ids
 from linnet.errors import BadInput, nearest
 from linnet.files import refuse_existing
-from linnet.records import Baseline, DataRecord
-from linnet.sequences import Sequences
+from linnet.model.config import NetworkConfig
+from linnet.records import DataRecord
+from linnet.rows import RowSource
+
+if TYPE_CHECKING:
+    from linnet.data import Plan
+    from linnet.model.contract import Network
+    from linnet.training.run import Run
+
+PAST_ONLY = {  # settings of rows of the whole past
+    "jitter": "it moves the times of visits",
+    "suggestions": "it offers places where the user has never been",
+    "cut": "it hides visits before the history",
+    "every_visit": "it adds targets that only a past has",
+}
 
 
-class PlacesData(BaseModel):
+class PlacesData(Domain):
     """`information` is what a prediction may use beside its history: the user's train part, or everything earlier.
 
     `reads` = history is the form of the published networks: no past at all, no times.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     domain: Literal["places"] = "places"
     paths: tuple[str, ...] = ()
@@ -111,27 +123,102 @@ class PlacesData(BaseModel):
         problems = tuple(map(str, found.problems))
         return DataRecord(path=str(out), rows=rows, counts={}, problems=problems, notes=tuple(notes))
 
-    def load(self, seed: int) -> Material:
+    @classmethod
+    def network_config(cls, kind: str | None) -> type[NetworkConfig]:
+        return CopyConfig if kind == "copy" else ScorerConfig
+
+    @classmethod
+    def codec_from(cls, stored: Mapping[str, Any]) -> Codec:
+        return PlacesCodec.from_json(stored)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(Path(path) for path in self.paths)
+
+    def sized(self, config: NetworkConfig, material: Material) -> NetworkConfig:
+        """Sizes of tables from the codec where the recipe leaves them open."""
+        codec = material.codec
+        assert isinstance(codec, PlacesCodec)
+        return config.sized(codec.sizes, len(codec.users) + FIRST) if isinstance(config, CopyConfig) else config
+
+    def network(self, config: NetworkConfig, codec: Codec) -> Network:
+        from linnet.domains.places.published import CopyModel
+        from linnet.domains.places.scorer import Scorer
+
+        assert isinstance(codec, PlacesCodec)
+        if isinstance(config, ScorerConfig):
+            return Scorer(config)
+        assert isinstance(config, CopyConfig)
+        model = CopyModel(config)
+        model.adopt(codec)
+        return model
+
+    def plan(self, rows: RowSource, run: Run) -> Plan:
+        from linnet.domains.places.batches import VisitPlan
+
+        assert isinstance(rows, VisitRows)
+        return VisitPlan(rows, run.training.batch, run.seed)
+
+    def judge(self, network: Network, part: Part, *, batch: int, region: Region) -> float:
+        from linnet.domains.places.published import CopyModel
+        from linnet.domains.places.ranking import shortfall
+        from linnet.domains.places.scorer import Scorer
+
+        assert isinstance(network, CopyModel | Scorer)
+        return shortfall(network, visit_rows(part), self.select, batch, region)
+
+    def score(
+        self, network: Network, codec: Codec, part: Part, *, batch: int, region: Region, **options: Any
+    ) -> Scored:
+        from linnet.domains.places.systems import score_part
+
+        return score_part(self, network, codec, part, batch=batch, region=region, **options)
+
+    @property
+    def evaluation_options(self) -> Mapping[str, Any]:
+        return {"filter": "", "information": "", "ranker": 0}
+
+    def for_evaluation(self, options: Mapping[str, Any]) -> tuple[Domain, Mapping[str, Any]]:
+        information = options["information"]
+        if information not in ("", "same", "full"):
+            raise BadInput(f'information is same or full, not "{information}"')
+        rest = {key: value for key, value in options.items() if key != "information"}
+        return self.model_copy(update={"information": information}) if information else self, rest
+
+    def unused(self, run: Run) -> Mapping[str, str]:
+        found = {
+            "training.packing": "rows of visits are padded",
+            "augment": "data.jitter and data.subsequences are what changes rows of visits",
+        }
+        if self.reads == "history":
+            reason = "{}, and this run reads places and cells of the history, without times and without the past"
+            found |= {f"data.{name}": reason.format(does) for name, does in PAST_ONLY.items()}
+        return found
+
+    def remarks(self, run: Run, material: Material) -> tuple[str, ...]:
+        return (FULL_IS_NOT_READ,) if self.reads == "history" and self.information == "full" else ()
+
+    def load(self, seed: int, codec: Codec | None = None) -> Material:
         """Read the files; the test part stays aside."""
         if not self.paths:
             raise BadInput("places need --data: a table of visits, check-ins or fixes")
         table = self.table()
         table.must_train()
-        codec = PlacesCodec.of(table.visits, table.part)
+        own = PlacesCodec.of(table.visits, table.part)
         train, validation = table.samples.of(0), table.samples.of(1)
         if self.reads == "past" and self.every_visit and table.recipe is not None:
             train = every_train_visit(table.visits, table.part, table.recipe)
         if self.reads == "past":
             train = train.with_full_past(table.visits)
-        rows = self.rows(table, train, codec)
+        rows = self.rows(table, train, own)
         if self.reads == "past" and self.cut < 1:
             hides = self.information == "same"
             rows = replace(rows, cut=Cut.of(table.visits, table.part, self.cut, hides=hides))
         rows = replace(rows, augmentation=Augmentation(self.jitter, self.subsequences))
         return Material(
-            codec,
-            _part(rows),
-            _part(self.rows(table, self.informed(table, validation), codec)),
+            own,
+            Part(rows),
+            Part(self.rows(table, self.informed(table, validation), own)),
             (*table.notes, *table.problems),
         )
 
@@ -153,13 +240,7 @@ class PlacesData(BaseModel):
                 raise BadInput(f'there is no split "{split}"{nearest(split, PARTS)}')
             samples = samples.of(PARTS.index(split))
         notes = (*table.notes, *table.problems, *other_clusters(codec, table, paths, self.paths))
-        return replace(_part(self.rows(table, self.informed(table, samples), codec)), notes=notes)
-
-    def right(self, question: Question, answer: str) -> bool:
-        return question.answer == answer
-
-    def baseline(self, questions: Sequence[Question]) -> Baseline:
-        return Baseline(name="none", value=0.0)
+        return Part(self.rows(table, self.informed(table, samples), codec), notes=notes, source=tuple(paths))
 
 
 def every_train_visit(visits: Visits, part: np.ndarray, recipe: Recipe) -> Samples:
@@ -201,8 +282,6 @@ def other_clusters(codec: PlacesCodec, table: Table, paths: Sequence[Path], trai
     return [f"warning: {said}; here the numbers lie in the same cells as in training"]
 
 
-def _part(rows: VisitRows) -> Part:
-    return Part(EMPTY, visits=rows)
-
-
-EMPTY = Sequences(np.empty(0, np.uint16), np.zeros(1, np.int64), np.empty(0, bool))
+def visit_rows(part: Part) -> VisitRows:
+    assert isinstance(part.rows, VisitRows), "a domain of places gathers its rows from a table of visits"
+    return part.rows

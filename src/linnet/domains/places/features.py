@@ -142,6 +142,11 @@ class VisitRows:
     def targets(self) -> int:
         return len(self)
 
+    @property
+    def steps(self) -> int:
+        """Entries of all rows, and one of each for its target."""
+        return int(self.lengths.sum())
+
     def fingerprint(self) -> str:
         digest = hashlib.sha256(self.visits.fingerprint().encode())
         for column in (self.samples.target, self.samples.starts, self.samples.rows):

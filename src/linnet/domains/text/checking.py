@@ -11,8 +11,8 @@ import numpy as np
 
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.files import write_lines
+from linnet.tokenization import TokenizerCodec
 
 
 @dataclass

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linnet.records import Baseline
-from linnet.sequences import Sequences
+from linnet.rows import Rows
 
 ORDER = 5
 
@@ -44,7 +44,7 @@ class NGrams:
     counted: int  # tokens
 
     @classmethod
-    def of(cls, rows: Sequences, vocabulary: int, limit: int | None = None, order: int = ORDER) -> NGrams:
+    def of(cls, rows: Rows, vocabulary: int, limit: int | None = None, order: int = ORDER) -> NGrams:
         """Count the rows (those that start within the first `limit` tokens) and smooth the counts."""
         some = len(rows)
         if limit is not None:
@@ -55,7 +55,7 @@ class NGrams:
         counting = _count(ids, depth, vocabulary, order)
         return cls(tuple(_smoothed(counting, vocabulary)), vocabulary, stop)
 
-    def nats(self, rows: Sequences, block: int = 1 << 20) -> np.ndarray:
+    def nats(self, rows: Rows, block: int = 1 << 20) -> np.ndarray:
         """Negative log-likelihood of every token of these rows but the first of each, in order."""
         pieces = []
         total = int(rows.starts[-1])
@@ -68,7 +68,7 @@ class NGrams:
             pieces.append(-np.log(self._probabilities(ids, depth)[inside & (depth > 0)]))
         return np.concatenate(pieces) if pieces else np.empty(0)
 
-    def baseline(self, rows: Sequences) -> Baseline:
+    def baseline(self, rows: Rows) -> Baseline:
         """The mean over all scored tokens of these rows."""
         nats = self.nats(rows)
         scored = rows.scored[:]
@@ -166,7 +166,7 @@ def _depth_between(starts: np.ndarray, first: int, stop: int) -> np.ndarray:
     return np.arange(first, stop) - np.repeat(edges, lengths)
 
 
-def unigram_nats(train: Sequences, rows: Sequences, vocabulary: int, limit: int | None = None) -> float:
+def unigram_nats(train: Rows, rows: Rows, vocabulary: int, limit: int | None = None) -> float:
     """Nats per scored token of the shares of tokens in `train`, each token counted once more than it occurs."""
     counts = np.ones(vocabulary)
     counts += np.bincount(train.ids[:limit][train.scored[:limit]].astype(np.int64), minlength=vocabulary)

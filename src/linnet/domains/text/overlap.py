@@ -8,7 +8,7 @@ import numpy as np
 
 from linnet.domains.text.ngrams import NGrams, unigram_nats
 from linnet.records import Baseline
-from linnet.sequences import Sequences
+from linnet.rows import Rows
 
 COUNTED = 10_000_000  # training tokens that baselines count
 COMPARED = 5_000_000  # training rows up to which repeated rows are looked for
@@ -16,13 +16,13 @@ BLOCK = 1 << 14  # rows read at a time
 MANY = 0.1  # share of repeated rows from which scores say little
 
 
-def counted(train: Sequences, rows: Sequences, vocabulary: int) -> tuple[Baseline, ...]:
+def counted(train: Rows, rows: Rows, vocabulary: int) -> tuple[Baseline, ...]:
     """What models of the training part that only count reach on these rows."""
     unigram = Baseline(name="unigram", value=unigram_nats(train, rows, vocabulary, COUNTED))
     return NGrams.of(train, vocabulary, COUNTED).baseline(rows), unigram
 
 
-def seen_before(train: Sequences, rows: Sequences) -> str:
+def seen_before(train: Rows, rows: Rows) -> str:
     """How many of these rows stand word for word among the training rows; nothing where none does."""
     if len(train) > COMPARED:
         return f"the training text has {len(train):,} documents, too many to look for these ones among them"
@@ -43,7 +43,7 @@ def seen_before(train: Sequences, rows: Sequences) -> str:
     return f"{said}: the scores say little about new text, and the n-gram model knows these by heart"
 
 
-def _hashes(rows: Sequences) -> Iterator[int]:
+def _hashes(rows: Rows) -> Iterator[int]:
     for first in range(0, len(rows), BLOCK):
         edges = np.asarray(rows.starts[first : first + BLOCK + 1], np.int64)
         ids = np.ascontiguousarray(rows.ids[int(edges[0]) : int(edges[-1])].astype("<u4")).tobytes()

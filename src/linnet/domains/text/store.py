@@ -25,10 +25,10 @@ from linnet.domains.text.finding import Source, hub_version
 from linnet.domains.text.long_arrays import EveryTarget, Joined
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
-from linnet.domains.text.tokenization import TokenizerCodec
 from linnet.errors import BadInput
 from linnet.files import in_words, locked, new_files, write_atomically
-from linnet.sequences import Sequences
+from linnet.rows import Rows
+from linnet.tokenization import TokenizerCodec
 from linnet.untrusted import read_object
 
 FORMAT = 2
@@ -168,7 +168,7 @@ class Store:
     def codec(self) -> TokenizerCodec:
         return TokenizerCodec.from_json(_read_json(self.folder / "codec.json"))
 
-    def sequences(self) -> Sequences:
+    def rows(self) -> Rows:
         """The rows, memory-mapped."""
         dtype, shards = np.dtype(self.manifest.dtype), self.manifest.shards
         parts = [
@@ -176,14 +176,13 @@ class Store:
         ]
         starts = _mapped(self.folder / "starts.bin", np.dtype("<i8"), self.manifest.rows + 1, "row starts")
         sizes = _mapped(self.folder / "sizes.bin", SIZE, 2 * self.manifest.rows, "sizes").reshape(-1, 2)
-        return Sequences(
+        return Rows.of_ids(
             parts[0] if len(parts) == 1 else Joined(tuple(parts)),
             starts,
             EveryTarget(starts),
             sizes[:, 0],
             sizes[:, 1],
-            identity=self.identity,
-        )
+        ).identified(self.identity)
 
     @property
     def identity(self) -> str:
@@ -209,7 +208,7 @@ class Store:
         places = np.fromfile(starts, "<i8")
         if places[0] != 0 or places[-1] != self.manifest.tokens or (np.diff(places) < 1).any():
             raise BadInput(f"{starts} does not hold what was written to it: it is damaged; {advice}")
-        rows = self.sequences()
+        rows = self.rows()
         if (rows.characters, rows.utf8_bytes) != (self.manifest.characters, self.manifest.utf8_bytes):
             sizes = self.folder / "sizes.bin"
             raise BadInput(f"{sizes} does not hold what was written to it: it is damaged; {advice}")
@@ -226,7 +225,7 @@ def open_store(folder: Path, wanted: Wanted | None = None) -> Store:
         )
     refuse_other(folder, manifest, wanted)
     store = Store(folder, manifest)
-    store.sequences()
+    store.rows()
     return store
 
 

@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
-from linnet.domains.text.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
 from linnet.errors import BadInput
+from linnet.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
 from linnet.untrusted import parse_object
 
 SUPPORT = 100  # characters of training text that a learned token should stand on

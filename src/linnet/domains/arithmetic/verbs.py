@@ -1,0 +1,79 @@
+"""Verbs that make and check arithmetic."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linnet.cli.face import speaking
+from linnet.cli.groups import Groups
+from linnet.cli.options import DebugOption, ForceOption, JsonOption
+from linnet.errors import BadInput
+
+
+class Task(StrEnum):
+    add = "add"
+    subtract = "subtract"
+    multiply = "multiply"
+    expression = "expression"
+    base = "base"
+    polynomial = "polynomial"
+
+
+Range = tuple[int, int]
+
+
+def make_arithmetic(
+    out: Annotated[Path, typer.Option("--out", help="The folder for train, dev and test.", show_default=False)],
+    task: Annotated[Task, typer.Option("--task", help="What is asked.")] = Task.add,
+    instances: Annotated[int, typer.Option("--instances", help="Rows of the three files together.")] = 20_000,
+    with_steps: Annotated[bool, typer.Option("--with-steps", help="Write the steps to each answer.")] = False,
+    digits: Annotated[Range, typer.Option("--digits", help="Fewest and most digits of an operand.")] = (1, 3),
+    operands: Annotated[
+        Range | None, typer.Option("--operands", help="Fewest and most operands: 2 2, in expressions 2 4.")
+    ] = None,
+    depth: Annotated[Range, typer.Option("--depth", help="Fewest and most brackets around each other.")] = (0, 2),
+    signs: Annotated[bool, typer.Option("--signs", help="Negative operands, too.")] = False,
+    seed: Annotated[int, typer.Option("--seed", help="The seed of what is drawn.")] = 42,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Draw problems into train, dev and test.
+
+    The three files never share a problem, and files made on other machines or with other seeds do not either.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.arithmetic.data import ArithmeticData
+        from linnet.domains.arithmetic.making import make
+
+        problems = ArithmeticData(task=task.value, digits=digits, operands=operands, depth=depth, signs=signs)
+        face.show(make(out, problems.space, instances, seed=seed, with_steps=with_steps, force=force))
+
+
+def check_arithmetic(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.", show_default=False)],
+    task: Annotated[Task | None, typer.Option("--task", help="What is asked, where rows do not say.")] = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Count lengths and labels, and find wrong rows.
+
+    Answers and steps are checked, and so is that no problem of the test rows is among the training rows. The
+    exit code is 2 where rows are wrong or shared, and 0 where there is nothing worse than a repeated row.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.arithmetic.checking import check
+
+        record = check(paths, task.value if task else None)
+        face.show(record)
+        if record.refused:
+            raise typer.Exit(BadInput.exit_code)
+
+
+def join(groups: Groups) -> None:
+    groups.make.command("arithmetic")(make_arithmetic)
+    groups.check.command("arithmetic")(check_arithmetic)

@@ -1,0 +1,144 @@
+"""The choices that make a model of the next place. Sizes are 0 until the data are known.
+
+`copy` is the family of the two published networks: a recurrent or attentive encoder of the last week, a copy
+distribution, counts and recency, and a gate. `scorer` scores candidate visits over everything that is known.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, field_validator
+
+from linnet.model.config import NetworkConfig
+from linnet.model.costs import Costs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+EAGER = "networks of places read rows of many lengths, which a compiler would compile one by one"
+LEVELS = 3  # cell levels, coarse to fine
+FULL_IS_NOT_READ = (
+    "data.information=full changes the rules that count, and them alone: this network reads the history of a "
+    "sample and nothing earlier, so its own scores are those of data.information=same"
+)
+
+
+class CopyConfig(NetworkConfig):
+    """Defaults are the published GRU network of 620,808 parameters."""
+
+    kind: Literal["copy"] = "copy"
+    encoder: Literal["gru", "transformer"] = "gru"
+    places: int = Field(0, ge=0)  # ids of places, 0 for padding and 1 for unseen ones among them
+    cells: tuple[int, int, int] = (0, 0, 0)
+    users: int = Field(0, ge=0)
+    width: int = Field(96, ge=4)
+    place_width: int = Field(48, ge=1)
+    cell_widths: tuple[int, int, int] = (24, 24, 32)
+    narrow: int = Field(48, ge=1)  # of the recurrent state and of the generator
+    heads: int = Field(4, ge=1)
+    depth: int = Field(1, ge=1)
+    dropout: float = Field(0.25, ge=0, lt=1)
+    level_weights: tuple[float, float, float, float] = (0.05, 0.10, 0.15, 0.70)  # cells coarse to fine, place
+    levels: Literal["heads", "tree"] = "heads"  # tree: a cell's probability is the sum over its places
+    smoothing: float = Field(0.0, ge=0, lt=1)
+    focal: float = Field(0.0, ge=0)  # the loss weighs (1 - p) ** focal: less where the network is sure
+    filter: Literal["none", "hard", "soft"] = "none"  # what cells may do to places when predicting
+    filter_level: int = Field(0, ge=0, lt=LEVELS)  # which cells: the coarse ones of the recurrent network
+    alpha: float = Field(0.1, ge=0)  # of the soft filter: p(place) * p(cell) ** alpha
+
+    @field_validator("level_weights", mode="before")
+    @classmethod
+    def _four_weights(cls, given: Any) -> Any:
+        if isinstance(given, str):  # TOML knows no .1
+            raise ValueError(
+                "a list of four numbers is needed, each with a digit before its point: [0.05, 0.1, 0.15, 0.7]"
+            )
+        if not isinstance(given, list | tuple) or len(given) != LEVELS + 1:
+            raise ValueError(
+                "four weights are needed: of three levels of cells, coarse to fine, and of the place, "
+                "such as [0.05, 0.1, 0.15, 0.7]"
+            )
+        return given
+
+    @property
+    def channels(self) -> int:
+        return self.width
+
+    @property
+    def eager_reason(self) -> str:
+        return EAGER
+
+    def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
+        if not (self.places and all(self.cells) and self.users):
+            return None
+        from linnet.domains.places.published import CopyModel
+
+        return parameters_alone(CopyModel(self), ema)
+
+    def sized(self, needed: tuple[int, ...], users: int) -> CopyConfig:
+        """Tables as large as asked for, and larger where the data need more."""
+        cells = (*needed[:-1], *[2] * (LEVELS - len(needed) + 1))[:LEVELS]
+        wanted = tuple(max(given, size) for given, size in zip(self.cells, cells, strict=True))
+        sizes = {"places": max(self.places, needed[-1]), "users": max(self.users, users), "cells": wanted}
+        return self.model_copy(update=sizes)
+
+
+class ScorerConfig(NetworkConfig):
+    """`kernels` ways to weigh a past visit, and a small network over what they add up to for each candidate."""
+
+    kind: Literal["scorer"] = "scorer"
+    kernels: int = Field(32, ge=1)
+    hidden: int = Field(64, ge=1)
+    members: int = Field(1, ge=1)  # scorers whose probabilities are averaged
+    dropout: float = Field(0.15, ge=0, lt=1)
+    legacy_weight: float = Field(0.5, ge=0)  # of the loss in which unseen places are one class
+
+    @property
+    def channels(self) -> int:
+        return self.hidden
+
+    @property
+    def eager_reason(self) -> str:
+        return EAGER
+
+    def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
+        from linnet.domains.places.scorer import Scorer
+
+        return parameters_alone(Scorer(self), ema)
+
+
+def parameters_alone(network: nn.Module, ema: bool) -> Costs:
+    """Costs of a network whose work depends on its rows: parameters, and the memory that they take in training."""
+    count = sum(parameter.numel() for parameter in network.parameters())
+    return Costs(count, 0, 0, count * (20 if ema else 16))
+
+
+PlaceModelConfig = Annotated[CopyConfig | ScorerConfig, Field(discriminator="kind")]
+
+_COPYING_ONLY = {
+    "levels": "its cells are sums over its places",
+    "level_weights": "its cells are sums over its places and have no loss of their own",
+    "smoothing": "its loss is that of the true place and of its legacy class, next_place.legacy_weight",
+    "focal": "its loss is that of the true place and of its legacy class, next_place.legacy_weight",
+    "filter_level": "see filter",
+    "alpha": "see filter",
+}
+
+
+def not_of_the_scorer(key: str, value: object) -> str | None:
+    """Why the scorer has no such setting, which the copying networks have; None where there is nothing to say."""
+    name = key.removeprefix("next_place.")
+    if name == "filter":
+        if value == "none":
+            return None
+        if value not in ("hard", "soft"):
+            return f'filter is none, hard or soft, not "{value}"; and this network, the scorer, takes none alone'
+        return (
+            f"filter={value} is for places-gru and places-transformer: the scorer, which this run has, names "
+            "cells as sums over its places, so they cannot tell its places anything new; filter=none is accepted"
+        )
+    reason = _COPYING_ONLY.get(name)
+    if reason is None or key == "levels":  # short for data.levels
+        return None
+    return f"{key} is for places-gru and places-transformer; the scorer, which this run has, has none: {reason}"

@@ -1,0 +1,228 @@
+"""Verbs for runs on places, and the places' share of the groups `data` and `bench`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from linnet.cli.face import speaking
+from linnet.cli.groups import Groups
+from linnet.cli.options import (
+    CheckpointOption,
+    ColumnsOption,
+    DataOption,
+    DebugOption,
+    DeviceOption,
+    ForceOption,
+    JsonOption,
+    LocalOption,
+    PrecisionOption,
+    RunArgument,
+    SettingsOption,
+    TableOption,
+    ZoneOption,
+)
+from linnet.errors import BadInput
+
+if TYPE_CHECKING:
+    from linnet.domains.places.data import PlacesData
+
+
+def predict(
+    run: RunArgument,
+    file: Annotated[Path, typer.Option("--file", help="Histories, one JSON object a line.", show_default=False)],
+    k: Annotated[int, typer.Option("-k", help="So many places each.")] = 10,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Name the next places of people.
+
+    A line is {"id": 1, "visits": [{"place": "gym", "start": "2024-05-31T18:05:00", "duration": 50}, …]}. Give all
+    that is known: the user and the places need not be known to the run.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.places.predicting import predict
+
+        found = predict(
+            run,
+            file,
+            k=k,
+            settings=tuple(settings or ()),
+            device=device,
+            precision=precision,
+            checkpoint=checkpoint,
+        )
+        for note in found.notes:
+            face.remark(note)
+        for record in found:
+            face.show(record)
+        count = len(found.records)
+        one = 1000 * found.seconds / count
+        face.remark(
+            f"{count} histories, {one:.2f} ms a prediction in batches of {min(found.batch, count)} "
+            f"({count / found.seconds:,.0f}/s; opening the run and reading the file not counted)"
+        )
+
+
+def forget(
+    run: RunArgument,
+    user: Annotated[str, typer.Option("--user", help="Whom to forget.", show_default=False)],
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Remove a user from a run.
+
+    Gone are the name, the counts, the embedding, and places that nobody else visited. The run cannot be resumed.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.places.privacy import forget
+
+        face.show(forget(run, user))
+
+
+def misses(
+    run: RunArgument,
+    data: DataOption = None,
+    split: Annotated[
+        str | None, typer.Option("--split", help="Only samples of this part.", show_default=False)
+    ] = None,
+    n: Annotated[int, typer.Option("-n", help="How many.")] = 20,
+    map_file: Annotated[
+        Path | None, typer.Option("--map", help="Draw them into this .html file, too.", show_default=False)
+    ] = None,
+    checkpoint: CheckpointOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """List the most surprising next places.
+
+    The surest wrong answers come first. A map needs the extra linnet[map] and visits with coordinates.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.places.misses import misses
+
+        found = misses(
+            run, data or [], split=split, n=n, map_file=map_file, checkpoint=checkpoint, remark=face.remark
+        )
+        face.show(*found)
+
+
+def make_places(
+    out: Annotated[Path, typer.Option("--out", help="The file of check-ins.", show_default=False)],
+    users: Annotated[int, typer.Option("--users", min=1, help="People.")] = 300,
+    visits: Annotated[int, typer.Option("--visits", min=1, help="Check-ins of each.")] = 160,
+    seed: Annotated[int, typer.Option("--seed", help="The seed of what is drawn.")] = 0,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Draw check-ins from a known process.
+
+    The best accuracy that anybody could reach on them is said beside the counts.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.places.generated import Process, make
+
+        face.show(make(out, Process(users=users, visits=visits, seed=seed), force=force))
+
+
+def make_samples(
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option("--out", help="The .jsonl or .jsonl.gz file.")] = Path("samples.jsonl.gz"),
+    columns: ColumnsOption = None,
+    tz: ZoneOption = None,
+    local: LocalOption = None,
+    settings: TableOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write the samples of visits in the published form.
+
+    Histories, targets and parts are those that linnet train places makes of the same files.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.workbench.open import located
+
+        chosen = visit_table(located(data or []), settings or [], columns or "", tz or "", local or "")
+        face.show(chosen.write_samples(out, force=force))
+
+
+def make_visits(
+    data: DataOption = None,
+    out: Annotated[Path, typer.Option("--out", help="The .csv, .csv.gz or .parquet file.")] = Path("visits.csv"),
+    columns: ColumnsOption = None,
+    tz: ZoneOption = None,
+    local: LocalOption = None,
+    settings: TableOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write visits with the numbers of their places.
+
+    Fixes become stays, and coordinates become places, once for all files; train, eval and predict on this table.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.workbench.open import located
+
+        chosen = visit_table(located(data or []), settings or [], columns or "", tz or "", local or "")
+        face.show(chosen.write_visits(out, force=force))
+
+
+def check_places(
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.", show_default=False)],
+    columns: ColumnsOption = None,
+    tz: ZoneOption = None,
+    local: LocalOption = None,
+    settings: TableOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Find wrong rows of visits, and leaks.
+
+    What can be mended is mended by a rule that is named with its rows. The exit code is 2 where training would
+    refuse the table, and 0 where it would not.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.places.checking import check
+
+        chosen = visit_table(paths, settings or [], columns or "", tz or "", local or "")
+        record = check(paths, chosen.reading, chosen.recipe)
+        face.show(record)
+        if record.refused:
+            raise typer.Exit(BadInput.exit_code)
+
+
+def visit_table(paths: Sequence[Path], settings: Sequence[str], columns: str, tz: str, local: str) -> PlacesData:
+    """Settings as `data.recipe.by=time`, or without the `data.`; --columns, --tz and --local go on top."""
+    if not paths:
+        raise BadInput("places need --data: a table of visits, check-ins or fixes")
+    from linnet.domains.places import recipes
+    from linnet.domains.places.data import PlacesData
+    from linnet.training.settings import changed, parse_setting
+
+    given = [parse_setting(setting) for setting in settings]
+    keyed = [(key if key.startswith("data.") else f"data.{key}", value) for key, value in given]
+    run = changed(recipes.places(), keyed)
+    assert isinstance(run.data, PlacesData)
+    named = {"columns": columns, "tz": tz, "local": local}
+    chosen = {name: value for name, value in named.items() if value}
+    return run.data.model_copy(update={"paths": tuple(map(str, paths)), **chosen})
+
+
+def join(groups: Groups) -> None:
+    groups.top.command("predict")(predict)
+    groups.top.command("forget")(forget)
+    groups.inspect.command("misses")(misses)
+    groups.make.command("places")(make_places)
+    groups.make.command("samples")(make_samples)
+    groups.make.command("visits")(make_visits)
+    groups.check.command("places")(check_places)

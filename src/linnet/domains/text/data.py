@@ -1,0 +1,335 @@
+"""Text: corpora, tokenizers, token stores and the n-gram models that a network has to beat.
+
+What is read is in `sources` and `corpus`, tokens in `tokenization`, `tokenizer_training` and `store`, counting
+models in `ngrams`, the block metric of the headline protocol in `blocks`.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field, ValidationError, field_validator
+
+from linnet.codecs import Codec
+from linnet.domains.contract import Domain, Material, Part, Region, Scored
+from linnet.domains.text.blocks import block_scores, no_block
+from linnet.domains.text.corpus import Corpus, Parts, Stream, repeated, with_split
+from linnet.domains.text.finding import find, find_sources, hub_version
+from linnet.domains.text.meter import Meter
+from linnet.domains.text.overlap import counted, seen_before
+from linnet.domains.text.sources import Reading, Tally, read_passages
+from linnet.domains.text.store import (
+    FORMAT,
+    Wanted,
+    begun_with,
+    encode_rows,
+    is_complete,
+    open_store,
+    refuse_stale,
+    row_type,
+    write_store,
+)
+from linnet.domains.text.tokenizer_training import Tokenizing, contradictions, tokenizer_file, train_tokenizer
+from linnet.domains.tokens import TokenDomain, rows_of
+from linnet.errors import BadInput
+from linnet.records import Baseline
+from linnet.rows import Rows
+from linnet.tokenization import TokenizerCodec
+
+TOKENS_PER_PARAMETER = 20  # where a given amount of computing gains most (Hoffmann et al., 2022)
+MOST_ROUNDS = 8.0  # of one text; more were not tried (dev/LOG.md)
+READING = ("errors", "field", "documents")  # what `eval` may read in another way than training did
+if TYPE_CHECKING:
+    from linnet.evaluation import Units
+    from linnet.model.model import Model
+    from linnet.training.run import Run
+
+SMALL = 256 << 20  # stored bytes up to which a corpus is also searched for repeated documents
+VERIFIED = 2 << 30  # bytes of tokens up to which a store is read through before it is used
+PARTS = ("train", "validation")
+AUTOMATIC = Path("auto")
+LARGE = 1 << 29  # stored bytes above which the encoded corpus is kept on disk
+LOSSY = "lossy tokenizer"
+
+
+class TextData(TokenDomain):
+    """The `[data]` part of a text run. The split is fixed by `split_seed`, so that runs of several seeds share it.
+
+    `documents` says what a document of a .txt file is; rows of JSON lines and Parquet are one each, and a
+    `split` column (train, validation, test) is obeyed. `split=shuffled` holds out a random share of the documents,
+    `tail` the last ones (of `documents=file`: the last characters). `store` is a folder that keeps the
+    encoded corpus on disk, or `auto`, a folder of its own in the cache (LINNET_CACHE, or ~/.cache/linnet); a
+    large corpus is never kept in memory. `block` is the batch and context of the
+    headline protocol, whose block metric is then printed beside the full one.
+    """
+
+    domain: Literal["text"] = "text"
+    paths: tuple[Path, ...] = ()
+    documents: Literal["line", "paragraph", "file"] = "line"
+    field: str = "text"
+    errors: Literal["strict", "replace"] = "strict"
+    sample: int | None = Field(None, ge=1)  # so many documents, drawn by split_seed
+    validation: float = Field(0.1, gt=0, lt=1)
+    validation_paths: tuple[Path, ...] = ()
+    split: Literal["shuffled", "tail"] = "shuffled"
+    split_seed: int = Field(1337, ge=0)
+    tokenizer: Tokenizing = Tokenizing()
+    store: Path | None = None
+    block: tuple[int, int] | None = None
+
+    @field_validator("paths", "validation_paths", "store")
+    @classmethod
+    def _whole_paths(cls, value: Any) -> Any:
+        """A run is resumed from any folder."""
+        if isinstance(value, tuple):
+            return tuple(path if str(path).startswith("hf:") else path.absolute() for path in value)
+        return value if value in (None, AUTOMATIC) else value.absolute()
+
+    def load(self, seed: int, codec: Codec | None = None) -> Material:
+        """The same parts for every seed. A resumed run brings the codec that it began with."""
+        folder = self._folder
+        if folder is not None:
+            for part in PARTS:  # before anything is read or written, so that both are told of at once
+                refuse_stale(folder / part, self._wanted(part, self._named_tokenizer, folder))
+            if all(is_complete(folder / part) for part in PARTS):
+                return self._stored(folder)
+        parts = self._corpus.divide()
+        begun = begun_with(folder / PARTS[0]) if folder is not None and self.tokenizer.file is None else None
+        known = codec if isinstance(codec, TokenizerCodec) else begun
+        tokenizer, said = self._codec(parts) if known is None else (known, ())
+        lost = lossiness(tokenizer, parts.validation)
+        again = "" if self._stored_bytes > SMALL else repeated(parts.train, parts.validation, parts.documents[1])
+        notes = tuple(note for note in (*parts.notes, *said, lost, again) if note)
+        train, validation = (
+            self._rows(tokenizer, stream, part, notes, folder)
+            for part, stream in zip(PARTS, (parts.train, parts.validation), strict=True)
+        )
+        return _material(tokenizer, train, validation, notes)
+
+    def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
+        assert isinstance(codec, TokenizerCodec)
+
+        def stream(tally: Tally) -> Any:
+            passages = read_passages(find_sources(paths), self._reading, tally)
+            return passages if split is None else with_split(passages, split)
+
+        tally = Tally()
+        rows = rows_in_memory(codec, stream, tally)
+        said = "; ".join(text for text in (lossiness(codec, stream), unscored(codec, rows)) if text)
+        notes, baselines = [*find(paths).notes, *tally.remarks()], None
+        try:
+            train = self._learned_from(codec)
+        except BadInput as error:
+            notes.append(f"no baseline that counts the training text: {error}")
+        else:
+            notes += [text for text in [seen_before(train, rows) or self._same_file(paths, split)] if text]
+            baselines = functools.partial(counted, train, rows, len(codec.tokens))
+        return Part(rows, note=said, baselines=baselines, notes=tuple(notes), unit="document")
+
+    @classmethod
+    def codec_from(cls, stored: Mapping[str, Any]) -> Codec:
+        return TokenizerCodec.from_json(stored)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        tokenizer = () if self.tokenizer.file is None else (self.tokenizer.file,)
+        store = () if self.store in (None, AUTOMATIC) else (self.store,)
+        return (*self.paths, *self.validation_paths, *tokenizer, *store)
+
+    def rounds(self, parameters: int, steps: int) -> float:
+        """Short texts are read again, while a model of this size learns from them."""
+        return min(MOST_ROUNDS, max(1.0, TOKENS_PER_PARAMETER * parameters / steps))
+
+    def remarks(self, run: Run, material: Material) -> tuple[str, ...]:
+        rows, steps = material.train.rows, run.training.steps or 0
+        often = f"{steps / self.plan(rows, run).steps_per_epoch:.3g}"
+        times = "once" if often == "1" else f"{often} times"
+        return (
+            *super().remarks(run, material),
+            *no_block(rows_of(material.validation), material.codec, self.block, "validation part"),
+            f"{steps:,} steps read the {rows.steps:,} tokens of the training part {times}",
+        )
+
+    def further_scores(
+        self, model: Model, codec: Codec, rows: Rows, units: Units, beaten: Baseline, *, batch: int, region: Region
+    ) -> Scored:
+        """The block metric of the headline protocol."""
+        if self.block is None:
+            return Scored(())
+        found = block_scores(model, codec, rows, units, self.block, beaten, size=batch, region=region)
+        return Scored(tuple(found), notes=tuple(no_block(rows, codec, self.block, "text")))
+
+    @property
+    def evaluation_options(self) -> Mapping[str, Any]:
+        return {key: getattr(self, key) for key in READING}
+
+    def for_evaluation(self, options: Mapping[str, Any]) -> tuple[Domain, Mapping[str, Any]]:
+        """The data of a run, read as it read its own unless `eval` says otherwise."""
+        try:
+            return TextData.model_validate({**self.model_dump(), **options}), {}
+        except ValidationError as error:
+            raise BadInput(f"--set: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from None
+
+    @property
+    def _reading(self) -> Reading:
+        return Reading(self.documents, self.field, self.errors)
+
+    @property
+    def _corpus(self) -> Corpus:
+        return Corpus(
+            self.paths,
+            self._reading,
+            self.sample,
+            self.validation,
+            self.split,
+            self.validation_paths,
+            self.split_seed,
+        )
+
+    def _codec(self, parts: Parts) -> tuple[TokenizerCodec, tuple[str, ...]]:
+        """The tokenizer: an existing file, or one learned from the training part alone (and kept, if named)."""
+        if self.tokenizer.file is not None and (file := tokenizer_file(self.tokenizer.file)).is_file():
+            codec = TokenizerCodec.read(file)
+            return codec, (used_as_it_is(file, codec, self.tokenizer),)
+        tally = Tally()
+        meter = Meter("tokenizer", len(self._corpus.sources()), self._stored_bytes)
+        trained = train_tokenizer(
+            parts.train(tally), tally, self.tokenizer, meter=meter, characters=parts.characters
+        )
+        if self.tokenizer.file is None:
+            return trained.codec, trained.notes
+        file = tokenizer_file(self.tokenizer.file)
+        trained.codec.write(file)
+        made = f"no tokenizer was at {file}: one with {len(trained.codec.tokens):,} tokens was made and kept there"
+        return trained.codec, (*trained.notes, made)
+
+    def _rows(
+        self, codec: TokenizerCodec, stream: Stream, part: str, notes: tuple[str, ...], folder: Path | None
+    ) -> Rows:
+        if folder is None:
+            return rows_in_memory(codec, stream)
+        meter = Meter(f"encoding {part}", len(self._corpus.sources()), self._stored_bytes)
+        wanted = self._wanted(part, codec.fingerprint(), folder)
+        return write_store(folder / part, codec, wanted, stream, remarks=notes, meter=meter).rows()
+
+    def _stored(self, folder: Path) -> Material:
+        """The material of a complete store; of the corpus only sizes and times are looked at then."""
+        expected = self._named_tokenizer
+        train, validation = stores = [
+            open_store(folder / part, self._wanted(part, expected, folder)) for part in PARTS
+        ]
+        notes = [*train.manifest.remarks, f"encoded documents are read from {folder}"]
+        size = sum(store.token_bytes for store in stores)
+        if size <= VERIFIED:
+            for store in stores:
+                store.verify(folder)
+        else:
+            notes.append(f"the {size / 1e9:.1f} GB of tokens in {folder} were not read through for damage")
+        hubs = {source.name for source in self._wanted("", None).sources if source.form == "hf"}
+        if unknown := sorted(name for name in hubs if not hub_version(name)):
+            notes.append(f"whether {', '.join(unknown)} has changed since it was encoded cannot be found out here")
+        return _material(train.codec, train.rows(), validation.rows(), tuple(notes))
+
+    @property
+    def _named_tokenizer(self) -> str | None:
+        """The fingerprint of the tokenizer file that is named, where it exists."""
+        named = None if self.tokenizer.file is None else tokenizer_file(self.tokenizer.file)
+        return TokenizerCodec.read(named).fingerprint() if named is not None and named.is_file() else None
+
+    def _wanted(self, part: str, tokenizer: str | None, folder: Path | None = None) -> Wanted:
+        """What decides the content of a store of this part."""
+        others = find_sources(self.validation_paths) if self.validation_paths else ()
+        left_out = {"paths", "validation_paths", "store", "block", "domain"}
+        chosen = self.model_dump(mode="json", exclude={name: True for name in left_out} | {"tokenizer": {"file"}})
+        return Wanted((*self._corpus.sources(), *others), chosen | {"part": part}, tokenizer, folder)
+
+    @property
+    def _folder(self) -> Path | None:
+        """Where the encoded corpus is kept; None keeps it in memory. A folder of the cache is never stale."""
+        if self.store not in (None, AUTOMATIC):
+            return self.store
+        if self.store is None and self._stored_bytes <= LARGE:
+            return None
+        marks = [(source.name, source.size, source.modified) for source in self._wanted("", None).sources]
+        said = json.dumps([FORMAT, marks, self._wanted("", None).settings], sort_keys=True)
+        cache = Path(os.environ.get("LINNET_CACHE") or Path.home() / ".cache" / "linnet")
+        return cache / "stores" / hashlib.sha256(said.encode()).hexdigest()[:16]
+
+    @property
+    def _stored_bytes(self) -> int:
+        return sum(source.size for source in self._corpus.sources())
+
+    def _learned_from(self, codec: TokenizerCodec) -> Rows:
+        """The rows of the training part, refused where they are gone or no longer those of this tokenizer."""
+        if not self.paths:
+            raise BadInput("the run does not name it")
+        material = self.load(0, codec)
+        assert isinstance(material.codec, TokenizerCodec)
+        if material.codec.fingerprint() != codec.fingerprint():
+            raise BadInput("it is encoded with another tokenizer than the one of the run")
+        return rows_of(material.train)
+
+    def _same_file(self, paths: Sequence[Path], split: str | None) -> str:
+        """Files that were trained on, where documents do not tell (one that was cut for validation)."""
+        if split is not None:
+            return ""
+        own = {source.name for source in self._corpus.sources()}
+        shared = [source.name for source in find_sources(paths) if source.name in own]
+        if not shared:
+            return ""
+        is_one = "is one of the files" if len(shared) == 1 else "are among the files"
+        return f"{', '.join(shared[:3])} {is_one} that the run was trained on: parts of it were seen in training"
+
+
+def _material(codec: TokenizerCodec, train: Rows, validation: Rows, notes: tuple[str, ...]) -> Material:
+    lost = next((note for note in notes if note.startswith(LOSSY)), "")
+    baselines = functools.partial(counted, train, validation, len(codec.tokens))
+    held = Part(validation, note=lost, baselines=baselines, unit="document")
+    return Material(codec, Part(train), held, notes)
+
+
+def used_as_it_is(file: Path, codec: TokenizerCodec, wanted: Tokenizing) -> str:
+    """That a tokenizer is not made anew, and which settings it does not obey."""
+    said = f"tokenizer {file} with {len(codec.tokens):,} tokens, as it is"
+    other = contradictions(codec, wanted)
+    return f"{said}; not obeyed: {', '.join(other)}" if other else said
+
+
+def rows_in_memory(codec: TokenizerCodec, stream: Stream, tally: Tally | None = None) -> Rows:
+    """All documents of a stream as rows."""
+    flat, sizes = [np.empty(0, row_type(codec))], [np.empty((0, 3), np.int64)]
+    for some, lengths in encode_rows(codec, stream(tally or Tally())):
+        flat.append(some)
+        sizes.append(lengths)
+    ids = np.concatenate(flat)
+    tokens, characters, utf8_bytes = np.concatenate(sizes).T
+    starts = np.concatenate([[0], np.cumsum(tokens)])
+    scored = np.ones(len(ids), bool)
+    scored[starts[:-1]] = False
+    return Rows.of_ids(ids, starts, scored, characters, utf8_bytes)
+
+
+def unscored(codec: TokenizerCodec, rows: Rows) -> str:
+    """What a model without a begin token cannot be asked for; nothing where it has one."""
+    if codec.begin is not None:
+        return ""
+    return f"no begin token: the first token of each of {len(rows):,} documents is not scored, and its text counts"
+
+
+def lossiness(codec: TokenizerCodec, stream: Stream) -> str:
+    """Whether documents come back from their tokens, and what the first loss is; nothing if all do."""
+    total, lost, first = 0, 0, ""
+    for texts in (texts for passage in stream(Tally()) for texts in passage.portions()):
+        for text, back in zip(texts, codec.texts_of(codec.ids_of(texts)), strict=True):
+            total += 1
+            if back != text:
+                first = first or f"{text[:40]!r} becomes {back[:40]!r}"
+                lost += 1
+    return f"{LOSSY}: {lost:,} of {total:,} documents do not come back ({first})" if lost else ""

@@ -1,0 +1,52 @@
+"""The scores of a run: on whole files, or on held-out rows of a domain that draws its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from linnet.errors import BadInput
+from linnet.records import ScoresRecord
+from linnet.training.run import Run
+from linnet.workbench.open import load, load_packed, located, options_of
+
+DRAWN = 10_000  # problems of a domain that draws its own
+
+
+def evaluate(
+    path: Path | str,
+    *,
+    data: Sequence[Path] = (),
+    split: str | None = None,
+    settings: Sequence[str] = (),
+    device: str | None = None,
+    precision: str | None = None,
+    checkpoint: int | None = None,
+) -> ScoresRecord:
+    """Score a run on whole files, or on held-out rows of a domain that draws its own."""
+    # Rounded weights are scored as generation multiplies them; the other precisions are those of training.
+    opener = load_packed if precision in ("int8", "int4", "bf16") else load
+    opened = opener(path, checkpoint=checkpoint, device=device, precision=precision)
+    known = opened.run.data.evaluation_options
+    chosen = options_of(settings, batch=256, n=DRAWN, **known)
+    domain, options = opened.run.data.for_evaluation({key: chosen[key] for key in known})
+    if data:
+        part = domain.read(opened.codec, located(data), split)
+    else:
+        part = domain.held_out(opened.codec, split, chosen["n"], opened.run.seed)
+    named = ", ".join(map(str, data)) or f"{len(part.questions)} drawn problems ({split or 'test'})"
+    if len(part.rows) == 0 and not part.questions:
+        where = f"rows with split {split!r}" if split else "rows"
+        raise BadInput(f"there are no {where} in {named}")
+    found = domain.score(
+        opened.network, opened.codec, part, batch=chosen["batch"], region=opened.region, **options
+    )
+    notes = (*part.notes, *found.notes, *averaged_weights(opened.run))
+    return ScoresRecord(run=str(path), data=named, scores=found.scores, systems=found.systems, notes=notes)
+
+
+def averaged_weights(run: Run) -> tuple[str, ...]:
+    """Whose scores these are, where training keeps two sets of weights."""
+    if not run.optim.ema:
+        return ()
+    return (f"the scores are those of the averaged weights (optim.ema={run.optim.ema:g})",)

@@ -1,0 +1,149 @@
+"""A trained run, opened: its settings, its codec and its network, ready to be used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+
+from linnet.codecs import Codec
+from linnet.decoding.products import Weights, named, packed
+from linnet.domains.tokens import decoder
+from linnet.errors import BadInput, nearest
+from linnet.machine import automatic_precision
+from linnet.model.contract import Network
+from linnet.model.model import Model
+from linnet.records import RunRecord
+from linnet.training.checkpoint import Damaged, RunFolder, load_weights
+from linnet.training.learner import autocast
+from linnet.training.run import Run
+from linnet.training.settings import parse, parse_setting
+from linnet.untrusted import read_object, read_toml
+
+
+@dataclass(frozen=True)
+class Opened:
+    folder: RunFolder
+    run: Run
+    codec: Codec
+    network: Network
+    step: int
+    region: Callable[[], AbstractContextManager[object]]  # the chosen precision
+
+    @property
+    def model(self) -> Model:
+        """The network, where it is the model of tokens."""
+        return decoder(self.network)
+
+    def prompt(self, text: str) -> tuple[int, ...]:
+        """The ids of a prompt, with the begin token of models that have one."""
+        begin = [] if self.codec.begin is None else [self.codec.begin]
+        return (*begin, *self.codec.encode(text).ids.tolist())
+
+
+def located(data: Sequence[Path]) -> list[Path]:
+    """The whole paths of files and folders that exist; `hf:NAME` is a data set of the hub and stays as it is."""
+    found = [file if str(file).startswith("hf:") else file.resolve() for file in data]
+    for file in found:
+        if not str(file).startswith("hf:") and not file.exists():
+            raise BadInput(f"there is no file {file}")
+    return found
+
+
+def options_of(given: Sequence[str], **known: Any) -> dict[str, Any]:
+    """The settings of a verb: the known ones with their defaults, changed by `--set`."""
+    chosen = dict(known)
+    for setting in given:
+        key, value = parse_setting(setting)
+        key = key.removeprefix("data.")
+        if key not in known:
+            raise BadInput(f'--set: unknown key "{key}"{nearest(key, known)}')
+        if not isinstance(value, type(known[key])) or isinstance(value, bool):
+            raise BadInput(f"--set {setting}: {key} needs a {type(known[key]).__name__}, not {value!r}")
+        if isinstance(value, int) and value < 1:
+            raise BadInput(f"--set {setting}: {key} must be at least 1")
+        chosen[key] = value
+    return chosen
+
+
+def read_run(folder: RunFolder) -> Run:
+    return parse(read_toml(folder.settings), str(folder.settings))
+
+
+def read_record(folder: RunFolder) -> RunRecord | None:
+    """What the run ended with; None while it has not."""
+    try:
+        return RunRecord.model_validate_json(folder.record.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        raise BadInput(
+            f"{folder.record} is not what was written; remove it, and linnet resume {folder.path} makes it again"
+        ) from None
+
+
+def read_codec(folder: RunFolder, run: Run) -> Codec:
+    if not folder.codec.is_file():
+        raise BadInput(f"{folder.path} has no codec.json: its training never began")
+    try:
+        return run.data.codec_from(read_object(folder.codec))
+    except BadInput as error:
+        raise BadInput(f"{folder.codec}: {error}") from None
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise BadInput(f"{folder.codec} is broken ({type(error).__name__}: {error})") from None
+
+
+def load(
+    path: Path | str, *, checkpoint: int | None = None, device: str | None = None, precision: str | None = None
+) -> Opened:
+    """The network of a run at its best checkpoint (or a named one), with averaged weights where it has them."""
+    folder = RunFolder.open(Path(path))
+    run = read_run(folder)
+    step = checkpoint if checkpoint is not None else folder.best()
+    if step is None:
+        raise BadInput(f"{path} has no checkpoint yet; go on with: linnet resume {path}")
+    if step not in folder.steps():
+        there = ", ".join(map(str, folder.steps()))
+        raise BadInput(f"{path} has no checkpoint of step {step}; there is {there}")
+    codec = read_codec(folder, run)
+    network = run.data.network(run.model, codec)
+    name = "ema.safetensors" if run.optim.ema else "weights.safetensors"
+    try:
+        load_weights(network, folder.tensors(step, name), str(folder.at(step)))
+    except Damaged as error:
+        raise BadInput(f"{folder.at(step)} is broken ({error}); name another with --checkpoint") from None
+    chosen = torch.device(chosen_device(device))
+    used = precision if precision not in (None, "auto") else automatic(precision, chosen, run)
+    return Opened(folder, run, codec, network.to(chosen).eval(), step, lambda: autocast(chosen, used))
+
+
+def load_packed(
+    path: Path | str, *, checkpoint: int | None = None, device: str | None = None, precision: str | None = None
+) -> Opened:
+    """A run that only decodes and scores: its matrix products are packed in this precision."""
+    weights = weights_in(precision)
+    opened = load(path, checkpoint=checkpoint, device=device, precision="float32")
+    return replace(opened, network=packed(opened.model, weights))
+
+
+def weights_in(precision: str | None) -> Weights:
+    """The number format of packed weights that this precision means."""
+    return named(str({"bf16": "bfloat16", "auto": "float32", None: "float32"}.get(precision, precision)))
+
+
+def chosen_device(device: str | None) -> str:
+    if device in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise BadInput("there is no CUDA device here; use --device cpu or auto")
+    return str(device)
+
+
+def automatic(precision: str | None, device: torch.device, run: Run) -> str:
+    """float32 unless a person says otherwise; `auto` is such a word."""
+    return "float32" if precision is None else automatic_precision(device.type, run.model.channels)

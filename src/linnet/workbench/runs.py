@@ -1,0 +1,112 @@
+"""What runs there are, and what one of them holds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from linnet.errors import BadInput
+from linnet.model.costs import Costs
+from linnet.records import ListedRunRecord, Score, ShowRecord
+from linnet.training.checkpoint import RunFolder
+from linnet.training.run import Run
+from linnet.training.settings import flatten, without_unused
+from linnet.workbench.open import read_record, read_run
+
+RISING = ("exact", "acc@", "mrr", "ndcg", "f1", "accuracy", "legacy.", "strict.", "facts_true")
+
+
+def rises(name: str) -> bool:
+    """Whether more of this score is better; likelihoods and errors are better when low."""
+    return name.startswith(RISING)
+
+
+def state_of(folder: RunFolder) -> Literal["empty", "unfinished", "finished"]:
+    if folder.record.is_file():
+        return "finished"
+    return "unfinished" if folder.steps() else "empty"
+
+
+def scores_of(folder: RunFolder) -> tuple[Score, ...]:
+    record = read_record(folder)
+    return () if record is None else record.scores
+
+
+def costs_of(run: Run) -> Costs:
+    """All zero before the data have told the sizes."""
+    rows = -(-run.training.batch // run.training.accumulation)
+    return run.model.costs(rows=rows, ema=bool(run.optim.ema)) or Costs(0, 0, 0, 0)
+
+
+def show(path: Path | str) -> ShowRecord:
+    """What a run folder holds and what its model costs."""
+    folder = RunFolder.open(Path(path))
+    run = read_run(folder)
+    cost = costs_of(run)
+    done = folder.steps()
+    return ShowRecord(
+        path=str(path),
+        recipe=run.recipe,
+        state=state_of(folder),
+        step=done[-1] if done else 0,
+        steps=run.training.steps or 0,
+        parameters=cost.parameters,
+        flops_per_token=cost.flops_per_token,
+        kv_bytes_per_token=cost.kv_bytes_per_token,
+        training_bytes=cost.training_bytes,
+        checkpoints=tuple(done),
+        best=folder.best(),
+        settings=without_unused(run),
+        scores=scores_of(folder),
+    )
+
+
+def folders(paths: Sequence[Path]) -> Iterator[RunFolder]:
+    """The runs that these paths are, or hold one level down."""
+    for path in paths:
+        if not path.is_dir():
+            raise BadInput(f"there is no folder {path}")
+        inside = [path, *sorted(entry for entry in path.iterdir() if entry.is_dir())]
+        for folder in inside:
+            if (folder / "run.toml").is_file():
+                yield RunFolder(folder)
+
+
+def runs(paths: Sequence[Path]) -> list[ListedRunRecord]:
+    """The runs by recipe, the best of each first, with the settings in which they differ."""
+    found: list[tuple[RunFolder, Run]] = []
+    for folder in folders(paths):
+        found.append((folder, read_run(folder)))
+    rows = [(folder, run, scores_of(folder)) for folder, run in found]
+
+    def order(row: tuple[RunFolder, Run, tuple[Score, ...]]) -> tuple[str, bool, float, str]:
+        folder, run, scores = row
+        value = (-scores[0].value if rises(scores[0].name) else scores[0].value) if scores else 0.0
+        return run.recipe, not scores, value, str(folder.path)
+
+    flat = [flatten(without_unused(run)) for _, run in found]
+    differing = differing_keys(flat)
+    listed = []
+    for rank, (folder, run, scores) in enumerate(sorted(rows, key=order), start=1):
+        settings = flatten(without_unused(run))
+        done = folder.steps()
+        listed.append(
+            ListedRunRecord(
+                rank=rank,
+                path=str(folder.path),
+                recipe=run.recipe,
+                state=state_of(folder),
+                step=done[-1] if done else 0,
+                score=scores[0].name if scores else "",
+                value=scores[0].value if scores else None,
+                settings={key: settings.get(key) for key in differing},
+            )
+        )
+    return listed
+
+
+def differing_keys(flat: Sequence[dict[str, Any]]) -> list[str]:
+    """The settings that are not the same in all runs; what only names a run is left out."""
+    keys = dict.fromkeys(key for settings in flat for key in settings if key != "recipe")
+    return [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
