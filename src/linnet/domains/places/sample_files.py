@@ -33,6 +33,7 @@ from linnet.domains.places.visits import DAY, MINUTE, NO_PART, PARTS, Visits
 from linnet.errors import BadInput
 from linnet.files import new_file, refuse_existing, write_lines
 from linnet.untrusted import kind_of as json_kind
+from linnet.untrusted import shown
 
 if TYPE_CHECKING:
     import polars as pl
@@ -117,16 +118,21 @@ def _right_kinds(where: str, record: dict[str, Any], levels: Sequence[int], *, t
     names |= {"user": [record["user"]], "place": [record["place"]]} if target else {}
     for name, values in names.items():
         for value in values:
-            if type(value) not in (int, str):
-                raise BadInput(f"{where}: {name} is a whole number or a text, not {value!r}")
+            if type(value) is not str and not _is_id(value):
+                raise BadInput(f"{where}: {name} is a whole number or a text, not {shown(value)}")
     for name, values in (("visit", [record.get("visit")]), ("h_visit", record.get("h_visit") or [])):
         for value in values:
-            if type(value) not in (int, type(None)):
-                raise BadInput(f"{where}: {name} is a whole number, not {value!r}")
+            if value is not None and not _is_id(value):
+                raise BadInput(f"{where}: {name} is a whole number, not {shown(value)}")
+    _part(where, record)
     for level in levels:
         _tokens_of(where, level, f"h_s2_l{level}", record[f"h_s2_l{level}"])
         if target:
             _tokens_of(where, level, f"s2_l{level}", [record[f"s2_l{level}"]])
+
+
+def _is_id(value: object) -> bool:
+    return type(value) is int and abs(value) < 1 << 63
 
 
 def _tokens_of(where: str, level: int, name: str, tokens: Sequence[Any]) -> None:
@@ -174,7 +180,7 @@ def _each_once(records: Sequence[tuple[str, dict[str, Any]]]) -> None:
 
 def _part(where: str, record: dict[str, Any]) -> int:
     split = record.get("split", "train")
-    if split not in PARTS:
+    if not isinstance(split, str) or split not in PARTS:
         raise BadInput(f'{where}: split "{split}" is none of {", ".join(PARTS)}')
     return PARTS.index(split)
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from linnet.domains.places.visits import DAY
 from linnet.errors import BadInput, nearest
 from linnet.untrusted import kind_of, lines_of, opened, parse_object
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 PARQUET = (".parquet", ".geoparquet", ".pq")
 JSON = (".jsonl", ".jsonl.gz")
+LATEST = 200_000_000_000  # seconds; later moments are in no calendar
 LINE, FILE, VISIT, RECORD = "__line__", "__file__", "__visit__", "__record__"  # where a row stands
 LONGER = "__longer__"  # the line has more fields than the table has columns
 MARKS = (LINE, FILE, VISIT, RECORD, LONGER)
@@ -108,7 +110,7 @@ def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:
-    """Columns of kinds that mean a number or a text as numbers and texts."""
+    """Columns of kinds that mean a number or a text as numbers and texts; moments of no calendar are none."""
     pl = need_polars()
     changed = []
     for column in frame:
@@ -120,6 +122,10 @@ def _plain(frame: pl.DataFrame) -> pl.DataFrame:
         elif kind.is_integer() and kind not in (pl.Int8, pl.Int16, pl.Int32, pl.Int64):
             whole = column.cast(pl.Int64, strict=False)
             changed.append(whole if whole.null_count() == column.null_count() else column.cast(pl.String))
+        elif kind == pl.Date or isinstance(kind, pl.Datetime):
+            stamps = column.to_physical() if kind == pl.Date else column.dt.epoch("s")
+            most = LATEST // DAY if kind == pl.Date else LATEST
+            changed.append(column.set((stamps.abs() > most).fill_null(False), None))
     return frame.with_columns(changed) if changed else frame
 
 
@@ -171,7 +177,7 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     try:
         frame = pl.read_parquet(path)
         stored = pl.read_parquet_metadata(path).get("geo")
-    except pl.exceptions.PolarsError as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
         raise BadInput(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from None
     if stored is None:
         return frame

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from linnet.domains.places.findings import Findings, integers, no_numbers, numbers
-from linnet.domains.places.sources import Columns
+from linnet.domains.places.sources import LATEST, Columns
 from linnet.domains.places.visits import DAY, MINUTE
 from linnet.errors import BadInput
 
@@ -38,7 +38,6 @@ _WITH_ZONE = "%a %b %d %H:%M:%S %z %Y"  # Tue Apr 03 18:00:09 +0000 2012
 _SURE_EPOCH = 1e8  # seconds: 1973
 _DAYS = 1e5  # more than the day numbers of spreadsheets, and fewer than the seconds of two days
 _LONGEST = 1e9  # minutes or days
-_LATEST = 2e11  # seconds; later moments are in no calendar
 _EPOCH_SCALE = ((1e11, 1), (1e14, 1_000), (1e17, 1_000_000), (np.inf, 1_000_000_000))
 
 
@@ -100,10 +99,12 @@ def read_times(column: pl.Series, zone: str) -> Times:
     """Text, timestamps or epoch numbers; what names no zone of its own is read in `zone`."""
     import polars as pl
 
-    if column.dtype in (pl.Date, pl.Null):
-        column = column.cast(pl.String if column.dtype == pl.Null else pl.Datetime("us"))
+    if column.dtype == pl.Null:
+        column = column.cast(pl.String)
+    if column.dtype == pl.Date:
+        column = column.cast(pl.Datetime("us"))
     if isinstance(column.dtype, pl.Datetime):
-        return _stamps(column, zone)
+        return _stamps(column.dt.epoch("s"), column.dtype.time_zone, zone)
     if column.dtype.is_numeric():
         return _epochs(column, zone)
     if column.dtype != pl.String:
@@ -117,15 +118,12 @@ def read_times(column: pl.Series, zone: str) -> Times:
     return times.with_epochs(_epochs(numbers, zone))
 
 
-def _stamps(column: pl.Series, zone: str) -> Times:
-    valid = column.is_not_null().to_numpy()
-    aware = column.dtype.time_zone is not None  # type: ignore[attr-defined]
-    seconds = column.dt.epoch("s").fill_null(0).to_numpy().astype(np.int64)
-    none = np.zeros(len(column), bool)
-    if aware:
-        return Times(seconds, local_offsets(seconds, str(column.dtype.time_zone)), ~none, valid, none)  # type: ignore[attr-defined]
-    utc = _to_utc(seconds, zone)
-    return Times(utc, local_offsets(utc, zone), none, valid, none)
+def _stamps(column: pl.Series, own: str | None, zone: str) -> Times:
+    """Seconds in the zone that the column has of its own, or else in this one."""
+    seconds = column.fill_null(0).to_numpy().astype(np.int64)
+    valid, none = column.is_not_null().to_numpy(), np.zeros(len(column), bool)
+    utc = seconds if own is not None else _to_utc(seconds, zone)
+    return Times(utc, local_offsets(utc, own or zone), none | (own is not None), valid, none)
 
 
 def _epochs(column: pl.Series, zone: str) -> Times:
@@ -140,7 +138,7 @@ def _epochs(column: pl.Series, zone: str) -> Times:
     unit = np.searchsorted(limits, np.abs(np.where(valid, values, 0)), side="right")
     # Numbers below that are early moments in any unit, so nothing is known of them.
     other = valid & (np.abs(values) >= _SURE_EPOCH) & (unit != np.searchsorted(limits, typical, side="right"))
-    valid &= other | (np.abs(moment) < _LATEST)
+    valid &= other | (np.abs(moment) < LATEST)
     utc = np.where(valid & ~other, moment, 0).astype(np.int64)
     unreadable = ~valid & column.is_not_null().to_numpy()
     return Times(utc, local_offsets(utc, zone), own, valid, unreadable, other_unit=other, epoch=valid)
