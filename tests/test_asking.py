@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 from linnet import workbench
 from linnet.cli.app import build
 from linnet.cli.face import Face
-from linnet.cli.pictures import readable
+from linnet.cli.generate import Page, readable
 from linnet.decoding.engine import generate
 from linnet.decoding.requests import Decoding, Request
 from linnet.decoding.runner import Runner
@@ -105,7 +105,7 @@ def test_what_the_tokenizer_loses_is_noted(writer: Path) -> None:
     notes = result.stderr.splitlines()
     assert notes[0] == "prompt 1: the tokenizer has no token for 'zebra'; the model reads <unk> there"
     assert notes[1] == "at temperature 0 the 2 samples of a prompt are all the same"
-    assert len(notes) == 3 and notes[2].startswith("4 samples")
+    assert len(notes) == 7 and notes[6].startswith("4 samples")
 
 
 def test_another_checkpoint_is_used_where_one_is_named(tmp_path: Path) -> None:
@@ -162,14 +162,22 @@ def test_ids_that_do_not_exist_cannot_be_allowed() -> None:
         list(generate(runner, [Request((1, 2))], Decoding(max_tokens=3), rows=0))
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
 def test_a_terminal_does_not_obey_a_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe gets the text as it is."""
     monkeypatch.setenv("TERM", "dumb")
     assert readable("a\tb\n\x1b[31m\r\x9b\u00a0é") == "a\tb\n\\x1b[31m\\x0d\\x9b\u00a0é"
     sample = GenerationRecord(prompt="p\x1b]0;", text="\x1b[2J", ids=(1,), logprob=-1.0, stop="end", near_ties=2)
-    whole, live = io.StringIO(), io.StringIO()
-    Face(whole, json=False).show(sample)
-    Face(live, json=False).follow(iter([PieceRecord(prompt="p\x1b]0;", sample=0, text="\x1b[2J"), sample]))
-    assert whole.getvalue() == live.getvalue() == "p\\x1b]0;\\x1b[2J   logprob -1.000, end, near ties: 2\n"
+    pieces = [PieceRecord(prompt="p\x1b]0;", sample=0, text="\x1b[2J"), sample]
+    for out, expected in ((Terminal(), "p\\x1b]0;\\x1b[2J\n"), (io.StringIO(), "p\x1b]0;\x1b[2J\n")):
+        for live in (False, True):
+            out.seek(0)
+            Page(Face(out, json=False)).write(pieces, live=live)
+            assert out.getvalue() == expected
 
 
 def test_the_time_of_compiling_is_told() -> None:

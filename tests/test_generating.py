@@ -17,8 +17,8 @@ from typer.testing import CliRunner, Result
 
 from linnet import workbench
 from linnet.cli.app import build
-from linnet.cli.asking import unescaped
 from linnet.cli.face import Face
+from linnet.cli.generate import Page, unescaped
 from linnet.errors import BadInput
 from linnet.records import GenerationRecord, PieceRecord
 from linnet.training.checkpoint import weights_of
@@ -243,27 +243,95 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_shows_a_sample_as_it_comes(writer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_terminal_shows_a_sample_as_it_comes(
+    writer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setenv("TERM", "dumb")
     out = Terminal()
-    face = Face(out, json=False)
-    assert face.live and not Face(out, json=True).live and not Face(io.StringIO(), json=False).live
+    records = list(workbench.stream(writer, ["the cat "], pattern="[a-z ]{15,20}", temperature=3.0))
     shown = []
-    records = []
-    for record in workbench.stream(writer, ["the cat "], pattern="[a-z ]{15,20}", temperature=3.0):
-        records.append(record)
 
-    def telling() -> Any:
+    def coming() -> Any:
         for record in records:
             shown.append(out.getvalue())
             yield record
 
-    face.follow(telling())
+    Page(Face(out, json=False)).write(coming(), live=True)
     sample = records[-1]
-    assert out.getvalue() == f"the cat {sample.text}   logprob {sample.logprob:.3f}, {sample.stop}\n"
+    assert isinstance(sample, GenerationRecord) and out.getvalue() == f"the cat {sample.text}\n"
+    assert capsys.readouterr().err == f"   logprob {sample.logprob:.3f}, {sample.stop}\n"
     texts = [record.text for record in records[:-1]]
     assert len(texts) > 2
     assert shown[1:] == [f"the cat {''.join(texts[:count])}" for count in range(1, len(records))]
+
+
+def test_a_rule_stands_between_samples_on_a_terminal_only(writer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "7")
+    records = list(workbench.stream(writer, ["the cat "], n=3, max_tokens=4))
+    texts = [f"the cat {record.text}\n" for record in records if isinstance(record, GenerationRecord)]
+    for out, between in ((Terminal(), "\u2500" * 7 + "\n"), (io.StringIO(), "")):
+        Page(Face(out, json=False)).write(records, live=False)
+        assert out.getvalue() == between.join(texts)
+
+
+def test_text_goes_to_standard_output_and_all_else_to_standard_error(writer: Path) -> None:
+    verb = ["generate", writer, "the cat ", "a dog ", "--seed", 3, "-n", 2, "--max-tokens", 6]
+    plain, lines = linnet(*verb, "--logprobs"), records(linnet(*verb, "--logprobs", "--json"))
+    assert plain.stdout == "".join(f"{line['prompt']}{line['text']}\n" for line in lines)
+    for line in lines:
+        assert f"   logprob {line['logprob']:.3f}, {line['stop']}\n" in plain.stderr
+        for token, logprob in zip(line["tokens"], line["token_logprobs"], strict=True):
+            assert f"{logprob:9.3f}  {token!r}\n" in plain.stderr
+    assert plain.stderr.splitlines()[-1].startswith("4 samples, ")
+
+
+def test_choices_are_shown_with_their_table(writer: Path) -> None:
+    verb = ["generate", writer, "the cat ", "--choice", "sat", "--choice", "ran", "--temperature", 0]
+    (line,) = records(linnet(*verb, "--json"))
+    assert [choice["probability"] for choice in line["choices"]] == [1.0, 0.0]
+    assert line["text"] == line["choices"][0]["text"]
+    shown = linnet(*verb)
+    assert shown.stdout == f"the cat {line['text']}\n"
+    for choice in line["choices"]:
+        assert f"logprob {choice['logprob']:.3f}  {choice['text']}\n" in shown.stderr
+
+
+def piped(text: str | bytes, *arguments: object) -> Result:
+    return CliRunner().invoke(build(), [str(argument) for argument in arguments], input=text)
+
+
+def test_prompts_come_from_standard_input(adder: Path) -> None:
+    verb = ["generate", adder, "--seed", 5]
+    expected = linnet(*verb, "12+34=", "7+8=").stdout
+    for arguments in (["-"], ["--file", "-"]):
+        result = piped('12+34=\r\n\n{"prompt": "7+8="}\n', *verb, *arguments)
+        assert result.exit_code == 0 and result.stdout == expected
+    wrong = piped("12+34=\n1+x=\n", *verb, "-")
+    assert wrong.exit_code == 2 and "standard input, line 2: '1+x'" in wrong.stderr and not wrong.stdout
+    empty = piped("\n\n", *verb, "-")
+    assert empty.exit_code == 2 and "standard input has no line with anything in it" in empty.stderr
+
+
+def test_a_session_answers_line_by_line(adder: Path) -> None:
+    verb = ["generate", adder, "--seed", 5]
+    expected = linnet(*verb, "12+34=", "7+8=").stdout
+    result = piped("12+34=\n\n1+x=\n7+8=\n", *verb, "--session")
+    assert result.exit_code == 2 and result.stdout == expected
+    assert "error: the prompt: '1+x' is not a question" in result.stderr
+    lines = piped("12+34=\n7+8=\n", *verb, "--session", "--json")
+    assert lines.exit_code == 0
+    assert [json.loads(line)["prompt"] for line in lines.stdout.splitlines()] == ["12+34=", "7+8="]
+    both = linnet(*verb, "7+8=", "--session")
+    assert both.exit_code == 2 and "reads its prompts from standard input" in both.stderr
+
+
+def test_a_sum_without_its_sign_is_completed_and_said(adder: Path) -> None:
+    bare, whole = (linnet("generate", adder, prompt, "--temperature", 0) for prompt in ("12+34", "12+34="))
+    assert bare.stdout == whole.stdout and bare.stdout.startswith("12+34=")
+    assert bare.stderr.startswith("prompt 1 is read as '12+34='\n")
+    begun = linnet("generate", adder, "--max-tokens", 3)
+    assert begun.exit_code == 0 and "(1 token of prompts)" in begun.stderr
 
 
 # One opened run, many uses.

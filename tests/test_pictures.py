@@ -9,7 +9,6 @@ from linnet.records import (
     AttentionRecord,
     Baseline,
     BenchRecord,
-    GenerationRecord,
     ListedRunRecord,
     Record,
     Score,
@@ -45,11 +44,6 @@ def test_attention_is_a_shaded_square_for_each_head() -> None:
         "      7 ▓▓▓▓             7   ██",
         "each row is a query, each column a key; shares: ░ from 0.05, ▒ from 0.2, ▓ from 0.4, █ from 0.7",
     ]
-
-
-def test_a_generation_is_shown_as_it_is() -> None:
-    said = GenerationRecord(prompt="[bold]", text="1[/bold]", ids=(1,), logprob=-0.5, stop="end")
-    assert drawn(said) == ["[bold]1[/bold]   logprob -0.500, end"]
 
 
 def test_listed_runs_share_a_table() -> None:

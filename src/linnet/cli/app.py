@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from linnet import __version__
-from linnet.cli import asking, bench, exchange, inside, machine, runs
+from linnet.cli import bench, exchange, generate, inside, machine, runs
 from linnet.cli.groups import Groups
 from linnet.domains.registry import registry, resolve
 
@@ -41,7 +41,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,  # plain help: rich alone would take longer than everything else
     )
     groups = Groups.of(app)
-    for module in (runs, asking, inside, exchange, machine, bench):
+    for module in (runs, generate, inside, exchange, machine, bench):
         module.join(groups)
     for registration in registry().domains.values():
         if registration.verbs:

@@ -11,7 +11,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, TextIO
 
 import typer
@@ -32,13 +32,13 @@ class Face:
 
     def __init__(self, out: TextIO, *, json: bool) -> None:
         self.out = out
-        self._json = json
+        self.json = json
 
     def show(self, *records: Record) -> None:
         """Print records: one line each, or one picture of all of them."""
         if os.environ.get("RANK", "0") != "0":
             return  # under torchrun the first process speaks for all
-        if self._json:
+        if self.json:
             for record in records:
                 self.out.write(record.line() + "\n")
             self.out.flush()
@@ -48,15 +48,15 @@ class Face:
             draw(records, self.out)
 
     @property
-    def live(self) -> bool:
-        """Whether a person is looking on while something is written."""
-        return not self._json and self.out.isatty()
+    def terminal(self) -> bool:
+        """Whether standard output is a terminal."""
+        return self.out.isatty()
 
-    def follow(self, records: Iterable[Record]) -> None:
-        """Print text as it comes, and what is known of it at its end."""
-        from linnet.cli.pictures import follow
-
-        follow(records, self.out)
+    def write(self, text: str) -> None:
+        """Text as it is, at once."""
+        if os.environ.get("RANK", "0") == "0":
+            self.out.write(text)
+            self.out.flush()
 
     def remark(self, said: object) -> None:
         """A line for people, beside the records."""

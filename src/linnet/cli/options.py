@@ -84,7 +84,12 @@ MaxTokensOption = Annotated[
     int | None, typer.Option("--max-tokens", min=1, help="Stop a sample here.", show_default=False)
 ]
 PromptsArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="PROMPT", help="What to go on from.", show_default=False)
+    list[str] | None,
+    typer.Argument(
+        metavar="PROMPT",
+        help="What to go on from; - reads one a line from standard input; without any the model begins by itself.",
+        show_default=False,
+    ),
 ]
 SamplesOption = Annotated[int, typer.Option("-n", min=1, help="Samples of each prompt.")]
 TopKOption = Annotated[
@@ -126,6 +131,10 @@ ChoiceOption = Annotated[
 ChoicesOption = Annotated[
     Path | None, typer.Option("--choices", help="A file of choices, one a line.", show_default=False)
 ]
+LogprobsOption = Annotated[bool, typer.Option("--logprobs", help="Give the log-probability of each token.")]
+SessionOption = Annotated[
+    bool, typer.Option("--session", help="Load once; each line of standard input is a prompt, answered at once.")
+]
 PatternOption = Annotated[
     str | None,
     typer.Option(
@@ -138,7 +147,11 @@ PatternOption = Annotated[
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 FileOption = Annotated[
     Path | None,
-    typer.Option("--file", help='One prompt a line, or one JSON object with a "prompt".', show_default=False),
+    typer.Option(
+        "--file",
+        help='One prompt a line, or one JSON object with a "prompt"; - is standard input.',
+        show_default=False,
+    ),
 ]
 SampleOption = Annotated[
     int | None, typer.Option("--sample", min=1, help="Use so many documents of the text.", show_default=False)

@@ -5,8 +5,7 @@ Legend of attention: values[layer][head][query][key], shares between 0 and 1.
 
 from __future__ import annotations
 
-import unicodedata
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.columns import Columns
@@ -20,12 +19,10 @@ from linnet.records import (
     DataRecord,
     DoctorRecord,
     ExportRecord,
-    GenerationRecord,
     ImportRecord,
     ListedRunRecord,
     MissRecord,
     NoteRecord,
-    PieceRecord,
     PredictionRecord,
     Record,
     RunRecord,
@@ -73,8 +70,6 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return Group(Text(f"{record.run} on {record.data}"), scores(record.scores), *systems(record.systems))
         case SeedsRecord():
             return over_seeds(record)
-        case GenerationRecord():
-            return generation(record)
         case TokenizerRecord():
             return tokenizer(record)
         case AttentionRecord():
@@ -205,37 +200,6 @@ def tokenizer(record: TokenizerRecord) -> RenderableType:
     ):
         table.add_row(name, Text(value))
     return table
-
-
-def generation(record: GenerationRecord) -> RenderableType:
-    said = Text.assemble((readable(record.prompt), "dim"), (readable(record.text), "bold"))
-    return Text.assemble(said, (f"   {ending(record)}", "dim"))
-
-
-def ending(record: GenerationRecord) -> str:
-    ties = f", near ties: {record.near_ties}" if record.near_ties else ""
-    return f"logprob {record.logprob:.3f}, {record.stop}{ties}"
-
-
-def readable(text: str) -> str:
-    """Text whose control characters are spelt out: a terminal would obey them."""
-    kept = (c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
-    return "".join(kept)
-
-
-def follow(records: Iterable[Record], out: TextIO) -> None:
-    """One sample as its text comes, the prompt before it; at the end it looks as `generation` would have it."""
-    console = Console(file=out, highlight=False, soft_wrap=True)
-    started = False
-    for record in records:
-        if isinstance(record, PieceRecord | GenerationRecord) and not started:
-            console.print(Text(readable(record.prompt), "dim"), end="")
-            started = True
-        if isinstance(record, PieceRecord):
-            console.print(Text(readable(record.text), "bold"), end="")
-        elif isinstance(record, GenerationRecord):
-            console.print(Text(f"   {ending(record)}", "dim"))
-        out.flush()
 
 
 def attention(record: AttentionRecord, shades: str) -> RenderableType:

@@ -292,8 +292,12 @@ class Job:
         return [token for token in ids if token < len(self.codec.tokens)]
 
     def _names(self, ids: Sequence[int]) -> tuple[str, ...]:
-        names = self.codec.tokens
-        return tuple(names[token] if token < len(names) else str(token) for token in ids)
+        """What each id writes; its name where that is nothing, or a part of a character."""
+        names, pieces, found = self.codec.tokens, self.codec.pieces, []
+        for token in ids:
+            written = pieces[token].decode(errors="ignore") if pieces and token < len(pieces) else ""
+            found.append(written or (names[token] if token < len(names) else str(token)))
+        return tuple(found)
 
     def _written(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         return self.codec.continuation(self._without_begin(prompt), self._known(ids))

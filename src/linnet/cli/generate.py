@@ -1,0 +1,261 @@
+"""`linnet generate`: text on standard output, everything about it on standard error."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import unicodedata
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from linnet.cli.face import Face, speaking
+from linnet.cli.groups import Groups
+from linnet.cli.options import (
+    CheckpointOption,
+    ChoiceOption,
+    ChoicesOption,
+    DebugOption,
+    DeviceOption,
+    FileOption,
+    JsonOption,
+    LogprobsOption,
+    MaxTokensOption,
+    MinPOption,
+    PatternOption,
+    PenaltyOption,
+    PromptsArgument,
+    RunArgument,
+    SamplesOption,
+    SeedOption,
+    SessionOption,
+    SettingsOption,
+    StopIdOption,
+    StopOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    WeightsOption,
+)
+from linnet.errors import BadInput
+
+if TYPE_CHECKING:
+    from linnet.records import GenerationRecord, PieceRecord
+    from linnet.workbench import Options, Session
+
+ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
+STANDARD_INPUT = Path("-")
+
+
+def generate(
+    run: RunArgument,
+    prompts: PromptsArgument = None,
+    file: FileOption = None,
+    n: SamplesOption = 1,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = 1.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    penalty: PenaltyOption = 1.0,
+    stops: StopOption = None,
+    stop_ids: StopIdOption = None,
+    choice: ChoiceOption = None,
+    choices: ChoicesOption = None,
+    pattern: PatternOption = None,
+    logprobs: LogprobsOption = False,
+    session: SessionOption = False,
+    seed: SeedOption = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    precision: WeightsOption = None,
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Go on from prompts; without one, from nothing but the begin token.
+
+    The text is on standard output, and what is known of it (log-probability, why it ended, tokens/s) on standard
+    error. For instance: linnet generate RUN "12+34=" -n 4
+    """
+    with speaking(json=json, debug=debug) as face:
+        if session and (prompts or file):
+            raise BadInput("a session reads its prompts from standard input, one a line; give none beside it")
+        given = {} if session else all_prompts(prompts or [], file)
+        options: Options = {
+            "n": n,
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": penalty,
+            "stops": [unescaped(text) for text in stops or []],
+            "stop_ids": stop_ids or [],
+            "choices": all_choices(choice, choices),
+            "pattern": pattern,
+            "logprobs": logprobs,
+            "seed": seed,
+            "settings": settings or [],
+            "precision": precision,
+            "pace": face.remark,
+            "remark": face.remark,
+        }
+        from linnet import workbench
+
+        opened = workbench.Session.open(run, checkpoint=checkpoint, device=device)
+        if session:
+            answer_lines(face, opened, options)
+        else:
+            options["names"] = list(given)
+            write(face, opened, list(given.values()) if given else None, options)
+
+
+def answer_lines(face: Face, session: Session, options: Options) -> None:
+    """Each line of standard input is a prompt; one that cannot be used is named, and the next one is read."""
+    refused = 0
+    mark = "> " if sys.stdin.isatty() else ""
+    while True:
+        typer.echo(mark, nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            break
+        if text := line.rstrip("\r\n"):
+            try:
+                options["names"] = ["the prompt"]
+                write(face, session, [prompt_in(text, "the prompt")], options)
+            except BadInput as error:
+                refused += 1
+                face.remark(f"error: {error}")
+    if refused:
+        raise typer.Exit(BadInput.exit_code)
+
+
+def write(face: Face, session: Session, prompts: list[str] | None, options: Options) -> None:
+    """The samples of these prompts; a single one is written as it comes."""
+    if face.json:
+        for record in session.generate(prompts, **options):
+            face.show(record)
+        return
+    Page(face).write(session.stream(prompts, **options), live=options["n"] == 1 and len(prompts or "-") == 1)
+
+
+class Page:
+    """Samples as text: plain in a pipe; on a terminal with colours, and a rule between two samples."""
+
+    def __init__(self, face: Face) -> None:
+        self.face, self.terminal = face, face.terminal
+        self.coloured = self.terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
+
+    def write(self, records: Iterable[PieceRecord | GenerationRecord], *, live: bool) -> None:
+        """`live`: there is one sample, whose pieces are written as soon as they are certain."""
+        written = begun = False
+        for record in records:
+            if record.kind == "piece" and not live:
+                continue
+            if written and self.terminal:
+                self.face.write("\N{BOX DRAWINGS LIGHT HORIZONTAL}" * shutil.get_terminal_size().columns + "\n")
+            if not begun:
+                self._text(record.prompt, dim=True)
+            if record.kind == "piece":
+                self._text(record.text, bold=True)
+                begun = True
+                continue
+            if not begun:
+                self._text(record.text, bold=True)
+            self.face.write("\n")
+            for line in about(record):
+                self.face.remark(f"   {line}")
+            written, begun = True, False
+
+    def _text(self, text: str, **style: bool) -> None:
+        text = readable(text) if self.terminal else text
+        self.face.write(typer.style(text, **style) if self.coloured and text else text)
+
+
+def about(record: GenerationRecord) -> Iterator[str]:
+    """What is known of a sample, line by line."""
+    ties = f", near ties: {record.near_ties}" if record.near_ties else ""
+    yield f"logprob {record.logprob:.3f}, {record.stop}{ties}"
+    for token, logprob in zip(record.tokens or (), record.token_logprobs or (), strict=True):
+        yield f"{logprob:9.3f}  {token!r}"
+    for choice in record.choices or ():
+        yield f"{choice.probability:9.4f}  logprob {choice.logprob:.3f}  {readable(choice.text)}"
+
+
+def readable(text: str) -> str:
+    """Text whose control characters are spelt out: a terminal would obey them."""
+    kept = (c if c in "\n\t" or unicodedata.category(c) != "Cc" else f"\\x{ord(c):02x}" for c in text)
+    return "".join(kept)
+
+
+def unescaped(text: str) -> str:
+    r"""Text with \n, \t, \r, \\, \xNN and \uNNNN as the characters that they stand for."""
+
+    def character(found: re.Match[str]) -> str:
+        named = found[1]
+        if len(named) > 1:
+            return chr(int(named[1:], 16))
+        if named not in ESCAPES:
+            raise BadInput(f"--stop {text!r}: \\{named} stands for nothing; a backslash itself is written \\\\")
+        return ESCAPES[named]
+
+    return re.sub(r"\\(x[0-9a-fA-F]{2}|u[0-9a-fA-F]{4}|.|$)", character, text, flags=re.DOTALL)
+
+
+def lines_in(path: Path) -> Iterable[str]:
+    """The lines of a text file, which may be compressed, or of standard input."""
+    from linnet.untrusted import lines_of
+
+    if path != STANDARD_INPUT:
+        return lines_of(path)
+    try:
+        return [line.rstrip("\r") for line in sys.stdin.read().removeprefix("\ufeff").split("\n")]
+    except UnicodeDecodeError as wrong:
+        raise BadInput(f"standard input: byte {wrong.start} is not UTF-8 text") from wrong
+
+
+def all_prompts(given: list[str], file: Path | None) -> dict[str, str]:
+    """Prompts by where they stand: on the command line, and in the lines of a file or of standard input (`-`)."""
+    found: dict[str, str] = {}
+    for number, prompt in enumerate(given, 1):
+        found |= prompts_of(STANDARD_INPUT) if prompt == "-" else {f"prompt {number}": prompt}
+    found |= prompts_of(file) if file else {}
+    if not found and (given or file):
+        source = "standard input" if file in (None, STANDARD_INPUT) else file
+        raise BadInput(f"there is nothing to go on from: {source} has no line with anything in it")
+    return found
+
+
+def all_choices(given: list[str] | None, file: Path | None) -> list[str] | None:
+    """None where anything may be written."""
+    if given is None and file is None:
+        return None
+    return [*(given or []), *(line for line in (lines_in(file) if file else []) if line)]
+
+
+def prompts_of(path: Path) -> dict[str, str]:
+    """The prompts of a file by the line where they stand."""
+    source = "standard input" if path == STANDARD_INPUT else path
+    lines = ((f"{source}, line {number}", text) for number, text in enumerate(lines_in(path), 1))
+    return {name: prompt_in(text, name) for name, text in lines if text}
+
+
+def prompt_in(text: str, name: str) -> str:
+    """The line itself, or the `prompt` of a JSON object."""
+    if not text.startswith("{"):
+        return text
+    from linnet.untrusted import parse_object
+
+    prompt = parse_object(text, name).get("prompt")
+    if not isinstance(prompt, str):
+        raise BadInput(f'{name}: a JSON object needs a "prompt" that is text')
+    return prompt
+
+
+def join(groups: Groups) -> None:
+    groups.top.command("generate")(generate)
