@@ -2,7 +2,7 @@
 
     python bench/gpu.py --limit 480 --out gpu.json
     python bench/gpu.py --only train,decode --limit 240
-    python bench/gpu.py --device cpu --tiny          # every part in a minute or two, without a GPU
+    python bench/gpu.py --device cpu --tiny          # every part in two minutes, without a GPU
 
 Each measurement runs in a process of its own, one after the other, so only one model is on the device at a time.
 A line is printed as soon as a number is known, with the seconds since the start. A measurement that fails or takes
@@ -13,23 +13,20 @@ It needs torch, numpy, pydantic, rich, typer, tomli-w, safetensors, tokenizers a
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import functools
 import itertools
 import json
 import math
-import multiprocessing
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
@@ -38,200 +35,159 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from bench import decoding, decoding_systems, training_systems  # noqa: E402
-from bench.decoding_peers import Ours, Transformers  # noqa: E402
-from bench.plain_gpt import NanoGpt  # noqa: E402
+from bench.processes import Apart, OutOfTime, Working, installed, peak_megabytes, synchronize  # noqa: E402
 from bench.training import Shape, random_batch  # noqa: E402
 from linnet import workbench  # noqa: E402
-from linnet.decoding.products import packed  # noqa: E402
-from linnet.decoding.runner import Runner  # noqa: E402
+from linnet.errors import RunFailed  # noqa: E402
 from linnet.machine import matmul_flops, one_line  # noqa: E402
-from linnet.model.config import ModelConfig  # noqa: E402
 from linnet.model.costs import costs  # noqa: E402
+
+if __name__ == "__mp_main__" and installed("transformers"):
+    from transformers import LlamaForCausalLM  # noqa: F401 - loaded while another measurement still runs
 
 SECTIONS = ("machine", "tests", "train", "decode", "small", "headlines")
 LEAST = 15.0  # seconds; with less time left nothing is started
 CAPS = {"tests": 100.0, "train": 75.0, "decode": 60.0, "small": 60.0, "headlines": 150.0}  # of one measurement
 TITLES = 100_000
+TINY = Shape(depth=1, width=64, heads=2, vocabulary=512, batch=2, context=64)
+TRAINED = {
+    "27M": Shape(depth=6, width=512, heads=8, vocabulary=16_000, batch=64, context=512),
+    "124M": Shape(depth=12, width=768, heads=12, vocabulary=50_304, batch=32, context=1024),
+}
+DECODED = {
+    "27M": Shape(depth=6, width=512, heads=8, vocabulary=16_000, context=512),
+    "97M": Shape(depth=12, width=768, heads=12, vocabulary=16_000, context=512),
+}
 Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured, and on what."""
+    """Where it is measured. With `tiny` shapes only our own training is compiled, which shows that it works."""
 
     device: str
     tiny: bool
-    train: dict[str, Shape] = field(init=False)
-    decode: dict[str, Shape] = field(init=False)
-    rows: tuple[int, ...] = field(init=False)
-
-    def __post_init__(self) -> None:
-        small = Shape(depth=1, width=64, heads=2, vocabulary=512, batch=2, context=64)
-        train = {
-            "27M": Shape(depth=6, width=512, heads=8, vocabulary=16_000, batch=64, context=512),
-            "124M": Shape(depth=12, width=768, heads=12, vocabulary=50_304, batch=32, context=1024),
-        }
-        decode = {
-            "27M": Shape(depth=6, width=512, heads=8, vocabulary=16_000, context=512),
-            "97M": Shape(depth=12, width=768, heads=12, vocabulary=16_000, context=512),
-        }
-        object.__setattr__(self, "train", {"tiny": small} if self.tiny else train)
-        object.__setattr__(self, "decode", {"tiny": replace(small, context=256)} if self.tiny else decode)
-        object.__setattr__(self, "rows", (3,) if self.tiny else (1, 64, 256))
-
-    @property
-    def compile(self) -> bool:
-        """Compiling takes longer than a trial on a processor may take; one system shows that it works."""
-        return not self.tiny
 
     @property
     def precision(self) -> str:
         return "bfloat16" if self.device == "cuda" else "float32"
 
-    def wait(self) -> None:
-        if self.device == "cuda":
-            torch.cuda.synchronize()
+    @property
+    def seconds(self) -> float:
+        """How long one speed is measured."""
+        return 0.3 if self.tiny else 3.0
 
 
 # --- measurements: each runs in a process of its own and yields rows ----------------------------------
 
 
 def machine(plan: Plan) -> Iterator[Row]:
-    peaks = {name: matmul_flops(name, plan.device, seconds=3.0) for name in ("bfloat16", "float32")}
-    found = {f"{name} TFLOP/s": round(flops / 1e12, 2) for name, flops in peaks.items() if flops}
-    yield {"name": one_line(), "python": sys.version.split()[0], **found}
+    found = {name: matmul_flops(name, plan.device, plan.seconds) for name in ("bfloat16", "float32")}
+    peaks = {f"{name} TFLOP/s": round(flops / 1e12, 2) for name, flops in found.items() if flops}
+    yield {"name": one_line(), "python": sys.version.split()[0], **peaks}
 
 
-def train(plan: Plan, name: str, kind: str) -> Iterator[Row]:
-    """Steps of one system on one batch that stays on the host; the device is asked once in ten steps."""
-    shape = plan.train[name]
-    run, batch = shape.run(plan.precision, "on").model_copy(update={"device": plan.device}), random_batch(shape)
-    if kind == "nanoGPT":
-        model = NanoGpt(cast(ModelConfig, run.model)).to(plan.device)
-        asked = training_systems.System(kind, "plain", plan.precision, plan.compile)
-        ready, step = training_systems.of_a_peer(model, asked, batch, torch.device(plan.device))
-    else:
-        ours = kind == "linnet"
-        asked = training_systems.System(kind, "linnet" if ours else "llama", plan.precision, ours or plan.compile)
-        ready, step = training_systems.system(asked, run, batch)
+def train(plan: Plan, shape: Shape, kind: Any) -> Iterator[Row]:
+    """Steps of one system on one batch that stays on the host; the device is waited for once in ten steps."""
+    run, batch = shape.run(plan.precision, "on", device=plan.device), random_batch(shape)
+    system = training_systems.System(kind, kind, plan.precision, kind == "linnet" or not plan.tiny)
+    began = time.perf_counter()
+    trainer, facts = training_systems.prepared(system, run, batch, torch.device(plan.device))
     if plan.device == "cuda":
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
-    losses, taken, began = [float(ready.loss or math.nan)], list[float](), time.perf_counter()
-    losses.append(float(step()))
-    first = time.perf_counter() - began
-    yield {"name": kind, "first step s": round(first, 1), "loss before": losses[0], "loss in the step": losses[1]}
-    for _ in range(5):
-        step()
-    count, until = (2, 0.5) if plan.tiny else (10, 4.0)
-    while sum(taken) * count < until or len(taken) < 3:
-        plan.wait()
+    norms = {part: round(norm, 5) for part, norm in facts.used.norms.items()}
+    yield {"ready s": time.perf_counter() - began, "loss": facts.used.loss, "later": facts.later, "norms": norms}
+    taken, count = list[float](), 10
+    while sum(taken) * count < plan.seconds or len(taken) < 3:
+        synchronize(plan.device)
         began = time.perf_counter()
         for _ in range(count):
-            loss = step()
-        plan.wait()
+            loss = trainer.step(batch)
+        synchronize(plan.device)
         taken.append((time.perf_counter() - began) / count)
-    seconds, last = statistics.median(taken), float(loss)
-    tokens = batch["ids"].numel() / seconds
+    tokens = batch["ids"].numel() / statistics.median(taken)
     yield {
-        "name": kind,
         "tokens/s": round(tokens),
-        "ms a step": round(1e3 * seconds, 3),
-        "TFLOP/s": round(3 * costs(cast(ModelConfig, run.model)).flops_per_token * tokens / 1e12, 2),
-        "peak MB": round(training_systems.peak_megabytes(plan.device)),
-        "parameters": ready.parameters,
-        "last loss": last,
-        "finite": math.isfinite(last),
-        "spread": [round(1e3 * min(taken), 3), round(1e3 * max(taken), 3)],
+        "ms a step": 1e3 * statistics.median(taken),
+        "TFLOP/s": 3 * costs(shape.model()).flops_per_token * tokens / 1e12,
+        "peak MB": round(peak_megabytes(plan.device)),
+        "parameters": facts.parameters,
+        "finite": math.isfinite(float(loss)),
+        "slowest / fastest": max(taken) / min(taken),
     }
 
 
-def same_tokens(plan: Plan, name: str) -> Iterator[Row]:
+def same_tokens(plan: Plan, shape: Shape) -> Iterator[Row]:
     """Whether ours and transformers write the same tokens in float32, near ties counted."""
-    shape = plan.decode[name]
-    model = decoding_systems.random_model(shape)
     with tempfile.TemporaryDirectory() as folder:
-        given = decoding_systems.portable(model)
-        theirs = Transformers(given, Path(folder), torch.float32, "sdpa", plan.device)
-        mine = Ours(Runner(packed(model.to(plan.device), "float32")))
-        yield {"name": "same tokens", "note": decoding.check_equal(mine, theirs, shape.vocabulary, 4, 32)}
+        setting = setting_of(plan, shape, 1, Path(folder))
+        yield {"note": decoding.equality(setting, prompts=4, tokens=32).facts}
 
 
-def decode(plan: Plan, name: str, kind: str, rows: int) -> Iterator[Row]:
+def setting_of(plan: Plan, shape: Shape, rows: int, folder: Path, compile: bool = True) -> Any:
+    scene = decoding_systems.Scene("", rows, 64, 1, 8 if plan.tiny else 128, True)
+    compiled = compile and not plan.tiny
+    return decoding_systems.Setting(shape, scene, folder, compiled, torch.get_num_threads(), plan.device)
+
+
+def decode(plan: Plan, shape: Shape, kind: str, rows: int) -> Iterator[Row]:
     """Greedy tokens a second after prompts of 64 tokens, prompts included."""
-    shape, tokens = plan.decode[name], 8 if plan.tiny else 128
-    scene = decoding_systems.Scene("", rows, 64, 1, tokens, True)
-    model, numbers = decoding_systems.random_model(shape), plan.precision
+    name, way = kind.split()
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        if kind.startswith("linnet"):
-            compiled = kind != "linnet eager" and plan.compile
-            system: Any = decoding_systems.ours(model.to(plan.device), numbers, scene, compile=compiled)  # type: ignore[arg-type]
-        else:
-            given = decoding_systems.portable(model)
-            system = Transformers(given, Path(folder), getattr(torch, numbers), "sdpa", plan.device)
-            if kind == "transformers static":
-                system.model.generation_config.cache_implementation = "static"
-        prompts, taken = scene.ids(shape.vocabulary), list[float]()
+        setting = setting_of(plan, shape, rows, Path(folder), way == "compiled")
+        cache = "static" if way == "static" else None
+        system = decoding_systems.decoder(
+            decoding_systems.System(kind, name, plan.precision, cache=cache),  # type: ignore[arg-type]
+            setting,
+        )
+        prompts, tokens, taken = setting.scene.ids(shape.vocabulary), setting.scene.tokens, list[float]()
         for _ in range(2):  # graphs are compiled in the first and may be recorded in the second
             system.decode(prompts, 1, tokens, True)
-        plan.wait()
-        warm = time.perf_counter() - began
-        while (sum(taken) < (0.2 if plan.tiny else 3.0) or len(taken) < 2) and len(taken) < 20:
+        ready = time.perf_counter() - began
+        while (sum(taken) < plan.seconds or len(taken) < 2) and len(taken) < 20:
             began = time.perf_counter()
             system.decode(prompts, 1, tokens, True)
-            plan.wait()
             taken.append(time.perf_counter() - began)
     seconds = statistics.median(taken)
     yield {
-        "name": kind,
-        "rows": rows,
-        "tokens/s": round(rows * tokens / seconds, 1),
-        "ms a token": round(1e3 * seconds / tokens, 3),
-        "warm-up s": round(warm, 1),
-        "peak MB": round(training_systems.peak_megabytes(plan.device)),
+        "tokens/s": rows * tokens / seconds,
+        "ms a token": 1e3 * seconds / tokens,
+        "ready s": ready,
+        "peak MB": round(peak_megabytes(plan.device)),
     }
 
 
-def recipe(
-    plan: Plan, name: str, settings: tuple[str, ...], titles: str | None = None, **length: Any
-) -> Iterator[Row]:
-    """A recipe from its files to its scores."""
+def recipe(plan: Plan, name: str, titles: str | None = None, **options: Any) -> Iterator[Row]:
+    """A recipe from its data to its scores."""
+    began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
-        data = []
-        if name == "headlines" or name == "tiny-text":
-            data = [
-                Path(titles)
-                if titles
-                else drawn_titles(Path(folder) / "titles.txt", 2000 if plan.tiny else TITLES)
-            ]
-        began = time.perf_counter()
-        record = workbench.train(
-            name, out=Path(folder) / "run", data=data, settings=settings, device=plan.device, **length
-        )
-        lines = (Path(folder) / "run" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-        steps = [line for line in map(json.loads, lines) if line["kind"] == "step"]
-        later = steps[len(steps) // 2 :]
+        out, data = Path(folder) / "run", list[Path]()
+        if name in ("headlines", "tiny-text"):
+            drawn = Path(folder) / "titles.txt"
+            data = [Path(titles) if titles else draw_titles(drawn, 2000 if plan.tiny else TITLES)]
+        record = workbench.train(name, out=out, data=data, device=plan.device, **options)
+        lines = (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    steps = [line for line in map(json.loads, lines) if line["kind"] == "step"]
+    later = steps[len(steps) // 2 :]
     yield {
-        "name": " ".join([name, *settings]),
-        "ms a step": round(statistics.median(step["ms"] for step in later), 3),
+        "ms a step": statistics.median(step["ms"] for step in later),
         "tokens/s": round(statistics.median(step["tokens_per_second"] for step in later)),
         "steps": record.steps,
-        "s": round(time.perf_counter() - began, 1),
-        "scores": {score.name: score.value for score in record.scores[:2]},
-        "data": titles or ("drawn" if data else "made"),
+        "s": time.perf_counter() - began,
+        "scores": {score.name: round(score.value, 4) for score in record.scores[:2]},
     }
 
 
-def drawn_titles(path: Path, count: int) -> Path:
+def draw_titles(path: Path, count: int) -> Path:
     """Lines of made-up words, frequent and rare as words are: good for speed; their score means nothing."""
     random = np.random.default_rng(0)
     letters = np.array(list("etaoinshrdlucmfwypvbgk"))
     words = ["".join(random.choice(letters, size)) for size in random.integers(2, 10, 20_000)]
     lengths = random.integers(4, 13, count)
-    drawn = np.minimum(random.zipf(1.2, int(lengths.sum())), len(words)) - 1
-    ends = np.cumsum(lengths)
-    lines = [" ".join(words[i] for i in drawn[end - size : end]) for end, size in zip(ends, lengths, strict=True)]
+    drawn = iter(np.minimum(random.zipf(1.2, int(lengths.sum())), len(words)) - 1)
+    lines = (" ".join(words[i] for i in itertools.islice(drawn, int(length))) for length in lengths)
     path.write_text("\n".join(lines), encoding="utf-8")
     return path
 
@@ -239,32 +195,10 @@ def drawn_titles(path: Path, count: int) -> Path:
 # --- the parent: processes, time and lines ----------------------------------------------------------
 
 
-def serve(pipe: Connection) -> None:
-    """Wait for one measurement, send its rows; the libraries are loaded while another one still runs."""
-    if importlib.util.find_spec("transformers"):
-        from transformers import LlamaForCausalLM  # noqa: F401
-    work, arguments, options = pipe.recv()
-    try:
-        for row in work(*arguments, **options):
-            pipe.send(row)
-        pipe.send(None)
-    except BaseException as error:
-        last = traceback.format_exc(limit=-4).strip().splitlines()[-14:]
-        pipe.send({"failed": f"{type(error).__name__}: {str(error)[:500]}", "traceback": last})
-
-
-class Worker:
-    def __init__(self) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=serve, args=(theirs,), daemon=True)
-        self.process.start()
-        theirs.close()
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
+def rows_of(work: Callable[..., Iterator[Row]], *arguments: Any, **options: Any) -> Working:
+    """A measurement as a process serves it: one row a turn."""
+    rows = work(*arguments, **options)
+    return Working(None, lambda: next(rows, None))
 
 
 class Report:
@@ -273,52 +207,39 @@ class Report:
     def __init__(self, limit: float, out: Path | None) -> None:
         self.began, self.limit, self.out = time.monotonic(), limit, out
         self.rows: list[Row] = []
-        self.spare: Worker | None = None
-
-    @property
-    def spent(self) -> float:
-        return time.monotonic() - self.began
+        self.spare = Apart()  # loads its libraries while the measurement before it runs
 
     @property
     def left(self) -> float:
-        return self.limit - self.spent
+        return self.limit - (time.monotonic() - self.began)
 
     def add(self, section: str, row: Row) -> None:
-        self.rows.append({"section": section, "at": round(self.spent, 1), **row})
-        shown = ", ".join(
-            f"{key} {_text(value)}" for key, value in row.items() if key not in ("name", "traceback")
-        )
-        print(f"[{self.spent:6.1f} s] {section} | {row.get('name', '')} | {shown}", flush=True)
-        for line in row.get("traceback", ()):
+        spent = self.limit - self.left
+        self.rows.append({"section": section, "at": round(spent, 1), **row})
+        shown = ", ".join(f"{key} {_text(value)}" for key, value in row.items() if key not in ("name", "lines"))
+        print(f"[{spent:6.1f} s] {section} | {row['name']} | {shown}", flush=True)
+        for line in row.get("lines", ()):
             print(f"             {line}", flush=True)
         if self.out is not None:
             self.out.write_text(json.dumps(self.rows, indent=1) + "\n", encoding="utf-8")
 
-    def measure(
-        self, section: str, name: str, work: Callable[..., Iterator[Row]], *arguments: Any, **options: Any
-    ) -> None:
+    def measure(self, section: str, name: str, work: Any, *arguments: Any, **options: Any) -> None:
         """Run one measurement in a process; what goes wrong becomes a row too."""
         if self.left < LEAST:
-            self.add(section, {"name": name, "skipped": f"{max(0.0, self.left):.0f} s are left"})
-            return
-        deadline = time.monotonic() + min(CAPS.get(section.split()[0], 60.0), self.left)
-        worker = self.spare or Worker()
-        worker.pipe.send((work, arguments, options))
-        self.spare = Worker()
+            return self.add(section, {"name": name, "skipped": f"{max(0.0, self.left):.0f} s are left"})
+        ends = time.monotonic() + min(CAPS.get(section.split()[0], 60.0), self.left)
+        one, self.spare = self.spare, Apart()
         try:
-            while worker.pipe.poll(max(0.0, deadline - time.monotonic())):
-                row = worker.pipe.recv()
-                if row is None:
-                    worker.process.join(3.0)
-                    return
+            one.build(name, functools.partial(rows_of, work, *arguments, **options))
+            while (row := one.ask("turn", ends - time.monotonic())) is not None:
                 self.add(section, {"name": name, **row})
-                if "failed" in row:
-                    return
+        except OutOfTime:
             self.add(section, {"name": name, "failed": "stopped: it took too long"})
-        except EOFError:
-            self.add(section, {"name": name, "failed": "its process ended without a word"})
+        except RunFailed as error:
+            lines = str(error).splitlines()
+            self.add(section, {"name": name, "failed": lines[-1][:300], "lines": lines[-14:-1]})
         finally:
-            worker.stop()
+            one.close()
 
     def tests(self) -> None:
         """The tests marked gpu."""
@@ -335,27 +256,19 @@ class Report:
             "tests",
         ]
         paths = os.pathsep.join([str(ROOT / "src"), os.environ.get("PYTHONPATH", "")])
-        try:
-            limit = min(CAPS["tests"], self.left)
-            done = subprocess.run(
-                command,
-                cwd=ROOT,
-                env={**os.environ, "PYTHONPATH": paths},
-                capture_output=True,
-                text=True,
-                timeout=limit,
-            )
-            lines, code = done.stdout.strip().splitlines(), done.returncode
-        except subprocess.TimeoutExpired as error:
-            output = error.stdout or b""
-            lines, code = (output if isinstance(output, str) else output.decode()).strip().splitlines(), -1
-        row: Row = {"name": "pytest -m gpu", "result": lines[-1] if lines else "no output"}
-        if code:
-            row |= {
-                "failed": f"exit code {code}" if code > 0 else "stopped: it took too long",
-                "traceback": lines[-40:],
-            }
-        self.add("tests", row)
+        with tempfile.TemporaryFile("w+") as output:
+            try:
+                limit = min(CAPS["tests"], self.left)
+                environment = {**os.environ, "PYTHONPATH": paths}
+                code: int | str = subprocess.run(
+                    command, cwd=ROOT, env=environment, stdout=output, stderr=subprocess.STDOUT, timeout=limit
+                ).returncode
+            except subprocess.TimeoutExpired:
+                code = "stopped: it took too long"
+            output.seek(0)
+            lines = output.read().strip().splitlines() or ["no output"]
+        row: Row = {"name": "pytest -m gpu", "result": lines[-1]}
+        self.add("tests", row | ({"failed": code, "lines": lines[-40:]} if code else {}))
 
 
 def _text(value: Any) -> str:
@@ -382,25 +295,26 @@ def main() -> None:
     if "tests" in chosen:
         report.tests()
     if "train" in chosen:
-        for name, kind in itertools.product(plan.train, ("linnet", "nanoGPT", "transformers Llama")):
-            report.measure(f"train {name}", kind, train, plan, name, kind)
+        shapes = {"tiny": TINY} if plan.tiny else TRAINED
+        for (name, shape), kind in itertools.product(shapes.items(), ("linnet", "nanogpt", "llama")):
+            report.measure(f"train {name}", kind, train, plan, shape, kind)
     if "decode" in chosen:
-        kinds = ("linnet", "linnet eager", "transformers static", "transformers eager")
-        for name in plan.decode:
-            report.measure(f"decode {name}", "same tokens", same_tokens, plan, name)
-            for rows, kind in itertools.product(plan.rows, kinds):
-                report.measure(f"decode {name}", f"{kind}, {rows} rows", decode, plan, name, kind, rows)
+        ways = ("linnet compiled", "linnet eager", "transformers static", "transformers eager")
+        for name, shape in ({"tiny": replace(TINY, context=256)} if plan.tiny else DECODED).items():
+            report.measure(f"decode {name}", "same tokens", same_tokens, plan, shape)
+            for rows, kind in itertools.product((3,) if plan.tiny else (1, 64, 256), ways):
+                report.measure(f"decode {name}", f"{kind}, {rows} rows", decode, plan, shape, kind, rows)
     if "small" in chosen:
-        small = ("tiny-arithmetic", 30) if given.tiny else ("arithmetic", 300)
-        for compiled in ("off", "on") if plan.compile else ("off",):
-            report.measure("small", small[0], recipe, plan, small[0], (f"compile={compiled}",), steps=small[1])
+        name, steps = ("tiny-arithmetic", 30) if plan.tiny else ("arithmetic", 300)
+        for compiled in ("off",) if plan.tiny else ("off", "on"):
+            settings = (f"compile={compiled}",)
+            report.measure("small", f"{name}, {settings[0]}", recipe, plan, name, settings=settings, steps=steps)
     if "headlines" in chosen:
+        name = "tiny-text" if plan.tiny else "headlines"
         epochs = 7.0 if given.titles and report.left > 120 else 1.0
-        length = {"steps": 20} if given.tiny else {"epochs": epochs}
-        name = "tiny-text" if given.tiny else "headlines"
-        report.measure("headlines", name, recipe, plan, name, (), given.titles, **length)
-    if report.spare is not None:
-        report.spare.stop()
+        length = {"steps": 20} if plan.tiny else {"epochs": epochs}
+        report.measure("headlines", f"{name}, {length}", recipe, plan, name, given.titles, **length)
+    report.spare.close()
 
 
 if __name__ == "__main__":

@@ -1,19 +1,22 @@
-"""`linnet bench train`: tokens/s and memory of our training step and of the peers, in turn, from the same weights.
+"""`linnet bench train`: tokens/s and memory of our training step and of the peers, from the same weights.
 
-Before anything is timed, ours and the peers must give the same loss. Then each system moves its own copy in its
-own process; the steps alternate, so a machine that drifts drifts for all of them.
+Before anything is timed, ours and each peer must give the same loss and the same gradient, in float32 and as they
+are timed, and after a few steps the same loss again. Then they take turns (`bench.processes`).
 """
 
 from __future__ import annotations
 
+import functools
 import statistics
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 from pydantic import ValidationError
 
-from bench.training_systems import Peer, System, Took, at_work, installed
+from bench.processes import Limit, installed, take_turns
+from bench.training_systems import STEPS, Facts, Gradient, System, Took, build
 from linnet.data import Batch
 from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.errors import BadInput, RunFailed
@@ -24,10 +27,11 @@ from linnet.model.costs import costs
 from linnet.records import BenchRecord
 from linnet.training.resolve import settle
 from linnet.training.run import OptimConfig, Run, TrainingConfig
+from linnet.training.schedules import Constant
 
-TOLERANCE = 2e-3  # nats between ours and a peer on the same weights, both in float32
-WARM_UP = 2  # steps of each system that do not count
-TRIAL = 3  # steps by which the settings of a peer are chosen
+EXACT = 2e-3  # between ours and a peer, both in float32: of nats, and as a share of the norms of a gradient
+USED = 0.03  # the same as they are timed: rounding of bfloat16 moves small gradients by some per cent
+WARM_UP = 1  # steps of each system that do not count, beside those of the comparison
 
 
 @dataclass(frozen=True)
@@ -69,17 +73,20 @@ class Shape:
             shape = f"{self.depth}x{self.width} with {self.heads} heads"
             raise BadInput(f"there is no model of the shape {shape}: {'; '.join(mistakes(error))}") from None
 
-    def run(self, precision: str, compile: str, threads: int = 0) -> Run:
+    def run(self, precision: str, compile: str, threads: int = 0, device: str = "auto") -> Run:
+        """A run whose steps are those of a plain AdamW at a constant rate."""
         training: dict[str, Any] = {"steps": 1, "batch": self.batch, "compile": compile}
+        optim = OptimConfig(betas=(0.9, 0.999), weight_decay=0, schedule=Constant())
         return settle(
             Run.model_validate(
                 {
                     "recipe": "bench",
+                    "device": device,
                     "precision": precision,
                     "threads": threads,
                     "data": ArithmeticData(),
                     "model": self.model(),
-                    "optim": OptimConfig(),
+                    "optim": optim,
                     "training": TrainingConfig.model_validate(training),
                 }
             )
@@ -94,110 +101,78 @@ def random_batch(shape: Shape, seed: int = 0) -> Batch:
     return Batch({"ids": tokens[:, :-1], "next.ids": tokens[:, 1:], "weights": weights, "lengths": lengths})
 
 
-@dataclass(frozen=True)
-class Field:
-    """Who takes part, who is tried out first, and who cannot, with the reason."""
-
-    systems: list[System]
-    llamas: list[System]
-    absent: dict[str, str]
-
-
-def field_of(run: Run, *, compiling: bool, llama: str) -> Field:
-    """Ours and its peers on this machine; `llama` is best, none, sdpa or eager."""
-    name, number = "linnet", run.precision
+def systems_of(run: Run, *, compiling: bool, llama: str) -> tuple[list[System], dict[str, str]]:
+    """Ours and its peers on this machine, and who cannot take part; `llama` is best, none, sdpa or eager."""
+    number, absent = run.precision, dict[str, str]()
+    plain_bf16 = "plain bf16 compiled"
     systems = [
-        System(name, "linnet", number, compiling),
+        System("linnet", "linnet", number, compiling),
         System("plain fp32 eager", "plain"),
-        System("plain fp32 eager, untuned malloc", "plain", keeping=False),
+        System("plain fp32 eager, untuned malloc", "plain", keep_memory=False),
         System(f"own matrix products, {number}", "products", number),
+        System(plain_bf16, "plain", "bfloat16", compiled=True),
     ]
-    absent: dict[str, str] = {}
-    native = native_bfloat16(run.device)
-    if not native:
-        absent["plain bf16 compiled"] = "skipped: there are no bfloat16 instructions here"
-    elif not compiler_at_hand(run.device):
-        absent["plain bf16 compiled"] = "skipped: there is no C++ compiler here"
-    else:
-        systems.append(System("plain bf16 compiled", "plain", "bfloat16", compiled=True))
-    if llama == "none":
-        return Field(systems, [], absent)
-    if not installed("transformers"):
+    if run.device != "cpu":
+        del systems[2]  # of the same kind there
+    native, compiler = native_bfloat16(run.device), compiler_at_hand(run.device)
+    if not (native and compiler):
+        systems.pop()
+        missing = "are no bfloat16 instructions" if not native else "is no C++ compiler"
+        absent[plain_bf16] = f"skipped: there {missing} here"
+    if llama != "none" and not installed("transformers"):
         absent["transformers Llama"] = "not installed: pip install linnet[hf]"
-        return Field(systems, [], absent)
-    kernels = ("sdpa", "eager") if llama == "best" else (llama,)
-    numbers = ("bfloat16",) if native else ("float32",)
-    ways = (False, True) if llama == "best" and compiler_at_hand(run.device) else (False,)
-    llamas = [
-        System(
-            f"transformers Llama ({kernel}, {'compiled' if way else 'not compiled'}, {one})",
-            "llama",
-            one,
-            way,
-            kernel,
-        )
-        for kernel in kernels
-        for way in ways
-        for one in numbers
-    ]
-    return Field(systems, llamas, absent)
+    elif llama != "none":
+        kernels = (llama,) if llama != "best" else ("sdpa", "eager") if run.device == "cpu" else ("sdpa",)
+        number = "bfloat16" if native else "float32"
+        way = "compiled" if compiler else "not compiled"
+        systems += [
+            System(f"transformers Llama ({kernel}, {way}, {number})", "llama", number, compiler, kernel)
+            for kernel in kernels
+        ]
+    return systems, absent
 
 
-def chosen_llama(llamas: list[System], run: Run, batch: Batch) -> tuple[System, str]:
-    """The fastest setting of the peer by a short trial, and what the trial found."""
-    if len(llamas) == 1:
-        return llamas[0], ""
-    found: dict[str, float] = {}
-    for asked in llamas:
-        with at_work([asked], run, batch) as peers:
-            peer = peers[asked.name]
-            for _ in range(WARM_UP):
-                peer.step()
-            found[asked.name] = min(peer.step().seconds for _ in range(TRIAL))
-    best = min(llamas, key=lambda asked: found[asked.name])
-    tokens = batch["ids"].numel()
-    said = ", ".join(f"{name} {tokens / seconds:,.0f}" for name, seconds in found.items())
-    return best, f"Llama's setting was chosen by a trial in tokens/s: {said}"
+def check(facts: Mapping[str, Facts | None]) -> None:
+    """Refuse to time systems that do not compute the same, or that are not of one size."""
+    ours = facts["linnet"]
+    assert ours is not None
+    for name, other in facts.items():
+        if other is None:
+            continue
+        if abs(other.parameters / ours.parameters - 1) > 0.01:
+            raise RunFailed(
+                f"ours has {ours.parameters:,} parameters and {name} {other.parameters:,}: nothing is timed"
+            )
+        differ = [
+            *differences("in float32", ours.exact, other.exact, EXACT),
+            *differences("as it is timed", ours.used, other.used, USED),
+        ]
+        if not abs(ours.later - other.later) <= USED * abs(ours.later):  # also where one of them is no number
+            differ.append(f"the loss after {STEPS} steps is {ours.later:.4f} and {other.later:.4f}")
+        if differ:
+            raise RunFailed(f"ours and {name} differ from the same weights: {'; '.join(differ)}; nothing is timed")
 
 
-def time_in_turn(peers: dict[str, Peer], repeats: int) -> tuple[dict[str, Took], dict[str, list[Took]]]:
-    """The first step of each, and each in every turn after the unmeasured ones."""
-    first = {name: peer.step() for name, peer in peers.items()}
-    turns: dict[str, list[Took]] = {name: [] for name in peers}
-    for turn in range(repeats + WARM_UP - 1):
-        for name, peer in peers.items():
-            took = peer.step()
-            if turn >= WARM_UP - 1:
-                turns[name].append(took)
-    return first, turns
+def differences(when: str, ours: Gradient, other: Gradient, tolerance: float) -> Iterator[str]:
+    """What is not equal within the tolerance, or no number."""
+    if not abs(ours.loss - other.loss) <= tolerance:
+        yield f"the loss {when} is {ours.loss:.5f} and {other.loss:.5f} nats"
+    for part, norm in ours.norms.items():
+        if not abs(norm - other.norms[part]) <= tolerance * norm:
+            yield f"the norm of the gradient of {part} {when} is {norm:.4g} and {other.norms[part]:.4g}"
 
 
 def times_faster(seconds: dict[str, list[float]], peer: str) -> list[float]:
     """How many times as fast as this peer ours was, turn by turn, in ascending order."""
-    return sorted(theirs / mine for mine, theirs in zip(seconds["linnet"], seconds[peer], strict=True))
+    return sorted(theirs / mine for mine, theirs in zip(seconds["linnet"], seconds[peer], strict=False))
 
 
-def in_processor_time(turns: dict[str, list[Took]]) -> str:
+def processor_time_note(turns: Mapping[str, list[Took]]) -> str:
     """The ratios that a busy machine spoils less than those by the clock."""
     spent = {name: statistics.median(took.processor for took in taken) for name, taken in turns.items()}
     mine = spent.pop("linnet")
-    said = ", ".join(f"{name} {theirs / mine:.2f}" for name, theirs in spent.items())
-    return f"ratios in processor time ({mine:.2f} s a step of ours): {said}"
-
-
-def agree(peers: dict[str, Peer]) -> None:
-    """Refuse to time systems that do not compute the same, or that are not of one size."""
-    ours = peers["linnet"].ready
-    assert ours.loss is not None
-    for name, peer in peers.items():
-        loss, parameters = peer.ready.loss, peer.ready.parameters
-        if loss is None:
-            continue
-        if not abs(loss - ours.loss) <= TOLERANCE:
-            said = f"ours gives {ours.loss:.5f} nats and {name} {loss:.5f}"
-            raise RunFailed(f"{said} from the same weights: nothing is timed")
-        if abs(parameters / ours.parameters - 1) > 0.01:
-            raise RunFailed(f"ours has {ours.parameters:,} parameters and {name} {parameters:,}: nothing is timed")
+    ratios = ", ".join(f"{name} {theirs / mine:.2f}" for name, theirs in spent.items())
+    return f"ratios in processor time ({mine:.2f} s a step of ours): {ratios}"
 
 
 def bench_train(
@@ -205,6 +180,8 @@ def bench_train(
     *,
     precision: str = "auto",
     compile: str = "off",
+    device: str = "auto",
+    limit: float | None = None,
     repeats: int = 7,
     threads: int = 0,
     llama: str = "best",
@@ -212,28 +189,24 @@ def bench_train(
     """Speed and peak memory of ours at this precision beside the peers."""
     if llama not in ("best", "none", "sdpa", "eager"):
         raise BadInput(f'llama="{llama}" is none of best, none, sdpa and eager')
-    run, batch = shape.run(precision, compile, threads), random_batch(shape)
-    field = field_of(run, compiling=compile == "on", llama=llama)
-    systems, said = list(field.systems), ""
-    if field.llamas:
-        best, said = chosen_llama(field.llamas, run, batch)
-        systems.append(best)
-    with at_work(systems, run, batch) as peers:
-        agree(peers)
-        first, turns = time_in_turn(peers, repeats)
-        memory = {name: peer.peak() for name, peer in peers.items()}
-    seconds = {name: [took.seconds for took in taken] for name, taken in turns.items()}
-    facts = [said, *(f"{name} {why}" for name, why in field.absent.items()), peaks_in_words(run, shape, seconds)]
-    if compile == "on":
-        facts.append(f"our first step took {first['linnet'].seconds:.1f} s, compilation included")
+    clock = Limit(limit)
+    run, batch = shape.run(precision, compile, threads, device), random_batch(shape)
+    systems, absent = systems_of(run, compiling=compile == "on", llama=llama)
+    makes = {system.name: functools.partial(build, system, run, batch) for system in systems}
+    found = take_turns(makes, run.device, turns=repeats, warm_up=WARM_UP, limit=clock, check=check)
+    absent |= found.absent
+    seconds = {name: [took.seconds for took in taken] for name, taken in found.turns.items()}
+    later = ", ".join(f"{name} {facts.later:.3f}" for name, facts in found.facts.items() if facts is not None)
+    notes = [f"losses after {STEPS} steps: {later}", *(f"{name} {why}" for name, why in absent.items())]
+    notes.append(peaks_note(run, shape, seconds))
     if run.device == "cpu":
-        facts.append(in_processor_time(turns))
-    speed = speed_record(shape, run, compile, seconds, list(field.absent), facts)
-    return speed, memory_record(speed, memory, list(field.absent))
+        notes.append(processor_time_note(found.turns))
+    speed = speed_record(shape, run, compile, seconds, list(absent), notes)
+    return speed, memory_record(speed, found.peaks, list(absent), run.device != "cpu")
 
 
 def speed_record(
-    shape: Shape, run: Run, compile: str, seconds: dict[str, list[float]], absent: list[str], facts: list[str]
+    shape: Shape, run: Run, compile: str, seconds: dict[str, list[float]], absent: list[str], notes: list[str]
 ) -> BenchRecord:
     tokens = shape.batch * shape.context
     speeds = {name: tokens / statistics.median(taken) for name, taken in seconds.items()}
@@ -248,11 +221,11 @@ def speed_record(
         unit="tokens/s",
         n=len(seconds["linnet"]),
         machine=one_line(),
-        note="; ".join(text for text in (*facts, spread) if text),
+        note="; ".join(text for text in (*notes, spread) if text),
     )
 
 
-def memory_record(speed: BenchRecord, memory: dict[str, float], absent: list[str]) -> BenchRecord:
+def memory_record(speed: BenchRecord, memory: dict[str, float], absent: list[str], on_gpu: bool) -> BenchRecord:
     """The peak of each process; a ratio below 1 means that ours needs less. Products alone are no peer here."""
     mine = memory["linnet"]
     peers = {name: value for name, value in memory.items() if name != "linnet" and "products" not in name}
@@ -264,21 +237,21 @@ def memory_record(speed: BenchRecord, memory: dict[str, float], absent: list[str
         unit="MB",
         n=1,
         machine=speed.machine,
-        note="of the whole process, with Python and its libraries" if "cuda" not in speed.machine else "",
+        note="" if on_gpu else "of the whole process, with Python and its libraries",
     )
 
 
-def peaks_in_words(run: Run, shape: Shape, seconds: dict[str, list[float]]) -> str:
+def peaks_note(run: Run, shape: Shape, seconds: dict[str, list[float]]) -> str:
     """The measured peaks of this machine, and which share of the one that applies our step reaches."""
     torch.set_num_threads(run.threads)
     found = {name: matmul_flops(name, run.device) for name in ("float32", "bfloat16")}
-    said = ", ".join(f"{name} {peak / 1e9:,.1f} GFLOP/s" for name, peak in found.items() if peak is not None)
+    peaks = ", ".join(f"{name} {peak / 1e9:,.1f} GFLOP/s" for name, peak in found.items() if peak is not None)
     mine = shape.batch * shape.context / statistics.median(seconds["linnet"])
-    peak, flops = found.get(run.precision), 3.0 * costs(cast(ModelConfig, run.model)).flops_per_token
-    return f"measured matmul peaks: {said}{share_in_words(mine * flops, peak, run.precision)}"
+    peak, flops = found.get(run.precision), 3.0 * costs(shape.model()).flops_per_token
+    return f"measured matmul peaks: {peaks}{share_note(mine * flops, peak, run.precision)}"
 
 
-def share_in_words(flops: float, peak: float | None, precision: str) -> str:
+def share_note(flops: float, peak: float | None, precision: str) -> str:
     """How near a step comes to the peak; products this small may run faster than those it is measured with."""
     if peak is None:
         return ""

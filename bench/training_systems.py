@@ -1,4 +1,4 @@
-"""The systems that `linnet bench train` lets take turns, each in a process of its own.
+"""The systems that `linnet bench train` compares, each built in a process of its own.
 
 All of them start from the same weights, which a seed settles, and read the same rows.
 Legend: B = rows, T = tokens, N = B x T, W = width, H = heads, D = head width.
@@ -6,11 +6,9 @@ Legend: B = rows, T = tokens, N = B x T, W = width, H = heads, D = head width.
 
 from __future__ import annotations
 
-import functools
-import importlib.util
+import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -18,8 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bench.plain_gpt import plain_copy
-from bench.processes import Answer, Apart, peak_megabytes
+from bench.plain_gpt import NanoGpt, plain_copy
+from bench.processes import Working, synchronize
 from linnet.data import Batch
 from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.tokens import decoder
@@ -28,13 +26,20 @@ from linnet.exchange.hf import shape_json
 from linnet.exchange.layouts import give
 from linnet.model.attention import BLOCK
 from linnet.model.config import ModelConfig
+from linnet.model.model import Model
 from linnet.training.allocator import keep_freed_memory
 from linnet.training.distributed import Processes
 from linnet.training.learner import DTYPES, Learner, autocast
 from linnet.training.run import Run
 
-Step = Callable[[], Tensor]
-Kind = Literal["linnet", "plain", "llama", "products"]
+EXACT_ROWS = 2  # that are compared in float32, without compiling
+STEPS = 5  # the last of which the loss is compared
+PARTS = {  # of a gradient, by what the parameters of ours, of the plain GPTs and of Llama are called
+    "norms": r"norm|ln\d",
+    "embedding": r"embed|tokens|positions",
+    "attention": r"mixer|self_attn|\.(q|k|v|o|qkv|out)\.",
+    "feedforward": r"feedforward|mlp|\.(gate|up|down)\.",
+}
 
 
 @dataclass(frozen=True)
@@ -42,35 +47,84 @@ class System:
     """Who trains, and how."""
 
     name: str
-    kind: Kind
+    kind: Literal["linnet", "plain", "nanogpt", "llama", "products"]
     precision: str = "float32"
     compiled: bool = False
     attention: str = "sdpa"  # of transformers: sdpa or eager
-    keeping: bool = True  # tell glibc to keep freed memory
+    keep_memory: bool = True  # tell glibc to keep freed memory
 
 
-def installed(library: str) -> bool:
-    return importlib.util.find_spec(library) is not None
+@dataclass(frozen=True)
+class Gradient:
+    """A loss, and the norm of its gradient in each part of the network."""
+
+    loss: float
+    norms: dict[str, float]
+
+    @classmethod
+    def of(cls, loss: Tensor, parameters: Iterable[tuple[str, nn.Parameter]]) -> Gradient:
+        squares = dict.fromkeys(PARTS, 0.0)
+        for name, parameter in parameters:
+            part = next(part for part, pattern in PARTS.items() if re.search(pattern, name))
+            assert parameter.grad is not None, f"{name} has no gradient"
+            squares[part] += float(parameter.grad.double().square().sum())
+        return cls(float(loss), {part: square**0.5 for part, square in squares.items()})
 
 
-class PlainTrainer:
+@dataclass(frozen=True)
+class Facts:
+    """What systems that compute the same agree on."""
+
+    parameters: int
+    exact: Gradient  # of a few rows, in float32 and not compiled
+    used: Gradient  # of the whole batch, as it is timed
+    later: float  # the loss after some steps, as they are timed
+
+
+@dataclass(frozen=True)
+class Took:
+    """One step by the clock, and by the processor: the second hardly sees what else the machine does."""
+
+    seconds: float
+    processor: float
+
+
+class Trainer:
     """The usual loop around a module that gives a loss: fused AdamW, clipping, nothing else."""
 
     def __init__(self, model: nn.Module, device: torch.device, precision: str, compiled: bool) -> None:
         self.model = model.to(device)
         self.device, self.precision = device, precision
-        self.optim = torch.optim.AdamW(self.model.parameters(), lr=1e-3, fused=True)
+        self.optim = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0, fused=True)
         if compiled:
             self.model.compile()
 
-    def step(self, ids: Tensor, targets: Tensor) -> Tensor:
+    def backward(self, batch: Batch) -> Tensor:
         with autocast(self.device, self.precision):
-            loss = self.model(ids.to(self.device), targets.to(self.device))
+            loss: Tensor = self.model(batch["ids"].to(self.device), batch["next.ids"].to(self.device))
         loss.backward()
+        return loss.detach()
+
+    def step(self, batch: Batch) -> Tensor:
+        loss = self.backward(batch)
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optim.step()
         self.optim.zero_grad(set_to_none=True)
-        return loss.detach()
+        return loss
+
+
+class Ours:
+    """The same face of our learner. The run has a constant rate and the optimiser of `Trainer`."""
+
+    def __init__(self, run: Run) -> None:
+        self.learner = Learner(run, ArithmeticData().codec(), torch.device(run.device), Processes())
+        self.model = decoder(self.learner.network)
+
+    def backward(self, batch: Batch) -> Tensor:
+        return self.learner.gradients(batch, 0)
+
+    def step(self, batch: Batch) -> Tensor:
+        return self.learner.step(batch, 0, 1).loss
 
 
 class Llama(nn.Module):
@@ -80,8 +134,8 @@ class Llama(nn.Module):
         super().__init__()
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        said = shape_json(config, "llama") | {"use_cache": False, "attn_implementation": attention}
-        self.llama = LlamaForCausalLM(LlamaConfig(**said))
+        settings = shape_json(config, "llama") | {"use_cache": False, "attn_implementation": attention}
+        self.llama = LlamaForCausalLM(LlamaConfig(**settings))
         named = {name: value.clone() for name, value in give(weights, "llama", config)}
         left = self.llama.load_state_dict(named, strict=False)
         if left.unexpected_keys or set(left.missing_keys) - {"lm_head.weight"}:
@@ -92,7 +146,78 @@ class Llama(nn.Module):
         return F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
 
-def matrix_products(config: ModelConfig, rows: int, dtype: torch.dtype, device: str) -> Step:
+def build(system: System, run: Run, batch: Batch) -> Working:
+    """This system at work in its process: facts for the comparison, then one step a turn."""
+    if system.keep_memory:
+        keep_freed_memory()
+    torch.set_num_threads(run.threads)
+    device = torch.device(run.device)
+    if system.kind == "products":
+        dtype = DTYPES.get(system.precision, torch.float32)
+        return Working(
+            None, clocked(matrix_products(cast(ModelConfig, run.model), batch.rows, dtype, run.device), run.device)
+        )
+    trainer, facts = prepared(system, run, batch, device)
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    return Working(facts, clocked(lambda: trainer.step(batch), run.device), run.device)
+
+
+def prepared(system: System, run: Run, batch: Batch, device: torch.device) -> tuple[Trainer | Ours, Facts]:
+    """A trainer that has taken its first steps, and what it computed in them."""
+    few = batch.slice(slice(EXACT_ROWS))
+    ours = Ours(changed(run, "float32", compiled=False))
+    mine = system.kind == "linnet"
+    exact = ours if mine else Trainer(peer(system, ours.model), device, "float32", compiled=False)
+    del ours
+    first = gradient(exact, few)
+    if mine:
+        del exact
+        trainer: Trainer | Ours = Ours(changed(run, system.precision, compiled=system.compiled))
+    else:
+        trainer = Trainer(exact.model, device, system.precision, system.compiled)
+    used = gradient(trainer, batch)
+    for _ in range(STEPS):
+        trainer.step(batch)
+    later = float(trainer.step(batch))
+    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    return trainer, Facts(parameters, first, used, later)
+
+
+def changed(run: Run, precision: str, *, compiled: bool) -> Run:
+    training = run.training.model_copy(update={"compile": "on" if compiled else "off"})
+    return run.model_copy(update={"precision": precision, "training": training})
+
+
+def peer(system: System, ours: Model) -> nn.Module:
+    """A module that gives a loss, with the weights of ours where it has the same architecture."""
+    if system.kind == "nanogpt":
+        return NanoGpt(ours.config)
+    if system.kind == "plain":
+        return plain_copy(ours)
+    weights = {name: value.detach().cpu() for name, value in ours.state_dict().items()}
+    return Llama(ours.config, weights, system.attention)
+
+
+def gradient(trainer: Trainer | Ours, batch: Batch) -> Gradient:
+    found = Gradient.of(trainer.backward(batch), trainer.model.named_parameters())
+    trainer.model.zero_grad(set_to_none=True)
+    return found
+
+
+def clocked(step: Callable[[], object], device: str) -> Callable[[], Took]:
+    def turn() -> Took:
+        synchronize(device)
+        began, worked = time.perf_counter(), time.process_time()
+        step()
+        synchronize(device)
+        return Took(time.perf_counter() - began, time.process_time() - worked)
+
+    return turn
+
+
+def matrix_products(config: ModelConfig, rows: int, dtype: torch.dtype, device: str) -> Callable[[], None]:
     """All matrix products of one training step and nothing else: forward, and both gradients of each."""
     tokens, heads, width = config.context, config.attention.heads, config.head_width
     mixing = (heads + 2 * config.kv_heads) * width, config.width
@@ -104,11 +229,11 @@ def matrix_products(config: ModelConfig, rows: int, dtype: torch.dtype, device: 
     sides = {size for shape in shapes for size in shape}
     flat = {size: torch.randn(rows * tokens, size, device=device).to(dtype) for size in sides}
     spans = [(first, min(first + BLOCK, tokens)) for first in range(0, tokens, BLOCK)]
-    if len(spans) < 2 or tokens < 2 * BLOCK:
+    if tokens < 2 * BLOCK:
         spans = [(0, tokens)]
     q = torch.randn(rows * heads, tokens, width, device=device).to(dtype)
 
-    def step() -> Tensor:
+    def step() -> None:
         for out, into in shapes:
             weight, x, gradient = made[out, into], flat[into], flat[out]
             x @ weight.T
@@ -123,104 +248,5 @@ def matrix_products(config: ModelConfig, rows: int, dtype: torch.dtype, device: 
                 scores.mT @ part
                 part @ seen.mT
                 scores.mT @ part
-        return torch.zeros(())
 
     return step
-
-
-@dataclass(frozen=True)
-class Ready:
-    """What a process says of its system before it takes turns."""
-
-    loss: float | None  # of the first batch, in float32, before any step
-    parameters: int
-
-
-@dataclass(frozen=True)
-class Took:
-    """One step by the clock, and by the processor: the second hardly sees what else the machine does."""
-
-    seconds: float
-    processor: float
-
-
-def system(asked: System, run: Run, batch: Batch) -> tuple[Ready, Step]:
-    """The first loss and the step of this system, from the weights that the run's seed gives."""
-    device = torch.device(run.device)
-    if asked.kind == "products":
-        dtype = DTYPES.get(asked.precision, torch.float32)
-        return Ready(None, 0), matrix_products(cast(ModelConfig, run.model), batch.rows, dtype, run.device)
-    training = run.training.model_copy(update={"compile": "on" if asked.compiled else "off"})
-    run = run.model_copy(update={"precision": asked.precision, "training": training})
-    ours = Learner(run, ArithmeticData().codec(), device, Processes())
-    model = decoder(ours.network)
-    if asked.kind == "linnet":
-        return of_linnet(ours, batch)
-    weights = {name: value.detach().cpu() for name, value in model.state_dict().items()}
-    peer = plain_copy(model) if asked.kind == "plain" else Llama(model.config, weights, asked.attention)
-    return of_a_peer(peer.to(device), asked, batch, device)
-
-
-def of_linnet(ours: Learner, batch: Batch) -> tuple[Ready, Step]:
-    with torch.no_grad():
-        model = decoder(ours.network)
-        hidden = model(batch["ids"].to(ours.device)).hidden
-        loss = float(model.head.nll(hidden, batch["next.ids"].to(ours.device)).mean())
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Ready(loss, parameters), lambda: ours.step(batch, 0, 1).loss
-
-
-def of_a_peer(model: nn.Module, asked: System, batch: Batch, device: torch.device) -> tuple[Ready, Step]:
-    with torch.no_grad():
-        loss = float(model(batch["ids"].to(device), batch["next.ids"].to(device)))
-    trainer = PlainTrainer(model, device, asked.precision, asked.compiled)
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    return Ready(loss, parameters), lambda: trainer.step(batch["ids"], batch["next.ids"])
-
-
-def at_its_place(asked: System, run: Run, batch: Batch) -> Answer:
-    """This system in the process that it works in: it is asked whether it is ready, for a step, for its memory."""
-    if asked.keeping:
-        keep_freed_memory()
-    torch.set_num_threads(run.threads)
-    ready, step = system(asked, run, batch)
-    wait = torch.cuda.synchronize if run.device == "cuda" else lambda: None
-
-    def timed() -> Took:
-        wait()
-        began, worked = time.perf_counter(), time.process_time()
-        step()
-        wait()
-        return Took(time.perf_counter() - began, time.process_time() - worked)
-
-    answers = {"ready": lambda: ready, "step": timed, "peak": lambda: peak_megabytes(run.device)}
-    return lambda question: answers[question]()
-
-
-class Peer(Apart):
-    """A system at work in its process, seen from outside."""
-
-    def __init__(self, asked: System, run: Run, batch: Batch) -> None:
-        super().__init__(asked.name, functools.partial(at_its_place, asked, run, batch))
-        self.ready: Ready = self.ask("ready")
-
-    def step(self) -> Took:
-        took: Took = self.ask("step")
-        return took
-
-    def peak(self) -> float:
-        """The megabytes that it needed."""
-        return float(self.ask("peak"))
-
-
-@contextmanager
-def at_work(systems: list[System], run: Run, batch: Batch) -> Iterator[dict[str, Peer]]:
-    """All of these, started one after the other; none survives the block."""
-    peers: dict[str, Peer] = {}
-    try:
-        for asked in systems:
-            peers[asked.name] = Peer(asked, run, batch)
-        yield peers
-    finally:
-        for peer in peers.values():
-            peer.close()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
-import multiprocessing
 from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from bench import decoding
 from bench.decoding import bench_decode, check_equal
-from bench.decoding_peers import CTranslate2, Ours
-from bench.decoding_systems import portable, random_model
-from bench.processes import Answer, Apart
+from bench.decoding_systems import CTranslate2, Ours, portable_model, random_model
 from bench.training import Shape
 from linnet.cli.app import build
 from linnet.decoding.products import packed
@@ -25,7 +23,16 @@ TINY = Shape(depth=1, width=64, heads=2, vocabulary=97, context=264)
 
 def test_each_scene_has_a_record_of_each_number_format():
     found = list(
-        bench_decode(TINY, weights=("float32", "int8"), rows=2, tokens=4, repeats=1, compile=False, only="samples")
+        bench_decode(
+            TINY,
+            weights=("float32", "int8"),
+            rows=2,
+            tokens=4,
+            repeats=1,
+            compile=False,
+            only="samples",
+            device="cpu",
+        )
     )
     assert [record.name for record in found] == [
         "decode 1x64, 2 samples of one prompt, float32",
@@ -71,7 +78,7 @@ def test_a_context_that_the_scenes_do_not_fit_into_is_refused():
 )
 def test_ctranslate2_writes_the_same_tokens(tmp_path: Path) -> None:
     model = random_model(TINY)
-    theirs = CTranslate2(portable(model), tmp_path, "float32", threads=1)
+    theirs = CTranslate2(portable_model(model), tmp_path, "float32", threads=1)
     prompts = [(5, 6, 7), (8, 9, 10)]
     assert theirs.decode(prompts, 1, 12, True) == Ours(model).decode(prompts, 1, 12, True)
     assert [len(ids) for ids in theirs.decode(prompts, 3, 5, False)] == [5] * 6
@@ -89,14 +96,17 @@ def test_a_shape_that_no_model_has_is_refused(verb: str, shape: str, setting: st
     assert reason in result.stderr.partition("heads: ")[2]
 
 
-def answering() -> Answer:
-    """What a system in a process of its own may leave behind: a semaphore, which it gives back as it ends."""
-    lock = multiprocessing.get_context("spawn").Lock()
-    return lambda question: (question, repr(lock))[0]
+def test_on_a_gpu_only_programs_that_run_there_take_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoding, "native_bfloat16", lambda device: True)
+    assert [system.name for system in decoding.peers("cuda")] == [
+        "transformers float32", "transformers bfloat16", "transformers bfloat16 static",
+    ]  # fmt: skip
+    assert set(decoding.absent("cuda").values()) == {"skipped: measured on the processor only"}
 
 
-def test_processes_end_by_themselves(capfd: pytest.CaptureFixture[str]) -> None:
-    apart = Apart("one", answering)
-    assert apart.ask(3) == 3
-    apart.close()
-    assert apart.process.exitcode == 0, "terminated, it would be -15, and leave semaphores to be complained about"
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here")
+def test_decoding_is_measured_on_a_gpu() -> None:
+    found = list(bench_decode(TINY, rows=2, tokens=4, repeats=1, compile=False, only="prompts", device="cuda"))
+    assert [record.name.rpartition(", ")[2] for record in found] == ["float32", "bfloat16"]
+    assert all(record.ours > 0 and record.peers["transformers float32"] for record in found)

@@ -12,8 +12,20 @@ import typer
 import linnet
 from linnet.cli.face import speaking
 from linnet.cli.groups import Groups
-from linnet.cli.options import DataOption, DebugOption, JsonOption, PrecisionOption, SettingsOption
+from linnet.cli.options import (
+    DataOption,
+    DebugOption,
+    DeviceOption,
+    JsonOption,
+    PrecisionOption,
+    SettingsOption,
+)
 from linnet.errors import BadInput
+
+LimitOption = Annotated[
+    float | None,
+    typer.Option("--limit", min=1, help="End within about so many seconds: fewer turns, or fewer peers."),
+]
 
 
 def benchmark(name: str) -> Any:
@@ -34,15 +46,17 @@ def bench_train(
     precision: PrecisionOption = None,
     batch: Annotated[int, typer.Option("--batch", min=1, help="Rows of a step.")] = 16,
     context: Annotated[int, typer.Option("--context", min=1, help="Tokens of a row.")] = 128,
+    device: DeviceOption = None,
+    limit: LimitOption = None,
     settings: SettingsOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Train beside a plain PyTorch GPT and transformers' Llama.
 
-    All have the same shape and weights, each in a process of its own, and take turns; peak memory is printed too.
-    The model's own matrix products alone are the bound. --set takes heads, vocabulary, repeats, threads, and llama
-    (best, none, sdpa or eager).
+    All have the same shape and weights, each in a process of its own. They must agree on losses and gradients;
+    then they take turns, on a GPU one after the other. Peak memory is printed too. The model's own matrix products
+    alone are the bound. --set takes heads, vocabulary, repeats, threads, and llama (best, none, sdpa or eager).
     """
     with speaking(json=json, debug=debug) as face:
         training = benchmark("training")
@@ -51,27 +65,31 @@ def bench_train(
         usual = {"heads": 8, "vocabulary": 16_000, "context": context, "batch": batch}
         chosen = options_of(settings or [], **usual, repeats=7, threads=0, llama="best")
         sizes = training.Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
-        how = "on" if compiled else "off"
-        face.show(*training.bench_train(sizes, precision=precision or "auto", compile=how, **chosen))
+        chosen |= {"compile": "on" if compiled else "off", "device": device or "auto", "limit": limit}
+        face.show(*training.bench_train(sizes, precision=precision or "auto", **chosen))
 
 
 def bench_decode(
     shape: Annotated[str, typer.Option("--shape", help="Layers x width.")] = "6x512",
     weights: Annotated[
-        str, typer.Option("--weights", help="Number formats of ours: float32, float16, bfloat16, int8, int4.")
-    ] = "float32,float16,int8",
+        str | None,
+        typer.Option("--weights", help="Number formats of ours: float32, float16, bfloat16, int8, int4."),
+    ] = None,
     only: Annotated[
         str | None, typer.Option("--only", help="A scene: stream, prompts or samples.", show_default=False)
     ] = None,
     compiled: Annotated[bool, typer.Option("--compile/--eager", help="Compile our steps.")] = True,
+    device: DeviceOption = None,
+    limit: LimitOption = None,
     settings: SettingsOption = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Decode beside transformers, and beside llama.cpp and CTranslate2 where they are installed.
 
-    All have the same weights and take turns, after a check that they write the same tokens; --set takes heads,
-    vocabulary, context, rows, tokens (2 or more; one stream writes twice as many), repeats and threads.
+    All have the same weights and take turns, on a GPU one after the other, after a check that they write the same
+    tokens. --set takes heads, vocabulary, context, rows, tokens (2 or more; one stream writes twice as many),
+    repeats and threads.
     """
     with speaking(json=json, debug=debug) as face:
         decoding = benchmark("decoding")
@@ -84,10 +102,15 @@ def bench_decode(
         )
         torch.set_num_threads(chosen.pop("threads") or torch.get_num_threads())
         sizes = {key: chosen.pop(key) for key in ("heads", "vocabulary", "context")}
-        formats = [name.strip() for name in weights.split(",")]
-        for record in decoding.bench_decode(
-            decoding.Shape.parse(shape, **sizes), weights=formats, compile=compiled, only=only, **chosen
-        ):
+        formats = weights and [name.strip() for name in weights.split(",")]
+        chosen |= {
+            "weights": formats,
+            "compile": compiled,
+            "only": only,
+            "device": device or "auto",
+            "limit": limit,
+        }
+        for record in decoding.bench_decode(decoding.Shape.parse(shape, **sizes), **chosen):
             face.show(record)
 
 

@@ -68,7 +68,7 @@ class Learner:
         """One optimiser step on this batch, cut into micro-batches whose tokens all weigh the same."""
         config = self.run.optim
         self.network.train()
-        loss = self._gradients(batch, step)
+        loss = self.gradients(batch, step)
         for optim in self.optims:
             self.scaler.unscale_(optim)
         limit = config.clip if config.clip else float("inf")
@@ -83,7 +83,7 @@ class Learner:
             self.ema.follow(self.network)
         return Moved(loss, norm)
 
-    def _gradients(self, batch: Batch, step: int) -> Tensor:
+    def gradients(self, batch: Batch, step: int) -> Tensor:
         """Add up the gradients of all micro-batches; returns nats per counted token of the whole batch."""
         world, parts = self.processes.world, micro_batches(batch, self.run.training.accumulation)
         counted = max(1.0, float(batch["weights"].sum()))  # still on the host, so nothing waits for the device
