@@ -23,10 +23,10 @@ from linnet.decoding.engine import generate
 from linnet.decoding.products import Weights, named, packed
 from linnet.decoding.requests import Decoding, Request, Sampling
 from linnet.decoding.runner import Runner
-from linnet.exchange.expressing import Portable
-from linnet.exchange.gguf_writing import Kind, write_gguf
+from linnet.exchange.families import Portable
+from linnet.exchange.gguf_model import Kind, write_gguf
 from linnet.exchange.hf import write_folder
-from linnet.exchange.tokens import numbers
+from linnet.exchange.tokens import ids_codec
 from linnet.model.model import Model
 from linnet.training.checkpoint import weights_of
 
@@ -267,7 +267,7 @@ def random_model(shape: Shape) -> Model:
 
 def portable_model(model: Model) -> Portable:
     """The model as other programs get it; its tokens are written as their numbers."""
-    return Portable(model.config, weights_of(model), numbers("bench", model.config.vocabulary, []).codec)
+    return Portable(model.config, weights_of(model), ids_codec("bench", model.config.vocabulary, [])[0])
 
 
 def ours(model: Model, weights: Weights, scene: Scene, *, compile: bool, share: bool = True) -> Ours:

@@ -20,7 +20,6 @@ from bench.training_systems import STEPS, Facts, Gradient, System, Took, build
 from linnet.data import Batch
 from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.errors import BadInput, RunFailed
-from linnet.exchange.families import mistakes
 from linnet.machine import compiler_at_hand, matmul_flops, native_bfloat16, one_line
 from linnet.model.config import ModelConfig
 from linnet.model.costs import costs
@@ -28,6 +27,7 @@ from linnet.records import BenchRecord
 from linnet.training.resolve import settle
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 from linnet.training.schedules import Constant
+from linnet.untrusted import in_words
 
 EXACT = 2e-3  # between ours and a peer, both in float32: of nats, and as a share of the norms of a gradient
 USED = 0.03  # the same as they are timed: rounding of bfloat16 moves small gradients by some per cent
@@ -71,7 +71,9 @@ class Shape:
             )
         except ValidationError as error:
             shape = f"{self.depth}x{self.width} with {self.heads} heads"
-            raise BadInput(f"there is no model of the shape {shape}: {'; '.join(mistakes(error))}") from None
+            raise BadInput(
+                f"there is no model of the shape {shape}: {'; '.join(map(in_words, error.errors()))}"
+            ) from None
 
     def run(self, precision: str, compile: str, threads: int = 0, device: str = "auto") -> Run:
         """A run whose steps are those of a plain AdamW at a constant rate."""

@@ -22,8 +22,8 @@ from linnet.data import Batch
 from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.tokens import decoder
 from linnet.errors import RunFailed
-from linnet.exchange.hf import shape_json
-from linnet.exchange.layouts import give
+from linnet.exchange.families import LLAMA
+from linnet.exchange.layouts import written_tensors
 from linnet.model.attention import BLOCK
 from linnet.model.config import ModelConfig
 from linnet.model.model import Model
@@ -134,9 +134,9 @@ class Llama(nn.Module):
         super().__init__()
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        settings = shape_json(config, "llama") | {"use_cache": False, "attn_implementation": attention}
+        settings = LLAMA.write(config) | {"use_cache": False, "attn_implementation": attention}
         self.llama = LlamaForCausalLM(LlamaConfig(**settings))
-        named = {name: value.clone() for name, value in give(weights, "llama", config)}
+        named = {name: value.clone() for name, value in written_tensors(weights, LLAMA.layout(config))}
         left = self.llama.load_state_dict(named, strict=False)
         if left.unexpected_keys or set(left.missing_keys) - {"lm_head.weight"}:
             raise RunFailed(f"transformers' Llama has other weights than ours: {left}")

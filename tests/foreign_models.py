@@ -9,9 +9,9 @@ import torch
 
 from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
-from linnet.exchange.expressing import Portable
+from linnet.exchange.families import Portable
 from linnet.exchange.hf import write_folder
-from linnet.exchange.tokens import numbers
+from linnet.exchange.tokens import ids_codec
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, RotaryScaling
 from linnet.model.model import Model
 from linnet.tokenization import TokenizerCodec
@@ -89,7 +89,7 @@ def llama_config(**changes: object) -> ModelConfig:
 
 
 def writable_configs() -> dict[str, ModelConfig]:
-    """One of each thing that a Llama or a Qwen3 can be."""
+    """One of each thing that the families can be which linnet writes."""
     slowed = RotaryScaling(kind="llama3", factor=8.0, context=16)
     return {
         "grouped, untied": llama_config(),
@@ -111,6 +111,13 @@ def writable_configs() -> dict[str, ModelConfig]:
         "qk-norm, untied": llama_config(
             attention=AttentionConfig(heads=4, kv_heads=2, qk_norm=True, bias=True), context=64
         ),
+        "qkv biased": llama_config(attention=AttentionConfig(heads=4, kv_heads=2, bias="qkv", rotary_base=1e6)),
+        "gemma": llama_config(
+            attention=AttentionConfig(heads=4, kv_heads=1, head_width=16),
+            feedforward=FeedForwardConfig(kind="geglu_tanh", width=40),
+            head=HeadConfig(),
+            embedding_scale=24**0.5,
+        ),
     }
 
 
@@ -120,7 +127,7 @@ def portable(config: ModelConfig, codec: TokenizerCodec | None = None, seed: int
 
 def numbered(vocabulary: int) -> TokenizerCodec:
     """The codec of a folder without a tokenizer."""
-    return numbers("here", vocabulary, []).codec
+    return ids_codec("here", vocabulary, [])[0]
 
 
 def model_of(brought: Portable) -> Model:

@@ -88,13 +88,13 @@ def configs(draw: st.DrawFn, *, mixers: tuple[Any, ...] = MIXERS, causal: bool =
             head_width=draw(st.sampled_from([None, 2, 6])),
             causal=causal,
             qk_norm=draw(st.booleans()),
-            bias=draw(st.booleans()),
+            bias=draw(st.sampled_from([False, True, "qkv"])),
             rotary_width=draw(st.sampled_from([None, 2])),
             value_embeddings=draw(st.sampled_from(["none", "none", "alternate", "all"])),
             rotary_scaling=draw(st.sampled_from([None, RotaryScaling(kind="llama3", factor=4, context=16)])),
         ),
         feedforward=FeedForwardConfig(
-            kind=draw(st.sampled_from(["gelu", "gelu_tanh", "geglu", "swiglu", "relu2"])),
+            kind=draw(st.sampled_from(["gelu", "gelu_tanh", "geglu", "geglu_tanh", "swiglu", "relu2"])),
             width=draw(st.sampled_from([None, 10])),
             bias=draw(st.booleans()),
         ),
@@ -102,6 +102,7 @@ def configs(draw: st.DrawFn, *, mixers: tuple[Any, ...] = MIXERS, causal: bool =
         head=HeadConfig(
             tied=draw(st.booleans()), bias=draw(st.booleans()), softcap=draw(st.sampled_from([None, 5.0]))
         ),
+        embedding_scale=draw(st.sampled_from([1.0, 1.0, 8**0.5])),
         scaled_residual=draw(st.booleans()),
         parallel=draw(st.booleans()),
     )

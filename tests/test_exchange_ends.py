@@ -15,9 +15,8 @@ from linnet import workbench
 from linnet.cli.app import build
 from linnet.codecs import CharacterCodec
 from linnet.errors import BadInput
-from linnet.exchange.expressing import Portable
-from linnet.exchange.gguf_reading import read_gguf
-from linnet.exchange.gguf_writing import write_gguf
+from linnet.exchange.families import Portable
+from linnet.exchange.gguf_model import read_gguf, write_gguf
 from linnet.exchange.hf import read_folder, write_folder
 from linnet.tokenization import TokenizerCodec
 
@@ -133,7 +132,7 @@ def test_a_model_of_ids_says_with_which_to_begin(tmp_path: Path) -> None:
 def test_gguf_files_name_their_ends_too(tmp_path: Path) -> None:
     model = Portable(MODEL, portable(MODEL).weights, trained(), (7, 8, 9))
     written = write_gguf(tmp_path / "m.gguf", model, "f32", "m")
-    assert "samples of this model end at the ids 9, too, which a GGUF file has no place for" in written.notes
+    assert "samples of this model end at the ids 9, too, which a GGUF file has no key for" in written.notes
     found = read_gguf(tmp_path / "m.gguf")
     assert (found.model.codec.end_name, found.model.further_ends) == ("<end>", (7, 8))
     assert "as m.gguf says" in found.notes[0]
@@ -173,8 +172,10 @@ def test_reasons_that_only_follow_from_another_are_not_given(tmp_path: Path) -> 
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(BadInput, match=r"config.json: n_embd is missing$"):
         read_folder(tmp_path)
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral"}))
-    with pytest.raises(BadInput, match=r'"mistral" is unknown here; linnet reads gpt2, gpt_neox, llama, qwen3$'):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "bloom"}))
+    with pytest.raises(
+        BadInput, match=r'"bloom" is unknown here; linnet reads gemma, gpt2, gpt_neox, llama, mistral, '
+    ):
         read_folder(tmp_path)
 
 

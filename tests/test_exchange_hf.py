@@ -29,8 +29,9 @@ from foreign_models import (
 from linnet import workbench
 from linnet.codecs import CharacterCodec, Codec
 from linnet.domains.arithmetic.codec import ArithmeticCodec
-from linnet.exchange.expressing import Portable, settled
+from linnet.exchange.families import Portable
 from linnet.exchange.hf import read_folder, write_folder
+from linnet.exchange.settings import settled
 from linnet.exchange.tokens import read_tokenizer
 from linnet.model.config import AttentionConfig, ModelConfig
 from linnet.tokenization import TokenizerCodec
@@ -62,8 +63,9 @@ def test_transformers_computes_what_we_compute(hf: Any, name: str, tmp_path: Pat
     ours = portable(config)
     family, notes = write_folder(tmp_path, ours)
     theirs = loaded(hf, tmp_path)
-    assert type(theirs).__name__ == {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}[family]
-    assert family == ("qwen3" if config.attention.qk_norm else "llama")
+    assert type(theirs).__name__ == f"{family.capitalize()}ForCausalLM"
+    known = {"qk-norm, tied": "qwen3", "qk-norm, untied": "qwen3", "qkv biased": "qwen2", "gemma": "gemma"}
+    assert family == known.get(name, "llama")
     assert not notes
     ids = random_ids(2, config.context, vocabulary=config.vocabulary)
     torch.testing.assert_close(their_logits(theirs, ids), logits_of(model_of(ours), ids), rtol=0, atol=CLOSE)
@@ -109,6 +111,19 @@ def their_models(hf: Any) -> dict[str, Any]:
             hf.LlamaConfig(**llama, num_key_value_heads=1, tie_word_embeddings=True, rms_norm_eps=1e-5)
         ),
         "qwen3": hf.Qwen3ForCausalLM(hf.Qwen3Config(**llama, num_key_value_heads=2, head_dim=16)),
+        "qwen2": hf.Qwen2ForCausalLM(hf.Qwen2Config(**llama, num_key_value_heads=2, rope_parameters=angles)),
+        "mistral": hf.MistralForCausalLM(
+            hf.MistralConfig(**llama, num_key_value_heads=1, head_dim=10, sliding_window=None)
+        ),
+        "mistral, a window of all": hf.MistralForCausalLM(
+            hf.MistralConfig(**llama, num_key_value_heads=2, sliding_window=48)
+        ),
+        "gemma": hf.GemmaForCausalLM(hf.GemmaConfig(**llama, num_key_value_heads=1, head_dim=256)),
+        "gemma, exact gelu, untied": hf.GemmaForCausalLM(
+            hf.GemmaConfig(
+                **llama, num_key_value_heads=4, head_dim=16, hidden_act="gelu", tie_word_embeddings=False
+            )
+        ),
         "pythia": hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**neox)),
         "neox in sequence": hf.GPTNeoXForCausalLM(
             hf.GPTNeoXConfig(**neox, use_parallel_residual=False, attention_bias=False, rope_parameters=whole)
@@ -264,7 +279,7 @@ def test_their_tokenizers_give_the_same_ids_here(hf: Any, tmp_path: Path) -> Non
         folder, size = tmp_path / name, 700
         config = {"model_type": "gpt2", "vocab_size": size, "eos_token_id": 2 if name == "pieces" else 0}
         (folder / "config.json").write_text(json.dumps(config))
-        codec = read_tokenizer(folder, config, size).codec
+        codec = read_tokenizer(folder, config, size)[0]
         assert (codec.begin_name, codec.end_name) == framing
         theirs = hf.GPT2Tokenizer.from_pretrained(folder) if name == "old" else backend.from_pretrained(folder)
         begin = [] if codec.begin is None else [codec.begin]

@@ -18,9 +18,9 @@ from safetensors.torch import load_file, save_file
 from foreign_models import folder_of, llama_config, portable, trained
 from linnet import workbench
 from linnet.errors import BadInput
-from linnet.exchange.expressing import Portable, differing, settled
-from linnet.exchange.families import config_of
-from linnet.exchange.hf import expressible, read_folder, write_folder
+from linnet.exchange.families import Portable, family_for, read_config
+from linnet.exchange.hf import read_folder, write_folder
+from linnet.exchange.settings import differences, settled
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
 from linnet.tokenization import TokenizerCodec
 from linnet.training.checkpoint import weights_of
@@ -31,33 +31,39 @@ from small_models import configs, random_model
 @settings(max_examples=60)
 def test_a_model_is_written_or_every_choice_in_its_way_is_named(config: ModelConfig) -> None:
     """The list is made here from the choices themselves; nothing else may stand in the way."""
-    rotary = config.positions == "rotary"
+    rotary, bias, scale = config.positions == "rotary", config.attention.bias, config.embedding_scale
+    family = "gemma" if scale != 1 else "llama"
+    family = "qwen3" if config.attention.qk_norm else "qwen2" if bias == "qkv" else family
     expected = {
         "model.mixer": config.mixer != "attention",
         "model.positions": not rotary,
         "model.attention.rotary_width": rotary and config.rotary_width != config.head_width,
+        "model.attention.value_embeddings": config.attention.value_embeddings != "none",
+        "model.attention.bias": bias is True if family == "gemma" else bias == "qkv" and family == "qwen3",
+        "model.embedding_scale": scale != (config.width**0.5 if family == "gemma" else 1),
         "model.parallel": config.parallel,
         "model.norm.kind": config.norm.kind == "layer",
+        "model.norm.bias": config.norm.bias,
         "model.feedforward.kind": not config.gated,
-        "model.feedforward.bias": config.gated and config.feedforward.bias and config.attention.qk_norm,
+        "model.feedforward.bias": config.feedforward.bias and family != "llama",
         "model.head.bias": config.head.bias,
         "model.head.softcap": config.head.softcap is not None,
-        "model.width": not config.attention.qk_norm and config.width % config.attention.heads != 0,
+        "model.width": family in ("llama", "qwen2") and config.width % config.attention.heads != 0,
     }
     if not any(expected.values()):
-        assert expressible(config) == ("qwen3" if config.attention.qk_norm else "llama")
+        assert family_for(config).name == family
         return
     with pytest.raises(BadInput) as refused:
-        expressible(config)
+        family_for(config)
     said = str(refused.value)
     assert {key for key in expected if key in said} == {key for key, here in expected.items() if here}
 
 
 def test_settings_that_nobody_thought_of_are_found_by_reading_back() -> None:
-    ours = settled(llama_config())
-    assert differing(ours, settled(llama_config())) == []
-    changed = {**ours, "attention": {**ours["attention"], "sinks": 2}}
-    assert differing(changed, ours) == ["model.attention.sinks=2 has no place in it"]
+    ours = llama_config()
+    assert differences(ours, settled(ours), "Llama") == []
+    changed = settled(ours) | {"head.softcap": 2.0}
+    assert differences(ours, changed, "Llama") == ["model.head.softcap=none: Llama has 2.0"]
 
 
 def test_all_reasons_come_at_once() -> None:
@@ -75,18 +81,19 @@ def test_all_reasons_come_at_once() -> None:
         columns={"user": {"kind": "ids", "size": 3}},
     )
     with pytest.raises(BadInput) as refused:
-        expressible(config)
+        family_for(config)
     said = str(refused.value)
     for reason in (
         "layer 1 of this model: gru",
         "model.positions=learned",
         "model.attention.causal=false",
         "model.attention.value_embeddings=all",
-        "model.norm.kind=layer with a bias",
+        "model.norm.kind=layer: Llama has rms",
+        "model.norm.bias=true: Llama has false",
         "model.feedforward.kind=gelu",
         "model.head.softcap=30.0",
         "model.head.bias=true",
-        "not user",
+        "model.columns=user",
     ):
         assert reason in said
 
@@ -155,10 +162,10 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
         spoil_config(vocab_size=-3, rms_norm_eps="small", attention_bias="yes"),
         ("vocab_size is -3", "rms_norm_eps is 'small'", "attention_bias is 'yes'"),
     ),
-    "another gate": (spoil_config(hidden_act="relu"), ("hidden_act='relu' cannot be expressed", "silu")),
+    "another gate": (spoil_config(hidden_act="relu"), ("hidden_act='relu' is not supported", "silu")),
     "yarn": (
         spoil_config(rope_parameters={"rope_type": "yarn", "rope_theta": 1e4, "factor": 4.0}),
-        ("rope_type='yarn' cannot be expressed",),
+        ("rope_type='yarn' is not supported",),
     ),
     "quantised": (spoil_config(quantization_config={"bits": 4}), ("quantization_config=",)),
     "heads that do not share": (spoil_config(num_key_value_heads=3), ("4 heads cannot share 3",)),
@@ -288,15 +295,33 @@ def test_numbers_too_large_for_half_precision_are_named(tmp_path: Path) -> None:
 
 def test_other_families_name_what_they_have_and_we_have_not() -> None:
     gpt2 = {"model_type": "gpt2", "vocab_size": 9, "n_embd": 8, "n_layer": 1, "n_head": 2}
-    with pytest.raises(BadInput, match="scale_attn_by_inverse_layer_idx=True cannot be expressed"):
-        config_of(gpt2 | {"scale_attn_by_inverse_layer_idx": True}, "config.json")
+    with pytest.raises(BadInput, match="scale_attn_by_inverse_layer_idx=True is not supported"):
+        read_config(gpt2 | {"scale_attn_by_inverse_layer_idx": True}, "config.json")
     with pytest.raises(BadInput, match=r"n_embd=9 does not divide into 2 heads"):
-        config_of(gpt2 | {"n_embd": 9}, "config.json")
+        read_config(gpt2 | {"n_embd": 9}, "config.json")
+    for change, said in (
+        (
+            {"model_type": "mistral", "sliding_window": 8},
+            "sliding_window=8 is less than max_position_embeddings=64",
+        ),
+        ({"model_type": "mistral"}, None),  # transformers takes 4096 where none is named
+        ({"model_type": "mistral", "max_position_embeddings": 9000}, "sliding_window=4096 is less than"),
+        ({"model_type": "gemma", "attention_bias": True}, "attention_bias=True is not supported"),
+        ({"model_type": "gemma", "use_bidirectional_attention": True}, "use_bidirectional_attention=True"),
+        ({"model_type": "qwen2", "use_sliding_window": True}, "use_sliding_window=True is not supported"),
+    ):
+        small = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
+        tree = small | {"intermediate_size": 8, "max_position_embeddings": 64} | change
+        if said is None:
+            assert read_config(tree, "config.json")[0].name == "mistral"
+            continue
+        with pytest.raises(BadInput, match=said):
+            read_config(tree, "config.json")
     modern = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2}
     qwen3 = modern | {"model_type": "qwen3", "intermediate_size": 8}
     with pytest.raises(BadInput, match="layer_types has sliding_attention"):
-        config_of(qwen3 | {"layer_types": ["full_attention", "sliding_attention"]}, "config.json")
+        read_config(qwen3 | {"layer_types": ["full_attention", "sliding_attention"]}, "config.json")
     with pytest.raises(BadInput, match="the share that turns is 1 of 4 values of a head"):
-        config_of(modern | {"model_type": "gpt_neox", "intermediate_size": 8}, "config.json")
-    _, config = config_of(qwen3, "config.json")
+        read_config(modern | {"model_type": "gpt_neox", "intermediate_size": 8}, "config.json")
+    _, config = read_config(qwen3, "config.json")
     assert config.head_width == 128, "Qwen3 does not derive it"

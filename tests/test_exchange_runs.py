@@ -16,7 +16,7 @@ from linnet.cli.app import build
 from linnet.domains.places.generated import Process, write_check_ins
 from linnet.domains.places.generated import generate as make_check_ins
 from linnet.errors import BadInput
-from linnet.exchange.cleaning import bare, paths_in
+from linnet.exchange.copies import paths_of, without_paths
 from linnet.exchange.hf import read_folder
 from linnet.training.checkpoint import RunFolder
 from tiny_runs import Killed, Watching, train_tiny
@@ -83,8 +83,8 @@ def test_a_cleaned_copy_names_no_path_of_the_machine(tmp_path: Path) -> None:
 def test_only_whole_paths_are_cut() -> None:
     settings = {"a": "/home/p/x.txt", "b": ["hf:name", "relative/y", "/z/w"], "c": {"d": 3, "e": "and/or"}}
     cut = {"a": "elsewhere/x.txt", "b": ["hf:name", "relative/y", "elsewhere/w"], "c": {"d": 3, "e": "and/or"}}
-    assert bare(settings) == cut
-    assert paths_in(settings) == ["/home/p/x.txt", "/z/w"]
+    assert without_paths(settings) == cut
+    assert paths_of(settings) == ["/home/p/x.txt", "/z/w"]
 
 
 def test_a_run_that_did_not_finish_can_be_given_away(tmp_path: Path) -> None:
@@ -153,9 +153,9 @@ def test_the_verbs(run: Path, tmp_path: Path) -> None:
     (record,) = [json.loads(line) for line in result.stdout.splitlines()]
     assert (record["kind"], record["to"], record["family"]) == ("export", "hf", "llama")
     assert record["files"]["model.safetensors"] == (tmp_path / "hf" / "model.safetensors").stat().st_size
-    result = linnet("export", run, tmp_path / "one.gguf", "--to", "gguf", "--type", "q8_0")
+    result = linnet("export", run, tmp_path / "one.gguf", "--type", "q8_0")
     assert result.exit_code == 0, result.stderr
-    assert "one.gguf" in result.stdout
+    assert "one.gguf" in result.stdout and (tmp_path / "one.gguf").read_bytes()[:4] == b"GGUF"
     assert "no tokenizer is written" in result.stdout
     for source in ("hf", "one.gguf"):
         result = linnet("import", tmp_path / source, "--out", tmp_path / f"run of {source}", "--json")

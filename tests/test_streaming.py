@@ -18,7 +18,7 @@ from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.text.sources import Passage, Tally
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.errors import BadInput
-from linnet.exchange.tokens import numbers
+from linnet.exchange.tokens import ids_codec
 from linnet.tokenization import TokenizerCodec
 
 TEXTS = [
@@ -72,7 +72,7 @@ KINDS = {
     "letters": lambda: trained("characters", 60),
     "spelling": spelling,
     "marking": marking,
-    "numbers": lambda: numbers("test", 12, []).codec,
+    "numbers": lambda: ids_codec("test", 12, [])[0],
     "arithmetic": lambda: ArithmeticCodec("add", reverse="all", width=3),
 }
 WRITING = ("characters", "byte pairs", "unigram", "letters")  # exactly the bytes of their ids in a row

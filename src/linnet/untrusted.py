@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from linnet.errors import BadInput
+from linnet.errors import BadInput, LinnetError
 
 MOST_BYTES = 1 << 28  # of a file that is read as a whole
 LONGEST_LINE = 1 << 26
@@ -224,6 +224,28 @@ def kind_of(value: object) -> str:
     return names.get(type(value), type(value).__name__)
 
 
+@contextlib.contextmanager
+def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
+    """Turns what the parser of a library raises into bad input.
+
+    Libraries in Rust raise bare exceptions, and where they panic, something that is no `Exception` at all.
+    """
+    try:
+        yield
+    except (LinnetError, MemoryError):
+        raise
+    except BaseException as error:
+        if not isinstance(error, kinds or Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise BadInput(f"{what}: {shown_line(error)}") from error
+
+
+def shown_line(error: object) -> str:
+    """The first line of an error of a library, cut where it is long."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0] if len(lines[0]) <= 200 else f"{lines[0][:200]}..."
+
+
 @functools.cache
 def _adapter(kind: Any) -> TypeAdapter[Any]:
     return TypeAdapter(kind)
@@ -321,8 +343,8 @@ class Fields:
         self.problems.append(f"{key}={shown(value)} is not supported; linnet has {', '.join(known)}")
         return next(iter(known.values()))
 
-    def text(self, key: str) -> str:
-        value = self.values.get(key)
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self._given(key, default)
         if not isinstance(value, str):
             self._wrong(key, value, "text")
         return str(value)

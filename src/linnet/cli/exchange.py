@@ -38,8 +38,13 @@ def export_model(
         Path, typer.Argument(metavar="DIR", help="A new folder, or one .gguf file.", show_default=False)
     ],
     to: Annotated[
-        Form, typer.Option("--to", help="For transformers, for llama.cpp, or a clean copy of the run.")
-    ] = Form.hf,
+        Form | None,
+        typer.Option(
+            "--to",
+            help="For transformers, for llama.cpp, or a copy to give away; hf, unless DIR ends with .gguf.",
+            show_default=False,
+        ),
+    ] = None,
     types: Annotated[
         list[Type] | None,
         typer.Option(
@@ -63,7 +68,7 @@ def export_model(
 
     For instance: linnet export RUN DIR --to gguf --type f16 --type q8_0
 
-    hf is a Llama, or with qk_norm a Qwen3, which transformers loads without further code. gguf is for llama.cpp.
+    hf is a Llama (or Qwen2, Qwen3, Gemma), which transformers loads without further code. gguf is for llama.cpp.
     run is a copy to give away: the best weights, no optimiser state, no paths of this machine.
     """
     with speaking(json=json, debug=debug) as face:
@@ -73,7 +78,7 @@ def export_model(
             workbench.export_run(
                 run,
                 folder,
-                to=to.value,
+                to=to.value if to else None,
                 types=[kind.value for kind in types or []],
                 checkpoint=checkpoint,
                 rare=rare.value,
@@ -95,7 +100,8 @@ def import_model(
 ) -> None:
     """Make a run of somebody else's model, at --out or in runs/.
 
-    Reads GPT-2, Llama (SmolLM is one), Qwen3 and GPT-NeoX (Pythia) from safetensors, Llama and Qwen3 from GGUF.
+    Reads GPT-2, GPT-NeoX (Pythia), Llama (SmolLM is one), Mistral, Qwen2, Qwen3 and Gemma from safetensors, and
+    Llama, Mistral, Qwen2 and Qwen3 from GGUF.
     Pickled weights are refused, since reading them can run any code.
     """
     with speaking(json=json, debug=debug) as face:

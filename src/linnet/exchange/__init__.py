@@ -1,5 +1,5 @@
-"""Models in other people's formats, both ways: Hugging Face folders, GGUF files, and cleaned copies of a run.
+"""Models in other people's formats, both ways: Hugging Face folders, GGUF files, and copies of a run to give away.
 
-`families` reads how others write a model down, `expressing` says what they can write down of ours, `layouts` where
-each tensor lies. Nothing here is ever unpickled, and no code of a model's folder is run.
+`families` has one object for each family: its settings and its tensors, read and written. `settings` and `layouts`
+are what these objects are made of. Nothing here is ever unpickled, and no code of a model's folder is run.
 """

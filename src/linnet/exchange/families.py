@@ -1,7 +1,7 @@
-"""How other people write these models down: what each key of a config.json means, family by family.
+"""The families of models that other programs know: for each its settings, its tensors, and its names in files.
 
-Reading collects everything that is wrong or has no counterpart here before it refuses. Writing is in `hf`, and
-where the tensors go in `layouts`.
+A family reads a config.json and collects everything that is wrong or not supported before it refuses. Most can be
+written, too.
 """
 
 from __future__ import annotations
@@ -11,244 +11,341 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from torch import Tensor
 
+from linnet.codecs import Codec
 from linnet.errors import BadInput, nearest
+from linnet.exchange import layouts
+from linnet.exchange.layouts import Layout
+from linnet.exchange.settings import (
+    GATED,
+    PLAIN,
+    Key,
+    differences,
+    read_keys,
+    refuse,
+    validated,
+    written_keys,
+)
 from linnet.model.config import ModelConfig
+from linnet.untrusted import Fields, shown
 
-GATED = {"silu": "swiglu", "swish": "swiglu", "gelu": "geglu", "gelu_python": "geglu"}
-PLAIN = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu2": "relu2",
-}
-
-
-@dataclass
-class Said:
-    """The keys of a config.json, read with their types; `problems` holds what is wrong or cannot be expressed."""
-
-    source: str
-    tree: Mapping[str, Any]
-    problems: list[str] = field(default_factory=list)
-
-    def whole(self, key: str, default: int | None = None) -> int:
-        value = self.tree.get(key)
-        value = default if value is None else value
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-        self._wrong(key, value, "a positive integer")
-        return 1
-
-    def number(self, key: str, default: float | None = None, tree: Mapping[str, Any] | None = None) -> float:
-        value = (self.tree if tree is None else tree).get(key)
-        value = default if value is None else value
-        if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
-            return float(value)
-        self._wrong(key, value, "a positive number")
-        return 1.0
-
-    def switch(self, key: str, default: bool) -> bool:
-        value = self.tree.get(key)
-        value = default if value is None else value
-        if not isinstance(value, bool):
-            self.problems.append(f"{key} is {value!r}, not true or false")
-        return bool(value)
-
-    def chosen(self, key: str, default: str, known: Mapping[str, str]) -> str:
-        """What linnet calls this choice."""
-        value = self.tree.get(key, default)
-        if isinstance(value, str) and value in known:
-            return known[value]
-        self.problems.append(f"{key}={value!r} cannot be expressed; linnet has {', '.join(known)}")
-        return next(iter(known.values()))
-
-    def complained(self, *keys: str) -> bool:
-        """Whether one of these is known to be wrong, so that nothing can be said of what follows from it."""
-        return any(problem.startswith(f"{key} is ") for problem in self.problems for key in keys)
-
-    def _wrong(self, key: str, value: Any, right: str) -> None:
-        self.problems.append(f"{key} is missing" if value is None else f"{key} is {value!r}, not {right}")
-
-    def only(self, key: str, *accepted: Any) -> None:
-        """Note a key whose value would change what the model computes."""
-        if key in self.tree and self.tree[key] not in accepted:
-            self.problems.append(f"{key}={self.tree[key]!r} cannot be expressed")
+MODERN = (
+    Key("vocab_size", "vocabulary"),
+    Key("hidden_size", "width"),
+    Key("intermediate_size", "feedforward.width"),
+    Key("num_hidden_layers", "depth"),
+    Key("num_attention_heads", "attention.heads"),
+    Key("num_key_value_heads", "attention.kv_heads", default=None),
+    Key("max_position_embeddings", "context", default=2048),
+    Key("rms_norm_eps", "norm.eps", "number", 1e-6),
+    Key("hidden_act", "feedforward.kind", GATED, "silu"),
+)
+MODERN_SETTINGS = {"positions": "rotary", "norm.kind": "rms"}
+OF_GPT = {"norm.kind": "layer", "norm.bias": True, "feedforward.bias": True}
 
 
-def llama(said: Said) -> dict[str, Any]:
-    said.only("partial_rotary_factor", None, 1, 1.0)
-    said.only("rope_interleaved", None, False)
-    return _modern(said, head_width=None, qk_norm=False, biased=said.switch("mlp_bias", False))
+@dataclass(frozen=True)
+class Portable:
+    """A model without everything that belongs to a run: settings, our tensors by name, codec."""
+
+    config: ModelConfig
+    weights: Mapping[str, Tensor]
+    codec: Codec
+    further_ends: tuple[int, ...] = ()  # ids beside the codec's end that end a text, too
 
 
-def qwen3(said: Said) -> dict[str, Any]:
-    said.only("use_sliding_window", None, False)
-    kinds = said.tree.get("layer_types") or ()
-    if strange := sorted({str(kind) for kind in kinds} - {"full_attention"}):
-        said.problems.append(f"layer_types has {', '.join(strange)}, which cannot be expressed")
-    return _modern(said, head_width=128, qk_norm=True, biased=False)
+@dataclass(frozen=True)
+class Imported:
+    """A model that was read, its family, and what its reader should know."""
+
+    model: Portable
+    family: str
+    notes: tuple[str, ...] = ()
 
 
-def _modern(said: Said, *, head_width: int | None, qk_norm: bool, biased: bool) -> dict[str, Any]:
-    """Pre-norm with rms norms, rotary positions and a gated feed-forward."""
-    width, heads = said.whole("hidden_size"), said.whole("num_attention_heads")
-    turning = rotary(said)
-    if turning.pop("share") != 1:
-        said.problems.append("partial_rotary_factor cannot be expressed for this family")
-    return {
-        "vocabulary": said.whole("vocab_size"),
-        "context": said.whole("max_position_embeddings", 2048),
-        "width": width,
-        "depth": said.whole("num_hidden_layers"),
-        "positions": "rotary",
-        "attention": {
-            "heads": heads,
-            "kv_heads": said.whole("num_key_value_heads", heads),
-            "head_width": said.whole("head_dim", head_width or max(1, width // heads)),
-            "qk_norm": qk_norm,
-            "bias": said.switch("attention_bias", False),
-            **turning,
-        },
-        "feedforward": {
-            "kind": said.chosen("hidden_act", "silu", GATED),
-            "width": said.whole("intermediate_size"),
-            "bias": biased,
-        },
-        "norm": {"kind": "rms", "eps": said.number("rms_norm_eps", 1e-6)},
-        "head": {"tied": said.switch("tie_word_embeddings", False)},
-    }
+@dataclass(frozen=True, eq=False)
+class Family:
+    """`supported` names keys that change what is computed, with the values that linnet computes."""
+
+    name: str  # its model_type
+    title: str
+    architecture: str  # the class of transformers
+    keys: tuple[Key, ...]
+    settings: Mapping[str, Any]  # that all its models have
+    layout: Callable[[ModelConfig], Layout]
+    supported: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+    further: Callable[[Fields, dict[str, Any]], None] = lambda fields, settings: None
+    rotary: tuple[str, Callable[[Fields], float]] | None = ("rope_theta", lambda fields: 1.0)  # base, share
+    always: Mapping[str, Any] = field(default_factory=dict)  # further keys that are written
+
+    def read(self, fields: Fields) -> ModelConfig:
+        return validated(fields, self.settings_of(fields))
+
+    def settings_of(self, fields: Fields) -> dict[str, Any]:
+        """Settings by their dotted names; what is wrong is gathered in the fields."""
+        for key, accepted in {"quantization_config": (None,), **self.supported}.items():
+            fields.only(key, *accepted)
+        settings = {**self.settings, **read_keys(fields, self.keys)}
+        if "attention.head_width" not in settings:
+            _refuse_uneven(fields, settings, self.keys)
+        if self.rotary:
+            settings |= read_rotary(fields, settings, *self.rotary)
+        self.further(fields, settings)
+        return settings
+
+    def write(self, config: ModelConfig) -> dict[str, Any]:
+        """The keys that decide what is computed."""
+        found = {"model_type": self.name, **written_keys(config, self.keys), **self.always}
+        return found | (written_rotary(config) if self.rotary else {})
+
+    def obstacles(self, config: ModelConfig) -> list[str]:
+        """Everything in which this model is not of this family; empty if it can be written."""
+        back = self.settings_of(Fields("config.json", self.write(config)))
+        found = differences(config, back, self.title, self.keys)
+        return found + (uneven(config, self.title) if self.name in ("llama", "qwen2") else [])
 
 
-def gpt2(said: Said) -> dict[str, Any]:
-    said.only("scale_attn_weights", None, True)
-    said.only("scale_attn_by_inverse_layer_idx", None, False)
-    said.only("add_cross_attention", None, False)
-    width, heads = said.whole("n_embd"), said.whole("n_head")
-    return {
-        "vocabulary": said.whole("vocab_size"),
-        "context": said.whole("n_positions", 1024),
-        "width": width,
-        "depth": said.whole("n_layer"),
-        "positions": "learned",
-        "attention": {"heads": heads, "head_width": _even(said, "n_embd", width, heads), "bias": True},
-        "feedforward": {
-            "kind": said.chosen("activation_function", "gelu_new", PLAIN),
-            "width": said.whole("n_inner", 4 * width),
-            "bias": True,
-        },
-        "norm": {"kind": "layer", "bias": True, "eps": said.number("layer_norm_epsilon", 1e-5)},
-        "head": {"tied": said.switch("tie_word_embeddings", True)},
-    }
+def uneven(config: ModelConfig, title: str) -> list[str]:
+    heads = config.attention.heads
+    fits = config.width % heads == 0
+    return [] if fits else [f"model.width={config.width} does not divide into {heads} heads, as {title} demands"]
 
 
-def gpt_neox(said: Said) -> dict[str, Any]:
-    width, heads = said.whole("hidden_size"), said.whole("num_attention_heads")
-    head_width = _even(said, "hidden_size", width, heads)
-    turning = rotary(said, theta="rotary_emb_base", share=said.number("rotary_pct", 0.25))
-    turned = int(head_width * turning.pop("share"))
-    if (turned < 2 or turned % 2) and not said.complained("hidden_size", "num_attention_heads"):
-        said.problems.append(f"the share that turns is {turned} of {head_width} values of a head; it must be even")
-    return {
-        "vocabulary": said.whole("vocab_size"),
-        "context": said.whole("max_position_embeddings", 2048),
-        "width": width,
-        "depth": said.whole("num_hidden_layers"),
-        "positions": "rotary",
-        "attention": {
-            "heads": heads,
-            "head_width": head_width,
-            "bias": said.switch("attention_bias", True),
-            "rotary_width": None if turned == head_width else turned,
-            **turning,
-        },
-        "feedforward": {
-            "kind": said.chosen("hidden_act", "gelu", PLAIN),
-            "width": said.whole("intermediate_size"),
-            "bias": True,
-        },
-        "norm": {"kind": "layer", "bias": True, "eps": said.number("layer_norm_eps", 1e-5)},
-        "head": {"tied": said.switch("tie_word_embeddings", False)},
-        "parallel": said.switch("use_parallel_residual", True),
-    }
+def _refuse_uneven(fields: Fields, settings: Mapping[str, Any], keys: tuple[Key, ...]) -> None:
+    """Heads whose width follows from that of the model have to divide it."""
+    names = {key.ours: key.theirs for key in keys}
+    width, heads = settings["width"], settings["attention.heads"]
+    if width % heads and not fields.wrong(names["width"], names["attention.heads"]):
+        fields.problems.append(f"{names['width']}={width} does not divide into {heads} heads")
 
 
-def _even(said: Said, key: str, width: int, heads: int) -> int:
-    if width % heads and not said.complained(key):
-        said.problems.append(f"{key}={width} does not divide into {heads} heads")
-    return max(1, width // heads)
+# --- rotary positions ------------------------------------------------------------------------------
 
 
-def rotary(said: Said, theta: str = "rope_theta", share: float = 1.0) -> dict[str, Any]:
+def read_rotary(
+    fields: Fields, settings: Mapping[str, Any], base: str, share: Callable[[Fields], float]
+) -> dict[str, Any]:
     """How queries and keys turn; newer files have `rope_parameters`, older ones `rope_scaling` beside a base."""
-    given = said.tree.get("rope_parameters") or said.tree.get("rope_scaling") or {}
-    if not isinstance(given, Mapping) or any(isinstance(value, Mapping) for value in given.values()):
-        said.problems.append("rope_parameters that differ between layers cannot be expressed")
+    given = fields.table("rope_parameters") or fields.table("rope_scaling")
+    if any(isinstance(value, Mapping) for value in given.values()):
+        fields.problems.append("rope_parameters that differ between layers are not supported")
         given = {}
+    inner = Fields(fields.source, given, fields.problems)
+    width = settings.get("attention.head_width") or settings["width"] // settings["attention.heads"]
+    turned = int(width * min(1.0, inner.number("partial_rotary_factor", share(fields))))
+    if (turned < 2 or turned % 2) and not fields.problems:
+        fields.problems.append(f"the share that turns is {turned} of {width} values of a head; it must be even")
     return {
-        "rotary_base": said.number("rope_theta", said.number(theta, 10_000.0), given),
-        "rotary_scaling": _scaling(said, given),
-        "share": said.number("partial_rotary_factor", share, given),
+        "attention.rotary_base": inner.number("rope_theta", fields.number(base, 10_000.0)),
+        "attention.rotary_width": None if turned == width else turned,
+        "attention.rotary_scaling": _read_scaling(fields, inner),
     }
 
 
-def _scaling(said: Said, given: Mapping[str, Any]) -> dict[str, Any] | None:
-    match given.get("rope_type", given.get("type", "default")):
+def _read_scaling(fields: Fields, given: Fields) -> dict[str, Any] | None:
+    match given.values.get("rope_type", given.values.get("type", "default")):
         case "default":
             return None
         case "linear":
-            return {"kind": "linear", "factor": said.number("factor", tree=given)}
+            return {"kind": "linear", "factor": given.number("factor")}
         case "llama3":
-            trained = given.get("original_max_position_embeddings") or said.whole("max_position_embeddings")
+            trained = "original_max_position_embeddings"
             return {
                 "kind": "llama3",
-                "factor": said.number("factor", tree=given),
-                "low": said.number("low_freq_factor", tree=given),
-                "high": said.number("high_freq_factor", tree=given),
-                "context": trained,
+                "factor": given.number("factor"),
+                "low": given.number("low_freq_factor"),
+                "high": given.number("high_freq_factor"),
+                "context": given.integer(trained, fields.integer("max_position_embeddings", 2048)),
             }
         case kind:
-            said.problems.append(f"rope_type={kind!r} cannot be expressed; linnet has default, linear, llama3")
+            fields.problems.append(f"rope_type={shown(kind)} is not supported; linnet has default, linear, llama3")
             return None
 
 
-READERS: Mapping[str, Callable[[Said], dict[str, Any]]] = {
-    "gpt2": gpt2,
-    "gpt_neox": gpt_neox,
-    "llama": llama,
-    "qwen3": qwen3,
-}
+def written_rotary(config: ModelConfig) -> dict[str, Any]:
+    """The keys of rotary positions; old readers look for the base beside them."""
+    base, scaling = config.attention.rotary_base, config.attention.rotary_scaling
+    slowed: dict[str, Any] = {}
+    if scaling is not None:
+        slowed = {"rope_type": scaling.kind, "factor": scaling.factor}
+    if scaling is not None and scaling.kind == "llama3":
+        slowed |= {
+            "low_freq_factor": scaling.low,
+            "high_freq_factor": scaling.high,
+            "original_max_position_embeddings": scaling.context,
+        }
+    parameters = {"rope_type": "default", "rope_theta": base} | slowed
+    return {"rope_theta": base, "rope_parameters": parameters} | ({"rope_scaling": slowed} if slowed else {})
 
 
-def mistakes(error: ValidationError) -> list[str]:
-    """What is wrong with the settings of a model, each with its key where it is about one."""
-    found = []
-    for mistake in error.errors():
-        where = ".".join(map(str, mistake["loc"]))
-        message = mistake["msg"].removeprefix("Value error, ")
-        found.append(f"{where}: {message}" if where else message)
-    return found
+def _whole_share(fields: Fields) -> float:
+    return fields.number("partial_rotary_factor", 1.0)
 
 
-def config_of(tree: Mapping[str, Any], source: Path | str) -> tuple[str, ModelConfig]:
+# --- the families ----------------------------------------------------------------------------------
+
+
+def _head_width(default: int | None) -> Key:
+    return Key("head_dim", "attention.head_width", default=default)
+
+
+def _tied(default: bool) -> Key:
+    return Key("tie_word_embeddings", "head.tied", "flag", default)
+
+
+BIAS = Key("attention_bias", "attention.bias", "flag", False)
+
+
+def _refuse_windows(fields: Fields, settings: dict[str, Any]) -> None:
+    """Windows of Qwen, which are switched off unless a layer is named."""
+    kinds = fields.texts("layer_types", [])
+    if strange := sorted(set(kinds) - {"full_attention"}):
+        fields.problems.append(f"layer_types has {', '.join(strange)[:60]}, which is not supported")
+
+
+def _refuse_short_window(fields: Fields, settings: dict[str, Any]) -> None:
+    """Attention to the last few tokens only is that to all of them where the context is no longer."""
+    if fields.values.get("sliding_window", 4096) is None:
+        return
+    window = fields.integer("sliding_window", 4096)
+    if window < settings["context"] and not fields.problems:
+        fields.problems.append(
+            f"sliding_window={window} is less than max_position_embeddings={settings['context']}; "
+            "attention to a window is not supported"
+        )
+
+
+def _scale_embedding(fields: Fields, settings: dict[str, Any]) -> None:
+    settings["embedding_scale"] = settings["width"] ** 0.5
+
+
+LLAMA = Family(
+    "llama",
+    "Llama",
+    "LlamaForCausalLM",
+    (
+        *MODERN,
+        _head_width(None),
+        BIAS,
+        Key("mlp_bias", "feedforward.bias", "flag", False),
+        _tied(False),
+    ),
+    MODERN_SETTINGS,
+    layouts.modern,
+    {"rope_interleaved": (None, False)},
+    rotary=("rope_theta", _whole_share),
+)
+QWEN3 = Family(
+    "qwen3",
+    "Qwen3",
+    "Qwen3ForCausalLM",
+    (*MODERN, _head_width(128), BIAS, _tied(False)),
+    MODERN_SETTINGS | {"attention.qk_norm": True},
+    layouts.modern,
+    {"use_sliding_window": (None, False)},
+    _refuse_windows,
+    always={"use_sliding_window": False},
+)
+QWEN2 = Family(
+    "qwen2",
+    "Qwen2",
+    "Qwen2ForCausalLM",
+    (*MODERN, _head_width(None), _tied(False)),
+    MODERN_SETTINGS | {"attention.bias": "qkv"},
+    layouts.modern,
+    {"use_sliding_window": (None, False)},
+    _refuse_windows,
+    always={"use_sliding_window": False},
+)
+GEMMA = Family(
+    "gemma",
+    "Gemma",
+    "GemmaForCausalLM",
+    (
+        *(key for key in MODERN if key.theirs != "hidden_act"),
+        Key("hidden_act", "feedforward.kind", GATED, "gelu_pytorch_tanh"),
+        _head_width(256),
+        _tied(True),
+    ),
+    MODERN_SETTINGS,
+    layouts.gemma,
+    {"attention_bias": (None, False), "use_bidirectional_attention": (None, False)},
+    _scale_embedding,
+)
+MISTRAL = Family(
+    "mistral",
+    "Mistral",
+    "MistralForCausalLM",
+    (*MODERN, _head_width(None), _tied(False)),
+    MODERN_SETTINGS,
+    layouts.modern,
+    {},
+    _refuse_short_window,
+)
+GPT2 = Family(
+    "gpt2",
+    "GPT-2",
+    "GPT2LMHeadModel",
+    (
+        Key("vocab_size", "vocabulary"),
+        Key("n_positions", "context", default=1024),
+        Key("n_embd", "width"),
+        Key("n_layer", "depth"),
+        Key("n_head", "attention.heads"),
+        Key("activation_function", "feedforward.kind", PLAIN, "gelu_new"),
+        Key("n_inner", "feedforward.width", default=None),
+        Key("layer_norm_epsilon", "norm.eps", "number", 1e-5),
+        _tied(True),
+    ),
+    OF_GPT | {"positions": "learned", "attention.bias": True},
+    layouts.gpt2,
+    {
+        "scale_attn_weights": (None, True),
+        "scale_attn_by_inverse_layer_idx": (None, False),
+        "add_cross_attention": (None, False),
+    },
+    rotary=None,
+)
+GPT_NEOX = Family(
+    "gpt_neox",
+    "GPT-NeoX",
+    "GPTNeoXForCausalLM",
+    (
+        *(key for key in MODERN if key.theirs not in ("rms_norm_eps", "hidden_act", "num_key_value_heads")),
+        Key("hidden_act", "feedforward.kind", PLAIN, "gelu"),
+        Key("layer_norm_eps", "norm.eps", "number", 1e-5),
+        Key("attention_bias", "attention.bias", "flag", True),
+        Key("use_parallel_residual", "parallel", "flag", True),
+        _tied(False),
+    ),
+    OF_GPT | {"positions": "rotary"},
+    layouts.gpt_neox,
+    rotary=("rotary_emb_base", lambda fields: fields.number("rotary_pct", 0.25)),
+)
+FAMILIES = {family.name: family for family in (GEMMA, GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3)}
+
+
+def read_config(tree: Mapping[str, Any], source: Path | str) -> tuple[Family, ModelConfig]:
     """The family and the settings that a config.json stands for; refuses with all that stands in the way."""
-    family = tree.get("model_type")
-    known = ", ".join(READERS)
-    if not isinstance(family, str):
+    name, known = tree.get("model_type"), ", ".join(FAMILIES)
+    if not isinstance(name, str):
         raise BadInput(f"{source} has no model_type; linnet reads {known}")
-    if family not in READERS:
-        close = nearest(family, READERS)
+    if name not in FAMILIES:
+        close = nearest(name[:60], FAMILIES)
         hint = close if "did you mean" in close else f"; linnet reads {known}"
-        raise BadInput(f'{source}: model_type "{family}" is unknown here{hint}')
-    said = Said(str(source), tree)
-    said.only("quantization_config", None)
-    fields = READERS[family](said)
-    if not said.problems:
-        try:
-            return family, ModelConfig.model_validate(fields)
-        except ValidationError as error:
-            said.problems += mistakes(error)
-    raise BadInput(f"{source}: {'; '.join(said.problems)}")
+        raise BadInput(f'{source}: model_type "{name[:60]}" is unknown here{hint}')
+    return FAMILIES[name], FAMILIES[name].read(Fields(str(source), tree))
+
+
+def family_for(config: ModelConfig) -> Family:
+    """The family in which this model can be written; refuses with everything in which it is no such model."""
+    marks = {
+        QWEN3: config.attention.qk_norm,
+        QWEN2: config.attention.bias == "qkv",
+        GEMMA: config.embedding_scale != 1,
+        LLAMA: True,
+    }
+    family = next(family for family, here in marks.items() if here)
+    refuse(family.obstacles(config), f"a Hugging Face folder of the family {family.architecture}")
+    return family

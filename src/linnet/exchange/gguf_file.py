@@ -1,13 +1,12 @@
-"""What a GGUF file holds: its keys and the places of its tensors.
+"""What a GGUF file holds: its keys, and where its tensors are.
 
 A file that was cut is named with the key or tensor that it ends in. How numbers are packed in a tensor is the
-business of the `gguf` library.
-
-The layout is that of the format's specification, versions 2 and 3, little-endian.
+business of the `gguf` library. The layout is that of the format's specification, versions 2 and 3, little-endian.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import struct
 from collections.abc import Mapping
@@ -20,11 +19,21 @@ import torch
 from torch import Tensor
 
 from linnet.errors import BadInput
-from linnet.exchange.gguf_writing import library
+from linnet.untrusted import Fields
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
 MOST_DIMENSIONS = 4
+MOST_ALIGNMENT = 1 << 20
+
+
+def library() -> Any:
+    """The `gguf` package, or the advice to install it."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise BadInput("GGUF needs the gguf library: pip install linnet[gguf]") from error
+    return gguf
 
 
 @dataclass(frozen=True)
@@ -38,19 +47,19 @@ class Stored:
 
 
 class Cursor:
-    """A place in the file that moves on as it is read; `doing` says what is being read."""
+    """A position in the file that moves on as it is read; `doing` says what is being read."""
 
     def __init__(self, file: Path, data: mmap.mmap) -> None:
-        self.file, self.data, self.place, self.doing = file, data, 0, "its header"
+        self.file, self.data, self.position, self.doing = file, data, 0, "its header"
 
     def take(self, size: int) -> bytes:
-        end = self.place + size
+        end = self.position + size
         if end > len(self.data):
             raise BadInput(
                 f"{self.file} is cut: {self.doing} goes on to byte {end:,}, and the file has {len(self.data):,}"
             )
-        taken = self.data[self.place : end]
-        self.place = end
+        taken = self.data[self.position : end]
+        self.position = end
         return taken
 
     def number(self, code: str) -> Any:
@@ -60,16 +69,32 @@ class Cursor:
         return self.take(self.number("Q")).decode("utf-8", errors="replace")
 
     def value(self, kind: int) -> Any:
+        """A number, a text, or a list of one of them."""
+        if kind != ARRAY:
+            return self.single(kind)
+        inner, count = self.number("I"), self.number("Q")
+        if inner in NUMBERS:
+            code = NUMBERS[inner]
+            return np.frombuffer(self.take(count * struct.calcsize(f"<{code}")), f"<{code}").tolist()
+        if inner == ARRAY:
+            raise BadInput(f"{self.file}: {self.doing} is a list of lists, which linnet does not read")
+        return [self.single(inner) for _ in range(count)]
+
+    def single(self, kind: int) -> Any:
         if kind == STRING:
             return self.text()
         if kind in NUMBERS:
             return self.number(NUMBERS[kind])
-        if kind != ARRAY:
-            raise BadInput(f"{self.file}: {self.doing} has the unknown type {kind}")
-        inner, count = self.number("I"), self.number("Q")
-        if inner in NUMBERS:
-            return np.frombuffer(self.take(count * struct.calcsize(f"<{NUMBERS[inner]}")), f"<{NUMBERS[inner]}")
-        return [self.value(inner) for _ in range(count)]
+        raise BadInput(f"{self.file}: {self.doing} has the unknown type {kind}")
+
+    def new(self, what: str, known: dict[str, Any], before: str) -> str:
+        """The name of the next key or tensor, which must not have been there before."""
+        self.doing = f"the {what} after {next(reversed(known), before)}"
+        name = self.text()
+        self.doing = f"{what} {name[:60]}"
+        if name in known:
+            raise BadInput(f"{self.file}: {self.doing} is there twice")
+        return name
 
 
 @dataclass(frozen=True)
@@ -77,7 +102,7 @@ class GgufFile:
     """Keys and tensors of one file."""
 
     path: Path
-    fields: Mapping[str, Any]
+    keys: Mapping[str, Any]
     tensors: Mapping[str, Stored]
 
     @classmethod
@@ -96,36 +121,33 @@ class GgufFile:
         version = cursor.number("I")
         if version not in (2, 3):
             raise BadInput(f"{cursor.file} has GGUF version {version}; linnet reads 2 and 3, little-endian")
-        tensors, keys = cursor.number("Q"), cursor.number("Q")
-        fields: dict[str, Any] = {}
-        for _ in range(keys):
-            cursor.doing = f"the key after {next(reversed(fields), 'the header')}"
-            key = cursor.text()
-            cursor.doing = f"key {key}"
-            fields[key] = cursor.value(cursor.number("I"))
-        found: dict[str, tuple[tuple[int, ...], int, int]] = {}
-        for _ in range(tensors):
-            cursor.doing = f"the tensor after {next(reversed(found), 'the keys')}"
-            name = cursor.text()
-            cursor.doing = f"the description of tensor {name}"
+        tensor_count, key_count = cursor.number("Q"), cursor.number("Q")
+        keys: dict[str, Any] = {}
+        for _ in range(key_count):
+            name = cursor.new("key", keys, "the header")
+            keys[name] = cursor.value(cursor.number("I"))
+        described: dict[str, tuple[tuple[int, ...], int, int]] = {}
+        for _ in range(tensor_count):
+            name = cursor.new("tensor", described, "the keys")
             dimensions = cursor.number("I")
-            if dimensions > MOST_DIMENSIONS:
-                raise BadInput(f"{cursor.file}: tensor {name} has {dimensions} dimensions")
+            if not 1 <= dimensions <= MOST_DIMENSIONS:
+                raise BadInput(f"{cursor.file}: {cursor.doing} has {dimensions} dimensions, not 1 to 4")
             shape = tuple(cursor.number("Q") for _ in range(dimensions))[::-1]
-            found[name] = (shape, cursor.number("I"), cursor.number("Q"))
-        alignment = int(fields.get("general.alignment", 32))
-        start = -(-cursor.place // alignment) * alignment
-        return cls(cursor.file, fields, _placed(cursor, found, start))
+            described[name] = (shape, cursor.number("I"), cursor.number("Q"))
+        fields = Fields(str(cursor.file), keys)
+        alignment = fields.integer("general.alignment", 32, most=MOST_ALIGNMENT)
+        fields.refuse()
+        start = -(-cursor.position // alignment) * alignment
+        return cls(cursor.file, keys, _located(cursor, described, start))
 
     def read(self, name: str) -> Tensor:
         """One tensor in float32."""
-        gguf, stored = library(), self.tensors[name]
+        stored = self.tensors[name]
         raw = np.fromfile(self.path, np.uint8, stored.size, offset=stored.start)
-        kind = gguf.GGMLQuantizationType(stored.kind)
-        if stored.shape:
-            raw = raw.reshape(*stored.shape[:-1], -1)
+        kind = library().GGMLQuantizationType(stored.kind)
         try:
-            values = gguf.quants.dequantize(raw, kind)
+            with np.errstate(all="ignore"):
+                values = library().quants.dequantize(raw.reshape(*stored.shape[:-1], -1), kind)
         except NotImplementedError:
             raise BadInput(
                 f"{self.path}: tensor {name} is stored as {kind.name}, which linnet cannot read"
@@ -133,19 +155,25 @@ class GgufFile:
         return torch.from_numpy(np.array(values, np.float32).reshape(stored.shape))
 
 
-def _placed(
-    cursor: Cursor, found: Mapping[str, tuple[tuple[int, ...], int, int]], start: int
+def _located(
+    cursor: Cursor, described: Mapping[str, tuple[tuple[int, ...], int, int]], start: int
 ) -> dict[str, Stored]:
     """Where the bytes of each tensor are, after a look at whether the file has them."""
-    gguf, placed = library(), {}
-    known = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
-    for name, (shape, kind, offset) in sorted(found.items(), key=lambda entry: entry[1][2]):
+    known = {int(kind): sizes for kind, sizes in library().GGML_QUANT_SIZES.items()}
+    located = {}
+    for name, (shape, kind, offset) in sorted(described.items(), key=lambda entry: entry[1][2]):
+        tensor = f"{cursor.file}: tensor {name[:60]}"
         if kind not in known:
-            raise BadInput(f"{cursor.file}: tensor {name} has the unknown type {kind}")
+            raise BadInput(f"{tensor} has the unknown type {kind}")
         block, size = known[kind]
-        total = int(np.prod(shape, dtype=np.int64)) // block * size
+        if min(shape) < 1 or shape[-1] % block:
+            rows = f"rows of whole blocks of {block}" if block > 1 else "at least one value in each dimension"
+            raise BadInput(f"{tensor} has the shape {list(shape)}; its type needs {rows}")
+        total = math.prod(shape) // block * size
         end = start + offset + total
         if end > len(cursor.data):
-            raise BadInput(f"{cursor.file} is cut: tensor {name} ends at byte {end:,}, not {len(cursor.data):,}")
-        placed[name] = Stored(shape, kind, start + offset, total)
-    return placed
+            raise BadInput(
+                f"{cursor.file} is cut: tensor {name[:60]} ends at byte {end:,}, not {len(cursor.data):,}"
+            )
+        located[name] = Stored(shape, kind, start + offset, total)
+    return located

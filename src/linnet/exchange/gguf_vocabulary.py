@@ -1,4 +1,4 @@
-"""The vocabulary of a GGUF file: what llama.cpp needs to cut a text as we do, where it can.
+"""The vocabulary of a GGUF file, both ways.
 
 llama.cpp knows byte-level BPE with a handful of rules for words by name. A tokenizer is written only when its
 rules are exactly one of those; with any other, texts would silently become other ids there.
@@ -7,20 +7,80 @@ rules are exactly one of those; with any other, texts would silently become othe
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from linnet.codecs import CharacterCodec, Codec
-from linnet.exchange.tokens import written
+from linnet.errors import BadInput
+from linnet.exchange.gguf_file import GgufFile
+from linnet.exchange.tokens import SpecialIds, end_tokens, ends_note, ids_codec, written_tokenizer
 from linnet.tokenization import TokenizerCodec
+from linnet.untrusted import Fields, shown
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # kinds of tokens, as llama.cpp numbers them
+NEVER_IN_UTF8 = frozenset({0xC0, 0xC1, *range(0xF5, 0x100)})
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_REST}"
 QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_REST}"
+
+
+def _level(regex: bool) -> dict[str, Any]:
+    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": regex}
+
+
+def _after(step: dict[str, Any], regex: bool) -> dict[str, Any]:
+    return {"type": "Sequence", "pretokenizers": [step, _level(regex)]}
+
+
+def _split(pattern: str) -> dict[str, Any]:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+# llama.cpp's names for rules by which a tokenizer.json cuts words, and whether whole words skip the merges.
+PRE_TOKENIZERS: Mapping[str, tuple[dict[str, Any], bool]] = {
+    "gpt-2": (_level(True), False),
+    "smollm": (_after({"type": "Digits", "individual_digits": True}, True), False),
+    "qwen2": (_after(_split(QWEN2), False), False),
+    "llama-bpe": (_after(_split(LLAMA3), False), True),
+}
+
+
+def _steps(given: Mapping[str, Any] | None) -> list[tuple[str, object]]:
+    """The steps of a pre-tokenizer, each with the one setting that matters; a strange one gets None."""
+    match given:
+        case None:
+            return []
+        case {"type": "Sequence", "pretokenizers": list(parts)}:
+            return [step for part in parts for step in _steps(part)]
+        case {"type": "ByteLevel", "add_prefix_space": False}:
+            return [("ByteLevel", given.get("use_regex", True))]
+        case {"type": "Digits", "individual_digits": True}:
+            return [("Digits", True)]
+        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
+            return [("Split", pattern)]
+    return [(str(given.get("type")), None)]
+
+
+def pre_of(stored: Mapping[str, Any]) -> str | None:
+    """llama.cpp's name for the rules of a tokenizer.json; None if it has none."""
+    steps, ignores = _steps(stored.get("pre_tokenizer")), bool(stored["model"].get("ignore_merges"))
+    known = PRE_TOKENIZERS.items()
+    return next((name for name, (cuts, skips) in known if (_steps(cuts), skips) == (steps, ignores)), None)
+
+
+@functools.cache
+def byte_signs() -> tuple[str, ...]:
+    """The visible signs that byte-level BPE writes for all 256 bytes."""
+    visible = {*range(33, 127), *range(161, 173), *range(174, 256)}
+    hidden = [byte for byte in range(256) if byte not in visible]
+    return tuple(chr(256 + hidden.index(byte)) if byte in hidden else chr(byte) for byte in range(256))
+
+
+# --- writing ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -41,92 +101,122 @@ def vocabulary_of(codec: Codec, size: int) -> Vocabulary | str:
     if isinstance(codec, CharacterCodec):
         return _characters(codec.tokens, codec.characters, codec.begin, codec.end)
     if not isinstance(codec, TokenizerCodec):
-        return written(codec).why_not or "llama.cpp has no tokenizer that leaves out spaces"
+        return written_tokenizer(codec).why_not or "llama.cpp has no tokenizer that leaves out spaces"
     stored = codec.stored
-    model, pre = stored["model"], pre_of(stored)
-    notes: tuple[str, ...] = ()
-    if model["type"] != "BPE":
-        return f"llama.cpp has no byte-level tokenizer of the kind {model['type']}"
-    if not model["merges"] and stored["pre_tokenizer"] is None and stored["normalizer"] is None:
-        special = codec.tokenizer.get_added_tokens_decoder()
+    model, normalizer, notes = stored["model"], stored.get("normalizer"), []
+    special = codec.tokenizer.get_added_tokens_decoder()
+    if model.get("type") != "BPE":
+        return f"llama.cpp has no byte-level tokenizer of the kind {model.get('type')}"
+    if not model["merges"] and stored.get("pre_tokenizer") is None and normalizer is None:
         letters = "".join(name for i, name in enumerate(codec.tokens) if i not in special)
         return _characters(codec.tokens, letters, codec.begin, codec.end)
+    pre = pre_of(stored)
     if pre is None:
         return "no rule of llama.cpp cuts words as this tokenizer does"
-    if stored.get("normalizer") is not None:
-        if stored["normalizer"] != {"type": "NFC"}:
-            return f"llama.cpp does not change texts before it cuts them ({stored['normalizer'].get('type')})"
-        notes = ("llama.cpp does not compose accents (NFC), which this tokenizer does before it cuts",)
-    added = {i: token.special for i, token in codec.tokenizer.get_added_tokens_decoder().items()}
+    if normalizer is not None:
+        if normalizer != {"type": "NFC"}:
+            return f"llama.cpp does not change texts before it cuts them ({normalizer.get('type')})"
+        notes.append("llama.cpp does not compose accents (NFC), which this tokenizer does before it cuts")
+    added = {i: CONTROL if token.special else USER_DEFINED for i, token in special.items()}
     names = [*codec.tokens[:size], *(f"<unused {i}>" for i in range(len(codec.tokens), size))]
-    kinds = tuple(
-        (CONTROL if added[i] else USER_DEFINED) if i in added else UNUSED if name == f"<unused {i}>" else NORMAL
-        for i, name in enumerate(names)
-    )
-    end, said = _ending(codec, kinds)
+    kinds = tuple(added.get(i, UNUSED if name == f"<unused {i}>" else NORMAL) for i, name in enumerate(names))
+    end = codec.end
+    if end is None:  # llama.cpp takes token 11 for the end unless another is named
+        end = kinds.index(UNUSED) if UNUSED in kinds else None
+        no_end = "this model has no end token, and llama.cpp then stops at token 11: run it with --ignore-eos"
+        notes += [] if UNUSED in kinds else [no_end]
     merges = tuple(pair if isinstance(pair, str) else " ".join(pair) for pair in model["merges"])
-    return Vocabulary(pre, tuple(names), kinds, merges, codec.begin, end, (*notes, *said))
+    return Vocabulary(pre, tuple(names), kinds, merges, codec.begin, end, tuple(notes))
 
 
 def _characters(tokens: Sequence[str], letters: str, begin: int | None, end: int | None) -> Vocabulary | str:
     """One token a character: byte-level BPE that merges nothing, so each character has to be one byte."""
     if not letters.isascii() or len(letters) + 3 < len(tokens):
         return "llama.cpp has no tokenizer of single characters beyond ASCII"
-    names = tuple(_as_byte(token) if len(token) == 1 else token for token in tokens)
+    names = tuple(byte_signs()[ord(token)] if len(token) == 1 else token for token in tokens)
     kinds = tuple(NORMAL if len(token) == 1 else CONTROL for token in tokens)
     note = "llama.cpp leaves characters out that this model has no token for"
-    return Vocabulary("gpt-2", names, kinds, (f"{_as_byte(chr(0))} {_as_byte(chr(0))}",), begin, end, (note,))
+    return Vocabulary("gpt-2", names, kinds, (f"{byte_signs()[0]} {byte_signs()[0]}",), begin, end, (note,))
 
 
-def _as_byte(character: str) -> str:
-    """The visible sign that byte-level BPE writes for an ASCII character."""
-    return as_bytes()[ord(character)]
+# --- reading ---------------------------------------------------------------------------------------
 
 
-@functools.cache
-def as_bytes() -> tuple[str, ...]:
-    """The visible signs that byte-level BPE writes for all 256 bytes."""
-    shown = {*range(33, 127), *range(161, 173), *range(174, 256)}
-    hidden = [byte for byte in range(256) if byte not in shown]
-    return tuple(chr(256 + hidden.index(byte)) if byte in hidden else chr(byte) for byte in range(256))
+def read_vocabulary(file: GgufFile, size: int) -> tuple[TokenizerCodec, tuple[str, ...], tuple[int, ...]]:
+    """The tokenizer of a GGUF file, built from its tokens and merges; notes, and further ids that end a text."""
+    fields = Fields(str(file.path), file.keys)
+    kind = fields.text("tokenizer.ggml.model", "none")
+    pre = fields.text("tokenizer.ggml.pre", "default")
+    begins, ends = _framing(file, size)
+    if kind in ("none", "no_vocab"):
+        fields.refuse()
+        return ids_codec(str(file.path), size, ends, begins)
+    tokens = fields.texts("tokenizer.ggml.tokens", [])
+    kinds = fields.integers("tokenizer.ggml.token_type", [NORMAL] * len(tokens))
+    merges = fields.texts("tokenizer.ggml.merges", [])
+    begin_is_added = fields.flag("tokenizer.ggml.add_bos_token", pre == "llama-bpe")
+    fields.refuse()
+    if kind != "gpt2" or pre not in PRE_TOKENIZERS:
+        told = f"tokenizer.ggml.model={shown(kind)} with tokenizer.ggml.pre={shown(pre)}"
+        raise BadInput(f"{file.path}: {told} cannot be read; import the Hugging Face folder instead")
+    if len(tokens) != size or len(kinds) != size:
+        counts = f"tokenizer.ggml.tokens has {len(tokens)} entries, tokenizer.ggml.token_type {len(kinds)}"
+        raise BadInput(f"{file.path}: {counts}, and token_embd.weight {size} rows")
+    content = json.dumps(_bpe(tokens, kinds, merges, pre), ensure_ascii=False)
+    ends = tuple(i for i in ends if kinds[i] != UNUSED)  # which stands for a model without an end
+    begin = tokens[begins[0]] if begins and begin_is_added else None
+    bare = TokenizerCodec(content, None, None)
+    end, further = end_tokens(bare, None, ends)
+    notes = (*ends_note(bare, None, ends, file.path.name), *_missing_bytes(tokens))
+    return TokenizerCodec(content, begin, end), notes, further
 
 
-def _ending(codec: TokenizerCodec, kinds: tuple[int, ...]) -> tuple[int | None, tuple[str, ...]]:
-    """llama.cpp takes token 11 for the end unless another is named, so a model without one names a free id."""
-    if codec.end is not None:
-        return codec.end, ()
-    if UNUSED in kinds:
-        return kinds.index(UNUSED), ()
-    return None, ("this model has no end token, and llama.cpp then stops at token 11: run it with --ignore-eos",)
+def _framing(file: GgufFile, size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The ids that begin texts, and those that end them: of a text, a turn and a message."""
+    special = SpecialIds(str(file.keys.get("general.architecture")), size)
+    begins = special.of(file.keys, file.path, "tokenizer.ggml.bos_token_id")
+    found = [special.of(file.keys, file.path, f"tokenizer.ggml.{key}_token_id") for key in ("eos", "eot", "eom")]
+    return begins, tuple(dict.fromkeys(i for ids in found for i in ids))
 
 
-def pre_of(stored: Mapping[str, Any]) -> str | None:
-    """llama.cpp's name for the rules by which a tokenizer.json cuts words; None if it has none."""
-    steps = _steps(stored.get("pre_tokenizer"))
-    ignores = bool(stored["model"].get("ignore_merges"))
-    match steps:
-        case [("ByteLevel", True)] if not ignores:
-            return "gpt-2"
-        case [("Digits", True), ("ByteLevel", True)] if not ignores:
-            return "smollm"
-        case [("Split", pattern), ("ByteLevel", False)] if pattern == QWEN2 and not ignores:
-            return "qwen2"
-        case [("Split", pattern), ("ByteLevel", False)] if pattern == LLAMA3 and ignores:
-            return "llama-bpe"
-    return None
+def _missing_bytes(tokens: Sequence[str]) -> tuple[str, ...]:
+    """Whether some bytes have no token of their own: characters that they spell may vanish."""
+    signs = [sign for byte, sign in enumerate(byte_signs()) if byte not in NEVER_IN_UTF8]
+    lacking = len(set(signs) - set(tokens))
+    note = f"{lacking} of {len(signs)} bytes have no token here: characters that need them are left out of a text"
+    return (note,) if lacking else ()
 
 
-def _steps(given: Mapping[str, Any] | None) -> list[tuple[str, object]]:
-    """The steps of a pre-tokenizer, each with the one setting that matters; a strange one gets None."""
-    if given is None:
-        return []
-    if given["type"] == "Sequence":
-        return [step for part in given["pretokenizers"] for step in _steps(part)]
-    match given:
-        case {"type": "ByteLevel", "add_prefix_space": False}:
-            return [("ByteLevel", given.get("use_regex", True))]
-        case {"type": "Digits", "individual_digits": True}:
-            return [("Digits", True)]
-        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
-            return [("Split", pattern)]
-    return [(given["type"], None)]
+def _bpe(tokens: list[str], kinds: list[int], merges: list[str], pre: str) -> dict[str, Any]:
+    known = set(tokens)
+    pairs = [pair.split(" ", 1) for pair in merges]
+    cuts, ignore_merges = PRE_TOKENIZERS[pre]
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": token, **flags, "special": kinds[i] == CONTROL}
+            for i, token in enumerate(tokens)
+            if kinds[i] in (CONTROL, USER_DEFINED)
+        ],
+        "normalizer": None,
+        "pre_tokenizer": cuts,
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": ignore_merges,
+            "vocab": {token: i for i, token in enumerate(tokens)},
+            "merges": [
+                pair for pair in pairs if len(pair) == 2 and "".join(pair) in known and known.issuperset(pair)
+            ],
+        },
+    }

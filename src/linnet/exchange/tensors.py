@@ -6,7 +6,7 @@ Nothing is ever unpickled: a folder that only has pickled weights is refused.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from linnet.errors import BadInput
-from linnet.untrusted import Fields, parse_object, read_object
+from linnet.untrusted import Fields, checked, parse_object, read_object
 
 PICKLED = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".model_state", ".th"})
 ONE_FILE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -24,7 +24,7 @@ FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 @dataclass(frozen=True)
-class Place:
+class Location:
     """Where one tensor is, as the header of its file says."""
 
     file: Path
@@ -38,45 +38,38 @@ class StoredTensors:
     """All tensors of a folder by name; values are read when they are asked for."""
 
     folder: Path
-    places: Mapping[str, Place]
+    tensors: Mapping[str, Location]
 
     @classmethod
     def open(cls, folder: Path) -> StoredTensors:
-        places: dict[str, Place] = {}
+        tensors: dict[str, Location] = {}
         for file, expected in shards(folder).items():
             found = header(file)
             for name in expected:
                 if name not in found:
                     raise BadInput(f"{folder / INDEX} says that {file.name} holds {name}, and it does not")
-            places |= found
-        return cls(folder, places)
+            tensors |= found
+        return cls(folder, tensors)
 
-    def read(self, names: Iterable[str]) -> Iterator[Tensor]:
-        """These tensors in float32."""
-        for name in names:
-            place = self.places[name]
-            if place.dtype not in FLOATS:
-                known = ", ".join(sorted(FLOATS))
-                raise BadInput(f"{place.file}: {name} is stored as {place.dtype}; linnet reads {known}")
-            try:
-                with safe_open(place.file, framework="pt") as opened:
-                    tensor: Tensor = opened.get_tensor(place.name)
-            except SafetensorError as error:
-                raise BadInput(f"{place.file}: {name} cannot be read ({error})") from None
-            yield tensor.to(torch.float32)
-
-    def equal(self, first: str, second: str) -> bool:
-        one, other = self.read((first, second))
-        return torch.equal(one, other)
+    def read(self, name: str) -> Tensor:
+        """One tensor in float32."""
+        at = self.tensors[name]
+        if at.dtype not in FLOATS:
+            known = ", ".join(sorted(FLOATS))
+            raise BadInput(f"{at.file}: {name} is stored as {at.dtype}; linnet reads {known}")
+        try:
+            with safe_open(at.file, framework="pt") as opened:
+                tensor: Tensor = opened.get_tensor(at.name)
+        except SafetensorError as error:
+            raise BadInput(f"{at.file}: {name} cannot be read ({error})") from None
+        return tensor.to(torch.float32)
 
 
 def shards(folder: Path) -> dict[Path, tuple[str, ...]]:
     """The safetensors files of a folder, and the tensors that an index promises in each."""
     index = folder / INDEX
     if index.is_file():
-        promised = read_object(index).get("weight_map")
-        if not isinstance(promised, dict) or not all(isinstance(name, str) for name in promised.values()):
-            raise BadInput(f'{index} has no "weight_map" from tensor names to files')
+        promised = checked(dict[str, str], read_object(index).get("weight_map"), f"{index}: weight_map")
         if outside := sorted({name for name in promised.values() if Path(name).name != name}):
             raise BadInput(f"{index} names a file outside its folder: {outside[0]}")
         names = sorted(set(promised.values()))
@@ -93,14 +86,14 @@ def shards(folder: Path) -> dict[Path, tuple[str, ...]]:
     raise BadInput(f"{folder} has neither {ONE_FILE} nor {INDEX}")
 
 
-def header(file: Path) -> dict[str, Place]:
+def header(file: Path) -> dict[str, Location]:
     """What a safetensors file says it holds, after a look at whether it is long enough for that."""
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(8), "little")
         if size < 8 or length > size - 8:
-            told = f"its header takes {length:,} bytes" if size >= 8 else "a header takes 8 bytes at least"
-            raise BadInput(f"{file} is cut or no safetensors file: {told}, and the file has {size:,}")
+            reason = f"its header takes {length:,} bytes" if size >= 8 else "a header takes 8 bytes at least"
+            raise BadInput(f"{file} is cut or no safetensors file: {reason}, and the file has {size:,}")
         if length > MOST_HEADER:
             raise BadInput(f"{file} is no safetensors file: a header of {length:,} bytes is too long")
         stored = parse_object(stream.read(length), f"{file} is no safetensors file: its header")
@@ -118,4 +111,4 @@ def header(file: Path) -> dict[str, Place]:
             raise BadInput(
                 f"{file} is cut: tensor {name} ends at byte {8 + length + stop:,}, and the file has {size:,}"
             )
-    return {name: Place(file, name, shape, dtype) for name, (dtype, shape, _) in entries.items()}
+    return {name: Location(file, name, shape, dtype) for name, (dtype, shape, _) in entries.items()}

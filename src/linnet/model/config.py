@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 class Part(BaseModel):
     """A frozen group of settings that refuses unknown keys."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 class NetworkConfig(Part):
@@ -113,7 +113,7 @@ class AttentionConfig(Part):
     head_width: int | None = Field(None, ge=1)  # None: width / heads
     causal: bool = True
     qk_norm: bool = False
-    bias: bool = False
+    bias: bool | Literal["qkv"] = False  # qkv: of queries, keys and values, and not of what comes out
     rotary_base: float = Field(10_000.0, gt=1)
     rotary_width: int | None = Field(None, ge=2)  # how much of each head turns; None: all of it
     rotary_scaling: RotaryScaling | None = None
@@ -123,7 +123,7 @@ class AttentionConfig(Part):
 
 
 class FeedForwardConfig(Part):
-    kind: Literal["gelu", "gelu_tanh", "geglu", "swiglu", "relu2"] = "swiglu"  # gelu_tanh: the approximation
+    kind: Literal["gelu", "gelu_tanh", "geglu", "geglu_tanh", "swiglu", "relu2"] = "swiglu"  # tanh: approximate
     width: int | None = Field(None, ge=1)  # None: 4 x width, or the whole part of 8/3 x width when gated
     multiple: int = Field(32, ge=1)  # the derived width of a gated one is rounded up to a multiple of this
     bias: bool = False
@@ -166,6 +166,7 @@ class ModelConfig(NetworkConfig):
     dropout: float = Field(0.0, ge=0, lt=1)
     columns: dict[str, Column] = Field(default_factory=dict)  # beside the tokens
     loss: LossConfig = LossConfig()
+    embedding_scale: float = Field(1.0, gt=0)  # what the vectors of ids are multiplied by when they are read
     init_std: float = Field(0.02, gt=0)
     scaled_residual: bool = True  # shrink what writes into the residual stream by sqrt(2 x depth)
     parallel: bool = False  # the mixer and the feed-forward of a layer read the same residual stream
@@ -234,7 +235,7 @@ class ModelConfig(NetworkConfig):
 
     @property
     def gated(self) -> bool:
-        return self.feedforward.kind in ("geglu", "swiglu")
+        return self.feedforward.kind in ("geglu", "geglu_tanh", "swiglu")
 
     @property
     def feedforward_width(self) -> int:

@@ -31,7 +31,7 @@ def mixer_parameters(config: ModelConfig, mixer: str) -> tuple[int, int]:
     rows = (config.attention.heads + 2 * config.kv_heads) * config.head_width
     out = config.attention.heads * config.head_width
     matrices = config.width * (rows + out)
-    biases = rows + config.width if config.attention.bias else 0
+    biases = {False: 0, "qkv": rows, True: rows + config.width}[config.attention.bias]
     norms = 2 * norm_parameters(config, config.head_width) if config.attention.qk_norm else 0
     return matrices + biases + norms, matrices
 

@@ -93,6 +93,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.kind = config.feedforward.kind
         self.gated = config.gated
+        self.approximate = "tanh" if self.kind.endswith("_tanh") else "none"
         hidden, bias = config.feedforward_width, config.feedforward.bias
         self.up = Joined(config.width, (hidden, hidden) if self.gated else (hidden,), bias)
         self.down = nn.Linear(hidden, config.width, bias=bias)
@@ -105,9 +106,9 @@ class FeedForward(nn.Module):
         pre = taps.at(f"{name}.hook_pre", self.up(x))
         if self.kind == "relu2":
             return F.relu(pre).square()
-        return F.gelu(pre, approximate="tanh" if self.kind == "gelu_tanh" else "none")
+        return F.gelu(pre, approximate=self.approximate)
 
     def _gated(self, x: Tensor, taps: Taps, name: str) -> Tensor:
         gate, value = self.up(x).chunk(2, dim=-1)
         gate, value = taps.at(f"{name}.hook_pre", gate), taps.at(f"{name}.hook_pre_linear", value)
-        return (F.silu(gate) if self.kind == "swiglu" else F.gelu(gate)) * value
+        return (F.silu(gate) if self.kind == "swiglu" else F.gelu(gate, approximate=self.approximate)) * value

@@ -50,8 +50,8 @@ class Attention(nn.Module):
         self.heads, self.kv_heads, self.head_width = config.attention.heads, config.kv_heads, config.head_width
         bias = config.attention.bias
         self.widths = [n * self.head_width for n in (self.heads, self.kv_heads, self.kv_heads)]
-        self.qkv = Joined(config.width, self.widths, bias)  # decoding may put a packed product in its place
-        self.out = nn.Linear(self.heads * self.head_width, config.width, bias=bias)
+        self.qkv = Joined(config.width, self.widths, bool(bias))  # decoding may put a packed product in its place
+        self.out = nn.Linear(self.heads * self.head_width, config.width, bias=bias is True)
         qk_norm = config.attention.qk_norm
         self.q_norm = norm(config, self.head_width) if qk_norm else None
         self.k_norm = norm(config, self.head_width) if qk_norm else None

@@ -190,6 +190,8 @@ class Model(Network):
         x: Tensor | None = None
         if IDS in inputs.columns:
             x = self.embedding(inputs.ids)
+            if self.config.embedding_scale != 1:
+                x = x * self.config.embedding_scale
             if (marks := inputs.present.get(IDS)) is not None:
                 x = x * marks[..., None]
         for name, column in self.columns.items():

@@ -11,20 +11,20 @@ from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.privacy import Rare, lessen
 from linnet.domains.text.data import TextData
 from linnet.errors import BadInput
-from linnet.exchange.cleaning import write_copy
-from linnet.exchange.expressing import Portable, refuse
-from linnet.exchange.gguf_reading import read_gguf
-from linnet.exchange.gguf_writing import Kind, gguf_family, write_gguf
-from linnet.exchange.hf import DTYPES, EXPORTED, Brought, Dtype, expressible, read_folder, write_folder
+from linnet.exchange.copies import write_copy
+from linnet.exchange.families import Imported, Portable, family_for
+from linnet.exchange.gguf_model import Kind, gguf_family, read_gguf, write_gguf
+from linnet.exchange.hf import DTYPES, EXPORTED, Dtype, read_folder, write_folder
+from linnet.exchange.settings import refuse
 from linnet.files import new_files, new_folder, refuse_existing, write_atomically
 from linnet.model.costs import costs
 from linnet.model.model import Model
-from linnet.records import ExportRecord, ImportRecord, RunRecord
+from linnet.records import ExportRecord, ImportRecord
 from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder, weights_of
 from linnet.training.run import Run
 from linnet.training.settings import to_toml
 from linnet.workbench.ends import further_ends, keep_ends
-from linnet.workbench.open import Opened, load
+from linnet.workbench.open import Opened, load, read_record
 from linnet.workbench.report import write_report
 from linnet.workbench.train import unscored
 
@@ -37,7 +37,7 @@ def export_run(
     path: Path | str,
     out: Path | str,
     *,
-    to: Format = "hf",
+    to: Format | None = None,
     types: Sequence[Kind] = (),
     checkpoint: int | None = None,
     rare: Rare = "keep",
@@ -46,9 +46,11 @@ def export_run(
 ) -> ExportRecord:
     """Write the model of a run, at its best checkpoint unless another is named, in one of three forms.
 
+    Unless `to` names one, that is hf, or gguf where `out` is one .gguf file.
     `types` are numbers of the weights: f32 (unless others are named), f16, bf16, and q8_0 for GGUF. A copy of a
     run on places says what it tells about people; `rare` drops or coarsens places that few users visited.
     """
+    to = to or ("gguf" if _is_gguf(Path(out)) else "hf")
     if to not in get_args(Format):
         raise BadInput(f'there is no form "{to}"; there is {", ".join(get_args(Format))}')
     if strange := [kind for kind in types if kind not in get_args(Kind)]:
@@ -86,7 +88,7 @@ def _to_hf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force
     if len(types) > 1 or "q8_0" in types:
         raise BadInput(f"a Hugging Face folder has weights of one type: {', '.join(DTYPES)}")
     model = _portable(opened, "a Hugging Face folder")
-    expressible(model.config)
+    family_for(model.config)
     dtype: Dtype = next((known for known in DTYPES if known in types), "f32")
     with new_folder(out, EXPORTED, force=force) as new:
         family, notes = write_folder(new.path, model, dtype)
@@ -108,7 +110,7 @@ def _to_gguf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], for
     with new_files(files, force=force) as hidden:
         for file, kind in zip(hidden, distinct, strict=True):
             notes |= dict.fromkeys(write_gguf(file, model, kind, name).notes)
-    return _record(path, out, "gguf", family, opened, files, tuple(notes))
+    return _record(path, out, "gguf", family.name, opened, files, tuple(notes))
 
 
 def _to_run(
@@ -124,10 +126,7 @@ def _to_run(
     if out.exists() and out.resolve() == path.resolve():
         raise BadInput(f"{out} is the run itself; name another folder")
     folder, step = opened.folder, opened.step
-    if folder.record.is_file():
-        record = RunRecord.model_validate_json(folder.record.read_text(encoding="utf-8"))
-    else:
-        record = unscored(folder, opened.run, folder.loop(step)[0])
+    record = read_record(folder) or unscored(folder, opened.run, folder.loop(step)[0])
     record = record.model_copy(update={"path": out.name})
     notes: tuple[str, ...] = ()
     with new_folder(out, RUN, force=force) as new:
@@ -190,7 +189,7 @@ def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
 
 
-def _write_run(folder: RunFolder, run: Run, brought: Brought, name: str, out: Path) -> None:
+def _write_run(folder: RunFolder, run: Run, brought: Imported, name: str, out: Path) -> None:
     """The files of a finished run without training: one checkpoint, of step 0."""
     model = brought.model
     write_atomically(folder.settings, to_toml(run).encode())

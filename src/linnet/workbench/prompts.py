@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from linnet.codecs import Codec
 from linnet.errors import BadInput
-from linnet.exchange.tokens import ids_in_words, speaks_in_ids
+from linnet.exchange.tokens import is_ids_codec, parse_ids
 from linnet.tokenization import TokenizerCodec
 from linnet.workbench.open import Opened
 
@@ -37,7 +37,7 @@ def read_prompt(opened: Opened, text: str, name: str) -> Prompt:
     if not text:
         raise BadInput(f"{name} is empty: there is nothing to go on from")
     try:
-        ids = ids_in_words(text, config.vocabulary) if speaks_in_ids(codec) else opened.prompt(text)
+        ids = parse_ids(text, config.vocabulary) if is_ids_codec(codec) else opened.prompt(text)
     except BadInput as error:
         raise BadInput(f"{name}: {error}") from None
     if len(ids) > config.context:
@@ -46,7 +46,7 @@ def read_prompt(opened: Opened, text: str, name: str) -> Prompt:
             f"{name} ({shown!r}) has {len(ids)} tokens, and the context of this model is {config.context}"
         )
     notes = _lost(codec, text, name)
-    whole = text if speaks_in_ids(codec) else codec.decode(ids)
+    whole = text if is_ids_codec(codec) else codec.decode(ids)
     if whole != text and whole.startswith(text):  # the codec completes what it reads, such as a sum without its =
         text = whole
         notes.append(f"{name} is read as {whole!r}")
@@ -55,10 +55,10 @@ def read_prompt(opened: Opened, text: str, name: str) -> Prompt:
 
 def choice_after(codec: Codec, prompt: Sequence[int], choice: str) -> tuple[int, ...]:
     """The ids of a choice after a prompt: as both are written together where that leaves the prompt as it is."""
-    if not choice.strip() if speaks_in_ids(codec) else not choice:
+    if not choice.strip() if is_ids_codec(codec) else not choice:
         raise BadInput("a choice is empty: there is nothing to generate")
-    if speaks_in_ids(codec):
-        return ids_in_words(choice, len(codec.tokens))
+    if is_ids_codec(codec):
+        return parse_ids(choice, len(codec.tokens))
     whole = codec.encode(codec.decode(prompt) + choice).ids.tolist()
     ids = whole[len(prompt) :]
     if whole[: len(prompt)] != list(prompt) or codec.continuation(prompt, ids) != choice:
@@ -71,7 +71,7 @@ def choice_after(codec: Codec, prompt: Sequence[int], choice: str) -> tuple[int,
 
 def _lost(codec: Codec, prompt: str, name: str) -> list[str]:
     """The parts of a prompt that this tokenizer has no token for."""
-    if not isinstance(codec, TokenizerCodec) or speaks_in_ids(codec):
+    if not isinstance(codec, TokenizerCodec) or is_ids_codec(codec):
         return []
     encoding = codec.tokenizer.encode(prompt, add_special_tokens=False)
     unknown = [prompt[a:b] for i, (a, b) in zip(encoding.ids, encoding.offsets, strict=True) if i == codec.unknown]

@@ -5,7 +5,6 @@ It generates, scores and opens as the run does. It has no optimiser state, so it
 
 from __future__ import annotations
 
-import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -20,6 +19,7 @@ from linnet.records import RunRecord
 from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder
 from linnet.training.run import Run
 from linnet.training.settings import to_toml
+from linnet.untrusted import leaves, parse_object, read_text
 
 ELSEWHERE = "elsewhere"  # stands for the folders of a person's machine; nothing is looked for there
 
@@ -27,58 +27,52 @@ ELSEWHERE = "elsewhere"  # stands for the folders of a person's machine; nothing
 def write_copy(
     into: Path, folder: RunFolder, run: Run, weights: Mapping[str, Tensor], step: int, record: RunRecord
 ) -> None:
-    """Write a cleaned copy of a run into an empty folder; `weights` are the ones that it is used with."""
+    """Write a copy of a run into an empty folder; `weights` are the ones that it is used with."""
     # Averaged weights become the weights of the copy, which has no others.
     run = run.model_copy(update={"optim": run.optim.model_copy(update={"ema": 0.0})})
     settings = tomllib.loads(to_toml(run))
     copy = RunFolder(into)
-    write_atomically(copy.settings, tomli_w.dumps(bare(settings)).encode())
+    write_atomically(copy.settings, tomli_w.dumps(without_paths(settings)).encode())
     write_atomically(copy.codec, folder.codec.read_bytes())
     write_atomically(copy.record, record.model_dump_json(indent=1).encode())
     loop, _ = folder.loop(step)
     kept = LoopState(step=step, tokens=loop.tokens, seconds=loop.seconds, best_loss=loop.best_loss, best_step=step)
     copy.save(Checkpoint(weights, None, {}, kept))
     if folder.metrics.is_file():
-        write_atomically(copy.metrics, _numbers(folder.metrics.read_text(encoding="utf-8")).encode())
+        write_atomically(copy.metrics, _without_notes(folder.metrics).encode())
     if folder.report.is_file():
-        report = _cleaned_report(folder.report.read_text(encoding="utf-8"), settings)
-        write_atomically(copy.report, report.encode())
+        write_atomically(copy.report, _shortened_report(read_text(folder.report), settings).encode())
 
 
-def bare(value: Any) -> Any:
+def without_paths(value: Any) -> Any:
     """Settings in which only the last name of each whole path is left."""
     match value:
         case dict():
-            return {key: bare(inner) for key, inner in value.items()}
+            return {key: without_paths(inner) for key, inner in value.items()}
         case list():
-            return [bare(inner) for inner in value]
+            return [without_paths(inner) for inner in value]
         case str() if os.path.isabs(value):
             return f"{ELSEWHERE}/{Path(value).name}"
     return value
 
 
-def paths_in(value: Any) -> list[str]:
+def paths_of(settings: dict[str, Any]) -> list[str]:
     """Every whole path among settings, the longest first."""
-    match value:
-        case dict():
-            found = [path for inner in value.values() for path in paths_in(inner)]
-        case list():
-            found = [path for inner in value for path in paths_in(inner)]
-        case str() if os.path.isabs(value):
-            found = [value]
-        case _:
-            found = []
+    found = [value for value in leaves(settings) if isinstance(value, str) and os.path.isabs(value)]
     return sorted(found, key=len, reverse=True)
 
 
-def _numbers(metrics: str) -> str:
+def _without_notes(metrics: Path) -> str:
     """The log without its notes, which may name files."""
-    lines = [line for line in metrics.splitlines() if line.strip()]
-    return "".join(line + "\n" for line in lines if json.loads(line).get("kind") != "note")
+    numbered = enumerate(read_text(metrics).splitlines(), start=1)
+    records = [
+        (line, parse_object(line, f"{metrics}, line {number}")) for number, line in numbered if line.strip()
+    ]
+    return "".join(f"{line}\n" for line, record in records if record.get("kind") != "note")
 
 
-def _cleaned_report(report: str, settings: Mapping[str, Any]) -> str:
+def _shortened_report(report: str, settings: dict[str, Any]) -> str:
     kept = "\n".join(line for line in report.splitlines() if not line.startswith("Note:")) + "\n"
-    for path in paths_in(dict(settings)):
-        kept = kept.replace(path, bare(path))
+    for path in paths_of(settings):
+        kept = kept.replace(path, without_paths(path))
     return kept
