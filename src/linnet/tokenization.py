@@ -6,11 +6,10 @@ text: a document that says `<end>` does not end there.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +20,7 @@ from linnet.codecs import Encoded, known
 from linnet.errors import BadInput, nearest
 from linnet.files import write_atomically
 from linnet.tokenized_text import ends_text, written_bytes
-from linnet.untrusted import Fields, parse_object, read_object, read_text
+from linnet.untrusted import Fields, parse_object, read_object, read_text, refusing
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -48,7 +47,7 @@ class TokenizerCodec:
     @functools.cached_property
     def tokenizer(self) -> Tokenizer:
         """The library's object, set to take every text as it is."""
-        with _in_words("this is no tokenizer.json"):
+        with refusing("this is no tokenizer.json"):
             tokenizer: Tokenizer = tokenizers_library().Tokenizer.from_str(self.content)
         tokenizer.no_padding()
         tokenizer.no_truncation()
@@ -90,7 +89,7 @@ class TokenizerCodec:
         return None if name is None else self.tokenizer.token_to_id(name)
 
     def encode(self, value: str) -> Encoded:
-        with _in_words(f"the tokenizer has no token for a part of {value[:60]!r}"):
+        with refusing(f"the tokenizer has no token for a part of {value[:60]!r}"):
             ids = self.tokenizer.encode(value, add_special_tokens=False).ids
         return Encoded(np.array(ids, dtype=np.int64))
 
@@ -99,7 +98,7 @@ class TokenizerCodec:
         return self.flat(self.ids_of(texts))
 
     def ids_of(self, texts: Sequence[str]) -> list[list[int]]:
-        with _in_words(f"the tokenizer has no token for a part of {texts[0][:60] if texts else ''!r}"):
+        with refusing(f"the tokenizer has no token for a part of {texts[0][:60] if texts else ''!r}"):
             return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def flat(self, ids: Sequence[Sequence[int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -110,14 +109,14 @@ class TokenizerCodec:
 
     def texts_of(self, ids: list[list[int]]) -> list[str]:
         """The texts of many lists of ids that are without begin and end."""
-        with _in_words("the tokenizer cannot decode"):
+        with refusing("the tokenizer cannot decode"):
             return list(self.tokenizer.decode_batch(ids, skip_special_tokens=False))
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text; where ids end amid a character, U+FFFD stands for its bytes."""
         framing = (self.begin, self.end)
         found = [i for i in known(ids, len(self.tokens)) if i not in framing]
-        with _in_words("the tokenizer cannot decode"):
+        with refusing("the tokenizer cannot decode"):
             return self.tokenizer.decode(found, skip_special_tokens=False)
 
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
@@ -191,17 +190,6 @@ class TokenizerCodec:
     @property
     def _special_names(self) -> list[str]:
         return [token.content for token in self.tokenizer.get_added_tokens_decoder().values()]
-
-
-@contextlib.contextmanager
-def _in_words(what: str) -> Iterator[None]:
-    """Flaws of a tokenizer from elsewhere: the library raises a bare Exception, or panics (no Exception)."""
-    try:
-        yield
-    except BaseException as error:
-        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-            raise
-        raise BadInput(f"{what}: {error}") from error
 
 
 def tokenizers_library() -> Any:

@@ -15,6 +15,7 @@ from typing import Any
 
 from linnet.codecs import CharacterCodec, Codec
 from linnet.errors import BadInput
+from linnet.tokenization import TokenizerCodec, tokenizers_library
 from linnet.untrusted import read_object, read_text, refusing, shown
 
 # What transformers writes into a config where nobody chose; such an id may lie beyond a small vocabulary.
