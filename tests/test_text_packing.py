@@ -59,7 +59,7 @@ def test_every_pair_comes_once_an_epoch(
                 assert batch["ids"].shape == (min(rows, plan.lines), context)
                 found.update(batch["ids"][real].tolist())
                 assert (batch["next.ids"][real] == batch["ids"][real] + 1).all()
-                assert (batch.fields["half"][real] == batch["ids"][real] // 2).all()
+                assert (batch["half"][real] == batch["ids"][real] // 2).all()
                 np.testing.assert_array_equal(
                     batch["weights"][real] > 0, sequences.scored[batch["next.ids"][real].numpy()]
                 )
@@ -70,9 +70,8 @@ def test_every_pair_comes_once_an_epoch(
 
 def check_documents(batch: Batch, sequences: Rows, apart: bool) -> None:
     if not apart:
-        assert batch["documents"] is None
+        assert "documents" not in batch
         return
-    assert batch["documents"] is not None
     for ids, numbers, length in zip(batch["ids"], batch["documents"], batch["lengths"], strict=True):
         ids = ids[:length]
         row = np.searchsorted(sequences.starts, ids.numpy(), side="right")
@@ -92,9 +91,9 @@ def test_batches_are_functions_of_seed_and_step() -> None:
     plan, again, other = (Packed(sequences, 4, 8, seed) for seed in (1, 1, 2))
     forward = [plan.batch(step) for step in range(25)]
     for step in reversed(range(25)):
-        assert torch.equal(again.batch(step).ids, forward[step].ids)
-    assert not torch.equal(other.batch(0).ids, forward[0].ids)
-    assert not torch.equal(plan.batch(plan.steps_per_epoch).ids, forward[0].ids)
+        assert torch.equal(again.batch(step)["ids"], forward[step]["ids"])
+    assert not torch.equal(other.batch(0)["ids"], forward[0]["ids"])
+    assert not torch.equal(plan.batch(plan.steps_per_epoch)["ids"], forward[0]["ids"])
 
 
 def test_a_share_of_the_rows_is_dropped_each_epoch() -> None:
@@ -109,9 +108,9 @@ def test_a_share_of_the_rows_is_dropped_each_epoch() -> None:
             for step in range(whole.steps_per_epoch):
                 place = epoch * whole.steps_per_epoch + step
                 one, other = whole.batch(place), some.batch(place)
-                assert torch.equal(one.ids, other.ids)
-                missing |= {int(i) // 6 for i in one.targets[(one.weights > 0) & (other.weights == 0)]}
-                assert not {int(i) // 6 for i in one.targets[other.weights > 0]} & missing
+                assert torch.equal(one["ids"], other["ids"])
+                missing |= {int(i) // 6 for i in one["next.ids"][(one["weights"] > 0) & (other["weights"] == 0)]}
+                assert not {int(i) // 6 for i in one["next.ids"][other["weights"] > 0]} & missing
             left_out.append(missing)
         assert 250 < len(left_out[0]) < 350
         assert left_out[0] != left_out[1]
@@ -123,11 +122,11 @@ def test_a_share_of_the_inputs_is_masked() -> None:
     changed = total = 0
     for step in range(plan.steps_per_epoch):
         one, other = plan.batch(step), masked.batch(step)
-        assert torch.equal(one.targets, other.targets) and torch.equal(one.weights, other.weights)
-        assert torch.equal(masked.batch(step).ids, other.ids)
-        differs = one.ids != other.ids
-        assert (other.ids[differs] < 5).all()
-        changed, total = changed + int(differs.sum()), total + one.ids.numel()
+        assert torch.equal(one["next.ids"], other["next.ids"]) and torch.equal(one["weights"], other["weights"])
+        assert torch.equal(masked.batch(step)["ids"], other["ids"])
+        differs = one["ids"] != other["ids"]
+        assert (other["ids"][differs] < 5).all()
+        changed, total = changed + int(differs.sum()), total + one["ids"].numel()
     assert 0.12 < changed / total < 0.18
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
+import subprocess
+import sys
 import threading
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -27,6 +31,8 @@ from linnet.domains.text.store import (
 )
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.errors import BadInput, RunFailed
+from linnet.files import locked
+from linnet.progress import Display, shown_on
 from linnet.tokenization import TokenizerCodec
 
 TEXTS = [f"document number {i} says {'so ' * (i % 5)}é" for i in range(200)]
@@ -88,8 +94,8 @@ def test_shards_do_not_change_the_batches(tmp_path: Path, corpus: Path, codec: T
     whole, parts = (write(tmp_path / str(n), corpus, codec, n).rows() for n in (1 << 26, 300))
     one, other = Packed(whole, 3, 16, 1), Packed(parts, 3, 16, 1)
     for step in range(one.steps_per_epoch):
-        assert (one.batch(step).ids == other.batch(step).ids).all()
-        assert (one.batch(step).weights == other.batch(step).weights).all()
+        assert (one.batch(step)["ids"] == other.batch(step)["ids"]).all()
+        assert (one.batch(step)["weights"] == other.batch(step)["weights"]).all()
 
 
 def test_an_interrupted_encoding_goes_on(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
@@ -146,8 +152,42 @@ def test_of_two_that_make_one_store_the_second_waits(tmp_path: Path, corpus: Pat
     store = write_store(folder, codec, wanted(corpus, codec), slowly, shard_tokens=500)
     thread.join()
     assert read_by == ["first"] * 10 + ["second"], "the second only opens it"
-    np.testing.assert_array_equal(store.sequences().ids[:], in_memory(codec))
+    np.testing.assert_array_equal(store.rows().ids[:], in_memory(codec))
     open_store(folder).verify()
+
+
+def test_two_processes_that_want_one_store_get_it_whole(tmp_path: Path, corpus: Path) -> None:
+    """Each starts as the other does; one encodes, and both train on the same rows."""
+    program = (
+        "import sys; from pathlib import Path; from linnet.domains.text.data import TextData, Tokenizing\n"
+        "paths = [Path(name) for name in sys.argv[1:]]\n"
+        "data = TextData(paths=paths[:1], tokenizer=Tokenizing(vocabulary=290), store=paths[1])\n"
+        "sys.stdin.read(1)\n"
+        "print(data.load(1).train.rows.fingerprint())"
+    )
+    command = [sys.executable, "-c", program, str(corpus), str(tmp_path / "store")]
+    started = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(3)
+    ]
+    for process in started:
+        assert process.stdin is not None
+        process.stdin.write("x")
+        process.stdin.flush()
+    printed = {process.communicate()[0] for process in started}
+    assert [process.returncode for process in started] == [0, 0, 0]
+    for part in ("train", "validation"):
+        open_store(tmp_path / "store" / part).verify()
+    assert printed == {open_store(tmp_path / "store" / "train").identity + "\n"}
+
+
+def test_a_process_that_waits_for_another_says_so(tmp_path: Path) -> None:
+    stream, held = io.StringIO(), contextlib.ExitStack()
+    held.enter_context(locked(tmp_path))
+    thread = threading.Timer(0.3, held.close)
+    thread.start()
+    with shown_on(Display(stream)), locked(tmp_path, wait=True):
+        assert f"waiting for another process that writes {tmp_path}" in stream.getvalue()
+    thread.join()
 
 
 @pytest.mark.parametrize("fails", [killed_at, failing_at, full_from])
@@ -164,7 +204,7 @@ def test_an_encoding_that_fails_anywhere_goes_on(
                 pass
         store = write(folder, corpus, codec, 500)
         store.verify()
-        np.testing.assert_array_equal(store.sequences().ids[:], in_memory(codec))
+        np.testing.assert_array_equal(store.rows().ids[:], in_memory(codec))
         assert not [name for name in os.listdir(folder) if name.startswith(".")]
     assert step > 60
 

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from linnet.errors import BadInput, LinnetError, RunFailed
+from linnet.progress import Progress
 
 # Of the machine, not of a name.
 FAILURES = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -431,8 +432,12 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Only this process changes the folder meanwhile; the lock ends with the process, however that ends."""
     handle = os.open(folder, os.O_RDONLY)
     try:
-        if not _lock(handle, wait=wait):
-            raise BadInput(IN_USE.format(folder))
+        if not _lock(handle):
+            if not wait:
+                raise BadInput(IN_USE.format(folder))
+            with Progress(f"waiting for another process that writes {folder}") as progress:
+                progress.update(0, at_once=True)
+                _lock(handle, wait=True)
         yield
     finally:
         os.close(handle)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
-from linnet.files import write_lines
 from linnet.tokenization import TokenizerCodec
 
 
@@ -63,7 +61,7 @@ def examine(
     return found
 
 
-def write_counts(codec: TokenizerCodec, found: Findings, path: Path) -> None:
+def count_lines(codec: TokenizerCodec, found: Findings) -> Iterator[str]:
     """`count<TAB>token` lines, the most frequent first, equal counts in the order of their bytes."""
     named = sorted(zip(found.counts.tolist(), codec.tokens, strict=True), key=lambda x: (-x[0], x[1].encode()))
-    write_lines(path, (f"{count}\t{token}\n" for count, token in named))
+    return (f"{count}\t{token}\n" for count, token in named)

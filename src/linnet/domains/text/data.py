@@ -39,6 +39,7 @@ from linnet.domains.text.store import (
 from linnet.domains.text.tokenizer_training import Tokenizing, contradictions, tokenizer_file, train_tokenizer
 from linnet.domains.tokens import TokenDomain, rows_of
 from linnet.errors import BadInput
+from linnet.files import in_words, locked
 from linnet.records import Baseline
 from linnet.rows import Rows
 from linnet.tokenization import TokenizerCodec
@@ -98,8 +99,16 @@ class TextData(TokenDomain):
         if folder is not None:
             for part in PARTS:  # before anything is read or written, so that both are told of at once
                 refuse_stale(folder / part, self._wanted(part, self._named_tokenizer, folder))
-            if all(is_complete(folder / part) for part in PARTS):
-                return self._stored(folder)
+            with in_words(folder):
+                folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder, wait=True):  # of several processes one reads the corpus and makes the tokenizer
+                if not all(is_complete(folder / part) for part in PARTS):
+                    return self._read(folder, codec)
+            return self._stored(folder)
+        return self._read(None, codec)
+
+    def _read(self, folder: Path | None, codec: Codec | None) -> Material:
+        """Read and encode the corpus, into a store where a folder is named."""
         parts = self._corpus.divide()
         begun = begun_with(folder / PARTS[0]) if folder is not None and self.tokenizer.file is None else None
         known = codec if isinstance(codec, TokenizerCodec) else begun

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from linnet.domains.text.checking import examine, write_counts
-from linnet.domains.text.corpus import Corpus
+from linnet.domains.text.checking import Findings, count_lines, examine
+from linnet.domains.text.corpus import Corpus, Stream
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Reading, Tally
 from linnet.domains.text.tokenizer_training import SUPPORT, Tokenizing, train_tokenizer
 from linnet.errors import BadInput, nearest
+from linnet.files import refuse_existing, write_lines, write_texts
 from linnet.records import TokenizerRecord
 from linnet.tokenization import TokenizerCodec
 from linnet.training.checkpoint import RunFolder
@@ -38,25 +39,23 @@ def tokenizer_train(
 ) -> TokenizerRecord:
     """Learn a tokenizer and write its tokenizer.json; then check it on what it was learned from."""
     file = out / "tokenizer.json" if out.is_dir() or not out.suffix else out
-    if file.exists() and not force:
-        raise BadInput(f"{file} exists; --force replaces it")
+    refuse_existing(file, force=force)
     options = {"kind": kind, "vocabulary": vocabulary, "errors": errors}
     given = dict(map(parse_setting, settings)) | {k: v for k, v in options.items() if v is not None}
     reading, rest = _reading(given)
     wanted = _tokenizing(rest)
     corpus = Corpus(tuple(located(data)), reading, sample)
     refuse_corpus(corpus, file, "--out")
-    if counts is not None:
-        refuse_corpus(corpus, counts, "--counts")
+    _refuse_counts(corpus, counts, force)
     size = sum(source.size for source in corpus.sources())
     meter, tally = Meter("tokenizer", len(corpus.sources()), size), Tally()
     stream, characters = corpus.everything(count=size < 4 * SUPPORT * wanted.vocabulary)
     trained = train_tokenizer(stream(tally), tally, wanted, meter=meter, characters=characters)
-    trained.codec.write(file)
+    found, _ = _examined(trained.codec, corpus, stream)
+    tables = {} if counts is None else {counts: count_lines(trained.codec, found)}
+    write_texts({file: [trained.codec.content], **tables}, force=force)
     notes = (*corpus.left_out(), *tally.remarks(), *trained.notes)
-    return _record(
-        file, trained.codec, corpus, stream, "trained", trained.seconds, trained.text_bytes, notes, counts
-    )
+    return _record(file, trained.codec, found, "trained", trained.seconds, trained.text_bytes, notes)
 
 
 def tokenizer_check(
@@ -66,6 +65,7 @@ def tokenizer_check(
     sample: int | None = None,
     settings: Sequence[str] = (),
     counts: Path | None = None,
+    force: bool = False,
 ) -> TokenizerRecord:
     """What a tokenizer.json, a folder with one, or the tokenizer of a run does to these files."""
     codec = _codec(tokenizer)
@@ -73,10 +73,13 @@ def tokenizer_check(
     if rest:
         raise BadInput(f'--set: unknown key "{min(rest)}"{nearest(min(rest), READING)}')
     corpus = Corpus(tuple(located(data)), reading, sample)
-    if counts is not None:
-        refuse_corpus(corpus, counts, "--counts")
+    _refuse_counts(corpus, counts, force)
     stream, _ = corpus.everything()
-    return _record(tokenizer, codec, corpus, stream, "checked", None, 0, (), counts)
+    found, tally = _examined(codec, corpus, stream)
+    if counts is not None:
+        write_lines(counts, count_lines(codec, found), force=force)
+    notes = (*corpus.left_out(), *tally.remarks())
+    return _record(tokenizer, codec, found, "checked", found.seconds, found.utf8_bytes, notes)
 
 
 def refuse_corpus(corpus: Corpus, file: Path, option: str) -> None:
@@ -87,26 +90,31 @@ def refuse_corpus(corpus: Corpus, file: Path, option: str) -> None:
         raise BadInput(f"{option} {file} is a file of the corpus itself; name another one")
 
 
-def _record(
-    path: Path,
-    codec: TokenizerCodec,
-    corpus: Corpus,
-    stream: Any,
-    action: Literal["trained", "checked"],
-    seconds: float | None,
-    text_bytes: int,
-    notes: tuple[str, ...],
-    counts: Path | None,
-) -> TokenizerRecord:
+def _refuse_counts(corpus: Corpus, counts: Path | None, force: bool) -> None:
+    if counts is not None:
+        refuse_existing(counts, force=force, option="--counts")
+        refuse_corpus(corpus, counts, "--counts")
+
+
+def _examined(codec: TokenizerCodec, corpus: Corpus, stream: Stream) -> tuple[Findings, Tally]:
     tally, sources = Tally(), corpus.sources()
     meter = Meter("check", len(sources), sum(source.size for source in sources))
     found = examine(codec, stream(tally), tally, meter)
     if not found.documents:
         raise BadInput(f"no documents in {', '.join(map(str, corpus.names))}: there is nothing to check")
-    if counts is not None:
-        write_counts(codec, found, counts)
+    return found, tally
+
+
+def _record(
+    path: Path,
+    codec: TokenizerCodec,
+    found: Findings,
+    action: Literal["trained", "checked"],
+    seconds: float,
+    text_bytes: int,
+    notes: tuple[str, ...],
+) -> TokenizerRecord:
     unused = found.unused(codec)
-    spent = found.seconds if seconds is None else seconds
     return TokenizerRecord(
         path=str(path),
         action=action,
@@ -122,9 +130,9 @@ def _record(
         lossless=found.lossy == 0,
         lossy_documents=found.lossy,
         first_loss=found.first_loss,
-        seconds=spent,
-        megabytes_per_second=(text_bytes or found.utf8_bytes) / 1e6 / max(spent, 1e-9),
-        notes=notes if seconds is not None else (*corpus.left_out(), *tally.remarks()),
+        seconds=seconds,
+        megabytes_per_second=text_bytes / 1e6 / max(seconds, 1e-9),
+        notes=notes,
     )
 
 

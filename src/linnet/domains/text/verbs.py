@@ -83,6 +83,7 @@ def check(
     errors: ErrorsOption = None,
     counts: CountsOption = None,
     settings: SettingsOption = None,
+    force: ForceOption = False,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -90,8 +91,8 @@ def check(
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.text.tokenizer_verbs import tokenizer_check
 
-        said = [*(settings or []), *([f"errors={errors}"] if isinstance(errors, BadBytes) else [])]
-        face.show(tokenizer_check(tokenizer, data, sample=sample, settings=said, counts=counts))
+        given = [*(settings or []), *([f"errors={errors}"] if isinstance(errors, BadBytes) else [])]
+        face.show(tokenizer_check(tokenizer, data, sample=sample, settings=given, counts=counts, force=force))
 
 
 def join(groups: Groups) -> None:
