@@ -69,7 +69,7 @@ def bench_tokenizer(
     def encode() -> np.ndarray:
         return np.concatenate([rows for rows, *_ in encode_rows(codec, read())])
 
-    portions = list(Passage(texts).portions())
+    portions = [part.texts for part in Passage(texts).portions()]
 
     def encode_bare() -> list[list[int]]:
         calls = (bare.encode_batch_fast(some, add_special_tokens=False) for some in portions)

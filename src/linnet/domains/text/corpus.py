@@ -221,10 +221,8 @@ def _with_word(passages: Iterator[Passage], words: Sequence[str]) -> Iterator[Pa
     for passage in passages:
         if passage.splits is None:
             yield passage
-            continue
-        kept = [text for text, word in zip(passage.texts, passage.splits, strict=True) if word in words]
-        if kept:
-            yield Passage(kept)
+        elif (kept := passage.keep([word in words for word in passage.splits])).texts:
+            yield kept._replace(splits=None)
 
 
 def with_split(passages: Iterator[Passage], split: str) -> Iterator[Passage]:
@@ -241,10 +239,9 @@ def _marked(passages: Iterator[Passage], marks: Iterator[bool], wanted: bool) ->
     for passage in passages:
         ongoing = [mark] if passage.continues and mark is not None else []
         drawn = [*ongoing, *itertools.islice(marks, len(passage.texts) - len(ongoing))]
-        kept = [text for text, mark in zip(passage.texts, drawn, strict=False) if mark is wanted]
         mark = drawn[-1] if drawn else None
-        if kept:
-            yield Passage(kept, continues=passage.continues and drawn[0] is wanted)
+        if (kept := passage.keep([mark is wanted for mark in drawn])).texts:
+            yield kept._replace(splits=None)
 
 
 def _count(stream: Stream, tally: Tally) -> int:

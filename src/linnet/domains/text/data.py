@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from linnet.codecs import Codec
 from linnet.domains.contract import Domain, Material, Part, Region, Scored
 from linnet.domains.text.blocks import block_scores, no_block
+from linnet.domains.text.chat import Template
 from linnet.domains.text.corpus import Corpus, Parts, Stream, repeated, with_split
 from linnet.domains.text.finding import find, find_sources, hub_version
 from linnet.domains.text.meter import Meter
@@ -36,7 +37,13 @@ from linnet.domains.text.store import (
     row_type,
     write_store,
 )
-from linnet.domains.text.tokenizer_training import Tokenizing, contradictions, tokenizer_file, train_tokenizer
+from linnet.domains.text.tokenizer_training import (
+    Tokenizing,
+    contradictions,
+    tokenizer_file,
+    train_tokenizer,
+    with_markers,
+)
 from linnet.domains.tokens import TokenDomain, rows_of
 from linnet.errors import BadInput
 from linnet.files import in_words, locked
@@ -46,7 +53,7 @@ from linnet.tokenization import TokenizerCodec
 
 TOKENS_PER_PARAMETER = 20  # where a given amount of computing gains most (Hoffmann et al., 2022)
 MOST_ROUNDS = 8.0  # of one text; more were not tried (dev/LOG.md)
-READING = ("errors", "field", "documents")  # what `eval` may read in another way than training did
+READING = ("errors", "field", "documents", "template")  # what `eval` may read in another way than training did
 if TYPE_CHECKING:
     from linnet.evaluation import Units
     from linnet.model.model import Model
@@ -67,8 +74,9 @@ class TextData(TokenDomain):
     `split` column (train, validation, test) is obeyed. `split=shuffled` holds out a random share of the documents,
     `tail` the last ones (of `documents=file`: the last characters). `store` is a folder that keeps the
     encoded corpus on disk, or `auto`, a folder of its own in the cache (LINNET_CACHE, or ~/.cache/linnet); a
-    large corpus is never kept in memory. `block` is the batch and context of the
-    headline protocol, whose block metric is then printed beside the full one.
+    large corpus is never kept in memory. `template` (chatml, plain, or a text with {role} and {content}) writes
+    rows of `messages`, or of `prompt` and `completion`, of which only answers are then learned and scored. `block`
+    is the batch and context of the headline protocol, whose block metric is then printed beside the full one.
     """
 
     domain: Literal["text"] = "text"
@@ -83,6 +91,7 @@ class TextData(TokenDomain):
     split_seed: int = Field(1337, ge=0)
     tokenizer: Tokenizing = Tokenizing()
     store: Path | None = None
+    template: str | None = None
     block: tuple[int, int] | None = None
 
     @field_validator("paths", "validation_paths", "store")
@@ -92,6 +101,16 @@ class TextData(TokenDomain):
         if isinstance(value, tuple):
             return tuple(path if str(path).startswith("hf:") else path.absolute() for path in value)
         return value if value in (None, AUTOMATIC) else value.absolute()
+
+    @model_validator(mode="after")
+    def _known_template(self) -> TextData:
+        if self.template is not None:
+            Template.of(self.template)
+            if self.store not in (None, AUTOMATIC):
+                raise BadInput(
+                    "data.store keeps whole documents, and data.template scores only answers: unset one"
+                )
+        return self
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         """The same parts for every seed. A resumed run brings the codec that it began with."""
@@ -188,7 +207,7 @@ class TextData(TokenDomain):
 
     @property
     def _reading(self) -> Reading:
-        return Reading(self.documents, self.field, self.errors)
+        return Reading(self.documents, self.field, self.errors, self.template)
 
     @property
     def _corpus(self) -> Corpus:
@@ -209,9 +228,8 @@ class TextData(TokenDomain):
             return codec, (used_as_it_is(file, codec, self.tokenizer),)
         tally = Tally()
         meter = Meter("tokenizer", len(self._corpus.sources()), self._stored_bytes)
-        trained = train_tokenizer(
-            parts.train(tally), tally, self.tokenizer, meter=meter, characters=parts.characters
-        )
+        wanted = self.tokenizer if self.template is None else with_markers(self.tokenizer, self.template)
+        trained = train_tokenizer(parts.train(tally), tally, wanted, meter=meter, characters=parts.characters)
         if self.tokenizer.file is None:
             return trained.codec, trained.notes
         file = tokenizer_file(self.tokenizer.file)
@@ -264,7 +282,7 @@ class TextData(TokenDomain):
         """Where the encoded corpus is kept; None keeps it in memory. A folder of the cache is never stale."""
         if self.store not in (None, AUTOMATIC):
             return self.store
-        if self.store is None and self._stored_bytes <= LARGE:
+        if self.template is not None or (self.store is None and self._stored_bytes <= LARGE):
             return None
         marks = [(source.name, source.size, source.modified) for source in self._wanted("", None).sources]
         said = json.dumps([FORMAT, marks, self._wanted("", None).settings], sort_keys=True)
@@ -313,16 +331,11 @@ def used_as_it_is(file: Path, codec: TokenizerCodec, wanted: Tokenizing) -> str:
 
 def rows_in_memory(codec: TokenizerCodec, stream: Stream, tally: Tally | None = None) -> Rows:
     """All documents of a stream as rows."""
-    flat, sizes = [np.empty(0, row_type(codec))], [np.empty((0, 3), np.int64)]
-    for some, lengths in encode_rows(codec, stream(tally or Tally())):
-        flat.append(some)
-        sizes.append(lengths)
-    ids = np.concatenate(flat)
-    tokens, characters, utf8_bytes = np.concatenate(sizes).T
-    starts = np.concatenate([[0], np.cumsum(tokens)])
-    scored = np.ones(len(ids), bool)
-    scored[starts[:-1]] = False
-    return Rows.of_ids(ids, starts, scored, characters, utf8_bytes)
+    parts = [(np.empty(0, row_type(codec)), np.empty((0, 3), np.int64), np.empty(0, bool))]
+    parts += encode_rows(codec, stream(tally or Tally()))
+    ids, sizes, scored = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
+    starts = np.concatenate([[0], np.cumsum(sizes[:, 0])])
+    return Rows.of_ids(ids, starts, scored, sizes[:, 1], sizes[:, 2])
 
 
 def unscored(codec: TokenizerCodec, rows: Rows) -> str:
@@ -335,8 +348,8 @@ def unscored(codec: TokenizerCodec, rows: Rows) -> str:
 def lossiness(codec: TokenizerCodec, stream: Stream) -> str:
     """Whether documents come back from their tokens, and what the first loss is; nothing if all do."""
     total, lost, first = 0, 0, ""
-    for texts in (texts for passage in stream(Tally()) for texts in passage.portions()):
-        for text, back in zip(texts, codec.texts_of(codec.ids_of(texts)), strict=True):
+    for part in (part for passage in stream(Tally()) for part in passage.portions()):
+        for text, back in zip(part.texts, codec.texts_of(codec.ids_of(part.texts)), strict=True):
             total += 1
             if back != text:
                 first = first or f"{text[:40]!r} becomes {back[:40]!r}"

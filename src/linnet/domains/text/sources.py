@@ -7,20 +7,20 @@ This module decides what a document is and whether its bytes are text; it knows 
 from __future__ import annotations
 
 import codecs
-import contextlib
-import gzip
 import io
+import itertools
+import os
 import re
-import zlib
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
+from linnet.domains.text.chat import COLUMNS, Spans, Template, is_chat
 from linnet.domains.text.finding import Source, files, hub_name, what_is_read
 from linnet.errors import BadInput
-from linnet.untrusted import Malformed, parse_json
+from linnet.untrusted import Malformed, kind_of, opened, parse_json
 
 BLOCK = 1 << 20  # bytes read at a time
 PORTION = 1 << 20  # characters handed on at a time
@@ -38,6 +38,11 @@ MAGIC = {
     b"\x28\xb5\x2f\xfd": "a zstd archive (only gzip is read)",
     b"SQLite": "an SQLite database",
 }
+FIELD_ADVICE = "name the one with the text: --set field=NAME"
+CHAT_ADVICE = (
+    "these rows are conversations: --set template=chatml (or plain, or a text with {role} and {content}) says how "
+    "they are written, and then only answers are scored"
+)
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 BLANK_EDGES = re.compile(r"\A(?:[ \t]*\n)+|(?:\n[ \t]*)+\Z")
 
@@ -49,6 +54,7 @@ class Reading:
     documents: Literal["line", "paragraph", "file"] = "line"  # of text files; JSON and Parquet: one a row
     field: str = "text"
     errors: Literal["strict", "replace"] = "strict"
+    template: str | None = None  # of conversations; see `chat`
 
 
 @dataclass
@@ -94,23 +100,32 @@ class Tally:
 class Passage(NamedTuple):
     """Some consecutive documents, and the word in their `split` column where there is one.
 
-    Where a document was too long, `continues` says that the first text goes on with the document before it.
+    Where a document was too long, `continues` says that the first text goes on with the document before it. Of
+    documents that a template wrote, `answers` are the parts that are scored.
     """
 
     texts: list[str]
     splits: list[str] | None = None
     continues: bool = False
+    answers: list[Spans] | None = None
 
-    def portions(self) -> Iterator[list[str]]:
-        """The texts in lists of about a million characters, which is what one call of a tokenizer is given."""
+    def keep(self, marks: Sequence[bool]) -> Passage:
+        """Only the documents that are marked."""
+        if all(marks):
+            return self
+        splits = None if self.splits is None else list(itertools.compress(self.splits, marks))
+        answers = None if self.answers is None else list(itertools.compress(self.answers, marks))
+        return Passage(list(itertools.compress(self.texts, marks)), splits, self.continues and marks[0], answers)
+
+    def portions(self) -> Iterator[Passage]:
+        """The documents in parts of about a million characters, which is what one call of a tokenizer is given."""
         first = held = 0
-        for i, text in enumerate(self.texts):
+        for stop, text in enumerate(self.texts, start=1):
             held += len(text)
-            if held >= PORTION:
-                yield self.texts[first : i + 1]
-                first, held = i + 1, 0
-        if first < len(self.texts):
-            yield self.texts[first:]
+            if held >= PORTION or stop == len(self.texts):
+                answers = None if self.answers is None else self.answers[first:stop]
+                yield Passage(self.texts[first:stop], answers=answers)
+                first, held = stop, 0
 
 
 def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> Iterator[Passage]:
@@ -137,28 +152,12 @@ def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> 
 
 
 def _without_empty(passage: Passage, tally: Tally) -> Passage:
-    kept = [i for i, text in enumerate(passage.texts) if text and not text.isspace()]
-    if len(kept) == len(passage.texts):
-        return passage
-    tally.empty += len(passage.texts) - len(kept)
-    splits = None if passage.splits is None else [passage.splits[i] for i in kept]
-    return Passage([passage.texts[i] for i in kept], splits, passage.continues and kept[:1] == [0])
+    full = passage.keep([bool(text) and not text.isspace() for text in passage.texts])
+    tally.empty += len(passage.texts) - len(full.texts)
+    return full
 
 
 # --- bytes to text -------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[BinaryIO, BinaryIO]]:
-    """The bytes of a file, and the stored file below them; gzip is known by its first two bytes."""
-    with path.open("rb") as stored:
-        zipped = stored.read(2) == b"\x1f\x8b"
-        stored.seek(0)
-        if not zipped:
-            yield stored, stored
-            return
-        with gzip.GzipFile(fileobj=stored, mode="rb") as unpacked:
-            yield unpacked, stored  # type: ignore[misc]
 
 
 def _text_blocks(source: Source, reading: Reading, tally: Tally) -> Iterator[str]:
@@ -166,11 +165,11 @@ def _text_blocks(source: Source, reading: Reading, tally: Tally) -> Iterator[str
     path = Path(source.name)
     ends = io.IncrementalNewlineDecoder(None, translate=True)
     before, offset, pending, first, final = tally.stored_bytes, 0, b"", True, False
-    with _opened(path) as (stream, stored):
+    with opened(path) as stream:
         while not final:
-            block = _read(stream, path)
+            block = stream.read(BLOCK)
             final = not block
-            tally.stored_bytes = before + stored.tell()
+            tally.stored_bytes = before + os.lseek(stream.fileno(), 0, os.SEEK_CUR)
             if first:
                 first = False
                 _refuse_binary(block, path)
@@ -184,15 +183,6 @@ def _text_blocks(source: Source, reading: Reading, tally: Tally) -> Iterator[str
     kinds = {"\n": "LF", "\r\n": "CRLF", "\r": "CR"}
     seen = (ends.newlines,) if isinstance(ends.newlines, str) else ends.newlines or ()
     tally.line_ends.update([" and ".join(sorted(kinds[end] for end in seen))] if seen else [])
-
-
-def _read(stream: BinaryIO, path: Path) -> bytes:
-    try:
-        return stream.read(BLOCK)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise BadInput(
-            f"{path}: the gzip stream is cut or damaged ({error}); fetch or pack the file again"
-        ) from error
 
 
 def _decode(data: bytes, final: bool, offset: int, path: Path, reading: Reading, tally: Tally) -> tuple[str, int]:
@@ -311,8 +301,7 @@ def _json_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passa
 
 
 def _parse_rows(lines: list[str], number: int, name: str, reading: Reading, tally: Tally) -> Passage:
-    texts: list[str] = []
-    splits: list[str] = []
+    rows, numbers = [], []
     for i, line in enumerate(lines, start=number + 1):
         if not line or line.isspace():
             continue
@@ -320,36 +309,61 @@ def _parse_rows(lines: list[str], number: int, name: str, reading: Reading, tall
         try:
             row = parse_json(line, where, half_characters=True)
         except Malformed as error:
-            example = f'{{"{reading.field}": "..."}}'
-            raise BadInput(f"{error}; each line holds one object, such as {example}") from None
-        texts.append(_text_of(row, where, reading, tally))
-        if "split" in row:
-            splits.append(str(row["split"]))
-    if splits and len(splits) != len(texts):
+            raise BadInput(f"{error}; each line holds one object, such as {_example(reading)}") from None
+        if not isinstance(row, dict):
+            raise BadInput(f"{where}: expected an object such as {_example(reading)}, not {type(row).__name__}")
+        rows.append(row)
+        numbers.append(i)
+    splits = [str(row["split"]) for row in rows if "split" in row]
+    if splits and len(splits) != len(rows):
         raise BadInput(
-            f"{name}: {len(texts) - len(splits):,} rows near row {number + 1:,} have no split; give all one"
+            f"{name}: {len(rows) - len(splits):,} rows near row {number + 1:,} have no split; give all one"
         )
-    return Passage(texts, splits or None)
+    return _documents_of(rows, numbers, name, reading, tally)._replace(splits=splits or None)
 
 
-def _text_of(row: Any, where: str, reading: Reading, tally: Tally) -> str:
+def _documents_of(
+    rows: Iterable[Mapping[str, Any]], numbers: Iterable[int], name: str, reading: Reading, tally: Tally
+) -> Passage:
+    """The documents of these rows: their text field, or what the template writes."""
+    if reading.template is None:
+        return Passage(
+            [_text_of(row, f"{name}, row {i:,}", reading, tally) for i, row in zip(numbers, rows, strict=False)]
+        )
+    template, texts, answers = Template.of(reading.template), [], []
+    for i, row in zip(numbers, rows, strict=False):
+        where = f"{name}, row {i:,}"
+        written = template.write(row, where)
+        texts.append(_valid(written.text, where, reading, tally))
+        answers.append(written.answers)
+    return Passage(texts, answers=answers)
+
+
+def _example(reading: Reading) -> str:
+    if reading.template is None:
+        return f'{{"{reading.field}": "..."}}'
+    return '{"messages": [{"role": "user", "content": "..."}, ...]}'
+
+
+def _text_of(row: Mapping[str, Any], where: str, reading: Reading, tally: Tally) -> str:
     """The text field of a row, refused when it is missing, no string, or no valid text."""
-    if not isinstance(row, dict):
-        raise BadInput(
-            f'{where}: expected an object such as {{"{reading.field}": "..."}}, not {type(row).__name__}'
-        )
     if reading.field not in row:
+        advice = f"name the one with the text: --set field=NAME; {CHAT_ADVICE}" if is_chat(row) else FIELD_ADVICE
         raise BadInput(
-            f'{where}: no field "{reading.field}"; there is {", ".join(map(str, row)) or "nothing"}; '
-            "name the one with the text: --set field=NAME"
+            f'{where}: no field "{reading.field}"; there is {", ".join(map(str, row)) or "nothing"}; {advice}'
         )
     text = row[reading.field]
     if not isinstance(text, str):
-        raise BadInput(f'{where}: field "{reading.field}" holds {type(text).__name__}, not text')
+        raise BadInput(f'{where}: field "{reading.field}" holds {kind_of(text)}, not text')
+    return _valid(text, f'{where}: field "{reading.field}"', reading, tally)
+
+
+def _valid(text: str, where: str, reading: Reading, tally: Tally) -> str:
+    """The text itself, of the same length, without what no file of text can hold."""
     if "\0" in text or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
         if reading.errors == "strict":
             raise BadInput(
-                f'{where}: field "{reading.field}" holds NUL or half a surrogate pair; correct the row, '
+                f"{where} holds NUL or half a surrogate pair; correct the row, "
                 "or read with --errors replace, which puts U+FFFD in its place"
             )
         tally.nul += text.count("\0")
@@ -369,24 +383,26 @@ def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Pa
         schema = table.collect_schema()
     except polars.exceptions.PolarsError as error:
         raise BadInput(f"{source.name} is no Parquet file: {str(error).splitlines()[0]}") from error
-    if reading.field not in schema:
+    wanted = (reading.field,) if reading.template is None else COLUMNS
+    if not set(wanted) & set(schema):
+        advice = CHAT_ADVICE if is_chat(schema) else FIELD_ADVICE
+        raise BadInput(f'{source.name}: no column "{wanted[0]}"; there is {", ".join(schema)}; {advice}')
+    if reading.template is None:
+        if schema[reading.field] != polars.String:
+            raise BadInput(f'{source.name}: column "{reading.field}" holds {schema[reading.field]}, not text')
+        table = table.with_columns(polars.col(reading.field).fill_null(""))
+    table, row = table.select(name for name in schema if name in wanted or name == "split"), 0
+    try:
+        for part in table.collect_batches(chunk_size=4096, maintain_order=True):
+            numbers = range(row + 1, row + len(part) + 1)
+            splits = [str(word) for word in part["split"].to_list()] if "split" in part.columns else None
+            rows = part.iter_rows(named=True)
+            yield _documents_of(rows, numbers, source.name, reading, tally)._replace(splits=splits)
+            row += len(part)
+    except polars.exceptions.PolarsError as error:
         raise BadInput(
-            f'{source.name}: no column "{reading.field}"; there is {", ".join(schema)}; '
-            "name the one with the text: --set field=NAME"
-        )
-    if schema[reading.field] != polars.String:
-        raise BadInput(f'{source.name}: column "{reading.field}" holds {schema[reading.field]}, not text')
-    chosen = [reading.field, "split"] if "split" in schema and reading.field != "split" else [reading.field]
-    row = 0
-    for part in table.select(chosen).collect_batches(chunk_size=4096, maintain_order=True):
-        found = part[reading.field].to_list()
-        texts = [
-            "" if text is None else _text_of({reading.field: text}, f"{source.name}, row {i:,}", reading, tally)
-            for i, text in enumerate(found, start=row + 1)
-        ]
-        row += len(found)
-        splits = [str(word) for word in part["split"].to_list()] if len(chosen) > 1 else None
-        yield Passage(texts, splits)
+            f"{source.name} cannot be read after row {row:,} ({str(error).splitlines()[0]}); write it again"
+        ) from error
 
 
 def _hub_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
@@ -400,13 +416,10 @@ def _hub_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passag
         rows = datasets.load_dataset(name, config, split=split, streaming=True)
     except (ValueError, OSError, ConnectionError) as error:
         raise BadInput(f"{source.name} cannot be read: {error}") from error
-    texts: list[str] = []
-    for i, row in enumerate(rows, start=1):
-        texts.append(_text_of(row, f"{source.name}, row {i:,}", reading, tally))
-        if len(texts) == 4096:
-            yield Passage(texts)
-            texts = []
-    yield Passage(texts)
+    stream, number = iter(rows), 0
+    while some := list(itertools.islice(stream, 4096)):
+        yield _documents_of(some, range(number + 1, number + len(some) + 1), source.name, reading, tally)
+        number += len(some)
 
 
 def _replaced(count: int, what: str) -> str:

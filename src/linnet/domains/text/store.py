@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from linnet.domains.text.chat import Spans
 from linnet.domains.text.finding import Source, hub_version
 from linnet.domains.text.long_arrays import EveryTarget, Joined
 from linnet.domains.text.meter import Meter
@@ -34,6 +35,8 @@ from linnet.untrusted import read_object
 FORMAT = 2
 SHARD_TOKENS = 1 << 26
 SIZE = np.dtype("<u4")
+# Framed rows end to end, the sizes of each (int64 [rows, 3]: tokens, characters, bytes), and which tokens count.
+EncodedRows = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 class Stored(BaseModel):
@@ -147,14 +150,49 @@ def frame_rows(codec: TokenizerCodec, ids: np.ndarray, lengths: np.ndarray) -> t
     return flat, framed
 
 
-def encode_rows(codec: TokenizerCodec, passages: Iterable[Passage]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Framed rows, and the sizes of each, int64 [rows, 3]: some hundred thousand characters at a time."""
+def encode_rows(codec: TokenizerCodec, passages: Iterable[Passage]) -> Iterator[EncodedRows]:
+    """All documents, some hundred thousand characters at a time."""
     for passage in passages:
-        for texts in passage.portions():
-            flat, lengths = frame_rows(codec, *codec.encode_many(texts))
-            characters = np.fromiter(map(len, texts), np.int64, len(texts))
-            utf8_bytes = np.fromiter((len(text.encode()) for text in texts), np.int64, len(texts))
-            yield flat, np.stack([lengths, characters, utf8_bytes], axis=1)
+        for part in passage.portions():
+            if part.answers is not None:
+                yield _encode_answers(codec, part.texts, part.answers)
+                continue
+            flat, lengths = frame_rows(codec, *codec.encode_many(part.texts))
+            characters = np.fromiter(map(len, part.texts), np.int64, len(part.texts))
+            utf8_bytes = np.fromiter((len(text.encode()) for text in part.texts), np.int64, len(part.texts))
+            scored = np.ones(len(flat), bool)
+            scored[np.cumsum(lengths) - lengths] = False
+            yield flat, np.stack([lengths, characters, utf8_bytes], axis=1), scored
+
+
+def _encode_answers(codec: TokenizerCodec, texts: list[str], answers: list[Spans]) -> EncodedRows:
+    """Rows of which only the answers count, and after an answer at the end of a text its end token.
+
+    Answers are encoded by themselves, so that a prompt has the same tokens with and without one.
+    """
+    edges = [
+        [0, *itertools.chain.from_iterable(spans), len(text)] for text, spans in zip(texts, answers, strict=True)
+    ]
+    bounds = [(text, *pair) for text, some in zip(texts, edges, strict=True) for pair in itertools.pairwise(some)]
+    pieces = iter(codec.ids_of([text[first:last] for text, first, last in bounds]))  # every second one an answer
+    head, tail = ([] if token is None else [token] for token in (codec.begin, codec.end))
+    flat: list[int] = []
+    scored: list[bool] = []
+    sizes = []
+    for text, spans in zip(texts, answers, strict=True):
+        ids, marks = [*head], [False] * len(head)
+        for number in range(2 * len(spans) + 1):
+            piece = next(pieces)
+            ids += piece
+            marks += [number % 2 == 1] * len(piece)
+        ids += tail
+        marks += [spans[-1][1] == len(text)] * len(tail)
+        marks[:1] = [False]
+        flat += ids
+        scored += marks
+        written = [text[first:last] for first, last in spans]
+        sizes.append((len(ids), sum(map(len, written)), sum(len(answer.encode()) for answer in written)))
+    return np.array(flat, row_type(codec)), np.array(sizes, np.int64), np.array(scored)
 
 
 @dataclass(frozen=True)
@@ -318,7 +356,7 @@ def _write_store(
 def _write_shard(
     folder: Path,
     manifest: Manifest,
-    encoded: Iterator[tuple[np.ndarray, np.ndarray]],
+    encoded: Iterator[EncodedRows],
     shard_tokens: int,
     advance: Callable[[int], None],
 ) -> Manifest:
@@ -330,7 +368,7 @@ def _write_shard(
         hidden[0].open("wb") as token_stream,
         hidden[1].open("wb") as size_stream,
     ):
-        for flat, sizes in encoded:
+        for flat, sizes, _ in encoded:
             ids = flat.astype(dtype)
             token_stream.write(ids.data)
             size_stream.write(sizes.astype(SIZE).data)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from linnet.domains.text.chat import Template
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Passage, Tally
 from linnet.errors import BadInput
@@ -53,6 +54,13 @@ class Tokenizing(BaseModel):
     def _one_or_more(cls, value: Any) -> Any:
         """A single token may be given as it is."""
         return (value,) if isinstance(value, str) else value
+
+
+def with_markers(wanted: Tokenizing, template: str) -> Tokenizing:
+    """The same with the marks of a template as tokens of their own."""
+    return wanted.model_copy(
+        update={"specials": tuple(dict.fromkeys([*wanted.specials, *Template.of(template).markers]))}
+    )
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from linnet.domains.text.checking import Findings, count_lines, examine
 from linnet.domains.text.corpus import Corpus, Stream
 from linnet.domains.text.meter import Meter
 from linnet.domains.text.sources import Reading, Tally
-from linnet.domains.text.tokenizer_training import SUPPORT, Tokenizing, train_tokenizer
+from linnet.domains.text.tokenizer_training import SUPPORT, Tokenizing, train_tokenizer, with_markers
 from linnet.errors import BadInput, nearest
 from linnet.files import refuse_existing, write_lines, write_texts
 from linnet.records import TokenizerRecord
@@ -22,7 +22,7 @@ from linnet.training.checkpoint import RunFolder
 from linnet.training.settings import explain, parse_setting
 from linnet.workbench.open import located, read_codec, read_run
 
-READING = {"documents": "line", "field": "text", "errors": "strict"}
+READING: dict[str, Any] = {"documents": "line", "field": "text", "errors": "strict", "template": None}
 
 
 def tokenizer_train(
@@ -44,6 +44,8 @@ def tokenizer_train(
     given = dict(map(parse_setting, settings)) | {k: v for k, v in options.items() if v is not None}
     reading, rest = _reading(given)
     wanted = _tokenizing(rest)
+    if reading.template is not None:
+        wanted = with_markers(wanted, reading.template)
     corpus = Corpus(tuple(located(data)), reading, sample)
     refuse_corpus(corpus, file, "--out")
     _refuse_counts(corpus, counts, force)
