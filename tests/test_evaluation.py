@@ -86,7 +86,7 @@ def test_nats_do_not_depend_on_packing():
     scored = np.concatenate([data.scored[data.starts[row] + 1 : data.starts[row + 1]] for row in range(4)])
     documents = torch.arange(4).repeat_interleave(torch.from_numpy(data.lengths - 1))[None]
     with torch.inference_mode():
-        lost = model.head.nll(model(Inputs(inputs, documents=documents)).hidden, targets)
+        lost = model.head.nll(model(Inputs({"ids": inputs}, documents=documents)).hidden, targets)
     packed = float((lost.double() * torch.from_numpy(scored)).sum()) / data.targets
     assert nats(model, data).mean == pytest.approx(packed, rel=1e-6)
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from linnet.data import Batch
+from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.model.config import AttentionConfig, ModelConfig
 from linnet.model.model import Model
 from linnet.training.distributed import Processes
@@ -27,6 +28,13 @@ from linnet.training.settings import changed
 from tiny_runs import tiny_run
 
 CPU = torch.device("cpu")
+
+
+def learner_of(run: Run) -> Learner:
+    assert isinstance(run.data, ArithmeticData)
+    return Learner(run, run.data.codec(), CPU, Processes())
+
+
 SHAPES = {
     "plain": (),
     "untied with biases": (
@@ -44,7 +52,7 @@ SHAPES = {
 
 
 def model_of(shape: str) -> Model:
-    return Learner(tiny_run(*SHAPES[shape])[0], CPU, Processes()).model
+    return learner_of(tiny_run(*SHAPES[shape])[0]).network
 
 
 def weights(model: Model) -> dict[str, Tensor]:
@@ -125,8 +133,8 @@ def test_a_step_is_what_plain_torch_does() -> None:
     """Loss, clipping, decay and schedule in a few lines of torch, beside the learner."""
     settings = ("optim.clip=0.5", "weight_decay=0.3", "lr=0.01", "schedule=linear", "schedule.warmup=2")
     run, batches = tiny_run(*settings)
-    learner = Learner(run, run.data.codec(), CPU, Processes())
-    plain = Learner(run, run.data.codec(), CPU, Processes()).model
+    learner = learner_of(run)
+    plain = learner_of(run).network
     decaying = [p for n, p in plain.named_parameters() if p.ndim == 2 and n.startswith("blocks")]
     others = [p for n, p in plain.named_parameters() if not (p.ndim == 2 and n.startswith("blocks"))]
     adam = torch.optim.AdamW(
@@ -146,29 +154,29 @@ def test_a_step_is_what_plain_torch_does() -> None:
         assert float(moved.loss) == pytest.approx(loss.item(), rel=1e-5)
         assert float(moved.grad_norm) == pytest.approx(norm.item(), rel=1e-4)
         assert float(norm) > 0.5, "the test wants gradients that are clipped"
-    for (name, ours), theirs in zip(learner.model.named_parameters(), plain.parameters(), strict=True):
+    for (name, ours), theirs in zip(learner.network.named_parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-4, msg=name)
 
 
 def test_averaged_weights_are_those_of_the_formula_and_of_torch() -> None:
     run, batches = tiny_run("ema=0.8")
-    learner = Learner(run, run.data.codec(), CPU, Processes())
-    reference = AveragedModel(learner.model, multi_avg_fn=get_ema_multi_avg_fn(0.8))
+    learner = learner_of(run)
+    reference = AveragedModel(learner.network, multi_avg_fn=get_ema_multi_avg_fn(0.8))
     by_hand: dict[str, Tensor] | None = None
     for step, batch in enumerate(batches[:6]):
         learner.step(batch, step, 18)
-        reference.update_parameters(learner.model)
-        now = {name: value.double() for name, value in weights(learner.model).items()}
+        reference.update_parameters(learner.network)
+        now = {name: value.double() for name, value in weights(learner.network).items()}
         by_hand = now if by_hand is None else {n: 0.8 * by_hand[n] + 0.2 * now[n] for n in now}
     assert learner.averaged is not None
     for name, value in learner.averaged.named_parameters():
         torch.testing.assert_close(value.double(), by_hand[name], atol=1e-6, rtol=0)
         assert torch.equal(value, dict(reference.module.named_parameters())[name])
-        assert not torch.equal(value, dict(learner.model.named_parameters())[name])
+        assert not torch.equal(value, dict(learner.network.named_parameters())[name])
 
 
 def test_without_averaging_there_are_no_averaged_weights() -> None:
-    assert Learner(tiny_run()[0], CPU, Processes()).averaged is None
+    assert learner_of(tiny_run()[0]).averaged is None
 
 
 def ragged(batch: Batch) -> Batch:
@@ -177,23 +185,23 @@ def ragged(batch: Batch) -> Batch:
     weights[::3, 4:] = 0.0
     weights[1, :] = 1.0 * (torch.arange(weights.shape[1]) < batch["lengths"][1])
     weights[-4:] = 0.0
-    return Batch(batch["ids"], batch["next.ids"], weights, batch["lengths"], batch["documents"], batch.fields)
+    return batch.replaced(weights=weights)
 
 
 def gradient(run: Run, batch: Batch) -> tuple[Tensor, float]:
     """The whole gradient of one step as a vector, and the loss."""
-    learner = Learner(run, run.data.codec(), CPU, Processes())
+    learner = learner_of(run)
     loss = learner._gradients(batch, 0)
-    return torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None]), float(loss)
+    return torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]), float(loss)
 
 
 def test_accumulation_does_not_change_the_gradient() -> None:
     run, batches = tiny_run("init_std=0.3")
     batch = ragged(batches[0])
     whole, loss = gradient(run, batch)
-    learner = Learner(run, run.data.codec(), CPU, Processes())
-    plain_loss(learner.model, batch).backward()
-    plain = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
+    learner = learner_of(run)
+    plain_loss(learner.network, batch).backward()
+    plain = torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None])
     assert float(whole.abs().max()) > 0.05, "the tolerance means something"
     assert float((whole - plain).abs().max()) <= 1e-6
     for parts in (2, 4, 8, 5, 16):
@@ -215,40 +223,40 @@ def test_means_of_micro_batches_would_be_wrong() -> None:
 def test_micro_batches_share_the_rows_evenly(rows: int, parts: int) -> None:
     batch = tiny_run()[1][0].slice(slice(0, rows))
     pieces = micro_batches(batch, parts)
-    assert torch.equal(torch.cat([piece.ids for piece in pieces]), batch["ids"])
-    sizes = [len(piece.ids) for piece in pieces]
+    assert torch.equal(torch.cat([piece["ids"] for piece in pieces]), batch["ids"])
+    sizes = [len(piece["ids"]) for piece in pieces]
     assert len(sizes) == min(rows, parts)
     assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_batch_without_a_counted_token_moves_nothing_but_the_decay() -> None:
     run, batches = tiny_run("weight_decay=0")
-    learner = Learner(run, run.data.codec(), CPU, Processes())
-    before = weights(learner.model)
+    learner = learner_of(run)
+    before = weights(learner.network)
     batch = batches[0]
-    empty = Batch(batch["ids"], batch["next.ids"], torch.zeros_like(batch["weights"]), batch["lengths"], None, {})
+    empty = batch.replaced(weights=torch.zeros_like(batch["weights"]))
     moved = learner.step(empty, 0, 18)
     assert float(moved.loss) == 0.0 and float(moved.grad_norm) == 0.0
-    assert all(torch.equal(value, before[name]) for name, value in weights(learner.model).items())
+    assert all(torch.equal(value, before[name]) for name, value in weights(learner.network).items())
 
 
 @pytest.mark.parametrize("kind", ["adamw", "muon"])
 def test_optimiser_state_comes_back_as_it_was(kind: str) -> None:
     run, batches = tiny_run(f"optim.kind={kind}", "accumulation=2")
-    one, other = Learner(run, run.data.codec(), CPU, Processes()), Learner(run, run.data.codec(), CPU, Processes())
+    one, other = learner_of(run), learner_of(run)
     for step in range(3):
         one.step(batches[step], step, 18)
-    stored = {name: value.clone() for name, value in state_tensors(one.model, one.optims).items()}
+    stored = {name: value.clone() for name, value in state_tensors(one.network, one.optims).items()}
     slots = {tuple(name.split("/")[::2]) for name in stored}
     adam = {("adamw", slot) for slot in ("step", "exp_avg", "exp_avg_sq")}
     assert slots == (adam if kind == "adamw" else adam | {("muon", "momentum_buffer")})
-    other.model.load_state_dict(one.model.state_dict())
-    load_state_tensors(other.model, other.optims, stored)
+    other.network.load_state_dict(one.network.state_dict())
+    load_state_tensors(other.network, other.optims, stored)
     for step in range(3, 5):
         one.step(batches[step], step, 18)
         other.step(batches[step], step, 18)
-    after = weights(one.model)
-    assert all(torch.equal(value, after[name]) for name, value in weights(other.model).items())
+    after = weights(one.network)
+    assert all(torch.equal(value, after[name]) for name, value in weights(other.network).items())
 
 
 def test_dropout_depends_on_the_step_and_the_micro_batch_alone() -> None:
@@ -259,9 +267,9 @@ def test_dropout_depends_on_the_step_and_the_micro_batch_alone() -> None:
     torch.rand(7)
     again, _ = gradient(run, batches[0])
     assert torch.equal(first, again)
-    learner = Learner(run, run.data.codec(), CPU, Processes())
+    learner = learner_of(run)
     learner._gradients(batches[0], 1)
-    other = torch.cat([p.grad.flatten() for p in learner.model.parameters() if p.grad is not None])
+    other = torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None])
     assert not torch.equal(first, other)
 
 

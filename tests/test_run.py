@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.registry import registry
 from linnet.errors import BadInput
-from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
+from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, IdColumn, ModelConfig, NormConfig
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 from linnet.training.schedules import Constant, Cosine, Linear, OneCycle, WarmupStableDecay
 from linnet.training.settings import changed, flatten, parse, parse_setting, to_toml
@@ -53,7 +53,11 @@ MODELS = st.builds(
     feedforward=st.builds(FeedForwardConfig, width=st.one_of(st.none(), COUNTS)),
     norm=st.just(NormConfig(kind="layer", bias=True)),
     head=st.builds(HeadConfig, tied=st.booleans(), softcap=st.one_of(st.none(), POSITIVE)),
-    fields=st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1), COUNTS, max_size=3),
+    columns=st.dictionaries(
+        st.text(st.characters(codec="utf-8"), min_size=1).filter(lambda name: name != "ids"),
+        st.builds(IdColumn, size=COUNTS),
+        max_size=3,
+    ),
 )
 TRAININGS = st.builds(
     TrainingConfig,
@@ -121,7 +125,7 @@ def test_a_toml_file_may_say_only_what_differs(tmp_path: Path) -> None:
         ('recipe = "tiny-arithmetc"', 'there is no recipe "tiny-arithmetc"; did you mean "tiny-arithmetic"?'),
         ('recipe = "tiny-arithmetic"\n[model]\ndeph = 2', 'unknown key "model.deph"; did you mean "model.depth"?'),
         ('recipe = "tiny-arithmetic"\nmodel = 2', "model"),
-        ('recipe = "tiny-arithmetic"\nformat = 2', "run format 2, and this linnet reads up to 1: update linnet"),
+        ('recipe = "tiny-arithmetic"\nformat = 3', "run format 3, and this linnet reads up to 2: update linnet"),
         ("recipe = ", "is not valid TOML"),
     ],
 )
@@ -229,7 +233,7 @@ def set_all(*settings: str) -> Run:
         ("schedule.kind=onecycle", lambda run: run.optim.schedule == OneCycle()),
         ('optim.schedule={kind="linear", warmup=3}', lambda run: run.optim.schedule == Linear(warmup=3)),
         ("warmup=9", lambda run: run.optim.schedule == Cosine(warmup=9)),
-        ("model.fields.user=40", lambda run: run.model.fields == {"user": 40}),
+        ("model.columns.user={size=40, kind='ids'}", lambda run: run.model.columns == {"user": IdColumn(size=40)}),
         ("mixer=gru", lambda run: run.model.mixer == "gru"),
         ('mixer=["gru", "attention"]', lambda run: run.model.mixers == ("gru", "attention")),
         ("data.digits=4", lambda run: run.data.digits == (1, 4)),
@@ -269,7 +273,7 @@ def test_a_setting_reaches_its_place(setting: str, read: Any) -> None:
         ("model.width=30", "rotary positions need an even head width, not 15"),
         ("accumulation=65", "a batch of 64 rows cannot be cut into 65 parts"),
         ("model={width=3, with=4}", 'unknown key "model.with"; did you mean "model.width"?'),
-        ("format=2", "this linnet reads up to 1"),
+        ("format=3", "this linnet reads up to 2"),
     ],
 )
 def test_a_wrong_setting_is_named(setting: str, said: str) -> None:
@@ -325,7 +329,7 @@ def test_an_unknown_recipe_names_the_nearest() -> None:
 @given(RUNS)
 def test_flat_keys_are_unique_and_reach_their_values(run: Run) -> None:
     tree = run.model_dump(mode="json")
-    tree["model"]["fields"] = {}  # names of fields may have dots of their own
+    tree["model"]["columns"] = {}  # names of columns may have dots of their own
     for key, value in flatten(tree).items():
         branch = tree
         for part in key.split("."):
