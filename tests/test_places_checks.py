@@ -12,10 +12,10 @@ from typer.testing import CliRunner, Result
 
 from linnet import workbench
 from linnet.cli.app import build
+from linnet.domains.places import recipes
 from linnet.domains.places.cleaning import ingest
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.samples import CHECK_INS, PUBLISHED, GivenRecipe, Recipe
-from linnet.training.run import Run
 from linnet.training.settings import changed, parse, to_toml
 from places_tables import random_visits
 
@@ -103,7 +103,7 @@ def test_wrong_arithmetic_ends_with_2(tmp_path: Path) -> None:
 
 
 def test_a_recipe_is_set_field_by_field() -> None:
-    run = changed(Run(recipe="places", data=PlacesData()), [("data.recipe.calendar", "local"), ("most", 5)])
+    run = changed(recipes.places(), [("data.recipe.calendar", "local"), ("most", 5)])
     assert isinstance(run.data, PlacesData)
     assert run.data.recipe == GivenRecipe(calendar="local", most=5)
     assert run.data.recipe.over(PUBLISHED) == PUBLISHED.model_copy(update={"calendar": "local", "most": 5})

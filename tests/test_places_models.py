@@ -257,7 +257,7 @@ def test_ensembles_average_probabilities() -> None:
     rows, model = world(), small_scorer(3)
     batch = pad(rows.gather(np.arange(5)))
     both = model.predict(batch)
-    _, _, single = model._read(batch)
+    single = model(batch).members
     torch.testing.assert_close(both.logp.exp(), torch.stack([one.logp.exp() for one in single]).mean(0))
     fresh = torch.stack([one.elsewhere.exp() * torch.sigmoid(one.unseen) for one in single]).mean(0)
     torch.testing.assert_close(both.elsewhere.exp() * torch.sigmoid(both.unseen), fresh, atol=1e-5, rtol=1e-3)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from linnet.data import Plan
     from linnet.model.config import NetworkConfig
     from linnet.model.contract import Network
+    from linnet.training.checkpoint import RunFolder
     from linnet.training.run import Run
 
 Region = Callable[[], AbstractContextManager[object]]  # the precision in which a network computes
@@ -147,6 +148,15 @@ class Domain(BaseModel, ABC):
     def evaluation_options(self) -> Mapping[str, Any]:
         """The settings that `eval --set` takes beside its own, with their defaults."""
         return {}
+
+    @property
+    def copy_options(self) -> Mapping[str, Any]:
+        """What a copy of a run may leave out, with the defaults; `export --to run` takes these."""
+        return {}
+
+    def finish_copy(self, folder: RunFolder, step: int, codec: Codec, **options: Any) -> tuple[str, ...]:
+        """Rewrite the copy of a run so that it holds less, as `options` (of `copy_options`) say; returns notes."""
+        return ()
 
     def for_evaluation(self, options: Mapping[str, Any]) -> tuple[Domain, Mapping[str, Any]]:
         """The domain changed by the settings of `eval`, and those that `score` takes."""

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from linnet.domains.places.codec import PlacesCodec
-from linnet.domains.places.privacy import Rare, lessen
 from linnet.domains.text.data import TextData
 from linnet.errors import BadInput
 from linnet.exchange.copies import write_copy
@@ -40,7 +38,7 @@ def export_run(
     to: Format | None = None,
     types: Sequence[Kind] = (),
     checkpoint: int | None = None,
-    rare: Rare = "keep",
+    rare: str = "keep",
     fewer_than: int = FEW,
     force: bool = False,
 ) -> ExportRecord:
@@ -63,11 +61,11 @@ def export_run(
     return write(opened, Path(path), Path(out), tuple(types), force)
 
 
-def _refuse_privacy(opened: Opened, to: Format, rare: Rare, fewer_than: int) -> None:
+def _refuse_privacy(opened: Opened, to: Format, rare: str, fewer_than: int) -> None:
     """What is asked about rare places has to have some."""
     named = {f"rare={rare}": rare != "keep", f"fewer_than={fewer_than}": fewer_than != FEW}
     asked = " and ".join(name for name, here in named.items() if here)
-    if asked and (to != "run" or not isinstance(opened.codec, PlacesCodec)):
+    if asked and (to != "run" or not opened.run.data.copy_options):
         what = "this run has no places" if to == "run" else f"a copy in the form {to} tells of none"
         raise BadInput(f"{asked} is about rare places in a copy of a run (to run), and {what}")
 
@@ -119,7 +117,7 @@ def _to_run(
     out: Path,
     types: tuple[Kind, ...],
     force: bool,
-    privacy: tuple[Rare, int] = ("keep", FEW),
+    privacy: tuple[str, int] = ("keep", FEW),
 ) -> ExportRecord:
     if types:
         raise BadInput("a copy of a run keeps its weights as they are; --type is for hf and gguf")
@@ -133,8 +131,9 @@ def _to_run(
         write_copy(new.path, folder, opened.run, weights_of(opened.network), step, record)
         if isinstance(opened.network, Model):
             keep_ends(RunFolder(new.path), further_ends(folder, opened.network.config.vocabulary))
-        if isinstance(opened.codec, PlacesCodec):
-            notes = lessen(RunFolder(new.path), step, opened.codec, *privacy)
+        data = opened.run.data
+        chosen = dict(zip(("rare", "fewer_than"), privacy, strict=True)) if data.copy_options else {}
+        notes = data.finish_copy(RunFolder(new.path), step, opened.codec, **chosen)
     written = sorted(file for file in out.rglob("*") if file.is_file())
     return _record(path, out, "run", opened.run.recipe, opened, written, notes)
 

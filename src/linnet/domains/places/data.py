@@ -30,6 +30,7 @@ from linnet.rows import RowSource
 if TYPE_CHECKING:
     from linnet.data import Plan
     from linnet.model.contract import Network
+    from linnet.training.checkpoint import RunFolder
     from linnet.training.run import Run
 
 PAST_ONLY = {  # settings of rows of the whole past
@@ -176,7 +177,17 @@ class PlacesData(Domain):
 
     @property
     def evaluation_options(self) -> Mapping[str, Any]:
-        return {"filter": "", "information": "", "ranker": 0}
+        return {"information": "", "ranker": 0} | ({"filter": ""} if self.reads == "history" else {})
+
+    @property
+    def copy_options(self) -> Mapping[str, Any]:
+        return {"rare": "keep", "fewer_than": 3}
+
+    def finish_copy(self, folder: RunFolder, step: int, codec: Codec, **options: Any) -> tuple[str, ...]:
+        from linnet.domains.places.privacy import lessen
+
+        assert isinstance(codec, PlacesCodec)
+        return lessen(folder, step, codec, **options)
 
     def for_evaluation(self, options: Mapping[str, Any]) -> tuple[Domain, Mapping[str, Any]]:
         information = options["information"]

@@ -15,7 +15,7 @@ from linnet.domains.places.copying import filter_of
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.features import VisitRows
 from linnet.domains.places.published import CopyModel
-from linnet.domains.places.ranking import answer, check_filter, filtered, name_dense
+from linnet.domains.places.ranking import answer, filtered, name_dense
 from linnet.domains.places.sample_files import Histories, read_histories
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranking
@@ -62,11 +62,10 @@ def predict(
         raise BadInput(f"k is {k}; at least one place must be asked for")
     if not file.exists():
         raise BadInput(f"there is no file {file}")
-    chosen = options_of(list(settings), batch=256, filter="")
     opened, codec = places_run(path, device, precision, checkpoint)
-    check_filter(opened.network, chosen["filter"])
     data = opened.run.data
     assert isinstance(data, PlacesData)
+    chosen = options_of(list(settings), batch=256, **({"filter": ""} if data.reads == "history" else {}))
     histories = read_histories(file, codec, data.reading)
     began = time.perf_counter()
     past = data.reads == "past"

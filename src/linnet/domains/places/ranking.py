@@ -20,8 +20,6 @@ from linnet.domains.places.features import VisitRows
 from linnet.domains.places.published import CopyModel
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, vocabularies
-from linnet.domains.places.settings import not_of_the_scorer
-from linnet.errors import BadInput
 
 DECIMALS = 5  # of a log-probability: what is closer is a tie, whatever batch it was computed in
 Region = Callable[[], contextlib.AbstractContextManager[object]]
@@ -108,12 +106,6 @@ def ranks(
         return vocabularies(said.ranking, truth, ids, said.legacy(ids))
     places, _ = name_dense(model, rows, size, region)  # selection is always unfiltered
     return dense_ranks(places, ids[truth])
-
-
-def check_filter(model: object, kind: str) -> None:
-    """Refuse a filter that this network cannot have."""
-    if isinstance(model, Scorer) and (wrong := not_of_the_scorer("filter", kind or "none")):
-        raise BadInput(wrong)
 
 
 def filtered(model: CopyModel, places: np.ndarray, cells: tuple[np.ndarray, ...], kind: FilterKind) -> np.ndarray:

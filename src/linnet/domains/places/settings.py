@@ -6,7 +6,7 @@ distribution, counts and recency, and a gate. `scorer` scores candidate visits o
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
@@ -112,33 +112,3 @@ def parameters_alone(network: nn.Module, ema: bool) -> Costs:
     """Costs of a network whose work depends on its rows: parameters, and the memory that they take in training."""
     count = sum(parameter.numel() for parameter in network.parameters())
     return Costs(count, 0, 0, count * (20 if ema else 16))
-
-
-PlaceModelConfig = Annotated[CopyConfig | ScorerConfig, Field(discriminator="kind")]
-
-_COPYING_ONLY = {
-    "levels": "its cells are sums over its places",
-    "level_weights": "its cells are sums over its places and have no loss of their own",
-    "smoothing": "its loss is that of the true place and of its legacy class, next_place.legacy_weight",
-    "focal": "its loss is that of the true place and of its legacy class, next_place.legacy_weight",
-    "filter_level": "see filter",
-    "alpha": "see filter",
-}
-
-
-def not_of_the_scorer(key: str, value: object) -> str | None:
-    """Why the scorer has no such setting, which the copying networks have; None where there is nothing to say."""
-    name = key.removeprefix("next_place.")
-    if name == "filter":
-        if value == "none":
-            return None
-        if value not in ("hard", "soft"):
-            return f'filter is none, hard or soft, not "{value}"; and this network, the scorer, takes none alone'
-        return (
-            f"filter={value} is for places-gru and places-transformer: the scorer, which this run has, names "
-            "cells as sums over its places, so they cannot tell its places anything new; filter=none is accepted"
-        )
-    reason = _COPYING_ONLY.get(name)
-    if reason is None or key == "levels":  # short for data.levels
-        return None
-    return f"{key} is for places-gru and places-transformer; the scorer, which this run has, has none: {reason}"

@@ -17,7 +17,7 @@ from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.features import VisitRows, departures
 from linnet.domains.places.published import CopyModel
 from linnet.domains.places.ranker import fit_ranker
-from linnet.domains.places.ranking import answer, check_filter, dense_ranks, filtered, name_dense
+from linnet.domains.places.ranking import answer, dense_ranks, filtered, name_dense
 from linnet.domains.places.samples import Samples
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import (
@@ -100,7 +100,6 @@ def say(
     """What a network names, as ranks of the truth."""
     ids = rows.codec.place_ids(rows.visits.places)
     truth = rows.visits.place[rows.samples.target].astype(np.int64)
-    check_filter(network, chosen or "none")
     if isinstance(network, Scorer):
         answers = answer(network, rows, size, region)
         tables = vocabularies(answers.ranking, truth, ids, answers.legacy(ids))
@@ -218,7 +217,6 @@ def score_part(
 ) -> Scored:  # fmt: skip
     """Scores, systems and notes of these samples: with another filter where one is named, and with rankers."""
     assert isinstance(network, CopyModel | Scorer) and isinstance(codec, PlacesCodec)
-    check_filter(network, filter)
     rows = visit_rows(part)
     rivals: list[tuple[str, Mapping[str, Ranked]]] = []
     if ranker:
