@@ -191,7 +191,7 @@ def ragged(batch: Batch) -> Batch:
 def gradient(run: Run, batch: Batch) -> tuple[Tensor, float]:
     """The whole gradient of one step as a vector, and the loss."""
     learner = learner_of(run)
-    loss = learner._gradients(batch, 0)
+    loss = learner.gradients(batch, 0)
     return torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]), float(loss)
 
 
@@ -268,7 +268,7 @@ def test_dropout_depends_on_the_step_and_the_micro_batch_alone() -> None:
     again, _ = gradient(run, batches[0])
     assert torch.equal(first, again)
     learner = learner_of(run)
-    learner._gradients(batches[0], 1)
+    learner.gradients(batches[0], 1)
     other = torch.cat([p.grad.flatten() for p in learner.network.parameters() if p.grad is not None])
     assert not torch.equal(first, other)
 

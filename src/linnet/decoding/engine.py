@@ -79,7 +79,9 @@ def events(
     decoding.check(config, requests)
     if rows < 1:
         raise BadInput(f"rows is {rows}; at least one row must be computed")
-    if decoding.constraint is not None:
+    if runner.columns is not None:
+        share = False
+    if decoding.constraint is not None or runner.columns is not None:
         burst = 1
     elif burst is None:
         burst = BURST if runner.device.type == "cuda" else 1

@@ -84,14 +84,23 @@ class Loop:
             self.uniform[: step.tokens] = torch.from_numpy(uniform).to(self.device)
         self.turn.zero_()
         for _ in range(step.tokens):
-            self._once(where, step.reach, self._allowed(step.rows))
+            self._once(where, step.reach, self._allowed(step.rows), self._read(step))
         return listed(self.drawn[: step.tokens, indices])
 
-    def _once(self, where: Tensor | slice, reach: int, allowed: Tensor | None) -> None:
+    def _read(self, step: Step) -> Ids:
+        """What each row of the batch has read, where its model reads further columns; empty rows a token."""
+        if self.runner.columns is None:
+            return ()
+        ids: list[Sequence[int]] = [(0,)] * len(self.tokens)
+        for index, row in zip(step.indices, step.rows, strict=True):
+            ids[index] = (*row.request.prompt, *row.drawn)
+        return ids
+
+    def _once(self, where: Tensor | slice, reach: int, allowed: Tensor | None, ids: Ids) -> None:
         """One token of all rows; none of them will have read more than `reach` tokens before it."""
         lengths = torch.minimum(self.memory.lengths, self.last).clamp(max=reach)
         state = State(replace(self.memory, lengths=lengths, filled=reach))
-        logits, state = self.runner.step(state, self.tokens, where)
+        logits, state = self.runner.step(state, self.tokens, where, ids)
         self.memory = state.take()
         seen = None if self.seen is None else self.seen[where]
         result = draw(logits, self.decoding, self.uniform[self.turn][0, where], seen, allowed)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import torch
 
 from linnet.decoding.requests import Decoding, Request, Sample
+from linnet.decoding.runner import Columns
 from linnet.decoding.sampling import allowed_ids, draw, listed, seen_ids
 from linnet.decoding.scheduler import Row
 from linnet.model.contract import evaluating
+from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 
 
-def generate(model: Model, request: Request, decoding: Decoding) -> Sample:
+def generate(model: Model, request: Request, decoding: Decoding, columns: Columns | None = None) -> Sample:
     """One sample for one request: the same as `linnet.decoding.engine.generate`, only slower."""
     decoding.check(model.config, [request])
     row = Row.of(0, request, decoding.limit(model.config, request.prompt), decoding)
     with evaluating(model):
         while row.stop is None:
-            hidden = model(torch.tensor([[*request.prompt, *row.drawn]], device=model.device)).hidden
+            ids = [*request.prompt, *row.drawn]
+            further = {} if columns is None else columns(ids)
+            read = {"ids": torch.tensor([ids])} | {k: torch.from_numpy(v)[None] for k, v in further.items()}
+            hidden = model(Inputs({name: values.to(model.device) for name, values in read.items()})).hidden
             logits = model.head(hidden[:, -1])
             seen = seen_ids([row], logits.shape[1]) if decoding.sampling.repetition_penalty != 1 else None
             allowed = allowed_ids([row], logits.shape[1]) if decoding.constraint is not None else None

@@ -20,8 +20,9 @@ Legend: R = rows of a state, n = rows that answer, T = tokens, W = model width, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -31,6 +32,7 @@ from linnet.model.model import Model
 from linnet.model.state import State
 
 Ids = Sequence[Sequence[int]]
+Columns = Callable[[Sequence[int]], Mapping[str, np.ndarray]]  # ids of a row -> further columns at each of them
 Advance = Callable[[Tensor, State], tuple[Tensor, State]]
 ALL = slice(None)
 SCORED = 1 << 22  # logits that may exist at once where several tokens of a row are scored
@@ -38,9 +40,18 @@ TOLERANCE = 0.03  # relative difference of the logits of the first compiled step
 
 
 class Runner:
-    """One model at work; `notes` has what a person should know about its compiled steps."""
+    """One model at work; `notes` has what a person should know about its compiled steps.
 
-    def __init__(self, network: Model, compiling: Compiling | None = None) -> None:
+    `columns` gives the further columns that a model reads beside the tokens, from all ids of a row so far: known
+    in advance, constant, or computed. Such a model shares no beginnings, and its steps are not compiled.
+    """
+
+    def __init__(
+        self, network: Model, compiling: Compiling | None = None, *, columns: Columns | None = None
+    ) -> None:
+        if network.config.columns and columns is None:
+            raise ValueError(f"this model reads further columns: {', '.join(network.config.columns)}")
+        self.columns = columns if network.config.columns else None
         self.network, self.device, self.compiling = network, network.device, compiling
         self.vocabulary = network.config.vocabulary
         self.notes: list[str] = []
@@ -70,8 +81,18 @@ class Runner:
         last = torch.tensor([len(row) - 1 for row in ids])
         return self.logits(hidden[torch.arange(len(ids)), last]), state
 
-    def step(self, state: State, tokens: Tensor, rows: Tensor | slice = ALL) -> tuple[Tensor, State]:
-        """Each row reads its token [R]: logits [R, V], or those [n, V] of the rows that are named."""
+    def step(
+        self, state: State, tokens: Tensor, rows: Tensor | slice = ALL, ids: Ids = ()
+    ) -> tuple[Tensor, State]:
+        """Each row reads its token [R]: logits [R, V], or those [n, V] of the rows that are named.
+
+        `ids` are all that each row has read with it, where the model reads further columns.
+        """
+        if self.columns is not None:
+            last = [{name: values[-1:] for name, values in self.columns(row).items()} for row in ids]
+            output = self.network(Inputs({"ids": tokens[:, None], **self._stacked(last)}), state)
+            assert output.state is not None
+            return self.logits(output.hidden[:, -1][rows]), output.state
         if self._unchecked:
             self._unchecked = False
             return self._first_compiled(state, tokens, rows)
@@ -110,9 +131,20 @@ class Runner:
         padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
         for row, given in zip(padded, ids, strict=True):
             row[: len(given)] = torch.tensor(given)
-        output = self.network(Inputs({"ids": padded.to(self.device)}, lengths=lengths.to(self.device)), state)
+        columns = {"ids": padded.to(self.device)}
+        if self.columns is not None:
+            columns |= self._stacked([self.columns(row) for row in ids])
+        output = self.network(Inputs(columns, lengths=lengths.to(self.device)), state)
         assert output.state is not None
         return output.hidden, output.state
+
+    def _stacked(self, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
+        """The further columns [R, T, ...] of these rows, padded on the right."""
+        found = {}
+        for name in self.network.config.columns:
+            values = [torch.from_numpy(np.asarray(row[name])) for row in rows]
+            found[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True).to(self.device)
+        return found
 
     def _eager(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         output = self.network(ids, state)

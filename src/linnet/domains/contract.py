@@ -22,6 +22,7 @@ from linnet.rows import RowSource
 
 if TYPE_CHECKING:
     from linnet.data import Plan
+    from linnet.decoding.runner import Columns
     from linnet.model.config import NetworkConfig
     from linnet.model.contract import Network
     from linnet.training.checkpoint import RunFolder
@@ -127,6 +128,10 @@ class Domain(BaseModel, ABC):
     def files(self) -> tuple[Path, ...]:
         """What a run on these data reads and needs again; a run is never written over it."""
         return ()
+
+    def further_columns(self, codec: Codec) -> Columns | None:
+        """The further columns of rows that are generated, from their ids; None where only tokens are read."""
+        return None
 
     def rounds(self, parameters: int, steps: int) -> float:
         """How often so many steps of data are read by a network of this size where a run does not say."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,10 @@ from linnet.records import Baseline, Score
 from linnet.rows import IDS, Rows, RowSource
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from linnet.data import Plan
+    from linnet.decoding.runner import Columns
     from linnet.evaluation import Units
     from linnet.model.contract import Network
     from linnet.model.model import Model
@@ -76,7 +80,9 @@ class TokenDomain(Domain):
         model, rows, scores = decoder(network), rows_of(part), list[Score]()
         notes = cut_rows(part, codec, model.config.context, "scored")
         if part.questions:
-            answers = answer(model, codec, part.questions, batch=batch, region=region)
+            answers = answer(
+                model, codec, part.questions, batch=batch, region=region, columns=self.further_columns(codec)
+            )
             scores += exact_scores(part.questions, answers, self.right, self.baseline)
         if len(rows) and rows.targets:
             measured = nats(model, rows, rows=batch, region=region)
@@ -109,9 +115,13 @@ class TokenDomain(Domain):
         """Scores of published protocols, beside those of every token."""
         return Scored(())
 
-    def follow(self, codec: Codec, ids: Sequence[int]) -> Mapping[str, Any]:
-        """The values of further columns at the step of the last of these ids, where they follow from the ids."""
+    def follow(self, codec: Codec, ids: Sequence[int]) -> Mapping[str, np.ndarray]:
+        """Further columns at each of these ids: known in advance, constant, or computed from the ids."""
         return {}
+
+    def further_columns(self, codec: Codec) -> Columns:
+        """What decoding reads beside the tokens."""
+        return functools.partial(self.follow, codec)
 
 
 def rows_of(part: Part) -> Rows:
@@ -159,7 +169,15 @@ def cut_rows(part: Part, codec: Codec, context: int, name: str) -> list[str]:
     ]
 
 
-def answer(model: Model, codec: Codec, questions: Sequence[Question], *, batch: int, region: Region) -> list[str]:
+def answer(
+    model: Model,
+    codec: Codec,
+    questions: Sequence[Question],
+    *,
+    batch: int,
+    region: Region,
+    columns: Columns | None = None,
+) -> list[str]:
     """What the model itself writes after each question, greedily, until it ends or the context is full.
 
     A question that does not fit into the context gets the empty answer.
@@ -176,7 +194,7 @@ def answer(model: Model, codec: Codec, questions: Sequence[Question], *, batch: 
     answers = [""] * len(questions)
     greedy = Decoding(Sampling(temperature=0), max_tokens=context, stopping=Stopping(end=codec.end))
     with region():
-        samples = generate(Runner(model), requests, greedy, rows=batch)
+        samples = generate(Runner(model, columns=columns), requests, greedy, rows=batch)
         for index, sample in zip(fitting, samples, strict=True):
             ids = prompts[index][len(begin) :]
             answers[index] = codec.continuation(ids, sample.ids)

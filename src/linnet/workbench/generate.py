@@ -164,6 +164,8 @@ class Session:
             raise BadInput(f'--set compile={compile}: it can be "auto", "on" or "off"')
         model, compiling = self.opened.model, None
         config, device = model.config, model.device.type
+        if config.columns:
+            compile = "off"
         if compile == "on":
             compiling = Compiling.of(config, weights, device, len(requests), rows)
         elif compile == "auto":
@@ -172,7 +174,8 @@ class Session:
         key = (weights, compiling)
         if key not in self.runners:
             single = compiling is not None and compiling.single
-            self.runners[key] = Runner(packed(model, weights, single=single), compiling)
+            columns = self.opened.run.data.further_columns(self.opened.codec)
+            self.runners[key] = Runner(packed(model, weights, single=single), compiling, columns=columns)
         return self.runners[key]
 
 
