@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from linnet import files
 
 CHANGING = ("write", "fsync", "rename", "replace", "unlink", "rmdir", "mkdir", "makedirs", "chmod", "ftruncate")
 
+HIDDEN = r"(^|/)\.[^/]*\.[0-9a-f]{8}\.(part|old)(/|$)"
 Fails = Callable[[int, str], BaseException | None]
 
 
@@ -92,4 +94,4 @@ def tree(folder: Path) -> dict[str, bytes]:
 
 def visible(folder: Path) -> dict[str, bytes]:
     """The same without what is on its way under hidden names."""
-    return {name: content for name, content in tree(folder).items() if not name.startswith(".")}
+    return {name: content for name, content in tree(folder).items() if not re.search(HIDDEN, name)}
