@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from faults import Fails, Killed, disk, failing_at, full_from, killed_at, tree, visible
-from text_corpora import corpus
-from tiny_runs import train_tiny
 from typer.main import get_command
 
+from faults import Fails, Killed, disk, failing_at, full_from, killed_at, tree, visible
 from linnet import files
 from linnet.cli.app import build
+from text_corpora import corpus
+from tiny_runs import train_tiny
 
 FAULTS = pytest.mark.parametrize("fails", [killed_at, failing_at, full_from])
 

@@ -17,13 +17,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from faults import tree
 from linnet import workbench
+from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.errors import BadInput
+from linnet.errors import BadInput, RunFailed
 from linnet.machine import compiler_at_hand
+from linnet.training import sinks
 from linnet.training.checkpoint import RunFolder
 from linnet.training.guards import Stopped
+from linnet.training.learner import Learner
 from linnet.training.log import Diverged
+from linnet.training.sinks import Sink
 from text_corpora import corpus
 from tiny_runs import MUON, TINY, Killed, Watching, bits, logged, train_tiny
 
@@ -236,11 +241,13 @@ def test_resuming_replays_no_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
     out = tmp_path / "run"
     killed_at(out, "adamw, cosine", 14)
-    asked: list[int] = []
+    read: list[tuple[int, int]] = []
     batch = Padded.batch
-    monkeypatch.setattr(Padded, "batch", lambda plan, step: (asked.append(step), batch(plan, step))[1])
+    monkeypatch.setattr(
+        Padded, "batch", lambda plan, step: (read.append((len(plan.source), step)), batch(plan, step))[1]
+    )
     workbench.resume(out)
-    assert asked == list(range(12, STEPS))
+    assert [step for rows, step in read if rows == 100] == list(range(12, STEPS))
 
 
 @pytest.mark.parametrize("file", ["weights.safetensors", "loop.safetensors", "ema.safetensors", "loop.json"])
@@ -316,6 +323,149 @@ def test_data_that_changed_are_refused(tmp_path: Path) -> None:
         workbench.resume(out)
     data.write_text("\n".join(lines))
     workbench.resume(out)
+
+
+# What a run leaves behind when it does not begin, and what it replaces.
+
+
+class Watched(Watching):
+    """Sees what is in a folder when the first step is shown."""
+
+    def __init__(self, folder: Path, error: BaseException | None = None) -> None:
+        super().__init__(1, error)
+        self.folder = folder
+        self.before: dict[str, bytes] = {}
+
+    def write(self, record: object) -> None:
+        if record.kind == "note":
+            self.before = tree(self.folder)
+        super().write(record)
+
+
+def failing_before_its_first_step() -> dict[str, tuple[type[BaseException], str, Callable[[Path, bool], object]]]:
+    """Ways in which a run does not come to its first step."""
+
+    def out_of_memory(out: Path, force: bool) -> None:
+        train_tiny(out, "model.width=100000000", force=force)
+
+    def no_tracker(out: Path, force: bool) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setitem(sys.modules, "wandb", None)
+            train_tiny(out, 'training.sinks=["wandb"]', force=force)
+
+    def bad_data(out: Path, force: bool) -> None:
+        (out.parent / "bad.txt").write_text("no sums at all")
+        train_tiny(out, data=[out.parent / "bad.txt"], force=force)
+
+    def defect(out: Path, force: bool) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(Learner, "step", lambda *_: 1 / 0)
+            train_tiny(out, force=force)
+
+    def interrupted(out: Path, force: bool) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(ArithmeticData, "load", lambda *_: signal.raise_signal(signal.SIGINT))
+            train_tiny(out, force=force)
+
+    return {
+        "out of memory": (RunFailed, "out of memory", out_of_memory),
+        "a missing tracker": (BadInput, "pip install", no_tracker),
+        "bad data": (BadInput, "bad.txt", bad_data),
+        "a defect": (ZeroDivisionError, "", defect),
+        "an interrupt": (KeyboardInterrupt, "", interrupted),
+    }
+
+
+@pytest.mark.parametrize("name", failing_before_its_first_step())
+def test_a_run_that_does_not_begin_replaces_nothing(tmp_path: Path, undisturbed: Undisturbed, name: str) -> None:
+    error, words, attempt = failing_before_its_first_step()[name]
+    out = tmp_path / "run"
+    with pytest.raises(error, match=words or None):
+        attempt(out, False)
+    assert out.exists() == (name == "an interrupt"), "what is left after an interrupt can be resumed"
+    shutil.rmtree(out, ignore_errors=True)
+    shutil.copytree(undisturbed("adamw, cosine"), out)
+    before = tree(out)
+    with pytest.raises(error, match=words or None):
+        attempt(out, True)
+    assert tree(out) == before
+    assert {path.name for path in tmp_path.iterdir()} <= {"run", "bad.txt"}
+
+
+def test_a_run_is_replaced_when_the_new_one_has_done_a_step(tmp_path: Path, undisturbed: Undisturbed) -> None:
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed("adamw, cosine"), out)
+    old, watched = tree(out), Watched(out)
+    with pytest.raises(Killed):
+        train_tiny(out, progress=watched, force=True, seed=2)
+    assert watched.before == old, "until then the old one is as it was"
+    assert sorted(tree(out)) == ["codec.json", "metrics.jsonl", "run.toml"]
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    workbench.resume(out)
+    train_tiny(tmp_path / "other", seed=2)
+    agree(out, tmp_path / "other")
+
+
+def test_a_tracker_that_fails_brings_the_old_run_back(
+    tmp_path: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is installed, and cannot be opened when the first step is done."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed("adamw, cosine"), out)
+    before = tree(out)
+
+    pytest.importorskip("tensorboard")
+
+    def refuses(*_: object) -> Sink:
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(sinks, "TensorBoard", refuses)
+    with pytest.raises(ConnectionError, match="no network"):
+        train_tiny(out, 'training.sinks=["tensorboard"]', force=True)
+    assert tree(out) == before and [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_a_run_is_only_resumed_once_at_a_time(tmp_path: Path, undisturbed: Undisturbed) -> None:
+    out = tmp_path / "run"
+
+    class Meddling(Watching):
+        def write(self, record: object) -> None:
+            if record.kind == "step":
+                for use in (lambda: workbench.resume(out), lambda: train_tiny(out, force=True)):
+                    with pytest.raises(BadInput, match="(run|new) is in use: another process is writing it"):
+                        use()
+            super().write(record)
+
+    name = "adamw, cosine"
+    killed_at(out, name, 5)
+    with pytest.raises(Killed):
+        workbench.resume(out, progress=Meddling(10))
+    workbench.resume(out)
+    agree(out, undisturbed(name))
+    out = tmp_path / "new"
+    for force in (False, True):
+        with pytest.raises(Killed):
+            train_tiny(out, progress=Meddling(2), force=force)
+
+
+def test_a_broken_best_checkpoint_is_named_and_the_next_is_scored(
+    tmp_path: Path, undisturbed: Undisturbed
+) -> None:
+    """Resuming must end, although what was best can no longer be read."""
+    out = tmp_path / "run"
+    shutil.copytree(undisturbed("early stopping"), out)
+    for done in ("record.json", "report.md"):
+        (out / done).unlink()
+    folder = RunFolder(out)
+    best = folder.best()
+    assert best is not None and best < folder.steps()[-1]
+    (folder.at(best) / "ema.safetensors").write_bytes(b"")
+    record = workbench.resume(out)
+    assert record.scores
+    assert (
+        f"{best:06d} is broken (ema.safetensors is not what was written) and is not scored"
+        in (out / "report.md").read_text()
+    )
 
 
 # A loss that is not a number.
@@ -462,7 +612,7 @@ def test_a_newer_format_is_refused(tmp_path: Path, undisturbed: Undisturbed) -> 
     out = tmp_path / "run"
     shutil.copytree(undisturbed("adamw, cosine"), out)
     settings = out / "run.toml"
-    settings.write_text(settings.read_text().replace("format = 1", "format = 2", 1) + "\n[future]\nwonder = 1\n")
+    settings.write_text(settings.read_text().replace("format = 2", "format = 3", 1) + "\n[future]\nwonder = 1\n")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     uses: list[Callable[[], object]] = [
         lambda: workbench.resume(out),
@@ -474,7 +624,7 @@ def test_a_newer_format_is_refused(tmp_path: Path, undisturbed: Undisturbed) -> 
     ]
     for use in uses:
         with pytest.raises(
-            BadInput, match=r"run.toml has run format 2, and this linnet reads up to 1: update linnet"
+            BadInput, match=r"run.toml has run format 3, and this linnet reads up to 2: update linnet"
         ):
             use()
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before

@@ -371,7 +371,7 @@ def test_running_out_of_memory_names_the_dials(tmp_path: Path, allocation: str) 
     with pytest.raises(RunFailed) as failed:
         train_tiny(tmp_path / "run", "accumulation=2", progress=Greedy())
     assert str(failed.value) == (
-        f"out of memory with training.batch=16, training.accumulation=2, model.context={context}: "
+        f"out of memory with training.batch=16, training.accumulation=2, rows of {context} steps: "
         "lower training.batch, raise training.accumulation, or lower model.context"
     )
     assert failed.value.exit_code == 1

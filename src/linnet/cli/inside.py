@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ import typer
 from linnet.cli.face import speaking
 from linnet.cli.groups import Groups
 from linnet.cli.options import CheckpointOption, DebugOption, ForceOption, JsonOption, RunArgument
-from linnet.errors import BadInput
+from linnet.files import refuse_existing, write_atomically
 
 if TYPE_CHECKING:
     from linnet.records import AttentionRecord
@@ -32,7 +33,8 @@ def attention(
 ) -> None:
     """Show where each head looks."""
     with speaking(json=json, debug=debug) as face:
-        refuse_existing(out, force)
+        if out is not None:
+            refuse_existing(out, force=force)
         from linnet import workbench
 
         record = workbench.attention(run, text, checkpoint=checkpoint)
@@ -42,20 +44,13 @@ def attention(
             write_arrays(record, out)
 
 
-def refuse_existing(out: Path | None, force: bool) -> None:
-    """Before the work is done, not after it."""
-    if out is not None and out.exists() and not force:
-        raise BadInput(f"{out} exists; choose another --out, or replace it with --force")
-
-
 def write_arrays(record: AttentionRecord, out: Path) -> None:
     """The record as NumPy arrays: `values`, and the names of its `axes` and `tokens`."""
     import numpy as np
 
-    hidden = out.with_name(f".{out.name}")
-    with hidden.open("wb") as file:
-        np.savez(file, values=np.array(record.values, np.float32), axes=record.axes, tokens=record.tokens)
-    hidden.replace(out)
+    content = io.BytesIO()
+    np.savez(content, values=np.array(record.values, np.float32), axes=record.axes, tokens=record.tokens)
+    write_atomically(out, content.getvalue())
 
 
 def join(groups: Groups) -> None:

@@ -234,6 +234,17 @@ class RunFolder:
             return best if best in steps else step
         return None
 
+    def best_whole(self, name: str, say: Callable[[str], None]) -> int | None:
+        """The same, passing over checkpoints in which this file is broken; each of those is named."""
+        best = self.best()
+        for step in dict.fromkeys([*([] if best is None else [best]), *reversed(self.steps())]):
+            try:
+                self.tensors(step, name)
+                return step
+            except Damaged as error:
+                say(f"checkpoint {self.at(step)} is broken ({error}) and is not scored")
+        return None
+
 
 def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
     """The parameters by name; one that is shared appears once."""

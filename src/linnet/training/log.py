@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -32,12 +32,17 @@ def gpu_use() -> float | None:
 
 @dataclass
 class Log:
-    """Steps are noted without asking the device, and written when `flush` asks it once for many of them."""
+    """Steps are noted without asking the device, and written when `flush` asks it once for many of them.
+
+    Nothing is opened before the first step is done: `begin` does it then, and what was noted so far is written.
+    """
 
     run: Run
     device: torch.device
-    metrics: JsonLines | None  # the file of the first process
-    sinks: Sequence[Sink]
+    begin: Callable[[], Sequence[Sink]]  # the metrics and trackers of the first process
+    shown: Sink | None = None  # the progress, which waits for nothing
+    sinks: Sequence[Sink] | None = None  # None until they are open
+    waiting: list[Record] = field(default_factory=list)
     pending: list[tuple[int, Moved, float, int, float, float]] = field(default_factory=list)
     before: float = field(default_factory=time.perf_counter)
 
@@ -55,7 +60,15 @@ class Log:
     @property
     def offset(self) -> int:
         """Where the metrics end now; a checkpoint remembers it, so that no step is ever listed twice."""
-        return 0 if self.metrics is None else self.metrics.offset
+        return next((sink.offset for sink in self.sinks or () if isinstance(sink, JsonLines)), 0)
+
+    def start(self) -> None:
+        """Open what the run writes to, unless it is open."""
+        if self.sinks is None:
+            self.sinks = self.begin()
+            for record in self.waiting:
+                self._store(record)
+            self.waiting.clear()
 
     def flush(self) -> None:
         """Write what is pending; a loss that is not a number ends the run before anything else is saved."""
@@ -68,6 +81,9 @@ class Log:
         seconds = sum(entry[5] for entry in self.pending) / len(self.pending)
         for step, moved, rate, tokens, waited, _ in self.pending:
             loss, norm = float(moved.loss), float(moved.grad_norm)
+            finite = math.isfinite(loss) and (math.isfinite(norm) or self.run.precision == "float16")
+            if finite:
+                self.start()
             self.write(
                 StepRecord(
                     step=step,
@@ -83,7 +99,7 @@ class Log:
                     gpu_use=use,
                 )
             )
-            if not math.isfinite(loss) or (not math.isfinite(norm) and self.run.precision != "float16"):
+            if not finite:
                 raise Diverged(f"the loss at step {step} is {loss} and its gradient norm is {norm}")
         self.pending.clear()
 
@@ -91,7 +107,13 @@ class Log:
         self.write(NoteRecord(step=step, text=text))
 
     def write(self, record: Record) -> None:
-        if self.metrics is not None:
-            self.metrics.write(record)
-        for sink in self.sinks:
+        if self.sinks is None:
+            self.waiting.append(record)
+        else:
+            self._store(record)
+        if self.shown is not None:
+            self.shown.write(record)
+
+    def _store(self, record: Record) -> None:
+        for sink in self.sinks or ():
             sink.write(record)

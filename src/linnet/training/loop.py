@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 import torch
@@ -20,7 +20,6 @@ from linnet.training.learner import Learner, autocast
 from linnet.training.log import Diverged, Log
 from linnet.training.run import Run
 from linnet.training.settings import without_unused
-from linnet.training.sinks import JsonLines, Sink
 
 ENTROPY_ROWS = 16  # of the validation part, whose attention patterns are measured
 
@@ -40,10 +39,8 @@ def train(
     material: Material,
     folder: RunFolder,
     processes: Processes,
-    *,
+    log: Log,
     start: Checkpoint | None = None,
-    metrics: JsonLines | None = None,
-    sinks: Sequence[Sink] = (),
 ) -> LoopState:
     """Train a resolved run to its end, from the beginning or from a checkpoint; returns the final state."""
     rows, steps, device = material.train.rows, run.training.steps, torch.device(run.device)
@@ -58,7 +55,6 @@ def train(
     held = material.validation
     sample = run.data.plan(held.rows, run).batch(0).slice(slice(0, ENTROPY_ROWS)) if len(held.rows) else None
     every = validation_steps(run, plan, steps)
-    log = Log(run, device, metrics, sinks)
     if loop.step == 0:
         introduce(run, learner.network, log)
     last = loop.step if has_stopped_early(run, loop) else steps
@@ -93,6 +89,7 @@ def train(
                 break
             if stopping and loop.step < steps:
                 raise Stopped(f"stopped at step {loop.step} of {steps}; go on with: linnet resume {folder.path}")
+    log.start()  # where no step was left to do
     return loop
 
 

@@ -5,14 +5,17 @@ A sink gets every record and takes what it can show. Sinks live in one process o
 
 from __future__ import annotations
 
+import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from linnet import files
 from linnet.errors import BadInput, nearest
 from linnet.records import Record, StepRecord, ValidationRecord
+
+TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 class Sink(Protocol):
@@ -119,25 +122,26 @@ class WandB:
         self._run.finish()
 
 
-TRACKERS = ("tensorboard", "trackio", "wandb")
+def check_trackers(names: Sequence[str]) -> None:
+    """Refuse a tracker that is not there, before any work is done."""
+    for name in names:
+        if name not in TRACKERS:
+            raise BadInput(f'there is no tracker "{name}"{nearest(name, TRACKERS)}')
+        if importlib.util.find_spec(name) is None:
+            raise _absent(name)
 
 
 def open_trackers(
     names: Sequence[str], folder: Path, recipe: str, settings: Mapping[str, Any], step: int = 0
 ) -> list[Sink]:
     """The trackers that a run asks for; `step` is how many steps were done before."""
-    opened: list[Sink] = []
-    for name in names:
-        match name:
-            case "tensorboard":
-                opened.append(TensorBoard(folder, step))
-            case "trackio":
-                opened.append(Trackio(folder, recipe, settings))
-            case "wandb":
-                opened.append(WandB(folder, recipe, settings))
-            case _:
-                raise BadInput(f'there is no tracker "{name}"{nearest(name, TRACKERS)}')
-    return opened
+    check_trackers(names)
+    openers: dict[str, Callable[[], Sink]] = {
+        "tensorboard": lambda: TensorBoard(folder, step),
+        "trackio": lambda: Trackio(folder, recipe, settings),
+        "wandb": lambda: WandB(folder, recipe, settings),
+    }
+    return [openers[name]() for name in names]
 
 
 def _absent(name: str) -> BadInput:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,16 +16,17 @@ from linnet.domains.contract import Material
 from linnet.domains.registry import registry
 from linnet.errors import BadInput
 from linnet.files import write_atomically
-from linnet.records import NoteRecord, OverSeeds, RunRecord, SeedsRecord
+from linnet.records import OverSeeds, RunRecord, SeedsRecord
 from linnet.training.allocator import keep_freed_memory
 from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder
 from linnet.training.distributed import Processes
+from linnet.training.log import Log
 from linnet.training.loop import train as train_loop
 from linnet.training.progress import Course
 from linnet.training.resolve import compiling_in_words, complete, parameters, settle
 from linnet.training.run import Run
 from linnet.training.settings import changed, flatten, parse_setting, to_toml, upgraded
-from linnet.training.sinks import JsonLines, Sink, open_trackers
+from linnet.training.sinks import JsonLines, Sink, check_trackers, open_trackers
 from linnet.untrusted import read_toml
 from linnet.workbench.evaluate import averaged_weights
 from linnet.workbench.open import load, located, read_codec, read_record, read_run
@@ -92,36 +94,42 @@ def train(
 ) -> RunRecord:
     """Train a recipe into a new run folder. `options` are those of `prepare`."""
     run = settle(prepare(recipe, **options))
+    check_trackers(run.training.sinks)
     processes = Processes.join(run.device)
     path = Path(out) if out is not None else free_folder(run, processes)
     if processes.first:
         files.refuse_existing(path, force=force, layout=RUN)
-    replacing = processes.first and (path / "run.toml").is_file()
-    if replacing:
-        files.refuse_within(path, [Path(file) for file in run.data.files])
-    with claimed(path, run) if processes.first and not replacing else nullcontext():
+        files.refuse_within(path, run.data.files)
+    with claimed(path, run) if processes.first else nullcontext() as claim:
         material = run.data.load(run.seed)
-        run = complete(run, material)
-    if replacing:
-        with files.new_folder(path, RUN, force=True):
-            pass
-    processes.wait()
-    return go_on(RunFolder(path), run, material, processes, progress)
+        return go_on(RunFolder(path), complete(run, material), material, processes, progress, claim=claim)
+
+
+@dataclass
+class Claim:
+    """The name of a new run before its first step is done. What `replaces` another run changes nothing until then;
+    where none was, there is a folder with the settings, so that a run that is killed early can be resumed."""
+
+    replaces: bool
+    locks: ExitStack
+    begun: bool = False
 
 
 @contextmanager
-def claimed(path: Path, run: Run) -> Iterator[None]:
-    """A new run stands on the disk before its data are read, so that it can be resumed if it is killed there.
-
-    Data that cannot be used leave nothing behind.
-    """
-    folder = RunFolder.create(path)
-    write_atomically(folder.settings, to_toml(run).encode())
-    try:
-        yield
-    except Exception:
-        files.remove(path)
-        raise
+def claimed(path: Path, run: Run) -> Iterator[Claim]:
+    """A run that fails before its first step is done leaves nothing behind."""
+    with ExitStack() as locks:
+        claim = Claim((path / "run.toml").is_file(), locks)
+        if not claim.replaces:
+            with files.new_folder(path) as new:
+                new.write("run.toml", to_toml(run).encode())
+            locks.enter_context(files.locked(path))
+        try:
+            yield claim
+        except Exception:
+            if not claim.replaces and not claim.begun:
+                files.remove(path)
+            raise
 
 
 def free_folder(run: Run, processes: Processes) -> Path:
@@ -140,61 +148,93 @@ def resume(path: Path | str, *, progress: Progress | None = None) -> RunRecord:
     if (record := read_record(folder)) is not None:
         return record
     run = settle(run)
+    check_trackers(run.training.sinks)
     processes = Processes.join(run.device)
-    material = run.data.load(run.seed, read_codec(folder, run) if folder.codec.is_file() else None)
-    return go_on(folder, complete(run, material), material, processes, progress)
+    with files.locked(folder.path) if processes.first else nullcontext():
+        notes: list[str] = []
+        start = folder.newest(notes.append)
+        material = run.data.load(run.seed, read_codec(folder, run) if folder.codec.is_file() else None)
+        check_data(run, material, start, folder)
+        return go_on(folder, complete(run, material), material, processes, progress, start, notes)
 
 
 def go_on(
-    folder: RunFolder, run: Run, material: Material, processes: Processes, progress: Progress | None
+    folder: RunFolder,
+    run: Run,
+    material: Material,
+    processes: Processes,
+    progress: Progress | None,
+    start: Checkpoint | None = None,
+    notes: Sequence[str] = (),
+    claim: Claim | None = None,
 ) -> RunRecord:
-    """From the newest whole checkpoint, or from the start, to the final record."""
+    """From a checkpoint, or from the start, to the final record."""
     torch.set_num_threads(run.threads)
     keep_freed_memory()
-    notes: list[str] = []
-    start = folder.newest(notes.append)
-    shown = [*material.notes, *run.data.remarks(run, material), *averaged_weights(run)]
-    notes += shown
-    if start is None:
-        notes.append(compiling_in_words(run, material.train.rows))
-    check_data(run, material, start, folder)
+    done = start.loop.step if start else 0
+    remarks = [*material.notes, *run.data.remarks(run, material), *averaged_weights(run)]
     with ExitStack() as stack:
-        metrics, sinks = None, []
-        if processes.first:
-            write_atomically(folder.settings, to_toml(run).encode())
-            write_atomically(folder.codec, json.dumps(material.codec.to_json(), ensure_ascii=False).encode())
-            metrics = stack.enter_context(
-                closing(JsonLines(folder.metrics, start.loop.metrics_bytes if start else 0))
-            )
-            sinks = open_sinks(folder, run, start, progress)
-            for sink in sinks:
-                stack.enter_context(closing(sink))
-            for text in notes:
-                for sink in (metrics, *sinks):
-                    sink.write(NoteRecord(step=start.loop.step if start else 0, text=text))
-        loop = train_loop(run, material, folder, processes, start=start, metrics=metrics, sinks=sinks)
-    record = finish(folder, run, material, loop, shown) if processes.first else unscored(folder, run, loop)
+
+        def begin() -> list[Sink]:
+            return open_sinks(folder, run, material, start, stack, claim) if processes.first else []
+
+        shown = None
+        if progress is not None and processes.first:
+            shown = stack.enter_context(closing(progress(course_of(run, done))))
+        log = Log(run, torch.device(run.device), begin, shown)
+        for text in (*notes, *remarks, *([] if start else [compiling_in_words(run, material.train.rows)])):
+            log.note(done, text)
+        loop = train_loop(run, material, folder, processes, log, start)
+    record = finish(folder, run, material, loop, remarks) if processes.first else unscored(folder, run, loop)
     processes.wait()
     processes.leave()
     return record
 
 
-def open_sinks(folder: RunFolder, run: Run, start: Checkpoint | None, progress: Progress | None) -> list[Sink]:
-    """The trackers that the run asks for, and the progress line where somebody looks."""
-    done = start.loop.step if start else 0
-    sinks = open_trackers(run.training.sinks, folder.path, run.recipe, run.model_dump(mode="json"), done)
-    if progress is not None:
-        costs = run.model.costs()
-        course = Course(
-            steps=run.training.steps or 0,
-            first=done,
-            rows=run.training.batch,
-            flops_per_token=0 if costs is None else 3 * costs.flops_per_token,
-            device=run.device,
-            precision=run.precision,
-        )
-        sinks.append(progress(course))
-    return sinks
+def open_sinks(
+    folder: RunFolder,
+    run: Run,
+    material: Material,
+    start: Checkpoint | None,
+    stack: ExitStack,
+    claim: Claim | None,
+) -> list[Sink]:
+    """Write what the run was resolved to, and open its metrics and trackers; a run that was replaced goes away."""
+    codec = json.dumps(material.codec.to_json(), ensure_ascii=False)
+    parts = {"run.toml": to_toml(run).encode(), "codec.json": codec.encode()}
+    offset, step = (start.loop.metrics_bytes, start.loop.step) if start else (0, 0)
+    with ExitStack() as replacing:
+        if claim is not None and claim.replaces:
+            new = replacing.enter_context(files.new_folder(folder.path, RUN, force=True))
+            for name, content in parts.items():
+                new.write(name, content)
+            new.place()
+        else:
+            for name, content in parts.items():
+                write_atomically(folder.path / name, content)
+        metrics = JsonLines(folder.metrics, offset)
+        stack.enter_context(closing(metrics))
+        settings = run.model_dump(mode="json")
+        trackers = open_trackers(run.training.sinks, folder.path, run.recipe, settings, step)
+        for tracker in trackers:
+            stack.enter_context(closing(tracker))
+    if claim is not None:
+        claim.begun = True
+        if claim.replaces:
+            claim.locks.enter_context(files.locked(folder.path))
+    return [metrics, *trackers]
+
+
+def course_of(run: Run, done: int) -> Course:
+    costs = run.model.costs()
+    return Course(
+        steps=run.training.steps or 0,
+        first=done,
+        rows=run.training.batch,
+        flops_per_token=0 if costs is None else 3 * costs.flops_per_token,
+        device=run.device,
+        precision=run.precision,
+    )
 
 
 def check_data(run: Run, material: Material, start: Checkpoint | None, folder: RunFolder) -> None:
@@ -210,7 +250,9 @@ def finish(
     folder: RunFolder, run: Run, material: Material, loop: LoopState, notes: Sequence[str] = ()
 ) -> RunRecord:
     """Score the best weights on the validation part, and write the record and the report."""
-    opened = load(folder.path, device=run.device)
+    notes = list(notes)
+    best = folder.best_whole("ema.safetensors" if run.optim.ema else "weights.safetensors", notes.append)
+    opened = load(folder.path, checkpoint=best, device=run.device)
     found = run.data.score(
         opened.network, material.codec, material.validation, batch=run.training.eval_batch, region=opened.region
     )
