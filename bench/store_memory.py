@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from linnet.data import Packed
-from linnet.domains.text.store import Manifest, Shard, open_store
+from linnet.domains.text.store import Manifest, Shard, StoredPart, open_store
 
 ROW = 1_000  # tokens of a document
 
@@ -26,13 +26,15 @@ def make(folder: Path, tokens: int) -> None:
     """A complete store of zeros."""
     folder.mkdir(parents=True, exist_ok=True)
     rows = tokens // ROW
-    for name, size in (("tokens-00000.bin", 2 * tokens), ("starts.bin", 8 * (rows + 1))):
+    sizes = {"tokens-00000": 2 * tokens, "starts": 8 * (rows + 1), "sizes": 8 * rows}
+    for name, size in ((f"train-{what}.bin", size) for what, size in sizes.items()):
         with (folder / name).open("wb") as stream:
             stream.truncate(size)
-    starts = np.memmap(folder / "starts.bin", "<i8", "r+")
+    starts = np.memmap(folder / "train-starts.bin", "<i8", "r+")
     starts[:] = np.arange(rows + 1) * ROW
     shard = Shard(tokens=tokens, rows=rows, sha256="")
-    manifest = Manifest(dtype="<u2", tokenizer="", sources=(), settings={}, shards=(shard,), complete=True)
+    parts = {"train": StoredPart(shards=(shard,), complete=True)}
+    manifest = Manifest(dtype="<u2", tokenizer="", sources=(), settings={}, parts=parts)
     (folder / "manifest.json").write_text(manifest.model_dump_json())
 
 
@@ -44,7 +46,7 @@ def megabytes(name: str) -> float:
 def read(folder: Path, batches: int = 200) -> None:
     """Batches from the beginning, the end, and evenly between."""
     before = megabytes("RssAnon")
-    plan = Packed(open_store(folder).rows(), 16, 256, 1)
+    plan = Packed(open_store(folder).rows("train"), 16, 256, 1)
     last = plan.steps_per_epoch - 1
     for step in np.linspace(0, last, batches).astype(int):
         plan.batch(int(step))

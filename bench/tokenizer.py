@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from linnet.domains.text.encoding import encoded
 from linnet.domains.text.finding import find_sources
 from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
-from linnet.domains.text.store import encode_rows
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.errors import BadInput, RunFailed
 from linnet.machine import one_line
@@ -67,7 +67,7 @@ def bench_tokenizer(
         bare = tokenizers_library().Tokenizer.from_str(codec.content)
 
     def encode() -> np.ndarray:
-        return np.concatenate([rows for rows, *_ in encode_rows(codec, read())])
+        return np.concatenate([block.ids for block in encoded(codec, read())])
 
     portions = [part.texts for part in Passage(texts).portions()]
 

@@ -128,7 +128,7 @@ def test_what_is_met_in_validation_files_is_said(tmp_path: Path) -> None:
     train, held = corpus(tmp_path / "a.txt", 50), tmp_path / "b.txt"
     held.write_text("one\n\ntwo\n")
     data = TextData(paths=(train,), validation_paths=(held,), tokenizer=SMALL)
-    assert "validation files: 1 empty document was left out" in data.load(1).notes
+    assert "validation files: left out: 1 empty document" in data.load(1).notes
 
 
 def test_a_sample_is_drawn_and_said(tmp_path: Path) -> None:
@@ -164,11 +164,11 @@ def test_notes_say_what_a_person_should_know(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["same line", "", *sentences(40), "same line"] * 3).encode())
     notes = "; ".join(TextData(paths=(path,), tokenizer=Tokenizing(kind="words", lowercase=True)).load(1).notes)
     for said in (
-        "3 empty documents were left out",
-        "a byte-order mark was dropped",
-        "line ends were read as LF: 1 file with CRLF",
+        "left out: 3 empty documents",
+        "dropped: the byte-order mark of 1 file",
+        "line ends read as LF: 1 file with CRLF",
         "13 of 126 documents are held out for validation (shuffled)",
-        "validation documents also occur word for word in the training part",
+        "documents (100.0%) stand word for word in the training text",
         "the vocabulary has",
     ):
         assert said in notes, notes
@@ -188,7 +188,7 @@ def test_an_empty_corpus_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "c.txt"
     path.write_text("\n \n\n")
     with pytest.raises(
-        BadInput, match="no documents in .*c.txt: 1 file with 4 bytes, and nothing in it but 3 empty"
+        BadInput, match="no documents in .*c.txt: 1 file with 4 bytes, and nothing but 3 empty lines"
     ):
         TextData(paths=(path,)).load(1)
     path.write_text("")

@@ -75,7 +75,7 @@ def test_a_folder_is_read_in_the_order_of_paths_without_hidden_files(tmp_path: P
         (tmp_path / name).write_text(name)
     assert read(tmp_path)[0] == ["AA/wiki_00", "AA/wiki_01", "AB/wiki_00", "_more/x.txt", "citations.txt"]
     assert find([tmp_path]).notes == (
-        f"4 files of {tmp_path} were not read (and 1 hidden): AA/_SUCCESS, AA/picture.png, LICENSE, README.md; "
+        f"not read: 4 files of {tmp_path} (and 1 hidden): AA/_SUCCESS, AA/picture.png, LICENSE, README.md; "
         "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet",
     )
 
@@ -101,13 +101,11 @@ def test_what_is_replaced_in_rows_is_counted_too(tmp_path: Path) -> None:
     documents, tally = read(path, errors="replace")
     assert documents == ["a\ufffdb\ufffd \ufffd"]
     assert tally.remarks() == (
-        "2 NUL characters were replaced by U+FFFD",
-        "1 half of a surrogate pair was replaced by U+FFFD",
+        "replaced by U+FFFD: 2 NUL characters",
+        "replaced by U+FFFD: 1 half surrogate pair",
     )
     polars.DataFrame({"text": ["a\0"]}).write_parquet(tmp_path / "p.parquet")
-    assert read(tmp_path / "p.parquet", errors="replace")[1].remarks() == (
-        "1 NUL character was replaced by U+FFFD",
-    )
+    assert read(tmp_path / "p.parquet", errors="replace")[1].remarks() == ("replaced by U+FFFD: 1 NUL character",)
 
 
 def test_gzip_is_known_by_its_content(tmp_path: Path) -> None:
@@ -145,8 +143,7 @@ def test_a_bad_byte_is_named_with_file_and_offset(tmp_path: Path) -> None:
     assert "latin.txt" in said and f"{300_000 * 6 + 3:,}" in said and "0xe9" in said and "--errors replace" in said
     documents, tally = read(path, errors="replace")
     assert documents[-1] == "caf\ufffd noir"
-    assert tally.replaced == 1
-    assert "1 character that is no UTF-8 text was replaced by U+FFFD" in tally.remarks()
+    assert "replaced by U+FFFD: 1 invalid UTF-8 character" in tally.remarks()
 
 
 def test_a_cut_character_at_the_end_is_named(tmp_path: Path) -> None:
@@ -167,7 +164,7 @@ def test_a_byte_order_mark_is_dropped_and_said(tmp_path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbfhello\n")
     documents, tally = read(path)
     assert documents == ["hello"]
-    assert tally.remarks() == ("a byte-order mark was dropped at the start of 1 file",)
+    assert tally.remarks() == ("dropped: the byte-order mark of 1 file",)
 
 
 def test_mixed_line_ends_are_read_as_lf_and_said(tmp_path: Path) -> None:
@@ -175,7 +172,7 @@ def test_mixed_line_ends_are_read_as_lf_and_said(tmp_path: Path) -> None:
     path.write_bytes(b"one\r\ntwo\rthree\nfour\x0bstill four\xe2\x80\xa8and still")
     documents, tally = read(path)
     assert documents == ["one", "two", "three", "four\x0bstill four\u2028and still"]
-    assert tally.remarks() == ("line ends were read as LF: 1 file with CR and CRLF and LF",)
+    assert tally.remarks() == ("line ends read as LF: 1 file with CR and CRLF and LF",)
 
 
 def test_nul_bytes_are_named(tmp_path: Path) -> None:
@@ -184,7 +181,7 @@ def test_nul_bytes_are_named(tmp_path: Path) -> None:
     assert "byte 200 is NUL" in message(path)
     documents, tally = read(path, errors="replace")
     assert documents == ["some text " * 20 + "\ufffdmore"]
-    assert tally.remarks() == ("1 NUL character was replaced by U+FFFD",)
+    assert tally.remarks() == ("replaced by U+FFFD: 1 NUL character",)
 
 
 @pytest.mark.parametrize(
@@ -252,7 +249,6 @@ def test_split_words_are_kept(tmp_path: Path) -> None:
     tally = Tally()
     (first,) = read_passages(find_sources([path]), Reading(), tally)
     assert first.splits == ["x", "y", "x"]
-    assert tally.splits == {"x": 2, "y": 1}
 
 
 def test_missing_and_empty_places_are_named(tmp_path: Path) -> None:
@@ -277,7 +273,7 @@ def test_a_very_long_document_is_cut_at_a_space_and_counted(
         assert "".join(pieces) == text
         assert max(map(len, pieces)) <= 100
         assert tally.cut == len(pieces) - 1
-        assert "were cut at a space" in tally.remarks()[0]
+        assert "cut at a space" in tally.remarks()[0]
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

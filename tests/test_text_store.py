@@ -17,15 +17,19 @@ import pytest
 
 from faults import Fails, Killed, disk, failing_at, full_from, killed_at
 from linnet.data import Packed
+from linnet.domains.text.encoding import encoded
 from linnet.domains.text.finding import find_sources
-from linnet.domains.text.long_arrays import EveryTarget, Joined
 from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
 from linnet.domains.text.store import (
+    EveryTarget,
+    Joined,
     Manifest,
+    Origin,
     Shard,
     Store,
-    Wanted,
-    encode_rows,
+    StoredPart,
+    Stream,
+    alone,
     open_store,
     write_store,
 )
@@ -51,8 +55,15 @@ def corpus(tmp_path: Path) -> Path:
     return path
 
 
-def wanted(corpus: Path, codec: TokenizerCodec | None = None, **settings: object) -> Wanted:
-    return Wanted(find_sources([corpus]), settings, codec.fingerprint() if codec else None)
+def origin(corpus: Path, codec: TokenizerCodec | None = None, **settings: object) -> Origin:
+    return Origin(find_sources([corpus]), settings, codec.fingerprint() if codec else None)
+
+
+def make(
+    folder: Path, codec: TokenizerCodec, made_from: Origin, read: Stream, shard_tokens: int = 1 << 26
+) -> Store:
+    with alone(folder):
+        return write_store(folder, codec, made_from, {"train": read}, shard_tokens=shard_tokens)
 
 
 def write(
@@ -63,11 +74,11 @@ def write(
             for first in range(0, len(passage.texts), 20):
                 yield Passage(passage.texts[first : first + 20])
 
-    return write_store(folder, codec, wanted(corpus, codec, **settings), read, shard_tokens=shard_tokens)
+    return make(folder, codec, origin(corpus, codec, **settings), read, shard_tokens)
 
 
 def in_memory(codec: TokenizerCodec) -> np.ndarray:
-    return np.concatenate([rows for rows, *_ in encode_rows(codec, [Passage(TEXTS)])])
+    return np.concatenate([block.ids for block in encoded(codec, [Passage(TEXTS)])])
 
 
 @pytest.mark.parametrize("shard_tokens", [1 << 26, 500])
@@ -75,8 +86,8 @@ def test_a_store_holds_the_rows_of_the_corpus(
     tmp_path: Path, corpus: Path, codec: TokenizerCodec, shard_tokens: int
 ) -> None:
     store = write(tmp_path / "store", corpus, codec, shard_tokens)
-    assert (len(store.manifest.shards) > 3) == (shard_tokens == 500)
-    rows = store.rows()
+    assert (len(store.manifest.parts["train"].shards) > 3) == (shard_tokens == 500)
+    rows = store.rows("train")
     np.testing.assert_array_equal(rows.ids[:], in_memory(codec))
     assert [codec.decode(rows.row(i)) for i in range(len(rows))] == TEXTS
     assert rows.row_characters.tolist() == list(map(len, TEXTS)) and rows.characters == sum(map(len, TEXTS))
@@ -91,7 +102,7 @@ def test_a_store_holds_the_rows_of_the_corpus(
 
 
 def test_shards_do_not_change_the_batches(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
-    whole, parts = (write(tmp_path / str(n), corpus, codec, n).rows() for n in (1 << 26, 300))
+    whole, parts = (write(tmp_path / str(n), corpus, codec, n).rows("train") for n in (1 << 26, 300))
     one, other = Packed(whole, 3, 16, 1), Packed(parts, 3, 16, 1)
     for step in range(one.steps_per_epoch):
         assert (one.batch(step)["ids"] == other.batch(step)["ids"]).all()
@@ -107,10 +118,10 @@ def test_an_interrupted_encoding_goes_on(tmp_path: Path, corpus: Path, codec: To
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write_store(folder, codec, wanted(corpus, codec), interrupted, shard_tokens=500)
+        make(folder, codec, origin(corpus, codec), interrupted, 500)
     with pytest.raises(BadInput, match="is unfinished"):
         open_store(folder)
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("tokens-*.bin")}
+    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("train-tokens-*.bin")}
     assert before
 
     def read(tally: Tally) -> Iterator[Passage]:
@@ -118,13 +129,13 @@ def test_an_interrupted_encoding_goes_on(tmp_path: Path, corpus: Path, codec: To
             read_again.append(first)
             yield Passage(TEXTS[first : first + 20])
 
-    store = write_store(folder, codec, wanted(corpus, codec), read, shard_tokens=500)
-    np.testing.assert_array_equal(store.rows().ids[:], in_memory(codec))
+    store = make(folder, codec, origin(corpus, codec), read, 500)
+    np.testing.assert_array_equal(store.rows("train").ids[:], in_memory(codec))
     assert all((folder / name).stat().st_mtime_ns == then for name, then in before.items())
     assert not list(folder.glob(".*.part"))
     store.verify()
     read_again.clear()
-    write_store(folder, codec, wanted(corpus, codec), read)
+    make(folder, codec, origin(corpus, codec), read)
     assert read_again == [], "a complete store is opened and nothing is read"
 
 
@@ -149,10 +160,10 @@ def test_of_two_that_make_one_store_the_second_waits(tmp_path: Path, corpus: Pat
 
     thread = threading.Thread(target=second)
     thread.start()
-    store = write_store(folder, codec, wanted(corpus, codec), slowly, shard_tokens=500)
+    store = make(folder, codec, origin(corpus, codec), slowly, 500)
     thread.join()
     assert read_by == ["first"] * 10 + ["second"], "the second only opens it"
-    np.testing.assert_array_equal(store.rows().ids[:], in_memory(codec))
+    np.testing.assert_array_equal(store.rows("train").ids[:], in_memory(codec))
     open_store(folder).verify()
 
 
@@ -175,9 +186,9 @@ def test_two_processes_that_want_one_store_get_it_whole(tmp_path: Path, corpus: 
         process.stdin.flush()
     printed = {process.communicate()[0] for process in started}
     assert [process.returncode for process in started] == [0, 0, 0]
-    for part in ("train", "validation"):
-        open_store(tmp_path / "store" / part).verify()
-    assert printed == {open_store(tmp_path / "store" / "train").identity + "\n"}
+    store = open_store(tmp_path / "store")
+    store.verify()
+    assert printed == {store.rows("train").fingerprint() + "\n"}
 
 
 def test_a_process_that_waits_for_another_says_so(tmp_path: Path) -> None:
@@ -204,7 +215,7 @@ def test_an_encoding_that_fails_anywhere_goes_on(
                 pass
         store = write(folder, corpus, codec, 500)
         store.verify()
-        np.testing.assert_array_equal(store.rows().ids[:], in_memory(codec))
+        np.testing.assert_array_equal(store.rows("train").ids[:], in_memory(codec))
         assert not [name for name in os.listdir(folder) if name.startswith(".")]
     assert step > 60
 
@@ -213,10 +224,10 @@ def test_a_stale_store_is_refused_with_what_changed(tmp_path: Path, corpus: Path
     folder = tmp_path / "store"
     write(folder, corpus, codec, sample=5)
     with pytest.raises(BadInput, match="is stale: sample was 5 and is 6; delete the folder"):
-        open_store(folder, wanted(corpus, codec, sample=6))
+        open_store(folder, origin(corpus, codec, sample=6))
     stat = corpus.stat()
     os.utime(corpus, ns=(stat.st_atime_ns, stat.st_mtime_ns + 1))
-    open_store(folder, wanted(corpus, codec, sample=5))  # touched, and the same
+    open_store(folder, origin(corpus, codec, sample=5))  # touched, and the same
     corpus.write_text(corpus.read_text().replace("number 7", "number 8"))
     with pytest.raises(BadInput, match="is stale: the content of .*corpus.txt has changed"):
         open_store(folder)
@@ -234,14 +245,14 @@ def test_a_data_set_of_the_hub_that_changed_makes_a_store_stale(
     from linnet.domains.text import store as module
 
     monkeypatch.setattr(module, "hub_version", lambda name: "first")
-    asked = Wanted(find_sources(["hf:some/set"]), {}, codec.fingerprint())
-    folder = write_store(tmp_path / "store", codec, asked, lambda tally: iter([Passage(TEXTS)])).folder
-    open_store(folder, asked)
+    made_from = Origin(find_sources(["hf:some/set"]), {}, codec.fingerprint())
+    folder = make(tmp_path / "store", codec, made_from, lambda tally: iter([Passage(TEXTS)])).folder
+    open_store(folder, made_from)
     monkeypatch.setattr(module, "hub_version", lambda name: "")
-    open_store(folder, asked)  # nothing can be found out without a network
+    open_store(folder, made_from)  # nothing can be found out without a network
     monkeypatch.setattr(module, "hub_version", lambda name: "second")
     with pytest.raises(BadInput, match="is stale: hf:some/set has another version; delete the folder"):
-        open_store(folder, asked)
+        open_store(folder, made_from)
 
 
 def test_other_files_and_another_tokenizer_are_refused(
@@ -251,30 +262,30 @@ def test_other_files_and_another_tokenizer_are_refused(
     write(folder, corpus, codec)
     (tmp_path / "more.txt").write_text("more")
     with pytest.raises(BadInput, match=r"made from other files \(.*more.txt\)"):
-        open_store(folder, Wanted(find_sources([corpus, tmp_path / "more.txt"]), {}))
+        open_store(folder, Origin(find_sources([corpus, tmp_path / "more.txt"]), {}))
     other = train_tokenizer([Passage(TEXTS)], Tally(documents=9), Tokenizing(vocabulary=280)).codec
     with pytest.raises(BadInput, match="was made with another tokenizer"):
-        open_store(folder, wanted(corpus, other))
+        open_store(folder, origin(corpus, other))
 
 
 def test_a_shard_that_was_cut_is_named(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
     store = write(tmp_path / "store", corpus, codec, 500)
-    shard = store.folder / "tokens-00001.bin"
+    shard = store.folder / "train-tokens-00001.bin"
     content = shard.read_bytes()
     shard.write_bytes(content[:-10])
-    with pytest.raises(BadInput, match=f"tokens-00001.bin was cut: it has {len(content) - 10:,} bytes"):
+    with pytest.raises(BadInput, match=f"train-tokens-00001.bin was cut: it has {len(content) - 10:,} bytes"):
         open_store(store.folder)
     shard.write_bytes(content[:-2] + b"xx")
     open_store(store.folder)
-    with pytest.raises(BadInput, match="tokens-00001.bin does not hold what was written"):
+    with pytest.raises(BadInput, match="train-tokens-00001.bin does not hold what was written"):
         store.verify()
     shard.write_bytes(content)
-    sizes = store.folder / "sizes.bin"
+    sizes = store.folder / "train-sizes.bin"
     sizes.write_bytes(bytes([sizes.read_bytes()[0] ^ 1]) + sizes.read_bytes()[1:])
-    with pytest.raises(BadInput, match="sizes.bin does not hold what was written"):
+    with pytest.raises(BadInput, match="train-sizes.bin does not hold what was written"):
         store.verify()
     shard.unlink()
-    with pytest.raises(BadInput, match="tokens-00001.bin was cut: it has 0 bytes"):
+    with pytest.raises(BadInput, match="train-tokens-00001.bin was cut: it has 0 bytes"):
         open_store(store.folder)
 
 
@@ -292,12 +303,10 @@ def test_folders_that_are_something_else_are_left_alone(
     with pytest.raises(BadInput, match="manifest.json is not JSON"):
         open_store(store.folder)
     manifest.write_text(text.replace('"format": 2', '"format": 9'))
-    with pytest.raises(BadInput, match="has format 9, and this linnet reads up to 2"):
+    with pytest.raises(BadInput, match="has format 9, and this linnet reads 2"):
         open_store(store.folder)
     manifest.write_text(text.replace('"format": 2', '"format": 1'))
-    with pytest.raises(
-        BadInput, match=f"older linnet.* delete the folder {store.folder}, and it is encoded again"
-    ):
+    with pytest.raises(BadInput, match=f"format 1, .* delete the folder {store.folder}, and it is encoded again"):
         open_store(store.folder)
 
 
@@ -307,13 +316,13 @@ def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(tmp_path
         folder = tmp_path / str(tokens)
         folder.mkdir()
         for name, size in (
-            ("tokens-00000.bin", 2 * tokens),
-            ("starts.bin", 8 * (rows + 1)),
-            ("sizes.bin", 8 * rows),
+            ("train-tokens-00000.bin", 2 * tokens),
+            ("train-starts.bin", 8 * (rows + 1)),
+            ("train-sizes.bin", 8 * rows),
         ):
             with (folder / name).open("wb") as stream:
                 stream.truncate(size)
-        starts = np.memmap(folder / "starts.bin", "<i8", "r+")
+        starts = np.memmap(folder / "train-starts.bin", "<i8", "r+")
         starts[:] = np.arange(rows + 1) * (tokens // rows)
         del starts
         manifest = Manifest(
@@ -321,12 +330,11 @@ def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(tmp_path
             tokenizer="",
             sources=(),
             settings={},
-            shards=(Shard(tokens=tokens, rows=rows, sha256=""),),
-            complete=True,
+            parts={"train": StoredPart(shards=(Shard(tokens=tokens, rows=rows, sha256=""),), complete=True)},
         )
         (folder / "manifest.json").write_text(manifest.model_dump_json())
         tracemalloc.start()
-        plan = Packed(open_store(folder).rows(), 8, 256, 1)
+        plan = Packed(open_store(folder).rows("train"), 8, 256, 1)
         for step in (0, 1, plan.steps_per_epoch - 1):
             assert plan.batch(step)["ids"].shape == (8, 256)
         size = tracemalloc.get_traced_memory()[1]
@@ -367,8 +375,7 @@ def test_joined_arrays_read_like_one() -> None:
     np.testing.assert_array_equal(joined[places], places)
     np.testing.assert_array_equal(joined[3:9], np.arange(3, 9))
     np.testing.assert_array_equal(joined[np.arange(20) % 3 == 0], np.arange(0, 20, 3))
-    np.testing.assert_array_equal(np.asarray(joined), np.arange(20))
-    with pytest.raises(IndexError, match="places from 0 to 19"):
+    with pytest.raises(IndexError, match="positions from 0 to 19"):
         joined[20]
     marks = EveryTarget(np.array([0, 3, 20]))
     assert np.flatnonzero(~np.asarray(marks)).tolist() == [0, 3]

@@ -16,8 +16,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.domains.text.meter import Meter
-from linnet.domains.text.sources import Passage, Tally
+from linnet.domains.text.finding import Source
+from linnet.domains.text.sources import Meter, Passage, Tally
 from linnet.domains.text.tokenizer_training import (
     Tokenizing,
     _without_long_runs,
@@ -252,10 +252,12 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path) -> None:
         TokenizerCodec.read(tmp_path / "latin.json")
 
 
-def test_the_meter_shows_files_and_speed() -> None:
+def test_the_meter_shows_files_and_speed(tmp_path: Path) -> None:
+    file = tmp_path / "c.txt"
+    file.write_text("ten bytes\n")
     stream, now = io.StringIO(), iter(range(10_000))
     with shown_on(Display(stream, every=10, now=lambda: next(now) / 10)):
-        meter, tally = Meter("tokenizer", 250, 2_500), Tally()
+        meter, tally = Meter("tokenizer", [Source(str(file), "text")] * 250), Tally()
         for _ in range(250):
             tally.files += 1
             tally.documents += 2

@@ -25,6 +25,11 @@ class RunFailed(LinnetError):
     """The work started and could not be finished."""
 
 
+def counted(count: int, what: str) -> str:
+    """Such as `1 file` or `1,200 files`."""
+    return f"{count:,} {what}{'s' * (count != 1)}"
+
+
 def nearest(wrong: str, right: Iterable[str]) -> str:
     """A hint such as `; did you mean "depth"?`, or the list of what exists when nothing is close."""
     names = sorted(right)

@@ -18,7 +18,7 @@ from linnet.decoding.products import Weights, packed
 from linnet.decoding.requests import Decoding, Request, Sample, Sampling, Stopping
 from linnet.decoding.runner import Runner
 from linnet.decoding.streaming import Streaming
-from linnet.errors import BadInput
+from linnet.errors import BadInput, counted
 from linnet.records import ChoiceRecord, GenerationRecord, PieceRecord
 from linnet.workbench.ends import further_ends
 from linnet.workbench.open import Opened, load, options_of, weights_in
@@ -50,10 +50,6 @@ class Pace:
             f"({self.tokens_per_second:,.0f} tokens/s{compiled}); the first after {self.first:.2f} s "
             f"({counted(self.prompt_tokens, 'token')} of prompts)"
         )
-
-
-def counted(count: int, what: str) -> str:
-    return f"{count:,} {what}" if count == 1 else f"{count:,} {what}s"
 
 
 def generate(

@@ -14,29 +14,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 from pydantic import Field, ValidationError, field_validator, model_validator
 
 from linnet.codecs import Codec
 from linnet.domains.contract import Domain, Material, Part, Region, Scored
 from linnet.domains.text.blocks import block_scores, no_block
 from linnet.domains.text.chat import Template
-from linnet.domains.text.corpus import Corpus, Parts, Stream, repeated, with_split
+from linnet.domains.text.corpus import Corpus, Parts, with_split
+from linnet.domains.text.encoding import rows_in_memory
 from linnet.domains.text.finding import find, find_sources, hub_version
-from linnet.domains.text.meter import Meter
-from linnet.domains.text.overlap import counted, seen_before
-from linnet.domains.text.sources import Reading, Tally, read_passages
-from linnet.domains.text.store import (
-    FORMAT,
-    Wanted,
-    begun_with,
-    encode_rows,
-    is_complete,
-    open_store,
-    refuse_stale,
-    row_type,
-    write_store,
-)
+from linnet.domains.text.ngrams import counted_baselines, seen_before
+from linnet.domains.text.sources import Meter, Reading, Tally, read_passages
+from linnet.domains.text.store import FORMAT, Origin, Stream, alone, find_store, open_store, write_store
 from linnet.domains.text.tokenizer_training import (
     Tokenizing,
     contradictions,
@@ -46,7 +35,6 @@ from linnet.domains.text.tokenizer_training import (
 )
 from linnet.domains.tokens import TokenDomain, rows_of
 from linnet.errors import BadInput
-from linnet.files import in_words, locked
 from linnet.records import Baseline
 from linnet.rows import Rows
 from linnet.tokenization import TokenizerCodec
@@ -61,7 +49,6 @@ if TYPE_CHECKING:
 
 SMALL = 256 << 20  # stored bytes up to which a corpus is also searched for repeated documents
 VERIFIED = 2 << 30  # bytes of tokens up to which a store is read through before it is used
-PARTS = ("train", "validation")
 AUTOMATIC = Path("auto")
 LARGE = 1 << 29  # stored bytes above which the encoded corpus is kept on disk
 LOSSY = "lossy tokenizer"
@@ -114,32 +101,30 @@ class TextData(TokenDomain):
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         """The same parts for every seed. A resumed run brings the codec that it began with."""
-        folder = self._folder
-        if folder is not None:
-            for part in PARTS:  # before anything is read or written, so that both are told of at once
-                refuse_stale(folder / part, self._wanted(part, self._named_tokenizer, folder))
-            with in_words(folder):
-                folder.mkdir(parents=True, exist_ok=True)
-            with locked(folder, wait=True):  # of several processes one reads the corpus and makes the tokenizer
-                if not all(is_complete(folder / part) for part in PARTS):
-                    return self._read(folder, codec)
-            return self._stored(folder)
-        return self._read(None, codec)
+        if (folder := self._folder) is None:
+            tokenizer, parts, notes = self._read(codec)
+            train, validation = (rows_in_memory(tokenizer, read(Tally())) for read in parts.values())
+            return self._material(tokenizer, train, validation, notes)
+        find_store(folder, self._origin())  # refused before anything is written
+        with alone(folder):
+            begun = find_store(folder, self._origin())
+            if begun is not None and begun.manifest.complete:
+                return self._stored(folder)
+            if begun is not None and self.tokenizer.file is None:
+                codec = codec or begun.codec
+            tokenizer, parts, notes = self._read(codec)
+            origin = self._origin()._replace(tokenizer=tokenizer.fingerprint())
+            store = write_store(folder, tokenizer, origin, parts, remarks=notes)
+        return self._material(tokenizer, store.rows("train"), store.rows("validation"), notes)
 
-    def _read(self, folder: Path | None, codec: Codec | None) -> Material:
-        """Read and encode the corpus, into a store where a folder is named."""
+    def _read(self, codec: Codec | None) -> tuple[TokenizerCodec, Mapping[str, Stream], tuple[str, ...]]:
+        """The tokenizer, the documents of each part, and what a person should know about them."""
         parts = self._corpus.divide()
-        begun = begun_with(folder / PARTS[0]) if folder is not None and self.tokenizer.file is None else None
-        known = codec if isinstance(codec, TokenizerCodec) else begun
-        tokenizer, said = self._codec(parts) if known is None else (known, ())
-        lost = lossiness(tokenizer, parts.validation)
-        again = "" if self._stored_bytes > SMALL else repeated(parts.train, parts.validation, parts.documents[1])
-        notes = tuple(note for note in (*parts.notes, *said, lost, again) if note)
-        train, validation = (
-            self._rows(tokenizer, stream, part, notes, folder)
-            for part, stream in zip(PARTS, (parts.train, parts.validation), strict=True)
-        )
-        return _material(tokenizer, train, validation, notes)
+        known = codec if isinstance(codec, TokenizerCodec) else None
+        tokenizer, notes = self._codec(parts) if known is None else (known, ())
+        lost = filter(None, [lossiness(tokenizer, parts.validation)])
+        streams = {"train": parts.train, "validation": parts.validation}
+        return tokenizer, streams, (*parts.notes, *notes, *lost)
 
     def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
         assert isinstance(codec, TokenizerCodec)
@@ -149,17 +134,17 @@ class TextData(TokenDomain):
             return passages if split is None else with_split(passages, split)
 
         tally = Tally()
-        rows = rows_in_memory(codec, stream, tally)
-        said = "; ".join(text for text in (lossiness(codec, stream), unscored(codec, rows)) if text)
+        rows = rows_in_memory(codec, stream(tally))
+        note = "; ".join(filter(None, (lossiness(codec, stream), unscored(codec, rows))))
         notes, baselines = [*find(paths).notes, *tally.remarks()], None
         try:
             train = self._learned_from(codec)
         except BadInput as error:
             notes.append(f"no baseline that counts the training text: {error}")
         else:
-            notes += [text for text in [seen_before(train, rows) or self._same_file(paths, split)] if text]
-            baselines = functools.partial(counted, train, rows, len(codec.tokens))
-        return Part(rows, note=said, baselines=baselines, notes=tuple(notes), unit="document")
+            notes += filter(None, [seen_before(train, rows) or self._same_file(paths, split)])
+            baselines = functools.partial(counted_baselines, train, rows, len(codec.tokens))
+        return Part(rows, note=note, baselines=baselines, notes=tuple(notes), unit="document")
 
     @classmethod
     def codec_from(cls, stored: Mapping[str, Any]) -> Codec:
@@ -227,7 +212,7 @@ class TextData(TokenDomain):
             codec = TokenizerCodec.read(file)
             return codec, (used_as_it_is(file, codec, self.tokenizer),)
         tally = Tally()
-        meter = Meter("tokenizer", len(self._corpus.sources()), self._stored_bytes)
+        meter = Meter("tokenizer", self._corpus.sources())
         wanted = self.tokenizer if self.template is None else with_markers(self.tokenizer, self.template)
         trained = train_tokenizer(parts.train(tally), tally, wanted, meter=meter, characters=parts.characters)
         if self.tokenizer.file is None:
@@ -237,45 +222,35 @@ class TextData(TokenDomain):
         made = f"no tokenizer was at {file}: one with {len(trained.codec.tokens):,} tokens was made and kept there"
         return trained.codec, (*trained.notes, made)
 
-    def _rows(
-        self, codec: TokenizerCodec, stream: Stream, part: str, notes: tuple[str, ...], folder: Path | None
-    ) -> Rows:
-        if folder is None:
-            return rows_in_memory(codec, stream)
-        meter = Meter(f"encoding {part}", len(self._corpus.sources()), self._stored_bytes)
-        wanted = self._wanted(part, codec.fingerprint(), folder)
-        return write_store(folder / part, codec, wanted, stream, remarks=notes, meter=meter).rows()
-
     def _stored(self, folder: Path) -> Material:
         """The material of a complete store; of the corpus only sizes and times are looked at then."""
-        expected = self._named_tokenizer
-        train, validation = stores = [
-            open_store(folder / part, self._wanted(part, expected, folder)) for part in PARTS
-        ]
-        notes = [*train.manifest.remarks, f"encoded documents are read from {folder}"]
-        size = sum(store.token_bytes for store in stores)
-        if size <= VERIFIED:
-            for store in stores:
-                store.verify(folder)
+        store = open_store(folder)
+        notes = [*store.manifest.remarks, f"encoded documents are read from {folder}"]
+        if store.token_bytes <= VERIFIED:
+            store.verify()
         else:
-            notes.append(f"the {size / 1e9:.1f} GB of tokens in {folder} were not read through for damage")
-        hubs = {source.name for source in self._wanted("", None).sources if source.form == "hf"}
+            size = f"{store.token_bytes / 1e9:.1f} GB"
+            notes.append(f"the {size} of tokens in {folder} were not read through for damage")
+        hubs = {source.name for source in self._origin().sources if source.form == "hf"}
         if unknown := sorted(name for name in hubs if not hub_version(name)):
             notes.append(f"whether {', '.join(unknown)} has changed since it was encoded cannot be found out here")
-        return _material(train.codec, train.rows(), validation.rows(), tuple(notes))
+        return self._material(store.codec, store.rows("train"), store.rows("validation"), tuple(notes))
 
-    @property
-    def _named_tokenizer(self) -> str | None:
-        """The fingerprint of the tokenizer file that is named, where it exists."""
-        named = None if self.tokenizer.file is None else tokenizer_file(self.tokenizer.file)
-        return TokenizerCodec.read(named).fingerprint() if named is not None and named.is_file() else None
+    def _material(self, codec: TokenizerCodec, train: Rows, validation: Rows, notes: tuple[str, ...]) -> Material:
+        lost = next((note for note in notes if note.startswith(LOSSY)), "")
+        again = seen_before(train, validation) if self._stored_bytes <= SMALL else ""
+        baselines = functools.partial(counted_baselines, train, validation, len(codec.tokens))
+        held = Part(validation, note=lost, baselines=baselines, unit="document")
+        return Material(codec, Part(train), held, (*notes, *filter(None, [again])))
 
-    def _wanted(self, part: str, tokenizer: str | None, folder: Path | None = None) -> Wanted:
-        """What decides the content of a store of this part."""
+    def _origin(self) -> Origin:
+        """What decides the content of a store: sources, settings, and the tokenizer file where one exists."""
         others = find_sources(self.validation_paths) if self.validation_paths else ()
         left_out = {"paths", "validation_paths", "store", "block", "domain"}
         chosen = self.model_dump(mode="json", exclude={name: True for name in left_out} | {"tokenizer": {"file"}})
-        return Wanted((*self._corpus.sources(), *others), chosen | {"part": part}, tokenizer, folder)
+        file = None if self.tokenizer.file is None else tokenizer_file(self.tokenizer.file)
+        tokenizer = TokenizerCodec.read(file).fingerprint() if file is not None and file.is_file() else None
+        return Origin((*self._corpus.sources(), *others), chosen, tokenizer)
 
     @property
     def _folder(self) -> Path | None:
@@ -284,10 +259,11 @@ class TextData(TokenDomain):
             return self.store
         if self.template is not None or (self.store is None and self._stored_bytes <= LARGE):
             return None
-        marks = [(source.name, source.size, source.modified) for source in self._wanted("", None).sources]
-        said = json.dumps([FORMAT, marks, self._wanted("", None).settings], sort_keys=True)
+        origin = self._origin()
+        marks = [(source.name, source.size, source.modified) for source in origin.sources]
+        made_from = json.dumps([FORMAT, marks, origin.settings], sort_keys=True)
         cache = Path(os.environ.get("LINNET_CACHE") or Path.home() / ".cache" / "linnet")
-        return cache / "stores" / hashlib.sha256(said.encode()).hexdigest()[:16]
+        return cache / "stores" / hashlib.sha256(made_from.encode()).hexdigest()[:16]
 
     @property
     def _stored_bytes(self) -> int:
@@ -315,27 +291,11 @@ class TextData(TokenDomain):
         return f"{', '.join(shared[:3])} {is_one} that the run was trained on: parts of it were seen in training"
 
 
-def _material(codec: TokenizerCodec, train: Rows, validation: Rows, notes: tuple[str, ...]) -> Material:
-    lost = next((note for note in notes if note.startswith(LOSSY)), "")
-    baselines = functools.partial(counted, train, validation, len(codec.tokens))
-    held = Part(validation, note=lost, baselines=baselines, unit="document")
-    return Material(codec, Part(train), held, notes)
-
-
 def used_as_it_is(file: Path, codec: TokenizerCodec, wanted: Tokenizing) -> str:
     """That a tokenizer is not made anew, and which settings it does not obey."""
-    said = f"tokenizer {file} with {len(codec.tokens):,} tokens, as it is"
+    note = f"tokenizer {file} with {len(codec.tokens):,} tokens, as it is"
     other = contradictions(codec, wanted)
-    return f"{said}; not obeyed: {', '.join(other)}" if other else said
-
-
-def rows_in_memory(codec: TokenizerCodec, stream: Stream, tally: Tally | None = None) -> Rows:
-    """All documents of a stream as rows."""
-    parts = [(np.empty(0, row_type(codec)), np.empty((0, 3), np.int64), np.empty(0, bool))]
-    parts += encode_rows(codec, stream(tally or Tally()))
-    ids, sizes, scored = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-    starts = np.concatenate([[0], np.cumsum(sizes[:, 0])])
-    return Rows.of_ids(ids, starts, scored, sizes[:, 1], sizes[:, 2])
+    return f"{note}; not obeyed: {', '.join(other)}" if other else note
 
 
 def unscored(codec: TokenizerCodec, rows: Rows) -> str:

@@ -8,23 +8,23 @@ from __future__ import annotations
 import functools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from linnet.errors import BadInput
+from linnet.errors import BadInput, counted
 
 ROWS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
 READABLE = (".txt", ".txt.gz", ".text", ".text.gz", *ROWS, ".parquet")  # in folders
+WHAT_IS_READ = "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet"
 ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "makefile")  # files that are about data
 NAMED = 5  # files that are left out and named
 
-Form = Literal["text", "jsonl", "parquet", "hf"]
-
 
 class Source(NamedTuple):
+    """A file, or `hf:NAME[#CONFIG][@SPLIT]`, a data set of the Hugging Face hub or a folder in its layout."""
+
     name: str
-    form: Form
+    form: Literal["text", "jsonl", "parquet", "hf"]
 
     @property
     def size(self) -> int:
@@ -36,12 +36,11 @@ class Source(NamedTuple):
         return 0 if self.form == "hf" else Path(self.name).stat().st_mtime_ns
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The files that are read, in order, and what a person should know about the others."""
 
     sources: tuple[Source, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
 
 
 def find(names: Sequence[str | Path]) -> Found:
@@ -56,11 +55,11 @@ def find(names: Sequence[str | Path]) -> Found:
             inside = sorted(p for p in path.rglob("*") if p.is_file())
             read = [p for p in inside if not _hidden(p, path) and holds_text(p.name)]
             if not read:
-                raise BadInput(f"no text in folder {path}: {_what_is_there(inside)}; {what_is_read()}")
-            sources.extend(Source(str(p), _form(p)) for p in read)
+                raise BadInput(f"no text in folder {path}: {_content(inside)}; {WHAT_IS_READ}")
+            sources += [_source(p) for p in read]
             notes += _left_out([p for p in inside if p not in set(read)], path)
         elif path.is_file():
-            sources.append(Source(str(path), _form(path)))
+            sources.append(_source(path))
             notes += _unknown_kind(path)
         else:
             raise BadInput(f"there is no file or folder {path}")
@@ -84,19 +83,11 @@ def holds_text(name: str) -> bool:
     return low.split(".")[0] not in ABOUT and (bare or low.endswith(READABLE))
 
 
-def what_is_read() -> str:
-    return "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet"
-
-
-def files(n: int) -> str:
-    return "1 file" if n == 1 else f"{n:,} files"
-
-
 @functools.cache
 def hub_version(name: str) -> str:
     """What tells two states of an `hf:` data set apart: its files with their times, or the revision on the hub.
 
-    Nothing where that cannot be asked, as without a network.
+    Nothing where that cannot be found out, as without a network.
     """
     folder, config, _ = hub_name(name)
     try:
@@ -105,8 +96,9 @@ def hub_version(name: str) -> str:
         builder = datasets.load_dataset_builder(folder, config)
     except (ImportError, ValueError, OSError, ConnectionError):
         return ""
-    said = {str(split): (list(map(str, some)), _origin(some)) for split, some in _data_files(builder).items()}
-    return str(datasets.fingerprint.Hasher.hash(said)) if said else ""
+    files: dict[Any, Any] = builder.config.data_files or {}
+    states = {str(split): (list(map(str, some)), _origin(some)) for split, some in files.items()}
+    return str(datasets.fingerprint.Hasher.hash(states)) if states else ""
 
 
 def hub_name(name: str) -> tuple[str, str | None, str]:
@@ -116,35 +108,30 @@ def hub_name(name: str) -> tuple[str, str | None, str]:
     return found, config or None, split or "train"
 
 
-def _data_files(builder: Any) -> dict[Any, Any]:
-    return dict(builder.config.data_files or {})
-
-
-def _origin(some: Any) -> list[tuple[str, ...]]:
-    return [tuple(map(str, entry)) for entry in some.origin_metadata]
+def _origin(files: Any) -> list[tuple[str, ...]]:
+    return [tuple(map(str, entry)) for entry in files.origin_metadata]
 
 
 def _hidden(path: Path, folder: Path) -> bool:
     return any(part.startswith(".") for part in path.relative_to(folder).parts)
 
 
-def _form(path: Path) -> Form:
+def _source(path: Path) -> Source:
     name = path.name.lower()
     if name.endswith(".parquet"):
-        return "parquet"
-    return "jsonl" if name.endswith(ROWS) else "text"
+        return Source(str(path), "parquet")
+    return Source(str(path), "jsonl" if name.endswith(ROWS) else "text")
 
 
 def _left_out(others: Sequence[Path], folder: Path) -> list[str]:
     """One note on the files of a folder that were not read; hidden ones are counted, and not named."""
     named = [str(p.relative_to(folder)) for p in others if not _hidden(p, folder)]
-    hidden = len(others) - len(named)
     if not named:
         return []
-    shown = ", ".join(named[:NAMED]) + (", ..." if len(named) > NAMED else "")
+    hidden = len(others) - len(named)
     also = f" (and {hidden:,} hidden)" if hidden else ""
-    were = "was" if len(named) == 1 else "were"
-    return [f"{files(len(named))} of {folder} {were} not read{also}: {shown}; {what_is_read()}"]
+    shown = ", ".join(named[:NAMED]) + (", ..." if len(named) > NAMED else "")
+    return [f"not read: {counted(len(named), 'file')} of {folder}{also}: {shown}; {WHAT_IS_READ}"]
 
 
 def _unknown_kind(path: Path) -> list[str]:
@@ -154,8 +141,6 @@ def _unknown_kind(path: Path) -> list[str]:
     return [f'{path} is read as plain text, since the ending "{path.suffix}" names no kind that is known{rows}']
 
 
-def _what_is_there(inside: Sequence[Path]) -> str:
-    if not inside:
-        return "it is empty"
+def _content(inside: Sequence[Path]) -> str:
     kinds = Counter(p.suffix or p.name for p in inside).most_common(5)
-    return "it holds " + ", ".join(f"{n:,} {kind}" for kind, n in kinds)
+    return "it holds " + ", ".join(f"{n:,} {kind}" for kind, n in kinds) if kinds else "it is empty"

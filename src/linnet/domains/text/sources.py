@@ -18,14 +18,16 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from linnet.domains.text.chat import COLUMNS, Spans, Template, is_chat
-from linnet.domains.text.finding import Source, files, hub_name, what_is_read
-from linnet.errors import BadInput
+from linnet.domains.text.finding import WHAT_IS_READ, Source, hub_name
+from linnet.errors import BadInput, counted
+from linnet.progress import Progress
 from linnet.untrusted import Malformed, kind_of, opened, parse_json
 
 BLOCK = 1 << 20  # bytes read at a time
 PORTION = 1 << 20  # characters handed on at a time
 LONGEST = 1 << 22  # characters; a longer document is cut at a space, and counted
 LONGEST_ROW = 1 << 26  # characters of a line of JSON; a longer one is refused
+BATCH = 4096  # rows of Parquet files and of the hub read at a time
 MAGIC = {
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
@@ -43,6 +45,7 @@ CHAT_ADVICE = (
     "these rows are conversations: --set template=chatml (or plain, or a text with {role} and {content}) says how "
     "they are written, and then only answers are scored"
 )
+REPLACE_ADVICE = "or read with --errors replace, which puts U+FFFD in its place"
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 BLANK_EDGES = re.compile(r"\A(?:[ \t]*\n)+|(?:\n[ \t]*)+\Z")
 
@@ -66,35 +69,52 @@ class Tally:
     documents: int = 0
     empty: int = 0
     cut: int = 0
-    replaced: int = 0  # bytes that are no UTF-8
-    nul: int = 0  # replaced as well
-    halves: int = 0  # of surrogate pairs, replaced as well
+    replaced: Counter[str] = field(default_factory=Counter)  # what could not stay, by its name
     marks: int = 0  # files with a byte-order mark
     line_ends: Counter[str] = field(default_factory=Counter)
-    splits: Counter[str] = field(default_factory=Counter)
 
     def remarks(self) -> tuple[str, ...]:
         """What a person should know about this corpus."""
-        said = []
+        found = []
         if self.empty:
-            said.append("1 empty document was" if self.empty == 1 else f"{self.empty:,} empty documents were")
-            said[-1] += " left out"
+            found.append(f"left out: {counted(self.empty, 'empty document')}")
         if self.cut:
-            said.append(f"documents of more than {LONGEST:,} characters were cut at a space, {self.cut:,} times")
-        if self.replaced:
-            what = "character that is" if self.replaced == 1 else "characters that are"
-            said.append(_replaced(self.replaced, f"{what} no UTF-8 text"))
-        if self.nul:
-            said.append(_replaced(self.nul, "NUL character" + "s" * (self.nul > 1)))
-        if self.halves:
-            half = "half of a surrogate pair" if self.halves == 1 else "halves of surrogate pairs"
-            said.append(_replaced(self.halves, half))
+            found.append(f"cut at a space, {self.cut:,} times: documents of more than {LONGEST:,} characters")
+        found += [f"replaced by U+FFFD: {counted(n, what)}" for what, n in sorted(self.replaced.items()) if n]
         if self.marks:
-            said.append(f"a byte-order mark was dropped at the start of {files(self.marks)}")
-        if unusual := {name: n for name, n in self.line_ends.items() if name != "LF"}:
-            listed = ", ".join(f"{files(n)} with {name}" for name, n in sorted(unusual.items()))
-            said.append(f"line ends were read as LF: {listed}")
-        return tuple(said)
+            found.append(f"dropped: the byte-order mark of {counted(self.marks, 'file')}")
+        unusual = {name: n for name, n in sorted(self.line_ends.items()) if name != "LF"}
+        if listed := ", ".join(f"{counted(n, 'file')} with {name}" for name, n in unusual.items()):
+            found.append(f"line ends read as LF: {listed}")
+        return tuple(found)
+
+
+class Meter:
+    """Shows files, documents and MB/s; the share that is done is of stored bytes."""
+
+    def __init__(self, what: str, sources: Sequence[Source]) -> None:
+        self._progress = Progress(what, sum(source.size for source in sources), counted=False)
+        self.files, self.text_bytes = len(sources), 0
+
+    @property
+    def seconds(self) -> float:
+        return self._progress.seconds
+
+    def advance(self, tally: Tally, text_bytes: int) -> None:
+        """So many more bytes of text were read."""
+        self.text_bytes += text_bytes
+        megabytes = self.text_bytes / 1e6
+        self._progress.update(
+            tally.stored_bytes,
+            f"{tally.files:,}/{self.files:,} files",
+            f"{tally.documents:,} documents",
+            f"{megabytes:,.1f} MB",
+            f"{megabytes / max(self.seconds, 1e-9):.1f} MB/s",
+        )
+
+    def close(self, tally: Tally) -> None:
+        self.advance(tally, 0)
+        self._progress.close()
 
 
 class Passage(NamedTuple):
@@ -130,37 +150,23 @@ class Passage(NamedTuple):
 
 def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> Iterator[Passage]:
     """All documents in order, some thousands at a time, without those that are empty."""
+    readers = {"text": _text_documents, "jsonl": _json_rows, "parquet": _parquet_rows, "hf": _hub_rows}
     for source in sources:
         before = tally.stored_bytes
-        if source.form == "parquet":
-            passages = _parquet_rows(source, reading, tally)
-        elif source.form == "hf":
-            passages = _hub_rows(source, reading, tally)
-        elif source.form == "jsonl":
-            passages = _json_rows(source, reading, tally)
-        else:
-            passages = _text_documents(source, reading, tally)
-        for passage in passages:
-            full = _without_empty(passage, tally)
+        for passage in readers[source.form](source, reading, tally):
+            full = passage.keep([bool(text) and not text.isspace() for text in passage.texts])
+            tally.empty += len(passage.texts) - len(full.texts)
             tally.documents += len(full.texts)
-            if full.splits is not None:
-                tally.splits.update(full.splits)
             if full.texts:
                 yield full
         tally.files += 1
         tally.stored_bytes = before + source.size
 
 
-def _without_empty(passage: Passage, tally: Tally) -> Passage:
-    full = passage.keep([bool(text) and not text.isspace() for text in passage.texts])
-    tally.empty += len(passage.texts) - len(full.texts)
-    return full
-
-
 # --- bytes to text -------------------------------------------------------------------------------
 
 
-def _text_blocks(source: Source, reading: Reading, tally: Tally) -> Iterator[str]:
+def _text_blocks(source: Source, errors: str, tally: Tally) -> Iterator[str]:
     """The text of a file in blocks, its line ends made LF."""
     path = Path(source.name)
     ends = io.IncrementalNewlineDecoder(None, translate=True)
@@ -177,7 +183,7 @@ def _text_blocks(source: Source, reading: Reading, tally: Tally) -> Iterator[str
                     tally.marks += 1
                     block, offset = block[3:], 3
             data = pending + block
-            text, used = _decode(data, final, offset, path, reading, tally)
+            text, used = _decode(data, final, offset, path, errors, tally)
             pending, offset = data[used:], offset + used
             yield ends.decode(text, final)
     kinds = {"\n": "LF", "\r\n": "CRLF", "\r": "CR"}
@@ -185,25 +191,25 @@ def _text_blocks(source: Source, reading: Reading, tally: Tally) -> Iterator[str
     tally.line_ends.update([" and ".join(sorted(kinds[end] for end in seen))] if seen else [])
 
 
-def _decode(data: bytes, final: bool, offset: int, path: Path, reading: Reading, tally: Tally) -> tuple[str, int]:
+def _decode(data: bytes, final: bool, offset: int, path: Path, errors: str, tally: Tally) -> tuple[str, int]:
     """As much text as these bytes hold, and how many of them it took."""
     zero = data.find(b"\0")
-    if zero >= 0 and reading.errors == "strict":
+    if zero >= 0 and errors == "strict":
         raise BadInput(
-            f"{path}: byte {offset + zero:,} is NUL, which text does not contain; remove it, "
-            "or read with --errors replace, which puts U+FFFD in its place"
+            f"{path}: byte {offset + zero:,} is NUL, which text does not contain; remove it, {REPLACE_ADVICE}"
         )
     try:
-        text, used = codecs.utf_8_decode(data, reading.errors, final)
+        text, used = codecs.utf_8_decode(data, errors, final)
     except UnicodeDecodeError as error:
-        bad = offset + error.start
         raise BadInput(
-            f"{path}: byte {bad:,} (0x{data[error.start]:02x}) is not UTF-8; convert the file (if it is Latin-1: "
-            f"iconv -f LATIN1 -t UTF-8 {path.name}), or read with --errors replace, which puts U+FFFD in its place"
+            f"{path}: byte {offset + error.start:,} (0x{data[error.start]:02x}) is not UTF-8; convert the file "
+            f"(if it is Latin-1: iconv -f LATIN1 -t UTF-8 {path.name}), {REPLACE_ADVICE}"
         ) from error
-    if reading.errors == "replace":
-        tally.replaced += text.count("\ufffd") - data[:used].count(b"\xef\xbf\xbd")
-        tally.nul += text.count("\0")
+    if errors == "replace":
+        own = data[:used].count(b"\xef\xbf\xbd")
+        tally.replaced.update(
+            {"invalid UTF-8 character": text.count("\ufffd") - own, "NUL character": text.count("\0")}
+        )
         text = text.replace("\0", "\ufffd")
     return text, used
 
@@ -211,7 +217,7 @@ def _decode(data: bytes, final: bool, offset: int, path: Path, reading: Reading,
 def _refuse_binary(block: bytes, path: Path) -> None:
     for start, what in MAGIC.items():
         if block.startswith(start):
-            raise BadInput(f"{path} is {what}, not text; {what_is_read()}")
+            raise BadInput(f"{path} is {what}, not text; {WHAT_IS_READ}")
     if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise BadInput(f"{path} is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
     head = block[:8192]
@@ -222,7 +228,7 @@ def _refuse_binary(block: bytes, path: Path) -> None:
     if controls * 10 > len(head):
         raise BadInput(
             f"{path} looks like a binary file: {controls:,} of its first {len(head):,} bytes are control "
-            f"bytes; {what_is_read()}"
+            f"bytes; {WHAT_IS_READ}"
         )
 
 
@@ -230,56 +236,37 @@ def _refuse_binary(block: bytes, path: Path) -> None:
 
 
 def _text_documents(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
-    if reading.documents == "file":
-        yield from _whole(source, reading, tally)
-        return
-    carry, open_end = "", False  # open_end: the document that carry belongs to began in an earlier passage
-    for block in _text_blocks(source, reading, tally):
-        text = carry + block
-        parts = text.split("\n") if reading.documents == "line" else BLANK_LINES.split(text)
+    if reading.template is not None:
+        raise BadInput(f"{source.name} is plain text, and data.template writes rows of JSON lines or Parquet")
+    carry, continues = "", False  # continues: the document that carry belongs to began in an earlier passage
+    for block in _text_blocks(source, reading.errors, tally):
+        parts = _split(carry + block, reading)
         carry = parts.pop()
         if parts:
-            yield _documents(parts, open_end, reading)
-            open_end = False
+            yield _documents(parts, continues, reading)
+            continues = False
         while len(carry) > LONGEST:
-            piece, carry = _cut(carry, tally)
-            yield _documents([piece], open_end, reading)
-            open_end = True
+            index = max(carry.rfind("\n", 0, LONGEST), carry.rfind(" ", 0, LONGEST)) + 1 or LONGEST
+            tally.cut += 1
+            yield _documents([carry[:index]], continues, reading)
+            carry, continues = carry[index:], True
     if carry:
-        yield _documents([carry], open_end, reading)
+        yield _documents([carry], continues, reading)
+
+
+def _split(text: str, reading: Reading) -> list[str]:
+    """Documents, and what may go on in the next block."""
+    if reading.documents == "file":
+        return [text]
+    return text.split("\n") if reading.documents == "line" else BLANK_LINES.split(text)
 
 
 def _documents(parts: list[str], continues: bool, reading: Reading) -> Passage:
-    if reading.documents == "line":
+    if reading.documents != "paragraph":
         return Passage(parts, continues=continues)
-    return Passage(_paragraphs(parts), continues=continues and bool(_paragraphs(parts[:1])))
-
-
-def _paragraphs(parts: list[str]) -> list[str]:
-    """Parts between blank lines; what has nothing in it is no document, only more blank lines."""
-    bare = (BLANK_EDGES.sub("", part) for part in parts)
-    return [part for part in bare if part and not part.isspace()]
-
-
-def _whole(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
-    held: list[str] = []
-    continues = False
-    for block in _text_blocks(source, reading, tally):
-        held.append(block)
-        if sum(map(len, held)) > LONGEST:
-            piece, rest = _cut("".join(held), tally)
-            held = [rest]
-            yield Passage([piece], continues=continues)
-            continues = True
-    if rest := "".join(held):
-        yield Passage([rest], continues=continues)
-
-
-def _cut(text: str, tally: Tally) -> tuple[str, str]:
-    """A first piece of at most LONGEST characters that ends at a white space where there is one."""
-    place = max(text.rfind("\n", 0, LONGEST), text.rfind(" ", 0, LONGEST)) + 1 or LONGEST
-    tally.cut += 1
-    return text[:place], text[place:]
+    texts = [BLANK_EDGES.sub("", part) for part in parts]
+    full = [text for text in texts if text and not text.isspace()]  # more blank lines are no empty document
+    return Passage(full, continues=continues and full[:1] == texts[:1])
 
 
 # --- rows to documents ---------------------------------------------------------------------------
@@ -287,7 +274,7 @@ def _cut(text: str, tally: Tally) -> tuple[str, str]:
 
 def _json_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
     carry, number = "", 0
-    for block in _text_blocks(source, Reading(errors=reading.errors), tally):
+    for block in _text_blocks(source, reading.errors, tally):
         lines = (carry + block).split("\n")
         carry = lines.pop()
         if len(carry) > LONGEST_ROW:
@@ -301,7 +288,8 @@ def _json_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passa
 
 
 def _parse_rows(lines: list[str], number: int, name: str, reading: Reading, tally: Tally) -> Passage:
-    rows, numbers = [], []
+    rows: dict[int, Mapping[str, Any]] = {}
+    example = f'{{"{reading.field}": "..."}}' if reading.template is None else '{"messages": [...]}'
     for i, line in enumerate(lines, start=number + 1):
         if not line or line.isspace():
             continue
@@ -309,68 +297,51 @@ def _parse_rows(lines: list[str], number: int, name: str, reading: Reading, tall
         try:
             row = parse_json(line, where, half_characters=True)
         except Malformed as error:
-            raise BadInput(f"{error}; each line holds one object, such as {_example(reading)}") from None
+            raise BadInput(f"{error}; each line holds one object, such as {example}") from None
         if not isinstance(row, dict):
-            raise BadInput(f"{where}: expected an object such as {_example(reading)}, not {type(row).__name__}")
-        rows.append(row)
-        numbers.append(i)
-    splits = [str(row["split"]) for row in rows if "split" in row]
+            raise BadInput(f"{where}: expected an object such as {example}, not {kind_of(row)}")
+        rows[i] = row
+    splits = [str(row["split"]) for row in rows.values() if "split" in row]
     if splits and len(splits) != len(rows):
-        raise BadInput(
-            f"{name}: {len(rows) - len(splits):,} rows near row {number + 1:,} have no split; give all one"
-        )
-    return _documents_of(rows, numbers, name, reading, tally)._replace(splits=splits or None)
+        missing = len(rows) - len(splits)
+        raise BadInput(f"{name}: {counted(missing, 'row')} near row {number + 1:,} without a split; give all one")
+    return _documents_of(rows, name, reading, tally)._replace(splits=splits or None)
 
 
-def _documents_of(
-    rows: Iterable[Mapping[str, Any]], numbers: Iterable[int], name: str, reading: Reading, tally: Tally
-) -> Passage:
-    """The documents of these rows: their text field, or what the template writes."""
+def _documents_of(rows: Mapping[int, Mapping[str, Any]], name: str, reading: Reading, tally: Tally) -> Passage:
+    """The documents of numbered rows: their text field, or what the template writes."""
     if reading.template is None:
-        return Passage(
-            [_text_of(row, f"{name}, row {i:,}", reading, tally) for i, row in zip(numbers, rows, strict=False)]
-        )
+        return Passage([_text_of(row, f"{name}, row {i:,}", reading, tally) for i, row in rows.items()])
     template, texts, answers = Template.of(reading.template), [], []
-    for i, row in zip(numbers, rows, strict=False):
+    for i, row in rows.items():
         where = f"{name}, row {i:,}"
         written = template.write(row, where)
-        texts.append(_valid(written.text, where, reading, tally))
+        texts.append(_valid(written.text, where, reading.errors, tally))
         answers.append(written.answers)
     return Passage(texts, answers=answers)
-
-
-def _example(reading: Reading) -> str:
-    if reading.template is None:
-        return f'{{"{reading.field}": "..."}}'
-    return '{"messages": [{"role": "user", "content": "..."}, ...]}'
 
 
 def _text_of(row: Mapping[str, Any], where: str, reading: Reading, tally: Tally) -> str:
     """The text field of a row, refused when it is missing, no string, or no valid text."""
     if reading.field not in row:
-        advice = f"name the one with the text: --set field=NAME; {CHAT_ADVICE}" if is_chat(row) else FIELD_ADVICE
-        raise BadInput(
-            f'{where}: no field "{reading.field}"; there is {", ".join(map(str, row)) or "nothing"}; {advice}'
-        )
+        advice = CHAT_ADVICE if is_chat(row) else FIELD_ADVICE
+        names = ", ".join(map(str, row)) or "nothing"
+        raise BadInput(f'{where}: no field "{reading.field}"; there is {names}; {advice}')
     text = row[reading.field]
     if not isinstance(text, str):
         raise BadInput(f'{where}: field "{reading.field}" holds {kind_of(text)}, not text')
-    return _valid(text, f'{where}: field "{reading.field}"', reading, tally)
+    return _valid(text, f'{where}: field "{reading.field}"', reading.errors, tally)
 
 
-def _valid(text: str, where: str, reading: Reading, tally: Tally) -> str:
-    """The text itself, of the same length, without what no file of text can hold."""
-    if "\0" in text or not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        if reading.errors == "strict":
-            raise BadInput(
-                f"{where} holds NUL or half a surrogate pair; correct the row, "
-                "or read with --errors replace, which puts U+FFFD in its place"
-            )
-        tally.nul += text.count("\0")
-        whole, halves = re.subn("[\ud800-\udfff]", "\ufffd", text.replace("\0", "\ufffd"))
-        tally.halves += halves
-        return whole
-    return text
+def _valid(text: str, where: str, errors: str, tally: Tally) -> str:
+    """The text itself, or one of the same length without what no file of text can hold."""
+    if "\0" not in text and (text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)):
+        return text
+    if errors == "strict":
+        raise BadInput(f"{where} holds NUL or half a surrogate pair; correct the row, {REPLACE_ADVICE}")
+    whole, halves = re.subn("[\ud800-\udfff]", "\ufffd", text.replace("\0", "\ufffd"))
+    tally.replaced.update({"NUL character": text.count("\0"), "half surrogate pair": halves})
+    return whole
 
 
 def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
@@ -378,49 +349,39 @@ def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Pa
         import polars
     except ImportError as error:
         raise BadInput("Parquet files need polars: pip install linnet[text]") from error
+    row = 0
     try:
         table = polars.scan_parquet(source.name)
         schema = table.collect_schema()
-    except polars.exceptions.PolarsError as error:
-        raise BadInput(f"{source.name} is no Parquet file: {str(error).splitlines()[0]}") from error
-    wanted = (reading.field,) if reading.template is None else COLUMNS
-    if not set(wanted) & set(schema):
-        advice = CHAT_ADVICE if is_chat(schema) else FIELD_ADVICE
-        raise BadInput(f'{source.name}: no column "{wanted[0]}"; there is {", ".join(schema)}; {advice}')
-    if reading.template is None:
-        if schema[reading.field] != polars.String:
-            raise BadInput(f'{source.name}: column "{reading.field}" holds {schema[reading.field]}, not text')
-        table = table.with_columns(polars.col(reading.field).fill_null(""))
-    table, row = table.select(name for name in schema if name in wanted or name == "split"), 0
-    try:
-        for part in table.collect_batches(chunk_size=4096, maintain_order=True):
-            numbers = range(row + 1, row + len(part) + 1)
+        wanted = (reading.field,) if reading.template is None else COLUMNS
+        if not set(wanted) & set(schema):
+            advice = CHAT_ADVICE if is_chat(schema) else FIELD_ADVICE
+            raise BadInput(f'{source.name}: no column "{wanted[0]}"; there is {", ".join(schema)}; {advice}')
+        if reading.template is None:
+            if schema[reading.field] != polars.String:
+                raise BadInput(f'{source.name}: column "{reading.field}" holds {schema[reading.field]}, not text')
+            table = table.with_columns(polars.col(reading.field).fill_null(""))
+        table = table.select(name for name in schema if name in wanted or name == "split")
+        for part in table.collect_batches(chunk_size=BATCH, maintain_order=True):
+            rows = dict(enumerate(part.iter_rows(named=True), start=row + 1))
             splits = [str(word) for word in part["split"].to_list()] if "split" in part.columns else None
-            rows = part.iter_rows(named=True)
-            yield _documents_of(rows, numbers, source.name, reading, tally)._replace(splits=splits)
+            yield _documents_of(rows, source.name, reading, tally)._replace(splits=splits)
             row += len(part)
     except polars.exceptions.PolarsError as error:
-        raise BadInput(
-            f"{source.name} cannot be read after row {row:,} ({str(error).splitlines()[0]}); write it again"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise BadInput(f"{source.name} is no Parquet file, or damaged after row {row:,}: {reason}") from error
 
 
 def _hub_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
-    """`hf:NAME[#CONFIG][@SPLIT]`: a data set of the Hugging Face hub, or a folder in its layout, streamed."""
+    """A data set of the hub, streamed."""
     try:
         import datasets
     except ImportError as error:
         raise BadInput(f"{source.name} needs the datasets library: pip install linnet[datasets]") from error
     name, config, split = hub_name(source.name)
     try:
-        rows = datasets.load_dataset(name, config, split=split, streaming=True)
+        rows = enumerate(datasets.load_dataset(name, config, split=split, streaming=True), start=1)
     except (ValueError, OSError, ConnectionError) as error:
         raise BadInput(f"{source.name} cannot be read: {error}") from error
-    stream, number = iter(rows), 0
-    while some := list(itertools.islice(stream, 4096)):
-        yield _documents_of(some, range(number + 1, number + len(some) + 1), source.name, reading, tally)
-        number += len(some)
-
-
-def _replaced(count: int, what: str) -> str:
-    return f"{count:,} {what} {'was' if count == 1 else 'were'} replaced by U+FFFD"
+    while some := dict(itertools.islice(rows, BATCH)):
+        yield _documents_of(some, source.name, reading, tally)

@@ -1,31 +1,31 @@
-"""The token store: a corpus encoded once, in memory-mapped shards, with the place of every document.
+"""The token store: the parts of a corpus encoded once, in memory-mapped shards, and where each document is.
 
-A store is a folder: `manifest.json`, `codec.json`, `tokens-NNNNN.bin` and `rows-NNNNN.bin` a shard, `starts.bin`
-and `sizes.bin`. A shard is written beside its name and renamed when it is whole, so that an interrupted encoding
-goes on after the last whole shard. The memory in use does not depend on the size of the corpus.
-Legend: a row is `[begin] + ids + [end]` of one document; starts = int64 [rows + 1] into all tokens; sizes = the
-characters and bytes of each document, uint32 [rows, 2], and before them the tokens of its row in `rows-NNNNN.bin`.
+A store is a folder: `manifest.json`, `codec.json`, for each shard of a part `PART-tokens-NNNNN.bin` and
+`PART-rows-NNNNN.bin`, and for each part `PART-starts.bin` and `PART-sizes.bin`. A shard gets its name when it is
+whole, so that an interrupted encoding goes on after the last one. The memory in use does not depend on the size of
+the corpus.
+Legend: starts = int64 [rows + 1] into all tokens of a part; sizes = uint32 [rows, 2], characters and bytes of each
+document, and in `PART-rows-NNNNN.bin` the tokens of its row before them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from linnet.domains.text.chat import Spans
+from linnet.domains.text.encoding import Encoded, encoded, token_type
 from linnet.domains.text.finding import Source, hub_version
-from linnet.domains.text.long_arrays import EveryTarget, Joined
-from linnet.domains.text.meter import Meter
-from linnet.domains.text.sources import Passage, Tally
+from linnet.domains.text.sources import Meter, Passage, Tally
 from linnet.errors import BadInput
 from linnet.files import in_words, locked, new_files, write_atomically
 from linnet.rows import Rows
@@ -34,9 +34,9 @@ from linnet.untrusted import read_object
 
 FORMAT = 2
 SHARD_TOKENS = 1 << 26
+BLOCK = 1 << 20  # rows handled at a time
 SIZE = np.dtype("<u4")
-# Framed rows end to end, the sizes of each (int64 [rows, 3]: tokens, characters, bytes), and which tokens count.
-EncodedRows = tuple[np.ndarray, np.ndarray, np.ndarray]
+CODEC = "codec.json"
 
 
 class Stored(BaseModel):
@@ -55,18 +55,13 @@ class SourceMark(Stored):
     def of(cls, source: Source) -> SourceMark:
         if source.form == "hf":
             return cls(name=source.name, size=0, modified_ns=0, sha256=hub_version(source.name))
-        path = Path(source.name)
-        with path.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-        stat = path.stat()
-        return cls(name=absolute(source), size=stat.st_size, modified_ns=stat.st_mtime_ns, sha256=digest)
+        name = absolute(source)
+        return cls(name=name, size=source.size, modified_ns=source.modified, sha256=_sha256(Path(name)))
 
     def changed(self) -> str:
         """How the file differs from this mark, or nothing; it is read again only if its time changed."""
         if self.name.startswith("hf:"):
-            now = hub_version(
-                self.name
-            )  # a mark of an older linnet has none, and neither has one without a network
+            now = hub_version(self.name)  # without a network there is none, neither here nor in the mark
             return f"{self.name} has another version" if self.sha256 and now and now != self.sha256 else ""
         path = Path(self.name)
         if not path.is_file():
@@ -74,7 +69,7 @@ class SourceMark(Stored):
         stat = path.stat()
         if stat.st_size != self.size:
             return f"{path} has {stat.st_size:,} bytes, and had {self.size:,}"
-        if stat.st_mtime_ns != self.modified_ns and SourceMark.of(Source(self.name, "text")).sha256 != self.sha256:
+        if stat.st_mtime_ns != self.modified_ns and _sha256(path) != self.sha256:
             return f"the content of {path} has changed"
         return ""
 
@@ -85,18 +80,10 @@ class Shard(Stored):
     sha256: str
 
 
-class Manifest(Stored):
-    """What a store holds and what it was made from."""
-
-    format: int = FORMAT
-    dtype: str
-    tokenizer: str  # fingerprint of the codec
-    sources: tuple[SourceMark, ...]
-    settings: dict[str, Any]  # how the sources were read and which documents were taken
+class StoredPart(Stored):
     shards: tuple[Shard, ...] = ()
     characters: int = 0
     utf8_bytes: int = 0
-    remarks: tuple[str, ...] = ()
     complete: bool = False
 
     @property
@@ -108,284 +95,215 @@ class Manifest(Stored):
         return sum(shard.rows for shard in self.shards)
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What a store has to be made from; no tokenizer means that the store's own will do.
+class Manifest(Stored):
+    """What a store holds and what it was made from."""
 
-    `folder` is what a person knows as the store where this one is a part of it.
-    """
+    format: int = FORMAT
+    dtype: str
+    tokenizer: str  # fingerprint of the codec
+    sources: tuple[SourceMark, ...]
+    settings: dict[str, Any]  # how the sources were read and which documents were taken
+    parts: dict[str, StoredPart]
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def complete(self) -> bool:
+        return all(part.complete for part in self.parts.values())
+
+
+class Origin(NamedTuple):
+    """What a store has to be made from; no tokenizer means that the store's own will do."""
 
     sources: tuple[Source, ...]
     settings: Mapping[str, Any]
     tokenizer: str | None = None
-    folder: Path | None = None
-
-
-def absolute(source: Source) -> str:
-    return source.name if source.form == "hf" else str(Path(source.name).absolute())
-
-
-def marks_of(sources: Iterable[Source]) -> tuple[SourceMark, ...]:
-    return tuple(SourceMark.of(source) for source in sources)
-
-
-def row_type(codec: TokenizerCodec) -> np.dtype[Any]:
-    """Two bytes a token where the vocabulary allows it."""
-    return np.dtype("<u2" if len(codec.tokens) <= 1 << 16 else "<u4")
-
-
-def frame_rows(codec: TokenizerCodec, ids: np.ndarray, lengths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Rows with their begin and end tokens, end to end, and the lengths of the rows."""
-    framed = lengths + (codec.begin is not None) + (codec.end is not None)
-    stops = np.cumsum(framed)
-    flat = np.empty(int(framed.sum()), row_type(codec))
-    inner = np.ones(len(flat), bool)
-    if codec.begin is not None:
-        flat[stops - framed] = codec.begin
-        inner[stops - framed] = False
-    if codec.end is not None:
-        flat[stops - 1] = codec.end
-        inner[stops - 1] = False
-    flat[inner] = ids
-    return flat, framed
-
-
-def encode_rows(codec: TokenizerCodec, passages: Iterable[Passage]) -> Iterator[EncodedRows]:
-    """All documents, some hundred thousand characters at a time."""
-    for passage in passages:
-        for part in passage.portions():
-            if part.answers is not None:
-                yield _encode_answers(codec, part.texts, part.answers)
-                continue
-            flat, lengths = frame_rows(codec, *codec.encode_many(part.texts))
-            characters = np.fromiter(map(len, part.texts), np.int64, len(part.texts))
-            utf8_bytes = np.fromiter((len(text.encode()) for text in part.texts), np.int64, len(part.texts))
-            scored = np.ones(len(flat), bool)
-            scored[np.cumsum(lengths) - lengths] = False
-            yield flat, np.stack([lengths, characters, utf8_bytes], axis=1), scored
-
-
-def _encode_answers(codec: TokenizerCodec, texts: list[str], answers: list[Spans]) -> EncodedRows:
-    """Rows of which only the answers count, and after an answer at the end of a text its end token.
-
-    Answers are encoded by themselves, so that a prompt has the same tokens with and without one.
-    """
-    edges = [
-        [0, *itertools.chain.from_iterable(spans), len(text)] for text, spans in zip(texts, answers, strict=True)
-    ]
-    bounds = [(text, *pair) for text, some in zip(texts, edges, strict=True) for pair in itertools.pairwise(some)]
-    pieces = iter(codec.ids_of([text[first:last] for text, first, last in bounds]))  # every second one an answer
-    head, tail = ([] if token is None else [token] for token in (codec.begin, codec.end))
-    flat: list[int] = []
-    scored: list[bool] = []
-    sizes = []
-    for text, spans in zip(texts, answers, strict=True):
-        ids, marks = [*head], [False] * len(head)
-        for number in range(2 * len(spans) + 1):
-            piece = next(pieces)
-            ids += piece
-            marks += [number % 2 == 1] * len(piece)
-        ids += tail
-        marks += [spans[-1][1] == len(text)] * len(tail)
-        marks[:1] = [False]
-        flat += ids
-        scored += marks
-        written = [text[first:last] for first, last in spans]
-        sizes.append((len(ids), sum(map(len, written)), sum(len(answer.encode()) for answer in written)))
-    return np.array(flat, row_type(codec)), np.array(sizes, np.int64), np.array(scored)
 
 
 @dataclass(frozen=True)
 class Store:
-    """A complete store. Its rows are what every batch plan reads."""
+    """Its rows are what every batch plan reads."""
 
     folder: Path
     manifest: Manifest
 
     @property
     def codec(self) -> TokenizerCodec:
-        return TokenizerCodec.from_json(_read_json(self.folder / "codec.json"))
-
-    def rows(self) -> Rows:
-        """The rows, memory-mapped."""
-        dtype, shards = np.dtype(self.manifest.dtype), self.manifest.shards
-        parts = [
-            _mapped(_tokens_file(self.folder, i), dtype, shard.tokens, "tokens") for i, shard in enumerate(shards)
-        ]
-        starts = _mapped(self.folder / "starts.bin", np.dtype("<i8"), self.manifest.rows + 1, "row starts")
-        sizes = _mapped(self.folder / "sizes.bin", SIZE, 2 * self.manifest.rows, "sizes").reshape(-1, 2)
-        return Rows.of_ids(
-            parts[0] if len(parts) == 1 else Joined(tuple(parts)),
-            starts,
-            EveryTarget(starts),
-            sizes[:, 0],
-            sizes[:, 1],
-        ).identified(self.identity)
-
-    @property
-    def identity(self) -> str:
-        said = [self.manifest.tokenizer, *(shard.sha256 for shard in self.manifest.shards)]
-        return hashlib.sha256("\n".join(said).encode()).hexdigest()[:16]
+        return TokenizerCodec.from_json(_read_json(self.folder / CODEC))
 
     @property
     def token_bytes(self) -> int:
-        return self.manifest.tokens * np.dtype(self.manifest.dtype).itemsize
+        return sum(part.tokens for part in self.manifest.parts.values()) * np.dtype(self.manifest.dtype).itemsize
 
-    def verify(self, whole: Path | None = None) -> None:
-        """Read every shard again and refuse one whose content is not the one that was written.
+    def rows(self, name: str) -> Rows:
+        """The rows of a part, memory-mapped; refused where a file was cut."""
+        part, dtype = self.manifest.parts[name], np.dtype(self.manifest.dtype)
+        tokens = [
+            _mapped(self._file(name, "tokens", i), dtype, shard.tokens) for i, shard in enumerate(part.shards)
+        ]
+        starts = _mapped(self._file(name, "starts"), np.dtype("<i8"), part.rows + 1)
+        sizes = _mapped(self._file(name, "sizes"), SIZE, 2 * part.rows).reshape(-1, 2)
+        ids = tokens[0] if len(tokens) == 1 else Joined(tuple(tokens))
+        hashed = "\n".join([self.manifest.tokenizer, *(shard.sha256 for shard in part.shards)])
+        identity = hashlib.sha256(hashed.encode()).hexdigest()[:16]
+        return Rows.of_ids(ids, starts, EveryTarget(starts), sizes[:, 0], sizes[:, 1]).identified(identity)
 
-        `whole` is the folder that a person knows as the store.
-        """
-        advice = f"delete the store {whole or self.folder}, and it is encoded again"
-        for i, shard in enumerate(self.manifest.shards):
-            path = _tokens_file(self.folder, i)
-            with path.open("rb") as stream:
-                if hashlib.file_digest(stream, "sha256").hexdigest() != shard.sha256:
-                    raise BadInput(f"{path} does not hold what was written to it: it is damaged; {advice}")
-        starts = self.folder / "starts.bin"
-        places = np.fromfile(starts, "<i8")
-        if places[0] != 0 or places[-1] != self.manifest.tokens or (np.diff(places) < 1).any():
-            raise BadInput(f"{starts} does not hold what was written to it: it is damaged; {advice}")
-        rows = self.rows()
-        if (rows.characters, rows.utf8_bytes) != (self.manifest.characters, self.manifest.utf8_bytes):
-            sizes = self.folder / "sizes.bin"
-            raise BadInput(f"{sizes} does not hold what was written to it: it is damaged; {advice}")
+    def verify(self) -> None:
+        """Read every shard again and refuse one whose content is not the one that was written."""
+        for name, part in self.manifest.parts.items():
+            for i, shard in enumerate(part.shards):
+                self._refuse_unless(_sha256(self._file(name, "tokens", i)) == shard.sha256, name, "tokens", i)
+            starts, rows = np.fromfile(self._file(name, "starts"), "<i8"), self.rows(name)
+            rising = starts[0] == 0 and starts[-1] == part.tokens and bool((np.diff(starts) > 0).all())
+            self._refuse_unless(rising, name, "starts")
+            sums = (rows.characters, rows.utf8_bytes) == (part.characters, part.utf8_bytes)
+            self._refuse_unless(sums, name, "sizes")
 
+    def _refuse_unless(self, same: bool, *file: Any) -> None:
+        if not same:
+            raise BadInput(
+                f"{self._file(*file)} does not hold what was written to it: it is damaged; "
+                f"delete the store {self.folder}, and it is encoded again"
+            )
 
-def open_store(folder: Path, wanted: Wanted | None = None) -> Store:
-    """A complete store; refused when it is cut, unfinished, or (against `wanted`) made from something else."""
-    manifest = _read_manifest(folder)
-    if manifest is None:
-        raise BadInput(f"{folder} holds no token store")
-    if not manifest.complete:
-        raise BadInput(
-            f"the token store {folder} is unfinished ({manifest.rows:,} rows); encode it again to go on"
+    def _file(self, part: str, what: str, number: int | None = None) -> Path:
+        return self.folder / f"{part}-{what}{'' if number is None else f'-{number:05d}'}.bin"
+
+    def _with(self, name: str, part: StoredPart) -> Store:
+        """The store with this part as it is now, in its manifest too."""
+        manifest = self.manifest.model_copy(update={"parts": self.manifest.parts | {name: part}})
+        _write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
+        return Store(self.folder, manifest)
+
+    def filled(self, name: str, read: Stream, sources: tuple[Source, ...], shard_tokens: int) -> Store:
+        """The store with the rest of a part's documents."""
+        part, tally = self.manifest.parts[name], Tally()
+        meter = Meter(f"encoding {name}", sources)
+        blocks = _metered(encoded(self.codec, _without_first(read(tally), part.rows)), meter, tally)
+        store = self
+        while (first := next(blocks, None)) is not None:
+            part = store._write_shard(name, part, itertools.chain([first], blocks), shard_tokens)
+            store = store._with(name, part)
+        meter.close(tally)
+        if not part.rows:
+            raise BadInput(f"no documents to encode into {self.folder}: the {name} part of the corpus is empty")
+        store._write_positions(name, part)
+        return store._with(name, part.model_copy(update={"complete": True}))
+
+    def _write_shard(self, name: str, part: StoredPart, blocks: Iterator[Encoded], most: int) -> StoredPart:
+        """Rows of about so many tokens as one shard; the part with it."""
+        number, dtype, digest = len(part.shards), np.dtype(self.manifest.dtype), hashlib.sha256()
+        rows, totals = 0, np.zeros(3, np.int64)
+        paths = [self._file(name, what, number) for what in ("tokens", "rows")]
+        with new_files(paths) as hidden, hidden[0].open("wb") as tokens_file, hidden[1].open("wb") as rows_file:
+            for ids, sizes, _ in blocks:
+                content = ids.astype(dtype).data
+                tokens_file.write(content)
+                rows_file.write(sizes.astype(SIZE).data)
+                digest.update(content)
+                rows, totals = rows + len(sizes), totals + sizes.sum(0)
+                if totals[0] >= most:
+                    break
+        tokens, characters, utf8_bytes = totals.tolist()
+        return StoredPart(
+            shards=(*part.shards, Shard(tokens=tokens, rows=rows, sha256=digest.hexdigest())),
+            characters=part.characters + characters,
+            utf8_bytes=part.utf8_bytes + utf8_bytes,
         )
-    refuse_other(folder, manifest, wanted)
-    store = Store(folder, manifest)
-    store.rows()
-    return store
+
+    def _write_positions(self, name: str, part: StoredPart) -> None:
+        """The starts and sizes of all rows, in one file each."""
+        total, paths = 0, [self._file(name, what) for what in ("starts", "sizes")]
+        with new_files(paths) as hidden, hidden[0].open("wb") as starts, hidden[1].open("wb") as sizes:
+            starts.write(np.zeros(1, "<i8").data)
+            for i, shard in enumerate(part.shards):
+                rows = _mapped(self._file(name, "rows", i), SIZE, 3 * shard.rows).reshape(-1, 3)
+                for first in range(0, shard.rows, BLOCK):
+                    some = rows[first : first + BLOCK]
+                    stops = total + np.cumsum(some[:, 0], dtype="<i8")
+                    starts.write(stops.data)
+                    sizes.write(np.ascontiguousarray(some[:, 1:]).data)
+                    total = int(stops[-1])
 
 
-def begun_with(folder: Path) -> TokenizerCodec | None:
-    """The tokenizer of an encoding that was begun here, so that it goes on with the same one."""
-    if _read_manifest(folder) is None:
+Stream = Callable[[Tally], Iterator[Passage]]
+
+
+@contextlib.contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Of several processes that want the same store one makes it, and the others wait."""
+    with in_words(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder, wait=True):
+        yield
+
+
+def find_store(folder: Path, origin: Origin | None = None) -> Store | None:
+    """The store in a folder, complete or begun; refused when it was made from something else, or damaged."""
+    advice = f"delete the folder {folder} or name another one"
+    if not (folder / "manifest.json").is_file():
+        names = {name for name in os.listdir(folder) if not name.startswith(".")} if folder.is_dir() else set()
+        if any(name.endswith(".bin") for name in names):
+            raise BadInput(f"the token store {folder} is damaged: its manifest.json is gone; {advice}")
+        if (folder / "train" / "manifest.json").is_file():
+            raise BadInput(f"the token store {folder} is of an older linnet; {advice}, and it is encoded again")
+        if names - {CODEC}:
+            raise BadInput(f"{folder} is not empty and holds no token store; name another folder")
         return None
-    return TokenizerCodec.from_json(_read_json(folder / "codec.json"))
-
-
-def refuse_stale(folder: Path, wanted: Wanted) -> None:
-    """Refuse a store that was made from something else, or has lost its manifest, before any work is done."""
     found = _read_manifest(folder)
-    if found is not None:
-        refuse_other(folder, found, wanted)
-    elif any(folder.glob("tokens-*.bin")):
-        raise BadInput(
-            f"the token store {wanted.folder or folder} is damaged: {folder / 'manifest.json'} is gone; "
-            f"delete the folder {wanted.folder or folder}, and it is encoded again"
-        )
+    if reason := _difference(found, origin):
+        raise BadInput(f"the token store {folder} is stale: {reason}; {advice}")
+    return Store(folder, found)
 
 
-def is_complete(folder: Path) -> bool:
-    """Whether there is a store, and its encoding was finished."""
-    manifest = _read_manifest(folder)
-    return manifest is not None and manifest.complete
+def open_store(folder: Path, origin: Origin | None = None) -> Store:
+    """A complete store."""
+    store = find_store(folder, origin)
+    if store is None:
+        raise BadInput(f"{folder} holds no token store")
+    if not store.manifest.complete:
+        rows = sum(part.rows for part in store.manifest.parts.values())
+        raise BadInput(f"the token store {folder} is unfinished ({rows:,} rows); encode it again to go on")
+    for name in store.manifest.parts:
+        store.rows(name)
+    return store
 
 
 def write_store(
     folder: Path,
     codec: TokenizerCodec,
-    wanted: Wanted,
-    read: Callable[[Tally], Iterator[Passage]],
+    origin: Origin,
+    parts: Mapping[str, Stream],
     *,
     remarks: tuple[str, ...] = (),
-    meter: Meter | None = None,
     shard_tokens: int = SHARD_TOKENS,
 ) -> Store:
-    """The store of these documents: opened if it is there, finished if it was interrupted, else made."""
-    if is_complete(folder):
-        return open_store(folder, wanted)
-    with in_words(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder, wait=True):  # of processes that want the same store one makes it, and the others wait
-        return _write_store(folder, codec, wanted, read, remarks, meter or Meter("encoding", 0, 0), shard_tokens)
+    """The store of these documents: opened if it is there, finished if it was interrupted, else made.
+
+    Whoever calls this is `alone` with the folder.
+    """
+    store = find_store(folder, origin)
+    if store is None:
+        manifest = Manifest(
+            dtype=token_type(codec).str,
+            tokenizer=codec.fingerprint(),
+            sources=tuple(map(SourceMark.of, origin.sources)),
+            settings=dict(origin.settings),
+            parts={name: StoredPart() for name in parts},
+            remarks=remarks,
+        )
+        _write_json(folder / CODEC, codec.to_json())
+        _write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+        store = Store(folder, manifest)
+    for name, read in parts.items():
+        if not store.manifest.parts[name].complete:
+            store = store.filled(name, read, origin.sources, shard_tokens)
+    return open_store(folder, origin)
 
 
-def _write_store(
-    folder: Path,
-    codec: TokenizerCodec,
-    wanted: Wanted,
-    read: Callable[[Tally], Iterator[Passage]],
-    remarks: tuple[str, ...],
-    meter: Meter,
-    shard_tokens: int,
-) -> Store:
-    found = _read_manifest(folder)
-    if found is not None:
-        refuse_other(folder, found, wanted)
-        if found.complete:
-            return open_store(folder, wanted)
-    elif {name for name in os.listdir(folder) if not name.startswith(".")} - {"codec.json"}:
-        raise BadInput(f"{folder} is not empty and holds no token store; name another folder")
-    manifest = found or Manifest(
-        dtype=row_type(codec).str,
-        tokenizer=codec.fingerprint(),
-        sources=marks_of(wanted.sources),
-        settings=dict(wanted.settings),
-        remarks=remarks,
-    )
-    _write_json(folder / "codec.json", codec.to_json())
-    _write_manifest(folder, manifest)
-    tally = Tally()
-
-    def advance(utf8_bytes: int) -> None:
-        meter.advance(tally, utf8_bytes)
-
-    encoded = encode_rows(codec, _without_first(read(tally), manifest.rows))
-    while (first := next(encoded, None)) is not None:
-        manifest = _write_shard(folder, manifest, itertools.chain([first], encoded), shard_tokens, advance)
-        _write_manifest(folder, manifest)
-    meter.close(tally)
-    if not manifest.rows:
-        raise BadInput(f"no documents to encode into {folder}: this part of the corpus is empty")
-    _write_starts(folder, manifest)
-    _write_manifest(folder, manifest.model_copy(update={"complete": True}))
-    return open_store(folder, wanted)
-
-
-def _write_shard(
-    folder: Path,
-    manifest: Manifest,
-    encoded: Iterator[EncodedRows],
-    shard_tokens: int,
-    advance: Callable[[int], None],
-) -> Manifest:
-    """Rows up to a number of tokens as one shard; returns the manifest with it."""
-    number, dtype, digest = len(manifest.shards), np.dtype(manifest.dtype), hashlib.sha256()
-    tokens = rows = characters = utf8_bytes = 0
-    with (
-        new_files([_tokens_file(folder, number), _rows_file(folder, number)]) as hidden,
-        hidden[0].open("wb") as token_stream,
-        hidden[1].open("wb") as size_stream,
-    ):
-        for flat, sizes, _ in encoded:
-            ids = flat.astype(dtype)
-            token_stream.write(ids.data)
-            size_stream.write(sizes.astype(SIZE).data)
-            digest.update(ids.data)
-            tokens, rows = tokens + len(flat), rows + len(sizes)
-            characters, utf8_bytes = characters + int(sizes[:, 1].sum()), utf8_bytes + int(sizes[:, 2].sum())
-            advance(int(sizes[:, 2].sum()))
-            if tokens >= shard_tokens:
-                break
-    shard = Shard(tokens=tokens, rows=rows, sha256=digest.hexdigest())
-    return manifest.model_copy(
-        update={
-            "shards": (*manifest.shards, shard),
-            "characters": manifest.characters + characters,
-            "utf8_bytes": manifest.utf8_bytes + utf8_bytes,
-        }
-    )
+def _metered(blocks: Iterator[Encoded], meter: Meter, tally: Tally) -> Iterator[Encoded]:
+    for block in blocks:
+        yield block
+        meter.advance(tally, int(block.sizes[:, 2].sum()))
 
 
 def _without_first(passages: Iterator[Passage], done: int) -> Iterator[Passage]:
@@ -397,94 +315,65 @@ def _without_first(passages: Iterator[Passage], done: int) -> Iterator[Passage]:
             yield Passage(passage.texts[skipped:])
 
 
-def _write_starts(folder: Path, manifest: Manifest) -> None:
-    """The starts and sizes of all rows, in one file each."""
-    paths, total = (folder / "starts.bin", folder / "sizes.bin"), 0
-    with new_files(paths) as hidden, hidden[0].open("wb") as starts, hidden[1].open("wb") as sizes:
-        starts.write(np.zeros(1, "<i8").data)
-        for i, shard in enumerate(manifest.shards):
-            rows = _mapped(_rows_file(folder, i), SIZE, 3 * shard.rows, "row sizes").reshape(-1, 3)
-            for first in range(0, shard.rows, 1 << 20):
-                some = rows[first : first + (1 << 20)]
-                stops = total + np.cumsum(some[:, 0], dtype="<i8")
-                starts.write(stops.data)
-                sizes.write(np.ascontiguousarray(some[:, 1:]).data)
-                total = int(stops[-1])
+def absolute(source: Source) -> str:
+    return source.name if source.form == "hf" else str(Path(source.name).absolute())
 
 
-def refuse_other(folder: Path, found: Manifest, wanted: Wanted | None) -> None:
-    """Refuse a store that was made from other sources, in another way, or with another tokenizer."""
-    store = wanted.folder or folder if wanted is not None else folder
-    advice = f"delete the folder {store} or name another one"
-    if wanted is not None and (differing := _differences(found.settings, wanted.settings)):
-        raise BadInput(f"the token store {store} is stale: {', '.join(differing)}; {advice}")
-    if wanted is not None and (
-        other := {mark.name for mark in found.sources} ^ {absolute(source) for source in wanted.sources}
-    ):
-        raise BadInput(f"the token store {store} is stale: it was made from other files ({min(other)}); {advice}")
-    for mark in found.sources:
-        if changed := mark.changed():
-            raise BadInput(f"the token store {store} is stale: {changed}; {advice}")
-    if wanted is not None and wanted.tokenizer not in (None, found.tokenizer):
-        raise BadInput(
-            f"the token store {store} was made with another tokenizer ({found.tokenizer}, "
-            f"not {wanted.tokenizer}); {advice}"
-        )
+def _difference(found: Manifest, origin: Origin | None) -> str:
+    """How a store differs from what it has to be made from, or how its sources have changed."""
+    if origin is not None:
+        if differing := _differences(found.settings, origin.settings):
+            return ", ".join(differing)
+        if other := {mark.name for mark in found.sources} ^ set(map(absolute, origin.sources)):
+            return f"it was made from other files ({min(other)})"
+    if changed := next(filter(None, (mark.changed() for mark in found.sources)), ""):
+        return changed
+    if origin is not None and origin.tokenizer not in (None, found.tokenizer):
+        return f"it was made with another tokenizer ({found.tokenizer}, not {origin.tokenizer})"
+    return ""
 
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:
     """The settings that differ, as `vocabulary was 600 and is 700`."""
-    said = []
+    found = []
     for key in sorted({*before, *now}):
         was, is_now = before.get(key), now.get(key)
         if isinstance(was, Mapping) and isinstance(is_now, Mapping):
-            said += _differences(was, is_now, f"{inside}{key}.")
+            found += _differences(was, is_now, f"{inside}{key}.")
         elif was != is_now:
             was, is_now = ("not set" if value is None else value for value in (was, is_now))
-            said.append(f"{inside}{key} was {was} and is {is_now}")
-    return said
+            found.append(f"{inside}{key} was {was} and is {is_now}")
+    return found
 
 
-def _mapped(path: Path, dtype: np.dtype[Any], count: int, what: str) -> np.ndarray:
-    size = path.stat().st_size if path.is_file() else 0
-    if size != count * dtype.itemsize:
+def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> np.ndarray:
+    size, wanted = path.stat().st_size if path.is_file() else 0, count * dtype.itemsize
+    if size != wanted:
         raise BadInput(
-            f"{path} was cut: it has {size:,} bytes, and {count:,} {what} take {count * dtype.itemsize:,}; "
-            f"delete the store {path.parent} and encode it again"
+            f"{path} was cut: it has {size:,} bytes instead of {wanted:,}; "
+            f"delete the store {path.parent}, and it is encoded again"
         )
     return np.memmap(path, dtype, "r", shape=(count,))
 
 
-def _tokens_file(folder: Path, number: int) -> Path:
-    return folder / f"tokens-{number:05d}.bin"
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _rows_file(folder: Path, number: int) -> Path:
-    return folder / f"rows-{number:05d}.bin"
-
-
-def _read_manifest(folder: Path) -> Manifest | None:
+def _read_manifest(folder: Path) -> Manifest:
     path = folder / "manifest.json"
-    if not path.is_file():
-        return None
     stored = _read_json(path)
-    if isinstance(stored.get("format"), int) and stored["format"] > FORMAT:
-        raise BadInput(f"{path} has format {stored['format']}, and this linnet reads up to {FORMAT}")
-    if isinstance(stored.get("format"), int) and stored["format"] < FORMAT:
+    if stored.get("format") != FORMAT:
         raise BadInput(
-            f"the token store {folder} is of an older linnet, and does not hold the size of each document, which "
-            f"intervals need; delete the folder {folder}, and it is encoded again"
+            f"{path} has format {stored.get('format')}, and this linnet reads {FORMAT}; "
+            f"delete the folder {folder}, and it is encoded again"
         )
     try:
         return Manifest.model_validate(stored)
     except ValidationError as error:
-        raise BadInput(
-            f"{path} is damaged: {error.errors()[0]['msg']}; delete the store and encode it again"
-        ) from None
-
-
-def _write_manifest(folder: Path, manifest: Manifest) -> None:
-    _write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+        reason = error.errors()[0]["msg"]
+        raise BadInput(f"{path} is damaged: {reason}; delete the store and encode it again") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -496,3 +385,64 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(value, ensure_ascii=False, indent=1).encode())
+
+
+# --- arrays that are read like one without being in memory ----------------------------------------
+
+
+@dataclass(frozen=True)
+class Joined:
+    """Several arrays that are read as one."""
+
+    parts: tuple[np.ndarray, ...]
+
+    @property
+    def offsets(self) -> np.ndarray:
+        return np.cumsum([0, *map(len, self.parts)])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.parts[0].dtype
+
+    def __len__(self) -> int:
+        return int(self.offsets[-1])
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        index = _whole_numbers(index, len(self))
+        flat = index.reshape(-1)
+        which = np.searchsorted(self.offsets, flat, side="right") - 1
+        found = np.empty(len(flat), self.dtype)
+        for part in np.unique(which):
+            here = which == part
+            found[here] = self.parts[part][flat[here] - self.offsets[part]]
+        return found.reshape(index.shape)
+
+
+@dataclass(frozen=True)
+class EveryTarget:
+    """The marks of rows in which every token counts but the first."""
+
+    starts: np.ndarray
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(bool)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        index = _whole_numbers(index, len(self))
+        return np.asarray(self.starts[np.searchsorted(self.starts, index, side="right") - 1] != index)
+
+
+def _whole_numbers(index: Any, length: int) -> np.ndarray:
+    """The positions that a slice, a mask or an array stands for."""
+    if isinstance(index, slice):
+        return np.arange(*index.indices(length))
+    index = np.asarray(index)
+    if index.dtype == bool:
+        return np.flatnonzero(index)
+    if index.size and not -1 < index.min() <= index.max() < length:
+        raise IndexError(f"positions from 0 to {length - 1}, not {index.min()} to {index.max()}")
+    return index

@@ -1,7 +1,7 @@
 """How a tokenizer is made from a stream of documents: byte-level BPE, unigram, words or characters.
 
-The work is done by the `tokenizers` library; here are the choices, the rules that keep URLs, numbers and
-mentions whole, and the honesty: a vocabulary that the corpus cannot support is made smaller, and that is said.
+The work is done by the `tokenizers` library; here are the choices, and the rules that keep URLs, numbers and
+mentions whole. A vocabulary that the corpus cannot support is made smaller, and a note says so.
 """
 
 from __future__ import annotations
@@ -11,15 +11,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from linnet.domains.text.chat import Template
-from linnet.domains.text.meter import Meter
-from linnet.domains.text.sources import Passage, Tally
+from linnet.domains.text.sources import Meter, Passage, Tally
 from linnet.errors import BadInput
 from linnet.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
 from linnet.untrusted import parse_object
@@ -63,11 +61,9 @@ def with_markers(wanted: Tokenizing, template: str) -> Tokenizing:
     )
 
 
-@dataclass(frozen=True)
-class Trained:
+class Trained(NamedTuple):
     codec: TokenizerCodec
     notes: tuple[str, ...]
-    tally: Tally
     text_bytes: int
     seconds: float
 
@@ -81,49 +77,41 @@ def train_tokenizer(
     characters: int | None = None,
 ) -> Trained:
     """Learn a tokenizer from these documents. `characters` is how many there are, where that is known."""
-    fed = _Fed(passages, tally, meter or Meter("tokenizer", 0, 0))
+    meter = meter or Meter("tokenizer", ())
     vocabulary, notes = supported(wanted, characters)
     makers = {"bpe": _byte_pairs, "unigram": _unigram, "words": _words, "characters": _characters}
-    content = makers[wanted.kind](fed, wanted, vocabulary)
+    content = makers[wanted.kind](_metered(passages, tally, meter), wanted, vocabulary)
     if not tally.documents:
-        raise BadInput("the tokenizer was given no documents: the corpus is empty")
+        raise BadInput("there are no documents to learn a tokenizer from: the corpus is empty")
     codec = TokenizerCodec(_plain_specials(content, wanted.specials), END, END)
     if len(codec.tokens) < vocabulary and wanted.kind != "characters":
+        what = "words" if wanted.kind == "words" else "pieces"
         notes = (
             f"the vocabulary has {len(codec.tokens):,} tokens instead of {vocabulary:,}: the corpus has no more "
-            f"{'words' if wanted.kind == 'words' else 'pieces'} that occur {wanted.min_count} times",
+            f"{what} that occur {wanted.min_count} times",
         )
-    return Trained(codec, notes, tally, fed.text_bytes, fed.meter.seconds)
+    return Trained(codec, notes, meter.text_bytes, meter.seconds)
 
 
 def supported(wanted: Tokenizing, characters: int | None) -> tuple[int, tuple[str, ...]]:
-    """The vocabulary that so much text can teach, and what to say if it is smaller than the one wanted."""
+    """The vocabulary that so much text can teach, and a note if it is smaller than the one wanted."""
     if characters is None or wanted.kind not in ("bpe", "unigram"):
         return wanted.vocabulary, ()
     most = max(SMALLEST, characters // SUPPORT)
     if wanted.vocabulary <= most:
         return wanted.vocabulary, ()
-    said = (
+    note = (
         f"vocabulary {wanted.vocabulary:,} was shrunk to {most:,}: the training text has about {characters:,} "
         f"characters, {SUPPORT} for each token"
     )
-    return most, (said,)
+    return most, (note,)
 
 
-class _Fed:
-    """Documents on their way into a trainer, counted as they pass."""
-
-    def __init__(self, passages: Iterable[Passage], tally: Tally, meter: Meter) -> None:
-        self.passages, self.tally, self.meter = passages, tally, meter
-        self.text_bytes = 0
-
-    def __iter__(self) -> Iterator[list[str]]:
-        for passage in self.passages:
-            size = sum(len(text.encode()) for text in passage.texts)
-            self.text_bytes += size
-            self.meter.advance(self.tally, size)
-            yield passage.texts
-        self.meter.close(self.tally)
+def _metered(passages: Iterable[Passage], tally: Tally, meter: Meter) -> Iterator[list[str]]:
+    for passage in passages:
+        meter.advance(tally, sum(len(text.encode()) for text in passage.texts))
+        yield passage.texts
+    meter.close(tally)
 
 
 def _without_long_runs(documents: Iterable[list[str]]) -> Iterator[list[str]]:
@@ -142,13 +130,17 @@ def _cut_runs(text: str) -> list[str]:
     return [text[first:last] for first, last in itertools.pairwise(edges)]
 
 
+def _rules(wanted: Tokenizing) -> list[str]:
+    """What is kept whole, or cut finer than words."""
+    numbers = [NUMBERS[wanted.numbers]] if wanted.numbers != "whole" else []
+    return [URLS] * wanted.urls + [MENTIONS] * wanted.mentions + numbers
+
+
 def splitter(wanted: Tokenizing) -> Any:
     """How a text is cut before pieces are learned: no piece ever reaches over such a cut."""
     library = tokenizers_library()
     cuts = library.pre_tokenizers
-    rules = [URLS] * wanted.urls + [MENTIONS] * wanted.mentions
-    rules += [NUMBERS[wanted.numbers]] if wanted.numbers != "whole" else []
-    if not rules:
+    if not (rules := _rules(wanted)):
         return cuts.ByteLevel(add_prefix_space=False, use_regex=True)
     pattern = library.Regex("|".join([*rules, WORDS]))
     return cuts.Sequence(
@@ -156,86 +148,77 @@ def splitter(wanted: Tokenizing) -> Any:
     )
 
 
-def _byte_level(wanted: Tokenizing, model: Any) -> Any:
+def _tokenizer(wanted: Tokenizing, model: Any, cuts: Any, decoder: Any) -> Any:
     library = tokenizers_library()
     tokenizer = library.Tokenizer(model)
     if wanted.lowercase:
         tokenizer.normalizer = library.normalizers.Lowercase()
-    tokenizer.pre_tokenizer = splitter(wanted)
-    tokenizer.decoder = library.decoders.ByteLevel()
+    if cuts is not None:
+        tokenizer.pre_tokenizer = cuts
+    tokenizer.decoder = decoder
     return tokenizer
 
 
-def _byte_pairs(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
-    library = tokenizers_library()
-    specials = [END, *wanted.specials]
-    _refuse_small(vocabulary, 256 + len(specials), "one token for each byte")
-    tokenizer = _byte_level(wanted, library.models.BPE())
-    trainer = library.trainers.BpeTrainer(
-        vocab_size=vocabulary,
-        min_frequency=wanted.min_count,
-        special_tokens=specials,
-        initial_alphabet=_alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(_without_long_runs(fed), trainer)
+def _learned(tokenizer: Any, documents: Iterable[list[str]], trainer: Any) -> str:
+    tokenizer.train_from_iterator(documents, trainer)
     return str(tokenizer.to_str())
 
 
-def _unigram(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
+def _byte_level(wanted: Tokenizing, vocabulary: int, model: Any) -> tuple[Any, dict[str, Any]]:
+    """A tokenizer of bytes, and what its trainer is told."""
+    library = tokenizers_library()
+    specials = [END, *wanted.specials]
+    _refuse_small(vocabulary, 256 + len(specials), "one token for each byte")
+    alphabet = sorted(library.pre_tokenizers.ByteLevel.alphabet())
+    options = {"vocab_size": vocabulary, "special_tokens": specials, "initial_alphabet": alphabet}
+    tokenizer = _tokenizer(wanted, model, splitter(wanted), library.decoders.ByteLevel())
+    return tokenizer, options | {"show_progress": False}
+
+
+def _byte_pairs(documents: Iterable[list[str]], wanted: Tokenizing, vocabulary: int) -> str:
+    library = tokenizers_library()
+    tokenizer, options = _byte_level(wanted, vocabulary, library.models.BPE())
+    trainer = library.trainers.BpeTrainer(min_frequency=wanted.min_count, **options)
+    return _learned(tokenizer, _without_long_runs(documents), trainer)
+
+
+def _unigram(documents: Iterable[list[str]], wanted: Tokenizing, vocabulary: int) -> str:
     """The library's trainer: its scores differ a little from process to process."""
     library = tokenizers_library()
-    specials = [END, *wanted.specials]
-    _refuse_small(vocabulary, 256 + len(specials), "one token for each byte")
-    tokenizer = _byte_level(wanted, library.models.Unigram())
-    trainer = library.trainers.UnigramTrainer(
-        vocab_size=vocabulary, special_tokens=specials, initial_alphabet=_alphabet(), show_progress=False
-    )
-    tokenizer.train_from_iterator(fed, trainer)
-    return str(tokenizer.to_str())
+    tokenizer, options = _byte_level(wanted, vocabulary, library.models.Unigram())
+    return _learned(tokenizer, documents, library.trainers.UnigramTrainer(**options))
 
 
-def _words(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
+def _words(documents: Iterable[list[str]], wanted: Tokenizing, vocabulary: int) -> str:
     """Words and single marks, the most frequent first, equal counts in the order of their bytes."""
     library = tokenizers_library()
     specials = [END, UNKNOWN, *wanted.specials]
     _refuse_small(vocabulary, 1 + len(specials), "the special tokens and a word")
-    cuts = library.pre_tokenizers
-    tokenizer = library.Tokenizer(library.models.WordLevel(unk_token=UNKNOWN))
-    if wanted.lowercase:
-        tokenizer.normalizer = library.normalizers.Lowercase()
-    rules = [rule.removeprefix(" ?") for rule in [URLS] * wanted.urls + [MENTIONS] * wanted.mentions]
-    rules += [NUMBERS[wanted.numbers].removeprefix(" ?")] if wanted.numbers != "whole" else []
+    rules = [rule.removeprefix(" ?") for rule in _rules(wanted)]
     pattern = library.Regex("|".join([*rules, r"\w+", r"[^\w\s]"]))
-    tokenizer.pre_tokenizer = cuts.Split(pattern, "removed", invert=True)
-    tokenizer.decoder = library.decoders.WordPiece(prefix="##", cleanup=True)
+    cuts = library.pre_tokenizers.Split(pattern, "removed", invert=True)
+    decoder = library.decoders.WordPiece(prefix="##", cleanup=True)
+    tokenizer = _tokenizer(wanted, library.models.WordLevel(unk_token=UNKNOWN), cuts, decoder)
     trainer = library.trainers.WordLevelTrainer(
         vocab_size=vocabulary, min_frequency=wanted.min_count, special_tokens=specials, show_progress=False
     )
-    tokenizer.train_from_iterator(fed, trainer)
-    return str(tokenizer.to_str())
+    return _learned(tokenizer, documents, trainer)
 
 
-def _characters(fed: _Fed, wanted: Tokenizing, vocabulary: int) -> str:
+def _characters(documents: Iterable[list[str]], wanted: Tokenizing, vocabulary: int) -> str:
     """The characters of the corpus in the order of code points; the rarest give way to the vocabulary."""
     library = tokenizers_library()
     counts: Counter[str] = Counter()
-    for texts in fed:
+    for texts in documents:
         for text in texts:
             counts.update(text.lower() if wanted.lowercase else text)
     specials = [END, UNKNOWN, *wanted.specials]
     kept = sorted(counts, key=lambda c: (-counts[c], c))[: max(vocabulary - len(specials), 1)]
     entries = {token: i for i, token in enumerate([*specials, *sorted(kept)])}
-    tokenizer = library.Tokenizer(library.models.BPE(vocab=entries, merges=[], unk_token=UNKNOWN, fuse_unk=False))
-    if wanted.lowercase:
-        tokenizer.normalizer = library.normalizers.Lowercase()
+    model = library.models.BPE(vocab=entries, merges=[], unk_token=UNKNOWN, fuse_unk=False)
+    tokenizer = _tokenizer(wanted, model, None, library.decoders.Fuse())
     tokenizer.add_special_tokens(specials)
-    tokenizer.decoder = library.decoders.Fuse()
     return str(tokenizer.to_str())
-
-
-def _alphabet() -> list[str]:
-    return sorted(tokenizers_library().pre_tokenizers.ByteLevel.alphabet())
 
 
 def _refuse_small(vocabulary: int, least: int, what: str) -> None:
