@@ -152,7 +152,7 @@ class TextData(TokenDomain):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        tokenizer = () if self.tokenizer.file is None else (self.tokenizer.file,)
+        tokenizer = () if self.tokenizer.file is None else (tokenizer_file(self.tokenizer.file),)
         store = () if self.store in (None, AUTOMATIC) else (self.store,)
         return (*self.paths, *self.validation_paths, *tokenizer, *store)
 
