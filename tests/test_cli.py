@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.metadata
 import json
 import os
 import resource
@@ -17,10 +18,15 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from linnet import workbench
 from linnet.cli.app import build
 from linnet.cli.face import speaking
 from linnet.cli.pages import page, verbs
+from linnet.domains.registry import registry
+from linnet.errors import BadInput
 from linnet.records import RunRecord, ScoresRecord, ShowRecord
+from linnet.training.settings import changed
+from linnet.workbench.train import made
 
 TINY = ["--set", "training.steps=20", "--set", "data.instances=400", "--set", "training.eval_every=10"]
 ROOT = Path(__file__).parents[1]
@@ -281,3 +287,34 @@ def test_interrupting_is_clean_and_resume_goes_on(tmp_path: Path) -> None:
     assert out == "" and f"linnet resume {tmp_path / 'run'}" in err
     (shown,) = records(linnet("show", tmp_path / "run", "--json"))
     assert shown["state"] == "unfinished" and 3 <= shown["step"] < 2000
+
+
+@pytest.mark.parametrize("recipe", sorted(name for name in registry().recipes if "places" not in name))
+def test_every_setting_of_a_recipe_has_a_meaning_and_can_be_set(recipe: str) -> None:
+    """What `linnet recipes NAME` lists is what `--set` takes; meanings stand at the settings themselves."""
+    (described, *settings) = workbench.recipes(recipe)
+    assert described.kind == "recipe" and described.summary and described.takes
+    run = made(recipe)
+    for setting in settings:
+        assert setting.kind == "setting" and setting.meaning, setting.key
+        chooses = setting.key == "optim.schedule.kind"  # which starts a schedule anew
+        if setting.default is not None and not isinstance(setting.default, list | dict) and not chooses:
+            assert changed(run, [(setting.key, setting.default)]) == run
+
+
+def test_a_broken_package_is_named_and_stops_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Point:
+        name, value = "broken", "nowhere:REGISTRATION"
+
+        def load(self) -> object:
+            raise ImportError("No module named 'nowhere'")
+
+    found = list(importlib.metadata.entry_points(group="linnet.domains"))
+    monkeypatch.setattr("linnet.domains.registry.entry_points", lambda group: [*found, Point()])
+    registry.cache_clear()
+    try:
+        assert "arithmetic" in registry().domains
+        with pytest.raises(BadInput, match="the domain broken could not be loaded .*nowhere"):
+            registry().recipe("no-such-recipe")
+    finally:
+        registry.cache_clear()

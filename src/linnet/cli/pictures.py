@@ -5,6 +5,7 @@ Legend of attention: values[layer][head][query][key], shares between 0 and 1.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Container, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -24,11 +25,13 @@ from linnet.records import (
     MissRecord,
     NoteRecord,
     PredictionRecord,
+    RecipeRecord,
     Record,
     RunRecord,
     Score,
     ScoresRecord,
     SeedsRecord,
+    SettingRecord,
     ShowRecord,
     System,
     TokenizerRecord,
@@ -54,8 +57,12 @@ def draw(records: Sequence[Record], out: TextIO) -> None:
         missed = [record for record in records if isinstance(record, MissRecord)]
         if missed:
             console.print(misses(missed))
+        if listed_recipes := [record for record in records if isinstance(record, RecipeRecord)]:
+            console.print(recipes(listed_recipes))
+        if listed_settings := [record for record in records if isinstance(record, SettingRecord)]:
+            console.print(settings(listed_settings))
         for record in records:
-            if not isinstance(record, ListedRunRecord | MissRecord):
+            if not isinstance(record, ListedRunRecord | MissRecord | RecipeRecord | SettingRecord):
                 console.print(picture(record, shades))
     # Tables fill their last column with spaces, which only gets in the way of copying.
     out.writelines(line.rstrip() + "\n" for line in drawn.get().splitlines())
@@ -273,6 +280,23 @@ def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
         given = "\n".join(f"{name}={one}" for name, one in record.settings.items() if one is not None)
         known = (str(record.rank), Text(record.path), record.recipe, record.state, f"{record.step:,}")
         grid.add_row(*known, record.score, value, Text(given))
+    return grid
+
+
+def recipes(records: Sequence[RecipeRecord]) -> RenderableType:
+    grid = table("recipe", "what it trains", "reads", "takes")
+    for record in records:
+        grid.add_row(record.name, record.summary, record.reads, record.takes)
+    return grid
+
+
+def settings(records: Sequence[SettingRecord]) -> RenderableType:
+    """Every setting of a recipe; what is not set is a dash."""
+    grid = table("setting", "default", "meaning")
+    for record in records:
+        default = "-" if record.default is None else json.dumps(record.default, ensure_ascii=False)
+        meaning = "; ".join(text for text in (record.meaning, " | ".join(record.choices)) if text)
+        grid.add_row(record.key, Text(default), Text(meaning))
     return grid
 
 

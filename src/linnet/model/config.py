@@ -38,9 +38,11 @@ class NetworkConfig(Part):
 class LossConfig(Part):
     """Terms of the training loss beside the nats of the targets. 0 switches an item off. Scores are plain nats."""
 
-    smoothing: float = Field(0.0, ge=0, lt=1)  # share of every target that is spread over the whole vocabulary
-    z_loss: float = Field(0.0, ge=0)  # times the squared log of the sum over exponentiated logits
-    r_drop: float = Field(0.0, ge=0)  # times the divergence of two passes that drop different values
+    smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of every target that is spread over the whole vocabulary"
+    )
+    z_loss: float = Field(0.0, ge=0, description="times the squared log of the sum over exponentiated logits")
+    r_drop: float = Field(0.0, ge=0, description="times the divergence of two passes that drop different values")
 
     @property
     def passes(self) -> int:
@@ -51,9 +53,9 @@ class IdColumn(Part):
     """A column of ids beside the tokens: its vectors are added to those of the tokens."""
 
     kind: Literal["ids"] = "ids"
-    size: int = Field(ge=1)  # of its vocabulary
-    predicted: bool = False  # the next value is a target of its own
-    weight: float = Field(1.0, gt=0)  # of its loss
+    size: int = Field(ge=1, description="of its vocabulary")
+    predicted: bool = Field(False, description="the next value is a target of its own")
+    weight: float = Field(1.0, gt=0, description="of its loss")
 
 
 class NumberColumn(Part):
@@ -63,13 +65,13 @@ class NumberColumn(Part):
     """
 
     kind: Literal["numbers"] = "numbers"
-    width: int = Field(1, ge=1)  # numbers a step
+    width: int = Field(1, ge=1, description="numbers a step")
     head: Literal["none", "mean", "quantiles", "bins"] = "none"
     quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     bins: int = Field(64, ge=2)
-    low: float = -4.0  # of the bins; values beyond belong to the outermost
+    low: float = Field(-4.0, description="of the bins; values beyond belong to the outermost")
     high: float = 4.0
-    weight: float = Field(1.0, gt=0)  # of its loss
+    weight: float = Field(1.0, gt=0, description="of its loss")
 
     @model_validator(mode="after")
     def _in_order(self) -> NumberColumn:
@@ -108,31 +110,39 @@ class RotaryScaling(Part):
 
 
 class AttentionConfig(Part):
-    heads: int = Field(4, ge=1)
-    kv_heads: int | None = Field(None, ge=1)  # None: as many as heads
-    head_width: int | None = Field(None, ge=1)  # None: width / heads
-    causal: bool = True
-    qk_norm: bool = False
-    bias: bool | Literal["qkv"] = False  # qkv: of queries, keys and values, and not of what comes out
-    rotary_base: float = Field(10_000.0, gt=1)
-    rotary_width: int | None = Field(None, ge=2)  # how much of each head turns; None: all of it
-    rotary_scaling: RotaryScaling | None = None
-    value_embeddings: Literal["none", "alternate", "all"] = (
-        "none"  # layers whose values are also looked up by token
+    heads: int = Field(4, ge=1, description="of each layer")
+    kv_heads: int | None = Field(None, ge=1, description="None: as many as heads")
+    head_width: int | None = Field(None, ge=1, description="None: width / heads")
+    causal: bool = Field(True, description="a step sees only those before it")
+    qk_norm: bool = Field(False, description="normalise queries and keys")
+    bias: bool | Literal["qkv"] = Field(
+        False, description="qkv: of queries, keys and values, and not of what comes out"
+    )
+    rotary_base: float = Field(10_000.0, gt=1, description="slowest turn of rotary positions")
+    rotary_width: int | None = Field(None, ge=2, description="how much of each head turns; None: all of it")
+    rotary_scaling: RotaryScaling | None = Field(None, description="for rows longer than those of training")
+    value_embeddings: Literal["none", "alternate", "all"] = Field(
+        "none", description="layers whose values are also looked up by token"
     )
 
 
 class FeedForwardConfig(Part):
-    kind: Literal["gelu", "gelu_tanh", "geglu", "geglu_tanh", "swiglu", "relu2"] = "swiglu"  # tanh: approximate
-    width: int | None = Field(None, ge=1)  # None: 4 x width, or the whole part of 8/3 x width when gated
-    multiple: int = Field(32, ge=1)  # the derived width of a gated one is rounded up to a multiple of this
-    bias: bool = False
+    kind: Literal["gelu", "gelu_tanh", "geglu", "geglu_tanh", "swiglu", "relu2"] = Field(
+        "swiglu", description="tanh: approximate"
+    )
+    width: int | None = Field(
+        None, ge=1, description="None: 4 x width, or the whole part of 8/3 x width when gated"
+    )
+    multiple: int = Field(
+        32, ge=1, description="the derived width of a gated one is rounded up to a multiple of this"
+    )
+    bias: bool = Field(False, description="of both products")
 
 
 class NormConfig(Part):
-    kind: Literal["rms", "layer"] = "rms"
-    bias: bool = False  # layer norm only
-    eps: float = Field(1e-6, gt=0)
+    kind: Literal["rms", "layer"] = Field("rms", description="of every layer")
+    bias: bool = Field(False, description="layer norm only")
+    eps: float = Field(1e-6, gt=0, description="added to the variance")
 
     @model_validator(mode="after")
     def _rms_has_no_bias(self) -> NormConfig:
@@ -142,9 +152,9 @@ class NormConfig(Part):
 
 
 class HeadConfig(Part):
-    tied: bool = True
-    bias: bool = False
-    softcap: float | None = Field(None, gt=0)
+    tied: bool = Field(True, description="the head shares the weight of the embedding")
+    bias: bool = Field(False, description="of the logits")
+    softcap: float | None = Field(None, gt=0, description="logits stay below this")
 
 
 Mixer = Literal["attention", "gru"]
@@ -153,23 +163,31 @@ Mixer = Literal["attention", "gru"]
 class ModelConfig(NetworkConfig):
     """The decoder. `vocabulary` (of the tokens) and `context` are 0 until the codec and the data are known."""
 
-    vocabulary: int = Field(0, ge=0)
-    context: int = Field(0, ge=0)
-    width: int = Field(128, ge=1)
-    depth: int = Field(4, ge=1, le=1000)
-    mixer: Mixer | tuple[Mixer, ...] = "attention"
-    positions: Literal["rotary", "sinusoidal", "learned", "none"] = "rotary"
+    vocabulary: int = Field(0, ge=0, description="0: from the codec")
+    context: int = Field(0, ge=0, description="most steps of a row; 0: from the data")
+    width: int = Field(128, ge=1, description="channels of the residual stream")
+    depth: int = Field(4, ge=1, le=1000, description="layers")
+    mixer: Mixer | tuple[Mixer, ...] = Field("attention", description="of each layer, or of all")
+    positions: Literal["rotary", "sinusoidal", "learned", "none"] = Field(
+        "rotary", description="how a step knows where it is"
+    )
     attention: AttentionConfig = AttentionConfig()
     feedforward: FeedForwardConfig = FeedForwardConfig()
     norm: NormConfig = NormConfig()
     head: HeadConfig = HeadConfig()
-    dropout: float = Field(0.0, ge=0, lt=1)
-    columns: dict[str, Column] = Field(default_factory=dict)  # beside the tokens
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of values that training zeroes")
+    columns: dict[str, Column] = Field(default_factory=dict, description="beside the tokens")
     loss: LossConfig = LossConfig()
-    embedding_scale: float = Field(1.0, gt=0)  # what the vectors of ids are multiplied by when they are read
-    init_std: float = Field(0.02, gt=0)
-    scaled_residual: bool = True  # shrink what writes into the residual stream by sqrt(2 x depth)
-    parallel: bool = False  # the mixer and the feed-forward of a layer read the same residual stream
+    embedding_scale: float = Field(
+        1.0, gt=0, description="what the vectors of ids are multiplied by when they are read"
+    )
+    init_std: float = Field(0.02, gt=0, description="of fresh matrices")
+    scaled_residual: bool = Field(
+        True, description="shrink what writes into the residual stream by sqrt(2 x depth)"
+    )
+    parallel: bool = Field(
+        False, description="the mixer and the feed-forward of a layer read the same residual stream"
+    )
 
     @model_validator(mode="after")
     def _sizes_fit(self) -> ModelConfig:

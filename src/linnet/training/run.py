@@ -26,37 +26,51 @@ class OptimConfig(Part):
     `sgd` is plain gradient descent without momentum: the baseline that some reports measure against.
     """
 
-    kind: Literal["adamw", "muon", "sgd"] = "adamw"
-    lr: float = Field(1e-3, gt=0)
-    betas: tuple[float, float] = (0.9, 0.95)
-    eps: float = Field(1e-8, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
-    muon_lr: float = Field(0.02, gt=0)
-    muon_momentum: float = Field(0.95, ge=0, lt=1)
-    muon_precision: Literal["auto", "float32", "bfloat16"] = "auto"  # of its products; auto: what is fast here
+    kind: Literal["adamw", "muon", "sgd"] = Field("adamw", description="how weights move")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate of AdamW, and of sgd")
+    betas: tuple[float, float] = Field(
+        (0.9, 0.95), description="decay of the means of the gradient and of its square"
+    )
+    eps: float = Field(1e-8, gt=0, description="added to the root of the second mean")
+    weight_decay: float = Field(0.01, ge=0, description="of matrices")
+    muon_lr: float = Field(0.02, gt=0, description="Muon's peak learning rate")
+    muon_momentum: float = Field(0.95, ge=0, lt=1, description="of Muon's gradient")
+    muon_precision: Literal["auto", "float32", "bfloat16"] = Field(
+        "auto", description="of its products; auto: what is fast here"
+    )
     schedule: Schedule = Cosine()
-    clip: float = Field(1.0, ge=0)
-    ema: float = Field(0.0, ge=0, lt=1)
+    clip: float = Field(1.0, ge=0, description="longest gradient; 0: any")
+    ema: float = Field(0.0, ge=0, lt=1, description="decay of averaged weights; 0: none are kept")
 
 
 class TrainingConfig(Part):
     """Length, batches, and what is done on the way. `batch` counts all rows of one step."""
 
-    steps: int | None = Field(None, ge=1)
-    epochs: float | None = Field(None, gt=0)
-    batch: int = Field(64, ge=1)
-    accumulation: int = Field(1, ge=1)
-    packing: Literal["padded", "packed", "apart"] = "padded"  # apart: packed, and no row sees another
-    eval_every: int | None = Field(None, ge=1)  # steps; None: see evals_per_epoch
-    evals_per_epoch: float | None = Field(None, gt=0)  # None and no eval_every: ten validations in all
-    patience: int | None = Field(None, ge=1)  # validations without a better loss; None: never stop early
-    keep: int = Field(2, ge=1)  # newest checkpoints that stay, beside the best
-    compile: Literal["auto", "on", "off"] = "auto"
-    log_every: int = Field(0, ge=0)  # steps between looks at the device (each is logged); 0: 1, on a GPU 10
-    prefetch: int = Field(4, ge=1)
-    most_parameters: int | None = Field(None, ge=1)  # a larger network is refused before it trains
-    eval_batch: int = Field(256, ge=1)
-    sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ()
+    steps: int | None = Field(None, ge=1, description="length; excludes epochs")
+    epochs: float | None = Field(None, gt=0, description="rounds of the data; excludes steps")
+    batch: int = Field(64, ge=1, description="rows of a step, over all processes")
+    accumulation: int = Field(1, ge=1, description="parts that a batch is computed in")
+    packing: Literal["padded", "packed", "apart"] = Field(
+        "padded", description="apart: packed, and no row sees another"
+    )
+    eval_every: int | None = Field(None, ge=1, description="steps; None: see evals_per_epoch")
+    evals_per_epoch: float | None = Field(None, gt=0, description="None and no eval_every: ten validations in all")
+    patience: int | None = Field(
+        None, ge=1, description="validations without a better loss; None: never stop early"
+    )
+    keep: int = Field(2, ge=1, description="newest checkpoints that stay, beside the best")
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto", description="one compiled graph of a step; auto: where it is estimated to pay"
+    )
+    log_every: int = Field(
+        0, ge=0, description="steps between looks at the device (each is logged); 0: 1, on a GPU 10"
+    )
+    prefetch: int = Field(4, ge=1, description="batches that are made ahead")
+    most_parameters: int | None = Field(None, ge=1, description="a larger network is refused before it trains")
+    eval_batch: int = Field(256, ge=1, description="rows that are scored together")
+    sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
+        (), description="trackers that get each record"
+    )
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:
@@ -68,17 +82,23 @@ class TrainingConfig(Part):
 class Augmentation(Part):
     """Changes to the training data alone, which some challenges forbid. 0 switches an item off."""
 
-    mask: float = Field(0.0, ge=0, lt=1)  # share of input tokens that are replaced by random ones
-    drop: float = Field(0.0, ge=0, lt=1)  # share of rows (documents) that an epoch does not learn from
+    mask: float = Field(0.0, ge=0, lt=1, description="share of input tokens that are replaced by random ones")
+    drop: float = Field(0.0, ge=0, lt=1, description="share of rows (documents) that an epoch does not learn from")
 
 
 class Run(Part):
     format: int = FORMAT
     recipe: str
-    seed: int = Field(1, ge=0, lt=1 << 63)
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Precision = "auto"
-    threads: int = Field(0, ge=0, le=4096)  # 0: as many as torch finds; stored, because sums depend on it
+    seed: int = Field(1, ge=0, lt=1 << 63, description="of everything random")
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        "auto", description="where to compute; auto: a GPU where there is one"
+    )
+    precision: Precision = Field(
+        "auto", description="numbers of matrix products; auto: bfloat16 where that is fast"
+    )
+    threads: int = Field(
+        0, ge=0, le=4096, description="0: as many as torch finds; stored, because sums depend on it"
+    )
     data: SerializeAsAny[Domain]
     model: SerializeAsAny[NetworkConfig]
     optim: OptimConfig = OptimConfig()

@@ -21,17 +21,17 @@ def climb(step: int, steps: int, warmup: float) -> tuple[float, int]:
 
 
 class Constant(Part):
-    kind: Literal["constant"] = "constant"
-    warmup: float = Field(0, ge=0)
+    kind: Literal["constant"] = Field("constant", description="how the learning rate moves")
+    warmup: float = Field(0, ge=0, description="steps, or a share of them below 1")
 
     def factor(self, step: int, steps: int) -> float:
         return climb(step, steps, self.warmup)[0]
 
 
 class Cosine(Part):
-    kind: Literal["cosine"] = "cosine"
-    warmup: float = Field(0.05, ge=0)
-    floor: float = Field(0.1, ge=0, le=1)
+    kind: Literal["cosine"] = Field("cosine", description="how the learning rate moves")
+    warmup: float = Field(0.05, ge=0, description="steps, or a share of them below 1")
+    floor: float = Field(0.1, ge=0, le=1, description="of the peak, at the end")
 
     def factor(self, step: int, steps: int) -> float:
         rising, start = climb(step, steps, self.warmup)
@@ -42,9 +42,9 @@ class Cosine(Part):
 
 
 class Linear(Part):
-    kind: Literal["linear"] = "linear"
-    warmup: float = Field(0.05, ge=0)
-    floor: float = Field(0.0, ge=0, le=1)
+    kind: Literal["linear"] = Field("linear", description="how the learning rate moves")
+    warmup: float = Field(0.05, ge=0, description="steps, or a share of them below 1")
+    floor: float = Field(0.0, ge=0, le=1, description="of the peak, at the end")
 
     def factor(self, step: int, steps: int) -> float:
         rising, start = climb(step, steps, self.warmup)
@@ -57,11 +57,11 @@ class Linear(Part):
 class WarmupStableDecay(Part):
     """Flat after the warm-up, then down to the floor over the last `decay` share of the steps."""
 
-    kind: Literal["wsd"] = "wsd"
-    warmup: float = Field(0.02, ge=0)
-    decay: float = Field(0.2, ge=0, le=1)
-    shape: Literal["linear", "sqrt"] = "sqrt"
-    floor: float = Field(0.0, ge=0, le=1)
+    kind: Literal["wsd"] = Field("wsd", description="how the learning rate moves")
+    warmup: float = Field(0.02, ge=0, description="steps, or a share of them below 1")
+    decay: float = Field(0.2, ge=0, le=1, description="share of the steps in which it falls")
+    shape: Literal["linear", "sqrt"] = Field("sqrt", description="of the fall")
+    floor: float = Field(0.0, ge=0, le=1, description="of the peak, at the end")
 
     def factor(self, step: int, steps: int) -> float:
         rising, start = climb(step, steps, self.warmup)
@@ -76,10 +76,10 @@ class WarmupStableDecay(Part):
 class OneCycle(Part):
     """torch's OneCycleLR with cosine arms: from 1/div up to 1, then down to 1/(div x final_div)."""
 
-    kind: Literal["onecycle"] = "onecycle"
-    pct_start: float = Field(0.3, gt=0, lt=1)
-    div: float = Field(25.0, ge=1)
-    final_div: float = Field(1e4, ge=1)
+    kind: Literal["onecycle"] = Field("onecycle", description="how the learning rate moves")
+    pct_start: float = Field(0.3, gt=0, lt=1, description="share of the steps in which it rises")
+    div: float = Field(25.0, ge=1, description="peak over the first rate")
+    final_div: float = Field(1e4, ge=1, description="first rate over the last")
 
     def factor(self, step: int, steps: int) -> float:
         low, last = 1 / self.div, 1 / (self.div * self.final_div)

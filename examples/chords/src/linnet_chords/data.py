@@ -40,7 +40,7 @@ def key_of(chords: Sequence[str]) -> int:
 
 
 class ChordData(TokenDomain):
-    domain: Literal["chords"] = "chords"
+    domain: Literal["chords"] = Field("chords", description="kind of sequences")
     paths: tuple[Path, ...] = Field((), description="files with one progression a line; none: draw them")
     songs: int = Field(400, ge=2, description="progressions to draw")
 

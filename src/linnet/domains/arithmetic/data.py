@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from linnet.codecs import Codec
 from linnet.domains.arithmetic.codec import ArithmeticCodec, Reverse
@@ -41,20 +41,20 @@ class ArithmeticData(TokenDomain):
     mask_steps = `answer`, mask_answer = `steps`.
     """
 
-    domain: Literal["arithmetic"] = "arithmetic"
-    task: Task = "add"
-    digits: tuple[int, int] = (1, 3)  # of each operand, fewest and most
-    operands: tuple[int, int] | None = None  # how many; unset: 2, in expressions 2 to 4
-    signs: bool = False  # negative operands
-    depth: tuple[int, int] = (0, 2)  # of brackets, in expressions
-    reverse: Reverse = "all"  # which numbers are written least significant digit first inside
-    padded: bool = True  # zeros in front up to one width, inside
-    width: int | None = None  # that width; unset: the most digits
-    scratchpad: bool = False  # true steps between the question and the answer, inside
-    supervise: Supervise | None = None
-    balanced: bool = True  # training rows: short numbers and long carries are drawn more often
-    instances: int = 100_000  # training rows to draw
-    paths: tuple[Path, ...] = ()  # files to read instead of drawing
+    domain: Literal["arithmetic"] = Field("arithmetic", description="kind of sequences")
+    task: Task = Field("add", description="what is asked")
+    digits: tuple[int, int] = Field((1, 3), description="of each operand, fewest and most")
+    operands: tuple[int, int] | None = Field(None, description="how many; unset: 2, in expressions 2 to 4")
+    signs: bool = Field(False, description="negative operands")
+    depth: tuple[int, int] = Field((0, 2), description="of brackets, in expressions")
+    reverse: Reverse = Field("all", description="which numbers are written least significant digit first inside")
+    padded: bool = Field(True, description="zeros in front up to one width, inside")
+    width: int | None = Field(None, description="that width; unset: the most digits")
+    scratchpad: bool = Field(False, description="true steps between the question and the answer, inside")
+    supervise: Supervise | None = Field(None, description="which tokens are predicted")
+    balanced: bool = Field(True, description="training rows: short numbers and long carries are drawn more often")
+    instances: int = Field(100_000, description="training rows to draw")
+    paths: tuple[Path, ...] = Field((), description="files to read instead of drawing")
 
     @field_validator("digits", "operands", "depth", mode="before")
     @classmethod

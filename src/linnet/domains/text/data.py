@@ -66,20 +66,24 @@ class TextData(TokenDomain):
     is the batch and context of the headline protocol, whose block metric is then printed beside the full one.
     """
 
-    domain: Literal["text"] = "text"
-    paths: tuple[Path, ...] = ()
-    documents: Literal["line", "paragraph", "file"] = "line"
-    field: str = "text"
-    errors: Literal["strict", "replace"] = "strict"
-    sample: int | None = Field(None, ge=1)  # so many documents, drawn by split_seed
-    validation: float = Field(0.1, gt=0, lt=1)
-    validation_paths: tuple[Path, ...] = ()
-    split: Literal["shuffled", "tail"] = "shuffled"
-    split_seed: int = Field(1337, ge=0)
+    domain: Literal["text"] = Field("text", description="kind of sequences")
+    paths: tuple[Path, ...] = Field((), description="files and folders")
+    documents: Literal["line", "paragraph", "file"] = Field(
+        "line", description="what a document of a text file is"
+    )
+    field: str = Field("text", description="column of the text in JSON lines and Parquet")
+    errors: Literal["strict", "replace"] = Field(
+        "strict", description="bytes that are not UTF-8: refused or replaced"
+    )
+    sample: int | None = Field(None, ge=1, description="so many documents, drawn by split_seed")
+    validation: float = Field(0.1, gt=0, lt=1, description="share that is held out")
+    validation_paths: tuple[Path, ...] = Field((), description="files to hold out instead")
+    split: Literal["shuffled", "tail"] = Field("shuffled", description="how documents are held out")
+    split_seed: int = Field(1337, ge=0, description="of the split and the sample")
     tokenizer: Tokenizing = Tokenizing()
-    store: Path | None = None
-    template: str | None = None
-    block: tuple[int, int] | None = None
+    store: Path | None = Field(None, description="folder of the encoded corpus; auto: in the cache")
+    template: str | None = Field(None, description="how conversations become text")
+    block: tuple[int, int] | None = Field(None, description="batch and context of the headline protocol")
 
     @field_validator("paths", "validation_paths", "store")
     @classmethod

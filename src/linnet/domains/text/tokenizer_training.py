@@ -37,15 +37,15 @@ class Tokenizing(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    kind: Literal["bpe", "unigram", "words", "characters"] = "bpe"
-    vocabulary: int = Field(16_000, ge=2)
-    file: str | None = None
-    urls: bool = False  # a URL may become few tokens; otherwise punctuation cuts it
-    mentions: bool = False  # the same for @names
-    numbers: Literal["whole", "digits", "groups"] = "whole"  # groups: at most three digits
-    lowercase: bool = False  # loses case, and every report says so
-    specials: tuple[str, ...] = ()  # tokens such as <|user|> that texts may contain
-    min_count: int = Field(2, ge=1)  # of a merge or a word
+    kind: Literal["bpe", "unigram", "words", "characters"] = Field("bpe", description="what pieces are")
+    vocabulary: int = Field(16_000, ge=2, description="how many tokens")
+    file: str | None = Field(None, description="a tokenizer.json to use, or where to keep the new one")
+    urls: bool = Field(False, description="a URL may become few tokens; otherwise punctuation cuts it")
+    mentions: bool = Field(False, description="the same for @names")
+    numbers: Literal["whole", "digits", "groups"] = Field("whole", description="groups: at most three digits")
+    lowercase: bool = Field(False, description="loses case, and every report says so")
+    specials: tuple[str, ...] = Field((), description="tokens such as <|user|> that texts may contain")
+    min_count: int = Field(2, ge=1, description="of a merge or a word")
 
     @field_validator("specials", mode="before")
     @classmethod
