@@ -63,8 +63,7 @@ def bench_decode(
     limit: float | None = None,
 ) -> Iterator[BenchRecord]:
     """A record for each scene and each number format of ours."""
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = shape.run("float32", "off", device=device).device  # refuses shapes and devices that are not there
     formats = [products.named(name) for name in weights or FORMATS[device]]
     chosen = [scene for scene in scenes(rows, tokens) if only is None or only in scene.name]
     if not chosen:
@@ -76,7 +75,6 @@ def bench_decode(
         raise BadInput(f"the scenes need a context of {256 + tokens} tokens, and this shape has {shape.context}")
     if not installed("transformers"):
         raise BadInput("the equality check needs transformers: pip install linnet[hf]")
-    shape.model()  # refuses a shape that no model has
     clock = Limit(limit)
     with tempfile.TemporaryDirectory() as name:
         setting = Setting(shape, chosen[0], Path(name), compile, torch.get_num_threads(), device)

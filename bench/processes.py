@@ -143,7 +143,7 @@ class Outcome:
         except RunFailed as error:
             if not self.facts or one.name == next(iter(self.facts)):
                 raise
-            self.absent[one.name] = f"left out: {error}"
+            self.absent[one.name] = str(error).splitlines()[-1].removeprefix(f"{one.name} ")
             self.turns.pop(one.name, None)
             return None
 

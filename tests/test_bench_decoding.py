@@ -65,6 +65,9 @@ def test_systems_that_write_different_tokens_are_not_timed():
 def test_a_context_that_the_scenes_do_not_fit_into_is_refused():
     with pytest.raises(BadInput, match="the scenes need a context of 320 tokens, and this shape has 264"):
         list(bench_decode(TINY, weights=("float32",)))
+    if not torch.cuda.is_available():
+        with pytest.raises(BadInput, match="there is no CUDA device here"):
+            list(bench_decode(TINY, tokens=4, device="cuda"))
     with pytest.raises(BadInput, match="tokens is 1; it must be at least 2"):
         list(bench_decode(TINY, weights=("float32",), tokens=1))
     with pytest.raises(BadInput, match="weights cannot be in int3"):

@@ -124,7 +124,7 @@ def test_a_benchmark_in_processes(monkeypatch: pytest.MonkeyPatch) -> None:
     speed, memory = bench_train(SMALL, precision="float32", device="cpu", repeats=2, threads=1)
     assert speed.n == 2 and speed.ours > 0 and set(speed.peers) == {"plain", "absent", "a strange one"}
     assert speed.peers["plain"] and speed.peers["a strange one"] is None and speed.ratios["absent"] is None
-    assert "a strange one left out: a strange one failed" in speed.note and "no such kernel" in speed.note
+    assert "a strange one ValueError: " in speed.note and "no such kernel" in speed.note
     assert "losses after 5 steps: linnet 3." in speed.note and "matmul peaks" in speed.note
     assert memory.unit == "MB" and memory.ours > 10
 
@@ -147,7 +147,7 @@ def test_a_limit_of_time_is_kept(device: str) -> None:
     outcome = take_turns(makes, device, turns=10**6, warm_up=1, limit=Limit(limit))
     assert time.monotonic() - began < 2 * limit
     assert set(outcome.turns) == {"linnet", "peer"} and min(map(len, outcome.turns.values())) >= 1
-    assert "late did not answer within the" in outcome.absent["late"]
+    assert outcome.absent["late"].startswith("did not answer within the")
 
 
 def test_ours_must_be_ready_in_time() -> None:
