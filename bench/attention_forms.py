@@ -23,8 +23,8 @@ from linnet.model.masks import Mask
 FORMS: tuple[attention.Kernel, ...] = ("explicit", "blocked", "fused")
 
 
-def forms(asked: argparse.Namespace, share: float) -> dict[str, float]:
-    shape = (asked.rows, asked.heads, asked.tokens, asked.width)
+def forms(options: argparse.Namespace, share: float) -> dict[str, float]:
+    shape = (options.rows, options.heads, options.tokens, options.width)
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
 
     def learn(kernel: attention.Kernel) -> None:
@@ -34,11 +34,11 @@ def forms(asked: argparse.Namespace, share: float) -> dict[str, float]:
     return {name: median(functools.partial(learn, name)) for name in FORMS}
 
 
-def masks(asked: argparse.Namespace) -> dict[str, float]:
-    pattern = torch.rand(asked.rows, asked.heads, asked.tokens, asked.tokens)
+def masks(options: argparse.Namespace) -> dict[str, float]:
+    pattern = torch.rand(options.rows, options.heads, options.tokens, options.tokens)
     return {
-        "torch": median(lambda: F.dropout(pattern, asked.dropout)),
-        "linnet": median(lambda: dropout(pattern, asked.dropout, True)),
+        "torch": median(lambda: F.dropout(pattern, options.dropout)),
+        "linnet": median(lambda: dropout(pattern, options.dropout, True)),
     }
 
 
@@ -50,12 +50,12 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--dropout", type=float, default=0.2)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     print(one_line())
-    for share in (0.0, asked.dropout):
-        print(f"dropout {share:g}: " + words(forms(asked, share)))
-    print("masks alone: " + words(masks(asked)))
+    for share in (0.0, options.dropout):
+        print(f"dropout {share:g}: " + words(forms(options, share)))
+    print("masks alone: " + words(masks(options)))
 
 
 def words(found: dict[str, float]) -> str:

@@ -64,10 +64,10 @@ def soft_filter_loop(logits: Tensor, cell_logits: Tensor, cell_of_place: Tensor,
     """Add the log-probability of each place's cell, or of the best cell where it lies in none."""
     kept = torch.empty_like(logits)
     for row in range(len(logits)):
-        said = cell_logits[row].log_softmax(0)
+        shares = cell_logits[row].log_softmax(0)
         for place in range(logits.shape[1]):
             cell = int(cell_of_place[place].item())
-            kept[row, place] = logits[row, place] + alpha * (said[cell] if cell >= FIRST_CELL else said.max())
+            kept[row, place] = logits[row, place] + alpha * (shares[cell] if cell >= FIRST_CELL else shares.max())
     return kept
 
 

@@ -130,26 +130,26 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--compile", action="store_true", help="time compiled steps too, a minute each")
-    asked = parser.parse_args()
-    torch.set_num_threads(asked.threads)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
     base = random_model(Shape(context=CONTEXT))
     models = {"F.linear": base} | {name: packed(base, name) for name in FORMATS}
     print(one_line())
-    if asked.compile:
+    if options.compile:
         with evaluating(base):
             print("one row, products in a compiled graph: " + words(streamed(base)))
-            head = without_products(base, asked.steps)
+            head = without_products(base, options.steps)
             print(f"one row, a compiled step of which only the head multiplies: {head:.2f} ms")
-    for rows in asked.rows:
+    for rows in options.rows:
         with evaluating(base):
             print(f"{rows} rows")
             print("  products: " + words({name: products(model, rows) for name, model in models.items()}))
             print("  attention over 256 slots: " + words(attentions(rows, 256)))
             print("  attention over a shared 256 and 64: " + words(shared(rows)))
             for name in FORMATS[:3]:
-                took = {"eager": step(base, name, rows, asked.steps, compiled=False)}
-                if asked.compile:
-                    took["compiled"] = step(base, name, rows, asked.steps, compiled=True)
+                took = {"eager": step(base, name, rows, options.steps, compiled=False)}
+                if options.compile:
+                    took["compiled"] = step(base, name, rows, options.steps, compiled=True)
                 print(f"  step, {name}: " + words(took))
 
 

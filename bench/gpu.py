@@ -35,11 +35,11 @@ import numpy as np  # noqa: E402
 import torch  # noqa: E402
 
 from bench import decoding, decoding_systems, training_systems  # noqa: E402
-from bench.processes import Apart, OutOfTime, Working, installed, peak_megabytes, synchronize  # noqa: E402
+from bench.processes import Apart, OutOfTime, Working, installed, peak_megabytes  # noqa: E402
 from bench.training import Shape, random_batch  # noqa: E402
 from linnet import workbench  # noqa: E402
 from linnet.errors import RunFailed  # noqa: E402
-from linnet.machine import matmul_flops, one_line  # noqa: E402
+from linnet.machine import matmul_flops, one_line, synchronize  # noqa: E402
 from linnet.model.costs import costs  # noqa: E402
 
 if __name__ == "__mp_main__" and installed("transformers"):

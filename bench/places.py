@@ -1,8 +1,7 @@
 """`linnet bench places`: the copying network beside its loop and one-hot forms, and predictions per second.
 
 First the largest difference of each vectorised sum and filter from its loop form, in float64 on real rows; nothing
-is timed when one is above the tolerance. Then steps of the same network with each form, in turn, and what batches
-of 64 to 512 cost and reach.
+is timed when one is above the tolerance. Then steps of the same network with each form, in turn, and predictions.
 """
 
 from __future__ import annotations
@@ -10,9 +9,9 @@ from __future__ import annotations
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,9 +28,7 @@ from linnet.domains.places.features import VisitRows
 from linnet.domains.places.following import Follower
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.published import CopyModel
-from linnet.domains.places.ranking import ranks
 from linnet.domains.places.scorer import Scorer
-from linnet.domains.places.scores import measures
 from linnet.domains.places.settings import ScorerConfig
 from linnet.errors import RunFailed
 from linnet.machine import one_line
@@ -44,7 +41,6 @@ from linnet.training.settings import changed
 from linnet.workbench.train import made
 
 TOLERANCE = 1e-7
-BATCHES = (64, 128, 256, 512)
 DRAWN = Process(users=30, visits=100, venues=900)  # fits the published tables, and takes about two minutes
 
 
@@ -64,8 +60,8 @@ def prepared(
     data: Sequence[Path], settings: Sequence[tuple[str, object]], recipe: str = "places-gru"
 ) -> tuple[Run, Material]:
     """A resolved run of a copying network on these files, as large as they need it, and what it reads."""
-    asked = [("data.paths", [str(path.resolve()) for path in data]), *settings]
-    run = settle(changed(made(recipe), asked))
+    options = [("data.paths", [str(path.resolve()) for path in data]), *settings]
+    run = settle(changed(made(recipe), options))
     run = run.model_copy(update={"training": run.training.model_copy(update={"most_parameters": None})})
     torch.set_num_threads(run.threads)
     material = run.data.load(run.seed)
@@ -73,9 +69,9 @@ def prepared(
 
 
 def bench_places(
-    data: Sequence[Path], settings: Sequence[tuple[str, object]] = (), *, repeats: int = 5, epochs: int = 10
+    data: Sequence[Path], settings: Sequence[tuple[str, object]] = (), *, repeats: int = 5
 ) -> Iterator[BenchRecord]:
-    """Differences, speeds of the three forms, and the table of batch sizes."""
+    """Differences, speeds of the three forms, and predictions a second."""
     run, material = prepared(data, settings)
     rows, validation = visit_rows(material.train), visit_rows(material.validation)
     batch = VisitPlan(rows, 64, run.seed).batch(0)
@@ -87,8 +83,6 @@ def bench_places(
     known = replace(validation, past=True, suggestions=PlacesData().suggestions)
     yield predictions("places", fresh_scorer(), known, 256)
     yield latency(rows, validation)
-    for size in BATCHES:
-        yield one_size(run, rows, validation, size, epochs)
 
 
 def differences(batch: Batch, network: object, n: int) -> BenchRecord:
@@ -136,19 +130,19 @@ def differences(batch: Batch, network: object, n: int) -> BenchRecord:
 def forms(run: Run, rows: VisitRows, repeats: int) -> BenchRecord:
     """Seconds an epoch of training with scatter-add, one-hot tables and loops, from steps taken in turn."""
     plan = VisitPlan(rows, run.training.batch, run.seed)
-    steps: dict[str, Callable[[int], None]] = {}
+    learners: dict[str, Learner] = {}
     for name, sums in (("linnet", Sums()), ("one-hot", loops.ONE_HOT), ("loops", loops.LOOPS)):
         learner = Learner(run, rows.codec, torch.device("cpu"), Processes())
         assert isinstance(learner.network, CopyModel)
         learner.network.sums = sums
-        steps[name] = Stepper(learner, plan)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+        learners[name] = learner
+    seconds: dict[str, list[float]] = {name: [] for name in learners}
     for turn in range(repeats + 1):
-        for name, step in steps.items():
+        for name, learner in learners.items():
             count = 1 if name == "loops" else 6
             began = time.perf_counter()
-            for number in range(count):
-                step(turn * 6 + number)
+            for number in range(turn * 6, turn * 6 + count):
+                learner.step(plan.batch(number % plan.steps_per_epoch), number, 1000)
             if turn:
                 seconds[name].append((time.perf_counter() - began) / count)
     epoch = {name: statistics.median(taken) * plan.steps_per_epoch for name, taken in seconds.items()}
@@ -163,40 +157,6 @@ def forms(run: Run, rows: VisitRows, repeats: int) -> BenchRecord:
         name=f"{run.recipe}, training at batch {run.training.batch}", ours=ours, peers=dict(epoch),
         ratios={name: statistics.median(found) for name, found in ratios.items()}, unit="seconds an epoch",
         n=repeats, machine=one_line(), note=note,
-    )  # fmt: skip
-
-
-@dataclass
-class Stepper:
-    """One training step on the batch of a number."""
-
-    learner: Learner
-    plan: VisitPlan
-
-    def __call__(self, number: int) -> None:
-        self.learner.step(self.plan.batch(number % self.plan.steps_per_epoch), number, 1000)
-
-
-def one_size(run: Run, rows: VisitRows, validation: VisitRows, size: int, epochs: int) -> BenchRecord:
-    """Train from the start at this batch size; the best legacy acc@1 on the validation part."""
-    scale = (size / run.training.batch) ** 0.5
-    asked: list[tuple[str, object]] = [("training.batch", size), ("optim.lr", run.optim.lr * scale)]
-    learner = Learner(changed(run, asked), rows.codec, torch.device("cpu"), Processes())
-    assert isinstance(learner.network, CopyModel)
-    plan = VisitPlan(rows, size, run.seed)
-    steps, best, taken = epochs * plan.steps_per_epoch, 0.0, []
-    for epoch in range(epochs):
-        began = time.perf_counter()
-        for number in range(plan.steps_per_epoch):
-            step = epoch * plan.steps_per_epoch + number
-            learner.step(plan.batch(step), step, steps)
-        taken.append(time.perf_counter() - began)
-        found = ranks(learner.network, validation)["legacy"]
-        best = max(best, float(measures(found)["acc@1"].mean()))
-    return BenchRecord(
-        name=f"batch {size}", ours=statistics.median(taken), peers={}, ratios={}, unit="seconds an epoch",
-        n=epochs, machine=one_line(), note=f"best legacy acc@1 on validation {best:.4f}; {epochs} epochs, "
-        f"learning rate {run.optim.lr * scale:.2g} (scaled by the root of the batch)",
     )  # fmt: skip
 
 

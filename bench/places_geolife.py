@@ -2,7 +2,7 @@
 
     python -m bench.places_geolife --data visits.csv --runs DIR --seeds 5 [--ranker 3] [--split test] > table.md
 
-Runs are trained where DIR has none, as DIR/RECIPE-SEED, and found there again; the scorer is asked twice, with
+Runs are trained where DIR has none, as DIR/RECIPE-SEED, and found there again; the scorer answers twice, with
 the same information and with the full past. `--split validation` is what choices are made on; `--split test` is
 for the report at the end.
 """
@@ -58,13 +58,13 @@ def trained(arguments: argparse.Namespace, recipe: str, seed: int) -> Path:
     """The run of this seed, trained if it is not there."""
     path = arguments.runs / f"{recipe}-{seed}"
     if not (path / "record.json").is_file():
-        asked = [f"data.local='{arguments.local}'", f"threads={arguments.threads}"]
-        asked += arguments.set if recipe == "places" else []
+        options = [f"data.local='{arguments.local}'", f"threads={arguments.threads}"]
+        options += arguments.set if recipe == "places" else []
         began = time.perf_counter()
         if (path / "run.toml").is_file():
             workbench.resume(path)
         else:
-            workbench.train(recipe, out=path, data=[arguments.data], seed=seed, settings=asked)
+            workbench.train(recipe, out=path, data=[arguments.data], seed=seed, settings=options)
         print(f"{path.name}: {time.perf_counter() - began:.0f} s", file=sys.stderr, flush=True)
     return path
 
@@ -91,14 +91,14 @@ def networks(arguments: argparse.Namespace) -> list[System]:
             opened = workbench.load(trained(arguments, recipe, seed))
             domain = opened.run.data
             assert isinstance(domain, PlacesData)
-            asked = domain.model_copy(update={"information": information})
-            rows = visit_rows(asked.read(opened.codec, [arguments.data], arguments.split))
+            informed = domain.model_copy(update={"information": information})
+            rows = visit_rows(informed.read(opened.codec, [arguments.data], arguments.split))
             kinds = ("none", "hard", "soft") if recipe != "places" else (None,)
             for kind in kinds:
-                said = say(opened.network, rows, size=256, region=opened.region, chosen=kind)  # type: ignore[arg-type]
+                named = say(opened.network, rows, size=256, region=opened.region, chosen=kind)  # type: ignore[arg-type]
                 label = name if kind in (None, "none") else f"{name}, {kind} filter"
                 count = sum(parameter.numel() for parameter in opened.network.parameters())
-                found.append(System(label, seed, said.tables, count))
+                found.append(System(label, seed, named.tables, count))
             if isinstance(opened.network, Scorer):
                 answers.append(answer(opened.network, rows, region=opened.region))
         if len(answers) > 1:

@@ -53,8 +53,8 @@ def main() -> None:
         assert isinstance(opened.run.data, PlacesData)
         domain = opened.run.data
         rows = visit_rows(domain.read(opened.codec, [file], "test"))
-        said = say(opened.network, rows, size=256, region=opened.region)  # type: ignore[arg-type]
-        systems.setdefault("scorer", []).append(said.tables)
+        answers = say(opened.network, rows, size=256, region=opened.region)  # type: ignore[arg-type]
+        systems.setdefault("scorer", []).append(answers.tables)
     for name, tables in (rules(rows) | {"counter, full past": full_past_counter(rows)}).items():
         systems[name] = [tables]
     for seed in range(arguments.ranker):

@@ -129,7 +129,7 @@ class Limit:
 
 @dataclass
 class Outcome:
-    """Of every system: what it said before the turns, its turns, and its peak of memory in MB."""
+    """Of every system: its facts before the turns, its turns, and its peak of memory in MB."""
 
     facts: dict[str, Any] = field(default_factory=dict)
     turns: dict[str, list[Any]] = field(default_factory=dict)
@@ -205,12 +205,6 @@ def peak_megabytes(device: str = "cpu") -> float:
 
 def installed(library: str) -> bool:
     return importlib.util.find_spec(library) is not None
-
-
-def synchronize(device: str) -> None:
-    """Wait for what a GPU has been given to do."""
-    if device == "cuda":
-        torch.cuda.synchronize()
 
 
 def median(work: Callable[[], object], turns: int = 20) -> float:

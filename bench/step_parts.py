@@ -35,17 +35,17 @@ PARTS = {
 }
 
 
-def learner(asked: argparse.Namespace) -> Learner:
-    run = Shape(batch=asked.batch, context=asked.context).run(asked.precision, "on")
-    model = run.model.model_copy(update={"dropout": asked.dropout})
+def learner(options: argparse.Namespace) -> Learner:
+    run = Shape(batch=options.batch, context=options.context).run(options.precision, "on")
+    model = run.model.model_copy(update={"dropout": options.dropout})
     return Learner(
         run.model_copy(update={"model": model}), ArithmeticData().codec(), torch.device("cpu"), Processes()
     )
 
 
-def milliseconds(ours: Learner, asked: argparse.Namespace) -> dict[str, float]:
+def milliseconds(ours: Learner, options: argparse.Namespace) -> dict[str, float]:
     """Of a step, by the names of a profile."""
-    batch = random_batch(Shape(batch=asked.batch, context=asked.context))
+    batch = random_batch(Shape(batch=options.batch, context=options.context))
     for _ in range(3):
         ours.step(batch, 0, 1)
     with profile(activities=[ProfilerActivity.CPU]) as watched:
@@ -65,10 +65,10 @@ def main() -> None:
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--precision", default="auto")
     parser.add_argument("--top", type=int, default=8)
-    asked = parser.parse_args()
+    options = parser.parse_args()
     keep_freed_memory()
     inductor.cpp.enable_kernel_profile = True
-    found = milliseconds(learner(asked), asked)
+    found = milliseconds(learner(options), options)
     parts: defaultdict[str, float] = defaultdict(float)
     for name, took in found.items():
         fused = "fused by the compiler" if name.startswith(FUSED) else "the rest"
@@ -79,7 +79,7 @@ def main() -> None:
         print(f"{took:8.1f}     {part}")
     print("the longest kernels of the compiler, a step:")
     kernels = {name: took for name, took in found.items() if name.startswith(FUSED)}
-    for name, took in longest(kernels)[: asked.top]:
+    for name, took in longest(kernels)[: options.top]:
         print(f"{took:8.1f}     {name}")
 
 

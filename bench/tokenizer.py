@@ -86,51 +86,23 @@ def bench_tokenizer(
 def bare_training(texts: Sequence[str], wanted: Tokenizing) -> Any:
     """The shortest way to the same vocabulary, or for `unigram` to one of the same kind."""
     library = tokenizers_library()
+    level = library.pre_tokenizers.ByteLevel
+    options: dict[str, Any] = {"vocab_size": wanted.vocabulary, "special_tokens": [END], "show_progress": False}
     if wanted.kind == "words":
-        return bare_words(texts, wanted)
-    if wanted.kind == "unigram":
-        return bare_unigram(texts, wanted)
-    level = library.pre_tokenizers.ByteLevel
-    tokenizer = library.Tokenizer(library.models.BPE())
-    tokenizer.pre_tokenizer = level(add_prefix_space=False)
-    trainer = library.trainers.BpeTrainer(
-        vocab_size=wanted.vocabulary,
-        min_frequency=wanted.min_count,
-        special_tokens=[END],
-        initial_alphabet=sorted(level.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def bare_words(texts: Sequence[str], wanted: Tokenizing) -> Any:
-    library = tokenizers_library()
-    tokenizer = library.Tokenizer(library.models.WordLevel(unk_token=UNKNOWN))
-    words = library.Regex(r"\w+|[^\w\s]")
-    tokenizer.pre_tokenizer = library.pre_tokenizers.Split(words, "removed", invert=True)
-    trainer = library.trainers.WordLevelTrainer(
-        vocab_size=wanted.vocabulary,
-        min_frequency=wanted.min_count,
-        special_tokens=[END, UNKNOWN],
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    return tokenizer
-
-
-def bare_unigram(texts: Sequence[str], wanted: Tokenizing) -> Any:
-    library = tokenizers_library()
-    level = library.pre_tokenizers.ByteLevel
-    tokenizer = library.Tokenizer(library.models.Unigram())
-    tokenizer.pre_tokenizer = level(add_prefix_space=False)
-    trainer = library.trainers.UnigramTrainer(
-        vocab_size=wanted.vocabulary,
-        special_tokens=[END],
-        initial_alphabet=sorted(level.alphabet()),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(texts, trainer)
+        tokenizer = library.Tokenizer(library.models.WordLevel(unk_token=UNKNOWN))
+        pieces = library.Regex(r"\w+|[^\w\s]")
+        tokenizer.pre_tokenizer = library.pre_tokenizers.Split(pieces, "removed", invert=True)
+        options["special_tokens"] = [END, UNKNOWN]
+    else:
+        model = library.models.Unigram if wanted.kind == "unigram" else library.models.BPE
+        tokenizer = library.Tokenizer(model())
+        tokenizer.pre_tokenizer = level(add_prefix_space=False)
+        options["initial_alphabet"] = sorted(level.alphabet())
+    if wanted.kind != "unigram":
+        options["min_frequency"] = wanted.min_count
+    trainers = library.trainers
+    kinds = {"bpe": trainers.BpeTrainer, "words": trainers.WordLevelTrainer, "unigram": trainers.UnigramTrainer}
+    tokenizer.train_from_iterator(texts, kinds[wanted.kind](**options))
     return tokenizer
 
 

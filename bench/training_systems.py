@@ -17,13 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bench.plain_gpt import NanoGpt, plain_copy
-from bench.processes import Working, synchronize
+from bench.processes import Working
 from linnet.data import Batch
 from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.tokens import decoder
 from linnet.errors import RunFailed
 from linnet.exchange.families import LLAMA
 from linnet.exchange.layouts import written_tensors
+from linnet.machine import synchronize
 from linnet.model.attention import BLOCK
 from linnet.model.config import ModelConfig
 from linnet.model.model import Model

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from linnet import machine
-from linnet.machine import Peak, Speed, families, matmul_flops, peaks, product_remarks, read_cpuinfo
+from linnet.machine import Peak, Speed, families, matmul_flops, peaks, product_notes, read_cpuinfo
 
 SETS = ("avx2", "avx_vnni")
 
@@ -41,7 +41,7 @@ def test_instruction_sets_are_named_by_family() -> None:
 
 def test_what_is_slow_is_explained() -> None:
     found = {"float32": quiet(100), "bfloat16": quiet(2), "int8": quiet(150)}
-    assert product_remarks(SETS, found, found, load=0.1) == [
+    assert product_notes(SETS, found, found, load=0.1) == [
         "bfloat16 products on the processor are 50 times slower than float32: it has no instructions for them",
         "int8 products on the processor are 1.5 times as fast as float32",
     ]
@@ -57,7 +57,7 @@ def test_what_is_slow_is_explained() -> None:
 def test_nothing_is_concluded_under_load(disturbed: Peak) -> None:
     together = {"float32": disturbed, "bfloat16": quiet(436), "int8": quiet(400)}
     single = {"float32": quiet(134), "bfloat16": quiet(400), "int8": quiet(300)}
-    notes = product_remarks(SETS, together, single, load=2.3)
+    notes = product_notes(SETS, together, single, load=2.3)
     assert len(notes) == 1 and not any("times" in note for note in notes)
     assert f"the machine is busy (load 2.3 on {machine.cores()} cores" in notes[0] and "ask again" in notes[0]
 
@@ -65,7 +65,7 @@ def test_nothing_is_concluded_under_load(disturbed: Peak) -> None:
 def test_one_thread_that_is_faster_than_all_is_recommended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(machine, "automatic_precision", lambda device, width: "float32")
     together, single = {"float32": quiet(50)}, {"float32": quiet(90)}
-    assert "train with --set threads=1" in product_remarks(SETS, together, single, load=0.0)[0]
+    assert "train with --set threads=1" in product_notes(SETS, together, single, load=0.0)[0]
 
 
 def test_peaks_are_measured_in_several_rounds() -> None:

@@ -12,8 +12,7 @@ import shutil
 import statistics
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -175,17 +174,22 @@ def square_product(size: int, dtype: torch.dtype, device: str) -> Callable[[], T
         return multiply(left, right)
 
     product()
+    synchronize(device)
     return product
+
+
+def synchronize(device: str) -> None:
+    """Wait for what a GPU has been given to do."""
+    if device == "cuda":
+        torch.cuda.synchronize()
 
 
 def timed(product: Callable[[], Tensor], size: int, device: str, times: int) -> tuple[Speed, float]:
     """The speed of this product repeated so often, and the seconds that one takes."""
-    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    wait()
     began, worked = time.perf_counter(), time.process_time()
     for _ in range(times):
         product()
-    wait()
+    synchronize(device)
     seconds, work = max(time.perf_counter() - began, 1e-9), time.process_time() - worked
     share = 1.0 if device == "cuda" else min(1.0, work / seconds / torch.get_num_threads())
     return Speed(2.0 * size**3 * times / seconds, share), seconds / times
@@ -220,16 +224,6 @@ def peaks(device: str, seconds: float = 0.15) -> dict[str, Peak]:
     return {name: Peak.of(speeds) for name, speeds in rounds.items() if speeds}
 
 
-@contextmanager
-def using_threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
-
-
 # --- what follows from it --------------------------------------------------------------------------------
 
 
@@ -242,16 +236,19 @@ def doctor() -> DoctorRecord:
     shown = {f"cpu.{precision}": peak for precision, peak in found.items()}
     single = found
     if threads > 1:
-        with using_threads(1):
-            single = peaks("cpu")
+        torch.set_num_threads(1)
+        single = peaks("cpu")
+        torch.set_num_threads(threads)
         shown |= {f"cpu.{precision}, 1 thread": peak for precision, peak in single.items()}
     if device == "cuda":
         shown |= {f"cuda.{precision}": peak for precision, peak in peaks("cuda").items()}
     memory_gb = round(memory_bytes() / 2**30, 1)
-    notes = [_gpu_remark() if device == "cuda" else "there is no CUDA device: everything runs on the processor"]
-    notes.append(f"instruction sets: {families(sets)}; torch uses {torch.backends.cpu.get_cpu_capability()}")
-    notes += product_remarks(sets, found, single, load)
-    notes += [_precision_remark(device), *machine_remarks(memory_gb)]
+    notes = [
+        gpu_note() if device == "cuda" else "there is no CUDA device: everything runs on the processor",
+        f"instruction sets: {families(sets)}; torch uses {torch.backends.cpu.get_cpu_capability()}",
+        *product_notes(sets, found, single, load),
+        *machine_notes(device, memory_gb),
+    ]
     return DoctorRecord(
         python=platform.python_version(),
         torch=torch.__version__,
@@ -265,7 +262,7 @@ def doctor() -> DoctorRecord:
     )
 
 
-def product_remarks(
+def product_notes(
     sets: Sequence[str], together: Mapping[str, Peak], single: Mapping[str, Peak], load: float
 ) -> list[str]:
     """Which precision is fast here. On a busy machine pauses decide what is measured, so nothing is concluded."""
@@ -285,34 +282,26 @@ def product_remarks(
     for name, instructions in FAST_PRODUCTS.items():
         if name in together:
             ratio = together[name].flops / together["float32"].flops
-            notes.append(_ratio_remark(name, ratio, bool(instructions & set(sets))))
+            has = "has instructions for them that torch does not use"
+            if not instructions & set(sets):
+                has = "has no instructions for them"
+            slower = f"{1 / ratio:.0f} times slower than float32: it {has}"
+            found = f"{ratio:.1f} times as fast as float32" if ratio >= 1 else slower
+            notes.append(f"{name} products on the processor are {found}")
     return notes
 
 
-def _ratio_remark(name: str, ratio: float, has_instructions: bool) -> str:
-    if ratio >= 1:
-        return f"{name} products on the processor are {ratio:.1f} times as fast as float32"
-    has = (
-        "has instructions for them that torch does not use" if has_instructions else "has no instructions for them"
-    )
-    return f"{name} products on the processor are {1 / ratio:.0f} times slower than float32: it {has}"
-
-
-def _precision_remark(device: str) -> str:
-    chosen = automatic_precision(device, NARROWEST_BFLOAT16)
-    wide = f" from a width of {NARROWEST_BFLOAT16} on" if (device, chosen) == ("cpu", "bfloat16") else ""
-    return f"precision auto trains in {chosen} here{wide}"
-
-
-def _gpu_remark() -> str:
+def gpu_note() -> str:
     facts = torch.cuda.get_device_properties(0)
     count = torch.cuda.device_count()
     return f"the first of {count} CUDA devices is {facts.name} with {facts.total_memory / 2**30:.0f} GB"
 
 
-def machine_remarks(memory_gb: float) -> list[str]:
-    """What is missing or little."""
-    notes = []
+def machine_notes(device: str, memory_gb: float) -> list[str]:
+    """What training chooses here, and what is missing or little."""
+    chosen = automatic_precision(device, NARROWEST_BFLOAT16)
+    wide = f" from a width of {NARROWEST_BFLOAT16} on" if (device, chosen) == ("cpu", "bfloat16") else ""
+    notes = [f"precision auto trains in {chosen} here{wide}"]
     if torch.get_num_threads() < cores():
         notes.append(
             f"torch uses {torch.get_num_threads()} of {cores()} cores: OMP_NUM_THREADS or a limit says so"

@@ -141,14 +141,14 @@ def bench_places(
 ) -> None:
     """Run copying networks beside their loop and one-hot forms.
 
-    First the largest difference from the loops, then speeds, then batches of 64 to 512; without --data on drawn
-    check-ins. --set takes repeats, epochs and threads.
+    First the largest difference from the loops, then speeds; without --data on drawn check-ins. --set takes
+    repeats and threads.
     """
     with speaking(json=json, debug=debug) as face:
         places = benchmark("places")
         from linnet.workbench.open import located, options_of
 
-        chosen = options_of(settings or [], repeats=5, epochs=10, threads=0)
+        chosen = options_of(settings or [], repeats=5, threads=0)
         threads = chosen.pop("threads")
         with places.drawn(located(data or [])) as files:
             for record in places.bench_places(files, [("threads", threads)] if threads else [], **chosen):
