@@ -189,8 +189,8 @@ def test_the_time_of_compiling_is_told() -> None:
 
 def test_options_about_rare_places_need_places(adder: Path, tmp_path: Path) -> None:
     for options, reason in (
-        (["--to", "run", "--rare", "drop", "--fewer-than", 9], "this run has no places"),
-        (["--rare", "coarsen"], "a copy in the form hf tells of none"),
+        (["--to", "run", "--set", "rare=drop"], 'unknown key "rare"'),
+        (["--set", "rare=coarsen"], "--set rare=coarsen: only a copy of a run (--to run) has settings"),
     ):
         result = linnet("export", adder, tmp_path / "out", *options)
         assert result.exit_code == 2 and reason in result.stderr and not (tmp_path / "out").exists()

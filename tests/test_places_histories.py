@@ -86,7 +86,7 @@ def test_forgetting_one_user_leaves_the_predictions_of_others(
 @pytest.mark.parametrize("recipe", ["alone", "gru"])
 def test_exports_without_rare_places_predict(runs: dict[str, Path], tmp_path: Path, recipe: str) -> None:
     """Every place here is known to one user alone, so all of them lose their names."""
-    workbench.export_run(runs[recipe], tmp_path / "less", to="run", rare="drop")
+    workbench.export_run(runs[recipe], tmp_path / "less", to="run", settings=["rare=drop"])
     file = write(tmp_path / "h.jsonl", {"id": 1, "visits": [visit("a0", 0), visit("gym", 7200)]})
     said = linnet("predict", tmp_path / "less", "--file", file)
     assert said.exit_code == 0, said.stderr

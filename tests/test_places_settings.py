@@ -87,7 +87,7 @@ def test_full_information_is_not_read_by_copying_networks(runs: dict[str, Path],
 def test_a_copy_without_names_says_that_its_scores_differ(
     runs: dict[str, Path], check_ins: Path, tmp_path: Path
 ) -> None:
-    copied = workbench.export_run(runs["tiny-places"], tmp_path / "copy", to="run", rare="coarsen")
+    copied = workbench.export_run(runs["tiny-places"], tmp_path / "copy", to="run", settings=["rare=coarsen"])
     assert "scores of the people it was trained on change" in copied.notes[-1]
     before = workbench.evaluate(runs["tiny-places"], data=[check_ins], split="test").notes
     *read, note = workbench.evaluate(tmp_path / "copy", data=[check_ins], split="test").notes

@@ -182,11 +182,11 @@ def test_copies_tell_less(runs: dict[str, Path], tmp_path: Path) -> None:
     _, codec = places_run(runs["places-gru"])
     few = int((users_of_places(codec) < 4).sum())
     assert any(f"{few} by fewer than 4" in line for line in disclosure(codec, 4))
-    kept = workbench.export_run(runs["places-gru"], tmp_path / "kept", to="run", fewer_than=4)
+    kept = workbench.export_run(runs["places-gru"], tmp_path / "kept", to="run", settings=["fewer_than=4"])
     assert "5 users by name" in kept.notes[1]
     for rare in ("drop", "coarsen"):
         out = tmp_path / rare
-        record = workbench.export_run(runs["places-gru"], out, to="run", rare=rare, fewer_than=4)  # type: ignore[arg-type]
+        record = workbench.export_run(runs["places-gru"], out, to="run", settings=[f"rare={rare}", "fewer_than=4"])
         assert "0 users by name" in record.notes[1] and f"{few} places visited by fewer than 4" in record.notes[2]
         _, less = places_run(out)
         assert set(less.users) == {None}

@@ -10,19 +10,13 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.groups import Groups
-from linnet.cli.options import DebugOption, ForceOption, JsonOption, OutOption, RunArgument
+from linnet.cli.options import DebugOption, ForceOption, JsonOption, OutOption, RunArgument, SettingsOption
 
 
 class Form(StrEnum):
     hf = "hf"
     gguf = "gguf"
     run = "run"
-
-
-class Rare(StrEnum):
-    keep = "keep"
-    drop = "drop"
-    coarsen = "coarsen"
 
 
 class Type(StrEnum):
@@ -56,10 +50,7 @@ def export_model(
     checkpoint: Annotated[
         int | None, typer.Option("--checkpoint", help="The step of the checkpoint to write.", show_default=False)
     ] = None,
-    rare: Annotated[
-        Rare, typer.Option("--rare", help="What a copy of a run on places tells of places that few people visit.")
-    ] = Rare.keep,
-    fewer_than: Annotated[int, typer.Option("--fewer-than", min=1, help="How many people are few.")] = 3,
+    settings: SettingsOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -69,7 +60,8 @@ def export_model(
     For instance: linnet export RUN DIR --to gguf --type f16 --type q8_0
 
     hf is a Llama (or Qwen2, Qwen3, Gemma), which transformers loads without further code. gguf is for llama.cpp.
-    run is a copy to give away: the best weights, no optimiser state, no paths of this machine.
+    run is a copy to give away: the best weights, no optimiser state, no paths of this machine. A copy of a run on
+    places can leave out places that few people visited: --set rare=drop (or coarsen), --set fewer_than=3.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet import workbench
@@ -81,8 +73,7 @@ def export_model(
                 to=to.value if to else None,
                 types=[kind.value for kind in types or []],
                 checkpoint=checkpoint,
-                rare=rare.value,
-                fewer_than=fewer_than,
+                settings=settings or [],
                 force=force,
             )
         )

@@ -38,6 +38,8 @@ def write_copy(
     loop, _ = folder.loop(step)
     kept = LoopState(step=step, tokens=loop.tokens, seconds=loop.seconds, best_loss=loop.best_loss, best_step=step)
     copy.save(Checkpoint(weights, None, {}, kept))
+    if folder.generation.is_file():
+        write_atomically(copy.generation, folder.generation.read_bytes())
     if folder.metrics.is_file():
         write_atomically(copy.metrics, _without_notes(folder.metrics).encode())
     if folder.report.is_file():

@@ -30,6 +30,11 @@ class NetworkConfig(Part):
     def eager_reason(self) -> str:
         """Why the network is not compiled; empty where it may be."""
 
+    @property
+    @abstractmethod
+    def only_here(self) -> str:
+        """Why no other program has networks of this kind; empty where one may."""
+
     @abstractmethod
     def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
         """What it costs when `rows` rows are computed at once; None while sizes are open."""
@@ -216,6 +221,10 @@ class ModelConfig(NetworkConfig):
     @property
     def eager_reason(self) -> str:
         return "recurrent layers gain nothing from it" if "gru" in self.mixers else ""
+
+    @property
+    def only_here(self) -> str:
+        return ""  # the family that is written says what it has no setting for
 
     def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
         if not self.context or not (self.vocabulary or self.columns):

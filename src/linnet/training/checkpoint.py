@@ -107,6 +107,11 @@ class RunFolder:
         return self.path / "report.md"
 
     @property
+    def generation(self) -> Path:
+        """What generating knows of a model from elsewhere; of our own there is no such file."""
+        return self.path / "generation.json"
+
+    @property
     def record(self) -> Path:
         """The final run record; there only when the run is finished."""
         return self.path / "record.json"

@@ -1,7 +1,7 @@
 """What one does with linnet, as functions: every verb of the command line is one of these."""
 
 from linnet.workbench.evaluate import evaluate
-from linnet.workbench.exchanging import export_run, import_run
+from linnet.workbench.export import export_run, import_run
 from linnet.workbench.generate import Pace, Session, generate, stream
 from linnet.workbench.inspect import attention
 from linnet.workbench.open import Opened, load

@@ -20,8 +20,7 @@ from linnet.decoding.runner import Runner
 from linnet.decoding.streaming import Streaming
 from linnet.errors import BadInput, counted
 from linnet.records import ChoiceRecord, GenerationRecord, PieceRecord
-from linnet.workbench.ends import further_ends
-from linnet.workbench.open import Opened, load, options_of, weights_in
+from linnet.workbench.open import Opened, further_ends, load, options_of, weights_in
 from linnet.workbench.options import Options, check_options
 from linnet.workbench.prompts import Prompt, choice_after, no_prompt, read_prompt
 

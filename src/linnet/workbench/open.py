@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from linnet.codecs import Codec
 from linnet.decoding.products import Weights, named, packed
 from linnet.domains.tokens import decoder
 from linnet.errors import BadInput, nearest
+from linnet.files import write_atomically
 from linnet.machine import automatic_precision
 from linnet.model.contract import Network
 from linnet.model.model import Model
@@ -23,7 +25,9 @@ from linnet.training.checkpoint import Damaged, RunFolder, load_weights
 from linnet.training.learner import autocast
 from linnet.training.run import Run
 from linnet.training.settings import parse, parse_setting
-from linnet.untrusted import read_object, read_toml
+from linnet.untrusted import read_object, read_toml, shown
+
+ENDS = "further_ends"
 
 
 @dataclass(frozen=True)
@@ -96,6 +100,24 @@ def read_codec(folder: RunFolder, run: Run) -> Codec:
         raise BadInput(f"{folder.codec}: {error}") from None
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise BadInput(f"{folder.codec} is broken ({type(error).__name__}: {error})") from None
+
+
+def keep_ends(folder: RunFolder, ends: tuple[int, ...]) -> None:
+    """Ids that end a text beside the end token of the codec, which models of other people may have."""
+    if ends:
+        write_atomically(folder.generation, json.dumps({ENDS: ends}).encode())
+
+
+def further_ends(folder: RunFolder, vocabulary: int) -> tuple[int, ...]:
+    """The ids that an imported run keeps; refuses what is no id of its model."""
+    if not folder.generation.is_file():
+        return ()
+    stored = read_object(folder.generation).get(ENDS)
+    right = isinstance(stored, list) and all(type(i) is int and 0 <= i < vocabulary for i in stored)
+    if not isinstance(stored, list) or not right:
+        ids = f"a list of ids of this model (0..{vocabulary - 1})"
+        raise BadInput(f"{folder.generation}: {ENDS} is {shown(stored)}, not {ids}")
+    return tuple(stored)
 
 
 def load(

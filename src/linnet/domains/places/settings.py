@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 EAGER = "networks of places read rows of many lengths, which a compiler would compile one by one"
+ONLY_HERE = "its network points at past visits, and other programs draw ids from one vocabulary"
 LEVELS = 3  # cell levels, coarse to fine
 FULL_IS_NOT_READ = (
     "data.information=full changes the rules that count, and them alone: this network reads the history of a "
@@ -69,6 +70,10 @@ class CopyConfig(NetworkConfig):
     def eager_reason(self) -> str:
         return EAGER
 
+    @property
+    def only_here(self) -> str:
+        return ONLY_HERE
+
     def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
         if not (self.places and all(self.cells) and self.users):
             return None
@@ -101,6 +106,10 @@ class ScorerConfig(NetworkConfig):
     @property
     def eager_reason(self) -> str:
         return EAGER
+
+    @property
+    def only_here(self) -> str:
+        return ONLY_HERE
 
     def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
         from linnet.domains.places.scorer import Scorer

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
-from linnet.domains.text.data import TextData
+from linnet.domains.registry import registry
 from linnet.errors import BadInput
 from linnet.exchange.copies import write_copy
 from linnet.exchange.families import Imported, Portable, family_for
@@ -15,20 +15,16 @@ from linnet.exchange.gguf_model import Kind, gguf_family, read_gguf, write_gguf
 from linnet.exchange.hf import DTYPES, EXPORTED, Dtype, read_folder, write_folder
 from linnet.exchange.settings import refuse
 from linnet.files import new_files, new_folder, refuse_existing, write_atomically
-from linnet.model.costs import costs
-from linnet.model.model import Model
 from linnet.records import ExportRecord, ImportRecord
 from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder, weights_of
 from linnet.training.run import Run
 from linnet.training.settings import to_toml
-from linnet.workbench.ends import further_ends, keep_ends
-from linnet.workbench.open import Opened, load, read_record
+from linnet.workbench.open import Opened, further_ends, keep_ends, load, options_of, read_record
 from linnet.workbench.report import write_report
 from linnet.workbench.train import unscored
 
 Format = Literal["hf", "gguf", "run"]
 RECIPE = "imported"
-FEW = 3  # people
 
 
 def export_run(
@@ -38,51 +34,40 @@ def export_run(
     to: Format | None = None,
     types: Sequence[Kind] = (),
     checkpoint: int | None = None,
-    rare: str = "keep",
-    fewer_than: int = FEW,
+    settings: Sequence[str] = (),
     force: bool = False,
 ) -> ExportRecord:
     """Write the model of a run, at its best checkpoint unless another is named, in one of three forms.
 
-    Unless `to` names one, that is hf, or gguf where `out` is one .gguf file.
-    `types` are numbers of the weights: f32 (unless others are named), f16, bf16, and q8_0 for GGUF. A copy of a
-    run on places says what it tells about people; `rare` drops or coarsens places that few users visited.
+    Unless `to` names one, that is hf, or gguf where `out` is one .gguf file. `types` are numbers of the weights:
+    f32 (unless others are named), f16, bf16, and q8_0 for GGUF. A copy of a run on places says what it tells about
+    people; its `settings` drop or coarsen places that few users visited (`rare=drop`, `fewer_than=3`).
     """
-    to = to or ("gguf" if _is_gguf(Path(out)) else "hf")
+    path, out = Path(path), Path(out)
+    to = to or ("gguf" if _is_gguf(out) else "hf")
     if to not in get_args(Format):
         raise BadInput(f'there is no form "{to}"; there is {", ".join(get_args(Format))}')
     if strange := [kind for kind in types if kind not in get_args(Kind)]:
         raise BadInput(f'there is no type "{strange[0]}"; there is {", ".join(get_args(Kind))}')
+    if settings and to != "run":
+        raise BadInput(f"--set {settings[0]}: only a copy of a run (--to run) has settings")
     opened = load(path, checkpoint=checkpoint, device="cpu")
-    _refuse_privacy(opened, to, rare, fewer_than)
     if to == "run":
-        return _to_run(opened, Path(path), Path(out), tuple(types), force, (rare, fewer_than))
+        return _to_run(opened, path, out, types, settings, force)
     write = _to_hf if to == "hf" else _to_gguf
-    return write(opened, Path(path), Path(out), tuple(types), force)
-
-
-def _refuse_privacy(opened: Opened, to: Format, rare: str, fewer_than: int) -> None:
-    """What is asked about rare places has to have some."""
-    named = {f"rare={rare}": rare != "keep", f"fewer_than={fewer_than}": fewer_than != FEW}
-    asked = " and ".join(name for name, here in named.items() if here)
-    if asked and (to != "run" or not opened.run.data.copy_options):
-        what = "this run has no places" if to == "run" else f"a copy in the form {to} tells of none"
-        raise BadInput(f"{asked} is about rare places in a copy of a run (to run), and {what}")
+    return write(opened, path, out, types, force)
 
 
 def _portable(opened: Opened, what: str) -> Portable:
-    """The model as other formats see it; networks of places have no form there."""
-    if not isinstance(opened.network, Model):
-        kind = type(opened.network).__name__
-        refuse(
-            [f"its network ({kind}) points at past visits, and every Llama gives ids from one vocabulary"], what
-        )
+    """The model as other formats see it, if they know networks of this kind."""
+    if reason := opened.run.model.only_here:
+        refuse([reason], what)
     config = opened.model.config
     ends = further_ends(opened.folder, config.vocabulary)
     return Portable(config, weights_of(opened.model), opened.codec, ends)
 
 
-def _to_hf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force: bool) -> ExportRecord:
+def _to_hf(opened: Opened, path: Path, out: Path, types: Sequence[Kind], force: bool) -> ExportRecord:
     if len(types) > 1 or "q8_0" in types:
         raise BadInput(f"a Hugging Face folder has weights of one type: {', '.join(DTYPES)}")
     model = _portable(opened, "a Hugging Face folder")
@@ -93,8 +78,8 @@ def _to_hf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force
     return _record(path, out, "hf", family, opened, sorted(out.iterdir()), notes)
 
 
-def _to_gguf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], force: bool) -> ExportRecord:
-    kinds: tuple[Kind, ...] = types or ("f32",)
+def _to_gguf(opened: Opened, path: Path, out: Path, types: Sequence[Kind], force: bool) -> ExportRecord:
+    kinds: list[Kind] = list(dict.fromkeys(types)) or ["f32"]
     single = _is_gguf(out)
     if single and len(kinds) > 1:
         raise BadInput(f"{out} is one file, and {len(kinds)} types were asked for; name a folder")
@@ -102,38 +87,28 @@ def _to_gguf(opened: Opened, path: Path, out: Path, types: tuple[Kind, ...], for
     family, name = gguf_family(model.config), path.resolve().name
     if not single and out.exists() and not out.is_dir():
         raise BadInput(f"{out} is not a folder, and its name does not end with .gguf")
-    distinct = list(dict.fromkeys(kinds))
-    files = [out if single else out / f"{name}-{kind.upper()}.gguf" for kind in distinct]
+    files = [out if single else out / f"{name}-{kind.upper()}.gguf" for kind in kinds]
     notes: dict[str, None] = {}
     with new_files(files, force=force) as hidden:
-        for file, kind in zip(hidden, distinct, strict=True):
+        for file, kind in zip(hidden, kinds, strict=True):
             notes |= dict.fromkeys(write_gguf(file, model, kind, name).notes)
     return _record(path, out, "gguf", family.name, opened, files, tuple(notes))
 
 
 def _to_run(
-    opened: Opened,
-    path: Path,
-    out: Path,
-    types: tuple[Kind, ...],
-    force: bool,
-    privacy: tuple[str, int] = ("keep", FEW),
+    opened: Opened, path: Path, out: Path, types: Sequence[Kind], settings: Sequence[str], force: bool
 ) -> ExportRecord:
     if types:
         raise BadInput("a copy of a run keeps its weights as they are; --type is for hf and gguf")
     if out.exists() and out.resolve() == path.resolve():
         raise BadInput(f"{out} is the run itself; name another folder")
-    folder, step = opened.folder, opened.step
+    folder, step, data = opened.folder, opened.step, opened.run.data
+    options = options_of(settings, **data.copy_options)
     record = read_record(folder) or unscored(folder, opened.run, folder.loop(step)[0])
     record = record.model_copy(update={"path": out.name})
-    notes: tuple[str, ...] = ()
     with new_folder(out, RUN, force=force) as new:
         write_copy(new.path, folder, opened.run, weights_of(opened.network), step, record)
-        if isinstance(opened.network, Model):
-            keep_ends(RunFolder(new.path), further_ends(folder, opened.network.config.vocabulary))
-        data = opened.run.data
-        chosen = dict(zip(("rare", "fewer_than"), privacy, strict=True)) if data.copy_options else {}
-        notes = data.finish_copy(RunFolder(new.path), step, opened.codec, **chosen)
+        notes = data.finish_copy(RunFolder(new.path), step, opened.codec, **options)
     written = sorted(file for file in out.rglob("*") if file.is_file())
     return _record(path, out, "run", opened.run.recipe, opened, written, notes)
 
@@ -158,28 +133,27 @@ def import_run(source: Path | str, out: Path | str | None = None, *, force: bool
     source = Path(source)
     out = Path("runs") / source.resolve().stem if out is None else Path(out)
     refuse_existing(out, force=force, layout=RUN)
-    if (
-        source.is_dir()
-        and not (source / "config.json").exists()
-        and (files := sorted(filter(_is_gguf, source.iterdir())))
-    ):
+    files = sorted(filter(_is_gguf, source.iterdir())) if source.is_dir() else []
+    if files and not (source / "config.json").exists():
         raise BadInput(f"{source} has no config.json but GGUF files; import one of them, such as {files[0]}")
-    brought = read_gguf(source) if _is_gguf(source) else read_folder(source)
-    model, name = brought.model, source.resolve().name
-    run = Run(recipe=RECIPE, precision="float32", data=TextData(), model=model.config)
+    imported = read_gguf(source) if _is_gguf(source) else read_folder(source)
+    model, codec = imported.model, imported.model.codec
+    run = Run(
+        recipe=RECIPE, precision="float32", data=registry().settings("text")(domain="text"), model=model.config
+    )
     with new_folder(out, RUN, force=force) as new:
-        _write_run(RunFolder(new.path), run, brought, name, out)
+        _write_run(RunFolder(new.path), run, imported, source.resolve().name, out)
     return ImportRecord(
         path=str(out),
         source=str(source),
-        family=brought.family,
-        parameters=costs(model.config).parameters,
+        family=imported.family,
+        parameters=sum(weight.numel() for weight in model.weights.values()),
         vocabulary=model.config.vocabulary,
         context=model.config.context,
-        begin=None if model.codec.begin is None else model.codec.tokens[model.codec.begin],
-        end=None if model.codec.end is None else model.codec.tokens[model.codec.end],
+        begin=None if codec.begin is None else codec.tokens[codec.begin],
+        end=None if codec.end is None else codec.tokens[codec.end],
         further_ends=model.further_ends,
-        notes=brought.notes,
+        notes=imported.notes,
     )
 
 
@@ -188,16 +162,15 @@ def _is_gguf(path: Path) -> bool:
     return path.suffix.lower() == ".gguf"
 
 
-def _write_run(folder: RunFolder, run: Run, brought: Imported, name: str, out: Path) -> None:
+def _write_run(folder: RunFolder, run: Run, imported: Imported, name: str, out: Path) -> None:
     """The files of a finished run without training: one checkpoint, of step 0."""
-    model = brought.model
+    model = imported.model
     write_atomically(folder.settings, to_toml(run).encode())
     write_atomically(folder.codec, json.dumps(model.codec.to_json(), ensure_ascii=False).encode())
     loop = LoopState(step=0, best_step=0)
     keep_ends(folder, model.further_ends)
     folder.save(Checkpoint(model.weights, None, {}, loop))
     record = unscored(folder, run, loop).model_copy(update={"path": str(out)})
-    write_report(
-        folder, run, record, (f"imported from {name}, a model of the family {brought.family}", *brought.notes)
-    )
+    source = f"imported from {name}, a model of the family {imported.family}"
+    write_report(folder, run, record, (source, *imported.notes))
     write_atomically(folder.record, record.model_dump_json(indent=1).encode())
