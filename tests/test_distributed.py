@@ -62,7 +62,7 @@ def gradients(processes: Processes) -> dict[str, torch.Tensor]:
     found = {}
     for name, batch in batches.items():
         learner = Learner(run, run.data.codec(), torch.device("cpu"), processes)
-        loss = learner._gradients(batch, 0)
+        loss = learner.gradients(batch, 0)
         grads = [p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]
         found[name] = torch.cat([loss.reshape(1), *grads])
     return found

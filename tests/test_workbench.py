@@ -195,7 +195,7 @@ def test_rows_longer_than_the_context_are_counted_and_read_in_pieces(tmp_path: P
     assert max(batch["ids"].shape[1] for batch in batches) <= 8
 
     plan = run.data.plan(rows, run)
-    asked = sum(float(plan.batch(step).weights.sum()) for step in range(plan.steps_per_epoch))
+    asked = sum(float(plan.batch(step)["weights"].sum()) for step in range(plan.steps_per_epoch))
     assert asked == rows.targets
 
 
@@ -473,6 +473,7 @@ def test_broken_folders_are_named(tmp_path: Path, averaged: Path) -> None:
     (out / "codec.json").unlink()
     with pytest.raises(BadInput, match="has no codec.json"):
         workbench.load(out)
+    shutil.copy(averaged / "codec.json", out)
     best = workbench.show(averaged).best
     (RunFolder(out).at(best) / "ema.safetensors").write_bytes(b"")
     with pytest.raises(
