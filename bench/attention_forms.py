@@ -3,7 +3,7 @@
     python -m bench.attention_forms [--rows 16] [--heads 8] [--tokens 128] [--width 64] [--dropout 0.2]
 
 Medians in milliseconds. `fused` is torch's own form, which has no kernel for dropout on processors; the last line
-is what masks of that size cost when torch draws them, and when `linnet.model.dropout` does. Stop other work first.
+is what masks of that size cost when torch draws them, and when `linnet.model.kernels` does. Stop other work first.
 """
 
 from __future__ import annotations
@@ -16,29 +16,27 @@ import torch.nn.functional as F
 
 from bench.processes import median
 from linnet.machine import one_line
-from linnet.model import attention
-from linnet.model.dropout import dropout
-from linnet.model.masks import Mask
+from linnet.model.kernels import FORMS, Form, Mask, drop
 
-FORMS: tuple[attention.Kernel, ...] = ("explicit", "blocked", "fused")
+TRAINING: tuple[Form, ...] = ("explicit", "blocked", "fused")
 
 
 def forms(options: argparse.Namespace, share: float) -> dict[str, float]:
     shape = (options.rows, options.heads, options.tokens, options.width)
     q, k, v = (torch.randn(shape, requires_grad=True) for _ in range(3))
 
-    def learn(kernel: attention.Kernel) -> None:
-        mixed = attention.attend(kernel, q, k, v, Mask(None, True), share)
+    def learn(form: Form) -> None:
+        mixed = FORMS[form](q, k, v, Mask(None, True), share)
         torch.autograd.grad(mixed.sum(), (q, k, v))
 
-    return {name: median(functools.partial(learn, name)) for name in FORMS}
+    return {name: median(functools.partial(learn, name)) for name in TRAINING}
 
 
 def masks(options: argparse.Namespace) -> dict[str, float]:
     pattern = torch.rand(options.rows, options.heads, options.tokens, options.tokens)
     return {
         "torch": median(lambda: F.dropout(pattern, options.dropout)),
-        "linnet": median(lambda: dropout(pattern, options.dropout, True)),
+        "linnet": median(lambda: drop(pattern, options.dropout)),
     }
 
 

@@ -21,9 +21,9 @@ from linnet.decoding.compiling import Compiling
 from linnet.decoding.products import PackedLinear, Streamed, Weights, packed
 from linnet.decoding.runner import Runner
 from linnet.machine import one_line
-from linnet.model import attention
+from linnet.model import kernels
 from linnet.model.contract import evaluating
-from linnet.model.masks import Mask
+from linnet.model.kernels import Mask
 from linnet.model.model import Model
 
 FORMATS: tuple[Weights, ...] = ("float32", "float16", "int8", "int4")
@@ -51,8 +51,8 @@ def attentions(rows: int, keys: int) -> dict[str, float]:
     arena = torch.randn(2, rows, 8, keys + 64, 64)
     k, v = arena[0, :, :, :keys], arena[1, :, :, :keys]
     q, mask = torch.randn(rows, 8, 1, 64), Mask(torch.ones(rows, 1, 1, keys, dtype=torch.bool), False)
-    kernels: tuple[attention.Kernel, ...] = ("explicit", "fused", "multiply_sum")
-    return {name: median(functools.partial(attention.attend, name, q, k, v, mask, 0.0)) for name in kernels}
+    forms: tuple[kernels.Form, ...] = ("explicit", "fused", "multiply_sum")
+    return {name: median(functools.partial(kernels.FORMS[name], q, k, v, mask, 0.0)) for name in forms}
 
 
 def shared(rows: int, prompt: int = 256, own: int = 64) -> dict[str, float]:
@@ -60,11 +60,11 @@ def shared(rows: int, prompt: int = 256, own: int = 64) -> dict[str, float]:
     kept = (torch.randn(8, prompt, 64), torch.randn(8, prompt, 64))
     k, v, q = torch.randn(rows, 8, own, 64), torch.randn(rows, 8, own, 64), torch.randn(rows, 8, 1, 64)
     mask = Mask(torch.ones(rows, 1, 1, own, dtype=torch.bool), False)
-    whole = attention.unshared(k, v, kept, mask)
+    whole = kernels.unshared(k, v, kept, mask)
     return {
-        "shared": median(lambda: attention.with_shared(q, k, v, kept, mask)),
-        "explicit": median(lambda: attention.explicit(q, *whole, 0.0)),
-        "fused": median(lambda: attention.fused(q, *whole, 0.0)),
+        "shared": median(lambda: kernels.with_shared(q, k, v, kept, mask)),
+        "explicit": median(lambda: kernels.explicit(q, *whole, 0.0)),
+        "fused": median(lambda: kernels.fused(q, *whole, 0.0)),
     }
 
 

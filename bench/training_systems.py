@@ -25,8 +25,8 @@ from linnet.errors import RunFailed
 from linnet.exchange.families import LLAMA
 from linnet.exchange.layouts import written_tensors
 from linnet.machine import synchronize
-from linnet.model.attention import BLOCK
 from linnet.model.config import ModelConfig
+from linnet.model.kernels import BLOCK
 from linnet.model.model import Model
 from linnet.training.allocator import keep_freed_memory
 from linnet.training.distributed import Processes

@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
+from linnet.machine import graph_cache
 from tiny_runs import train_tiny
 
 settings.register_profile("explore", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.register_profile("linnet", settings.get_profile("explore"), derandomize=True)
+graph_cache()  # what was compiled on another kind of machine is not used here
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "linnet"))
 
 

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from linnet.model import attention
+from linnet.model import kernels
 from linnet.model.config import AttentionConfig
-from linnet.model.masks import Mask
+from linnet.model.kernels import Mask
 from small_models import random_ids, random_model, small_config
 
 gpu = pytest.mark.gpu
@@ -31,8 +31,8 @@ class Case:
     v: Tensor
     mask: Mask
 
-    def run(self, kernel: attention.Kernel) -> Tensor:
-        return attention.attend(kernel, self.q, self.k, self.v, self.mask, 0.0)
+    def run(self, form: kernels.Form) -> Tensor:
+        return kernels.FORMS[form](self.q, self.k, self.v, self.mask, 0.0)
 
 
 @st.composite
@@ -80,66 +80,66 @@ def oracle(case: Case) -> Tensor:
 def test_every_form_agrees_with_attention_written_out(case, block):
     expected = oracle(case)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "BLOCK", block)
-        for kernel in ("explicit", "blocked", "fused"):
-            torch.testing.assert_close(case.run(kernel).double(), expected, rtol=1e-5, atol=1e-5, msg=kernel)
+        patch.setattr(kernels, "BLOCK", block)
+        for form in ("explicit", "blocked", "fused"):
+            torch.testing.assert_close(case.run(form).double(), expected, rtol=1e-5, atol=1e-5, msg=form)
 
 
 @settings(max_examples=30, deadline=None)
 @given(case=cases(one_query=True))
 def test_one_query_has_a_form_of_its_own(case):
     expected = oracle(case)
-    for kernel in ("multiply_sum", "explicit", "fused"):
-        torch.testing.assert_close(case.run(kernel).double(), expected, rtol=1e-5, atol=1e-5, msg=kernel)
+    for form in ("multiply_sum", "explicit", "fused"):
+        torch.testing.assert_close(case.run(form).double(), expected, rtol=1e-5, atol=1e-5, msg=form)
 
 
 @settings(max_examples=30, deadline=None)
 @given(case=cases(), block=st.integers(1, 6))
 def test_the_gradients_of_all_forms_agree(case, block):
     leaves = [leaf.requires_grad_() for leaf in (case.q, case.k, case.v)]
-    kernels = ["explicit", "blocked", "fused"] + (["multiply_sum"] if case.q.shape[2] == 1 else [])
+    forms = ["explicit", "blocked", "fused"] + (["multiply_sum"] if case.q.shape[2] == 1 else [])
     upstream = torch.randn(case.q.shape, generator=torch.Generator().manual_seed(0))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(attention, "BLOCK", block)
-        gradients = [torch.autograd.grad(case.run(kernel), leaves, upstream) for kernel in kernels]
-    for kernel, found in zip(kernels, gradients, strict=True):
+        patch.setattr(kernels, "BLOCK", block)
+        gradients = [torch.autograd.grad(case.run(form), leaves, upstream) for form in forms]
+    for form, found in zip(forms, gradients, strict=True):
         for one, other in zip(found, gradients[0], strict=True):
-            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=kernel)
+            torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5, msg=form)
 
 
 def test_multiply_sum_is_for_one_query():
     q = torch.randn(1, 2, 3, 4)
     with pytest.raises(ValueError, match="one query, not 3"):
-        attention.multiply_sum(q, q, q, Mask(None, True), 0.0)
+        kernels.multiply_sum(q, q, q, Mask(None, True), 0.0)
 
 
 @pytest.mark.parametrize("wide", [True, False])
 def test_the_form_follows_device_and_shape(wide, monkeypatch):
-    monkeypatch.setattr(attention, "WIDE", wide)
+    monkeypatch.setattr(kernels, "WIDE", wide)
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
-    assert attention.choose(cpu, 128, 128, compiling=False) == ("explicit" if wide else "fused")
-    assert attention.choose(cpu, 1, 128, compiling=False) == "explicit"
-    assert attention.choose(cpu, 1, 128, compiling=True) == "multiply_sum"
-    assert attention.choose(cpu, 1024, 1024, compiling=False) == ("blocked" if wide else "fused")
-    assert attention.choose(cpu, 128, 128, compiling=False, dropout=0.1) == "explicit"
-    assert attention.choose(cpu, 1024, 1024, compiling=False, dropout=0.1) == "blocked"
-    assert attention.choose(cuda, 128, 128, compiling=True, dropout=0.1) == "fused"
+    assert kernels.attention_form(cpu, 128, 128, compiled=False) == ("explicit" if wide else "fused")
+    assert kernels.attention_form(cpu, 1, 128, compiled=False) == "explicit"
+    assert kernels.attention_form(cpu, 1, 128, compiled=True) == "multiply_sum"
+    assert kernels.attention_form(cpu, 1024, 1024, compiled=False) == ("blocked" if wide else "fused")
+    assert kernels.attention_form(cpu, 128, 128, compiled=False, dropout=0.1) == "explicit"
+    assert kernels.attention_form(cpu, 1024, 1024, compiled=False, dropout=0.1) == "blocked"
+    assert kernels.attention_form(cuda, 128, 128, compiled=True, dropout=0.1) == "fused"
 
 
-@pytest.mark.parametrize("kernel", ["explicit", "blocked", "fused", "multiply_sum"])
-def test_dropout_drops_and_keeps_the_mean(kernel):
+@pytest.mark.parametrize("form", ["explicit", "blocked", "fused", "multiply_sum"])
+def test_dropout_drops_and_keeps_the_mean(form):
     torch.manual_seed(0)
-    queries = 1 if kernel == "multiply_sum" else 12
+    queries = 1 if form == "multiply_sum" else 12
     q, k = torch.randn(400, 2, queries, 4), torch.randn(400, 2, 12, 4)
-    mixed = attention.attend(kernel, q, k, torch.ones_like(k), Mask(None, False), 0.3)
+    mixed = kernels.FORMS[form](q, k, torch.ones_like(k), Mask(None, False), 0.3)
     assert mixed.std() > 0.05  # without dropout each entry is exactly 1
     assert abs(float(mixed.mean()) - 1) < 0.02
 
 
 def test_long_rows_are_read_in_blocks_and_agree_with_the_explicit_form(monkeypatch):
-    monkeypatch.setattr(attention, "WIDE", True)
+    monkeypatch.setattr(kernels, "WIDE", True)
     model = random_model(small_config(context=600, depth=1, width=8))
-    ids = random_ids(1, 2 * attention.BLOCK + 5)
+    ids = random_ids(1, 2 * kernels.BLOCK + 5)
     with torch.inference_mode():
         in_blocks = model(ids).hidden
         shown = model(ids, keep=("blocks.0.attn.hook_pattern",)).hidden  # only the explicit form has a pattern
@@ -150,9 +150,9 @@ def test_the_model_gives_the_same_with_every_form(monkeypatch):
     model = random_model(small_config())
     ids = random_ids(3, 9)
     found = {}
-    for kernel in ("explicit", "blocked", "fused"):
-        monkeypatch.setattr(attention, "choose", lambda *_, kernel=kernel, **__: kernel)
-        found[kernel] = model(ids).hidden
+    for form in ("explicit", "blocked", "fused"):
+        monkeypatch.setattr(kernels, "attention_form", lambda *_, form=form, **__: form)
+        found[form] = model(ids).hidden
     torch.testing.assert_close(found["blocked"], found["explicit"], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(found["fused"], found["explicit"], rtol=1e-5, atol=1e-5)
 
@@ -165,11 +165,11 @@ def test_training_on_cuda_runs_the_flash_kernel(kv_heads):
     make = {"device": "cuda", "dtype": torch.bfloat16, "requires_grad": True}
     q = torch.randn(shape["rows"], 8, shape["tokens"], shape["width"], **make)
     k, v = (torch.randn(shape["rows"], kv_heads, shape["tokens"], shape["width"], **make) for _ in range(2))
-    assert attention.choose(q.device, 128, 128, compiling=False) == "fused"
+    assert kernels.attention_form(q.device, 128, 128, compiled=False) == "fused"
     with sdpa_kernel([SDPBackend.FLASH_ATTENTION]):  # raises where the flash kernel cannot serve
-        mixed = attention.fused(q, k, v, Mask(None, True), 0.0)
+        mixed = kernels.fused(q, k, v, Mask(None, True), 0.0)
         mixed.sum().backward()
-    expected = attention.explicit(q.float(), k.float(), v.float(), Mask(None, True), 0.0)
+    expected = kernels.explicit(q.float(), k.float(), v.float(), Mask(None, True), 0.0)
     torch.testing.assert_close(mixed.float(), expected, rtol=2e-2, atol=2e-2)
 
 

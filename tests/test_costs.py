@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
-from linnet.model import attention
+from linnet.model import kernels
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
 from linnet.model.costs import activation_bytes, costs
 from linnet.model.model import Model
@@ -73,7 +73,7 @@ def counted_flops(config: ModelConfig) -> float:
     """FLOPs a token of one forward pass over a full context, as torch counts them."""
     model, ids = random_model(config), random_ids(2, config.context)
     with pytest.MonkeyPatch.context() as patch, torch.no_grad(), FlopCounterMode(display=False) as counter:
-        patch.setattr(attention, "WIDE", True)  # torch does not count inside its fused kernel
+        patch.setattr(kernels, "WIDE", True)  # torch does not count inside its fused kernel
         model.head(model(ids).hidden)
     return counter.get_total_flops() / ids.numel()
 

@@ -24,11 +24,11 @@ from linnet.decoding import engine, naive, scheduler
 from linnet.decoding.constraints import Constraint, Pattern
 from linnet.decoding.requests import Decoding, Request, Sample, Sampling, Stopping
 from linnet.decoding.runner import Runner
-from linnet.model import attention
+from linnet.model import kernels
 from linnet.model.config import AttentionConfig
 from linnet.model.costs import costs
 from linnet.model.inputs import Inputs
-from linnet.model.masks import Mask
+from linnet.model.kernels import Mask
 from linnet.model.model import Model
 from linnet.model.state import State
 from small_models import configs, random_ids, random_model, small_config
@@ -450,5 +450,5 @@ def test_shared_keys_are_as_good_as_copies(
     shared = (noise(kv_heads, common, width), noise(kv_heads, common, width))
     allowed = torch.rand(rows, 1, queries, own, generator=random) < 0.5
     for mask in (Mask(allowed, False), Mask(None, False)):
-        expected = attention.explicit(q, *attention.unshared(k, v, shared, mask), 0.0)
-        close(attention.with_shared(q, k, v, shared, mask), expected, 1e-12 if double else 1e-5)
+        expected = kernels.explicit(q, *kernels.unshared(k, v, shared, mask), 0.0)
+        close(kernels.with_shared(q, k, v, shared, mask), expected, 1e-12 if double else 1e-5)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -96,3 +101,18 @@ def test_the_peak_of_a_gpu_is_that_of_large_products() -> None:
     """A short measurement finds what a long one finds, though the first product wakes the device up."""
     short, long = matmul_flops("bfloat16", "cuda", seconds=0.5), matmul_flops("bfloat16", "cuda", seconds=3.0)
     assert short is not None and long is not None and 0.7 < short / long < 1.3
+
+
+def test_kinds_of_processors_keep_their_compiled_graphs_apart(tmp_path: Path) -> None:
+    """Below the folder of the user, the same for the processes that a process starts, another for another kind."""
+    code = "from linnet.machine import graph_cache; print(graph_cache(), graph_cache())"
+    found = {}
+    for capability in ("default", torch.backends.cpu.get_cpu_capability().lower()):
+        for given in (tmp_path, found.get("default", tmp_path)):
+            environment = {**os.environ, "ATEN_CPU_CAPABILITY": capability, "TORCHINDUCTOR_CACHE_DIR": str(given)}
+            done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+            first, second = map(Path, done.stdout.split())
+            assert first == second and first.parent == tmp_path
+            found.setdefault(capability, first)
+            assert found[capability] == first
+    assert len(set(found.values())) == len(found)

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from linnet.model import masks
+from linnet.model import kernels, masks
 from linnet.model.config import AttentionConfig
 from linnet.model.inputs import Inputs
 from small_models import configs, random_ids, random_model, small_config, vectors_then_ids, with_vectors
@@ -23,7 +23,7 @@ def close(found: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
     torch.testing.assert_close(found, expected, rtol=tolerance, atol=tolerance)
 
 
-def seen(mask: masks.Mask, rows: int, tokens: int) -> Tensor:
+def seen(mask: kernels.Mask, rows: int, tokens: int) -> Tensor:
     """The mask written out: bool [B, T, S]."""
     dense = mask.dense(tokens, tokens, torch.device("cpu"))
     return (
@@ -67,7 +67,9 @@ def test_one_convention_causal_times_padding_times_document(tokens, causal, pack
 def test_going_on_sees_what_the_row_remembers_and_itself(lengths, tokens, tree, seed):
     random = torch.Generator().manual_seed(seed)
     ancestors = torch.rand(2, tokens, tokens, generator=random).tril() > 0.5
-    inputs = Inputs.of(Inputs(torch.zeros(2, tokens, dtype=torch.int64), ancestors=ancestors if tree else None))
+    inputs = Inputs.of(
+        Inputs({"ids": torch.zeros(2, tokens, dtype=torch.int64)}, ancestors=ancestors if tree else None)
+    )
     remembered = torch.tensor(lengths)
     span = max(lengths) + tokens
     slots = remembered[:, None] + torch.arange(tokens)[None]
@@ -86,15 +88,15 @@ def test_going_on_sees_what_the_row_remembers_and_itself(lengths, tokens, tree, 
 
 def test_the_causal_mask_is_cached_by_shape():
     cpu = torch.device("cpu")
-    assert masks.causal_square(5, cpu) is masks.causal_square(5, cpu)
-    assert masks.causal_square(5, cpu).shape == (5, 5)
-    assert masks.causal_square(6, cpu).shape == (6, 6)
+    assert kernels.causal_square(5, cpu) is kernels.causal_square(5, cpu)
+    assert kernels.causal_square(5, cpu).shape == (5, 5)
+    assert kernels.causal_square(6, cpu).shape == (6, 6)
 
 
 @pytest.mark.parametrize("kernel", ["explicit", "blocked", "fused"])
 def test_a_mask_first_made_in_evaluation_serves_training(kernel, monkeypatch):
-    masks._cached_square.cache_clear()
-    monkeypatch.setattr("linnet.model.attention.choose", lambda *_, **__: kernel)
+    kernels._cached_square.cache_clear()
+    monkeypatch.setattr("linnet.model.kernels.attention_form", lambda *_, **__: kernel)
     model = random_model(small_config())
     ids, documents = random_ids(2, 11), torch.zeros(2, 11, dtype=torch.int64)
     for inputs in (Inputs({"ids": ids}), Inputs({"ids": ids}, documents=documents)):
@@ -128,7 +130,7 @@ def test_without_a_causal_mask_the_future_is_seen():
 
 
 def test_padding_is_never_seen_in_blocks_either(monkeypatch):
-    monkeypatch.setattr("linnet.model.attention.BLOCK", 3)
+    monkeypatch.setattr("linnet.model.kernels.BLOCK", 3)
     model = random_model(small_config(attention=AttentionConfig(heads=2, causal=False)))
     ids = random_ids(2, 10)
     close(model(Inputs({"ids": ids}, lengths=torch.tensor([7, 10]))).hidden[0, :7], model(ids[:1, :7]).hidden[0])
@@ -193,7 +195,7 @@ def test_a_packed_tree_equals_each_of_its_paths(config, tokens, prefixes, seed):
     state = None
     if prefixes is not None:
         lengths = torch.tensor(prefixes)
-        state = model(Inputs(before, lengths=lengths), model.empty_state(2)).state
+        state = model(Inputs({"ids": before}, lengths=lengths), model.empty_state(2)).state
     with torch.no_grad():
         hidden = model(Inputs({"ids": ids}, ancestors=above), state).hidden
     assert bool(hidden.isfinite().all())

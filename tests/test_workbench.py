@@ -17,7 +17,7 @@ from linnet import workbench
 from linnet.errors import BadInput, RunFailed
 from linnet.evaluation import nats
 from linnet.machine import compiler_at_hand
-from linnet.model.attention import choose
+from linnet.model.kernels import attention_form
 from linnet.model.model import Model
 from linnet.records import ListedRunRecord
 from linnet.training.checkpoint import RunFolder, load_weights
@@ -167,10 +167,9 @@ def test_the_whole_resolved_run_is_written_first(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=f"{out} has no checkpoint yet; go on with: linnet resume {out}"):
         workbench.load(out)
     texts = [note["text"] for note in logged(out, "note")]
-    kernel = choose(
-        torch.device("cpu"), run.model.context, run.model.context, compiling=False, dropout=run.model.dropout
-    )
-    assert any(text.startswith("attention at ") and text.endswith(f": {kernel}") for text in texts)
+    tokens, dropout = run.model.context, run.model.dropout
+    form = attention_form(torch.device("cpu"), tokens, tokens, compiled=False, dropout=dropout)
+    assert any(text.startswith("attention at ") and text.endswith(f": {form}") for text in texts)
     assert any(text.startswith(f"precision float32, {run.threads} thread") for text in texts)
     why = (
         "by estimate it saves 0 s of the whole run and takes 30" if compiler_at_hand("cpu") else "there is no C++"

@@ -6,11 +6,15 @@ hardware; other work that runs beside them lowers them, so nothing is concluded 
 
 from __future__ import annotations
 
+import getpass
+import hashlib
 import os
 import platform
+import re
 import shutil
 import statistics
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -96,6 +100,27 @@ def families(sets: Sequence[str]) -> str:
             extra = ", ".join(name for extension, name in extensions.items() if extension in sets)
             found.append(f"{family} ({extra})" if extra else family)
     return ", ".join(found) or "none that speeds up matrix products"
+
+
+def graph_cache() -> Path:
+    """The folder where torch keeps graphs that it compiled on this kind of processor.
+
+    torch finds a kept graph by its computation alone, and takes one that was made for wider or narrower vectors on
+    another machine, or under another ATEN_CPU_CAPABILITY: such a graph reads and writes past its values (NaN, or
+    a crash). So each kind of processor gets a folder of its own, below the one that torch would use.
+    """
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text().splitlines() if path.exists() else []
+    flags = [line for line in lines if line.startswith(("flags", "Features"))][:1]
+    kind = "/".join((platform.machine(), processor()[0], torch.backends.cpu.get_cpu_capability(), *flags))
+    name = "processor-" + hashlib.blake2b(kind.encode(), digest_size=6).hexdigest()
+    given = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    usual = Path(tempfile.gettempdir()) / ("torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser()))
+    folder = Path(given) if given else usual  # asking torch itself would load its whole compiler
+    if folder.name != name:
+        folder = (folder.parent if folder.name.startswith("processor-") else folder) / name
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    return folder
 
 
 def memory_bytes() -> int:

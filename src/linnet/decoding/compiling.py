@@ -7,13 +7,9 @@ measurement.
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
-import os
-import re
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +17,9 @@ import torch
 
 from linnet.decoding.products import Weights
 from linnet.errors import BadInput
-from linnet.model.attention import WIDE
+from linnet.machine import graph_cache
 from linnet.model.config import ModelConfig
+from linnet.model.kernels import WIDE
 from linnet.untrusted import read_object
 
 COLD_SECONDS = 5.0  # for each layer, where nothing is known yet
@@ -66,7 +63,7 @@ class Compiling:
         """Where it is remembered that this graph was compiled on this machine."""
         key = [self.config.model_dump_json(), self.weights, torch.__version__, self.device, self.single]
         name = hashlib.blake2b(json.dumps(key).encode(), digest_size=12).hexdigest()
-        return _graphs() / "linnet" / f"{name}.json"
+        return graph_cache() / "linnet" / f"{name}.json"
 
     def expected_seconds(self) -> float:
         """What compiling is going to take: as measured, or by the number of layers."""
@@ -93,11 +90,3 @@ class Compiling:
         beside = self.mark.with_suffix(".part")
         beside.write_text(json.dumps(stored), encoding="utf-8")
         beside.replace(self.mark)
-
-
-def _graphs() -> Path:
-    """Where torch keeps compiled graphs; asking torch itself would load its whole compiler."""
-    named = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
-    if named:
-        return Path(named)
-    return Path(tempfile.gettempdir()) / ("torchinductor_" + re.sub(r'[\\/:*?"<>|]', "_", getpass.getuser()))

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from linnet.decoding.compiling import Compiling
+from linnet.machine import graph_cache
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.model.state import State
@@ -156,6 +157,7 @@ class Runner:
         assert self.compiling is not None
         expected, after = self.step(state.select(torch.arange(state.rows)), tokens, rows)
         began = time.perf_counter()
+        graph_cache()
         try:
             self._advance = torch.compile(self._eager, dynamic=True)
             if self.compiling.single:

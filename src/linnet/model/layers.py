@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linnet.model import opaque
+from linnet.model import kernels
 from linnet.model.config import ModelConfig, RotaryScaling
 from linnet.model.taps import Taps
 
@@ -26,12 +26,21 @@ def norm(config: ModelConfig, width: int | None = None) -> nn.Module:
 
 
 class Embedding(nn.Embedding):
-    """A table of vectors; compiled for a processor, its gradient is one that the compiler leaves alone."""
+    """A table of vectors."""
 
     def forward(self, ids: Tensor) -> Tensor:
-        if torch.compiler.is_compiling() and torch.is_grad_enabled() and ids.device.type == "cpu":
-            return opaque.rows_of(self.weight, ids)
-        return super().forward(ids)
+        return kernels.embed(self.weight, ids)
+
+
+class Dropout(nn.Module):
+    """Zero a share of the values in training, and scale up the rest."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kernels.drop(x, self.share, self.training)
 
 
 def rotation(
@@ -42,10 +51,7 @@ def rotation(
     rates = 1.0 / base ** (torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     if scaling is not None:
         rates = slowed(rates, scaling)
-    if torch.compiler.is_compiling() and positions.shape[-1] > 1 and positions.device.type == "cpu":
-        return opaque.waves(positions, rates)
-    angles = positions.to(torch.float32)[..., None] * rates
-    return angles.cos(), angles.sin()
+    return kernels.angles(positions, rates)
 
 
 def slowed(rates: Tensor, scaling: RotaryScaling) -> Tensor:

@@ -12,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linnet.model import opaque
 from linnet.model.config import LossConfig
+from linnet.model.kernels import target_nats
 
 
 def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float | None) -> Tensor:
@@ -24,25 +24,9 @@ def logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, softcap: float |
 def target_losses(scores: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
     """The loss at each target [N], from float32 logits [N, V], or [C, N, V] of two passes over the same rows."""
     if scores.ndim == 2:
-        return _one_pass(scores, targets, config)
-    first, second = (_one_pass(one, targets, config) for one in scores)
+        return target_nats(scores, targets, config.smoothing, config.z_loss)
+    first, second = (target_nats(one, targets, config.smoothing, config.z_loss) for one in scores)
     return (first + second) / 2 + config.r_drop * divergence(*scores)
-
-
-def _one_pass(scores: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
-    if torch.compiler.is_compiling():
-        return _written_out(scores, targets, config)
-    nats = F.cross_entropy(scores, targets, reduction="none", label_smoothing=config.smoothing)
-    return nats + config.z_loss * scores.logsumexp(-1).square() if config.z_loss else nats
-
-
-def _written_out(scores: Tensor, targets: Tensor, config: LossConfig) -> Tensor:
-    """The same from sums that a compiler fuses, forward and backward."""
-    total = scores.logsumexp(-1)
-    nats = total - (1 - config.smoothing) * opaque.picked(scores, targets)
-    if config.smoothing:
-        nats = nats - config.smoothing * scores.mean(-1)
-    return nats + config.z_loss * total.square() if config.z_loss else nats
 
 
 def divergence(first: Tensor, second: Tensor) -> Tensor:

@@ -6,40 +6,11 @@ Legend: B = rows, T = new tokens (queries), S = slots (keys).
 
 from __future__ import annotations
 
-import functools
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from linnet.model.inputs import Inputs
-
-
-@dataclass(frozen=True)
-class Mask:
-    """`allowed` is bool [1 or B, 1, T, S]; None stands for everything, or for a square causal mask."""
-
-    allowed: Tensor | None
-    causal: bool
-
-    def dense(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
-        """The mask as a tensor; None when every query may attend to every key."""
-        if self.allowed is not None or not self.causal:
-            return self.allowed
-        return causal_square(queries, device)[None, None] if queries == keys else None
-
-
-@functools.lru_cache(maxsize=32)
-def _cached_square(tokens: int, device: torch.device) -> Tensor:
-    return torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
-
-
-def causal_square(tokens: int, device: torch.device) -> Tensor:
-    """bool [T, T], True on and below the diagonal; cached by shape outside compiled graphs."""
-    if torch.compiler.is_compiling():
-        place = torch.arange(tokens, device=device, dtype=torch.float32)  # compared as fast as it is counted
-        return place[None, :] <= place[:, None]
-    return _cached_square(tokens, device)
+from linnet.model.kernels import Mask, causal_square
 
 
 def without_memory(inputs: Inputs, tokens: int, causal: bool) -> Mask:

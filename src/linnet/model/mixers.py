@@ -11,10 +11,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from linnet.model import attention
 from linnet.model.config import ModelConfig
+from linnet.model.kernels import Mask, attend
 from linnet.model.layers import Embedding, Joined, norm, rotate, rotation
-from linnet.model.masks import Mask
 from linnet.model.state import KeyValues, LayerMemory, Recurrent
 from linnet.model.taps import Taps
 
@@ -109,18 +108,11 @@ class Attention(nn.Module):
         name: str,
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
-        scores, pattern = f"{name}.hook_attn_scores", f"{name}.hook_pattern"
-        asked = taps.includes(scores, pattern)  # only the explicit form has a pattern to show
-        if shared is not None and (asked or dropout):
-            k, v, mask = attention.unshared(k, v, shared, mask)
-        elif shared is not None:
-            return attention.with_shared(q, k, v, shared, mask)
-        if asked:
+        observe = None
+        if taps.includes(f"{name}.hook_attn_scores", f"{name}.hook_pattern"):
             layer = name.removesuffix("attn")
-            return attention.explicit(q, k, v, mask, dropout, lambda point, x: taps.at(layer + point, x))
-        compiling = torch.compiler.is_compiling()
-        kernel = attention.choose(q.device, q.shape[2], k.shape[2], compiling=compiling, dropout=dropout)
-        return attention.attend(kernel, q, k, v, mask, dropout)
+            observe = lambda point, x: taps.at(layer + point, x)  # noqa: E731
+        return attend(q, k, v, mask, dropout, shared=shared, observe=observe)
 
 
 def _written(arena: Tensor, rows: Tensor, slots: Tensor, new: Tensor) -> Tensor:

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 
 from linnet.data import NEXT, PRESENT
 from linnet.model import masks
-from linnet.model.attention import choose
 from linnet.model.columns import ColumnInput, IdHead, NumberHead, head_of
 from linnet.model.config import ModelConfig
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
 from linnet.model.costs import Costs, costs
-from linnet.model.dropout import Dropout
 from linnet.model.heads import Head
 from linnet.model.inputs import Inputs, Output
-from linnet.model.layers import Embedding, FeedForward, Joined, norm, sinusoids
+from linnet.model.kernels import attention_form
+from linnet.model.layers import Dropout, Embedding, FeedForward, Joined, norm, sinusoids
 from linnet.model.mixers import Attention, Frame, Gru, turn
 from linnet.model.state import LayerMemory, Memory, State
 from linnet.model.taps import Edit, Taps, points
@@ -230,8 +229,8 @@ class Model(Network):
         if "attention" not in self.config.mixers:
             return ()
         tokens, dropout = self.config.context, self.config.dropout
-        kernel = choose(self.device, tokens, tokens, compiling=compiled, dropout=dropout)
-        return (f"attention at {tokens} tokens: {kernel}",)
+        form = attention_form(self.device, tokens, tokens, dropout=dropout, compiled=compiled)
+        return (f"attention at {tokens} tokens: {form}",)
 
     def costs(self) -> Costs:
         return costs(self.config)

@@ -23,9 +23,9 @@ from linnet.domains.places.copying import Sums, cell_probabilities
 from linnet.domains.places.settings import CopyConfig
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
 from linnet.model.costs import Costs
-from linnet.model.dropout import Dropout, dropout
 from linnet.model.inputs import Inputs, Output
-from linnet.model.layers import sinusoids
+from linnet.model.kernels import drop
+from linnet.model.layers import Dropout, sinusoids
 from linnet.model.taps import Edit, Taps
 
 CELL_FIELDS = ("cell0", "cell1", "cell2")  # coarse to fine
@@ -111,7 +111,7 @@ def attend(
     k, v = stored[:, :, 0].transpose(1, 2), stored[:, :, 1].transpose(1, 2)
     scores = asked @ k.transpose(-1, -2) * k.shape[-1] ** -0.5
     scores = scores.masked_fill(~layout.valid[:, None, None], float("-inf"))
-    weights = dropout(scores.softmax(-1), layer.dropout, training)
+    weights = drop(scores.softmax(-1), layer.dropout, training)
     return layer.out_proj((weights @ v).transpose(1, 2).flatten(2)), weights
 
 
@@ -150,7 +150,7 @@ class TransformerEncoder(nn.Module):
         return x
 
     def _drop(self, x: Tensor) -> Tensor:
-        return dropout(x, self.share, self.training)
+        return drop(x, self.share, self.training)
 
 
 TAPS = {

@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from linnet.domains.places.settings import ScorerConfig
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
 from linnet.model.costs import Costs
-from linnet.model.dropout import Dropout
 from linnet.model.inputs import Inputs, Output
+from linnet.model.layers import Dropout
 from linnet.model.taps import Edit, Taps
 
 DAY, HOUR, MINUTE = 86_400.0, 3_600.0, 60.0

@@ -1,0 +1,379 @@
+"""Kernels: everything that can be computed in several ways, and the one place where a way is chosen.
+
+Callers name what they want: `attend`, `embed`, `angles`, `drop`, `causal_square`, `target_nats`.
+The choice depends on the device, on the shapes, and on whether a compiler traces the call; all ways give the same
+values to rounding, dropout in distribution. `explicit` attention is the reference for the other forms.
+
+A CPU with AVX-512 wants plain batched products (its fused kernel is slow forward and backward) and, for long rows,
+blocks that skip the masked half; other CPUs without dropout, and CUDA with its flash kernel, want the fused form;
+one compiled query wants a multiply and a sum. A compiler inlines what depends on positions alone into all of its
+uses, and on processors adds up gradients of embeddings by atomic additions: both are custom operators there.
+The measurements are in dev/LOG.md.
+Legend: B = rows, H = heads, Hk = key-value heads, G = H / Hk, T = queries, S = keys, P = shared keys,
+D = head width, N = rows of logits, V = vocabulary, W = width.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Observe = Callable[[str, Tensor], Tensor]
+Form = Literal["explicit", "blocked", "multiply_sum", "fused"]
+
+BLOCK = 256
+WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"  # a fact of the machine, so that runs resume bit by bit
+
+_PARTS = 1 << 16
+_LANES = 4  # numbers of 16 bits in one drawn word
+
+
+# --- attention -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Mask:
+    """`allowed` is bool [1 or B, 1, T, S]; None stands for everything, or for a square causal mask."""
+
+    allowed: Tensor | None
+    causal: bool
+
+    def dense(self, queries: int, keys: int, device: torch.device) -> Tensor | None:
+        """The mask as a tensor; None when every query may attend to every key."""
+        if self.allowed is not None or not self.causal:
+            return self.allowed
+        return causal_square(queries, device)[None, None] if queries == keys else None
+
+
+@functools.lru_cache(maxsize=32)
+def _cached_square(tokens: int, device: torch.device) -> Tensor:
+    return torch.ones(tokens, tokens, dtype=torch.bool, device=device).tril()
+
+
+def causal_square(tokens: int, device: torch.device) -> Tensor:
+    """bool [T, T], True on and below the diagonal; cached by shape outside compiled graphs."""
+    if torch.compiler.is_compiling():
+        index = torch.arange(tokens, device=device, dtype=torch.float32)  # compared as fast as it is counted
+        return index[None, :] <= index[:, None]
+    return _cached_square(tokens, device)
+
+
+def attention_form(
+    device: torch.device, queries: int, keys: int, *, dropout: float = 0.0, compiled: bool | None = None
+) -> Form:
+    """The fastest form for this device and shape; `compiled` is found out unless given.
+
+    With dropout torch has no fused kernel for processors.
+    """
+    if device.type == "cuda":
+        return "fused"
+    if queries == 1:
+        compiled = torch.compiler.is_compiling() if compiled is None else compiled
+        return "multiply_sum" if compiled else "explicit"
+    if not WIDE and not dropout:
+        return "fused"
+    return "blocked" if queries >= 2 * BLOCK else "explicit"
+
+
+def attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    mask: Mask,
+    dropout: float = 0.0,
+    *,
+    shared: tuple[Tensor, Tensor] | None = None,
+    observe: Observe | None = None,
+) -> Tensor:
+    """Mix values by attention: q [B, H, T, D], k and v [B, Hk, S, D] -> [B, H, T, D].
+
+    `shared` holds keys and values [Hk, P, D] that come before those of every row; `observe` sees the scores and
+    the pattern, which only the explicit form has.
+    """
+    if shared is not None and observe is None and not dropout:
+        return with_shared(q, k, v, shared, mask)
+    if shared is not None:
+        k, v, mask = unshared(k, v, shared, mask)
+    if observe is not None:
+        return explicit(q, k, v, mask, dropout, observe)
+    form = attention_form(q.device, q.shape[2], k.shape[2], dropout=dropout)
+    return FORMS[form](q, k, v, mask, dropout)
+
+
+def explicit(
+    q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float, observe: Observe | None = None
+) -> Tensor:
+    """Scores, softmax, mix: the form that shows its pattern, and the reference for the others."""
+    rows, heads, queries, width = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    # Heads that share keys are stacked along the queries, so that one product serves them all.
+    stacked = (q * (1 / math.sqrt(width))).reshape(rows, kv_heads, heads // kv_heads * queries, width)
+    scores = (stacked @ k.transpose(-1, -2)).view(rows, heads, queries, keys)
+    allowed = mask.dense(queries, keys, q.device)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed, -math.inf)
+    if observe is not None:
+        scores = observe("attn.hook_attn_scores", scores)
+    pattern = scores.softmax(-1)
+    if observe is not None:
+        pattern = observe("attn.hook_pattern", pattern)
+    if dropout:
+        pattern = drop(pattern, dropout)
+    mixed = pattern.to(v.dtype).reshape(rows, kv_heads, heads // kv_heads * queries, keys) @ v
+    return mixed.view(rows, heads, queries, width)
+
+
+def blocked(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+    """The explicit form over blocks of queries; a causal block reads no key behind its last query."""
+    queries, keys = q.shape[2], k.shape[2]
+    allowed = mask.dense(queries, keys, q.device)
+    causal = mask.causal and mask.allowed is None and queries == keys
+    pieces = []
+    for first in range(0, queries, BLOCK):
+        last = min(first + BLOCK, queries)
+        seen = last if causal else keys
+        part = None if allowed is None else allowed[:, :, first:last, :seen]
+        pieces.append(explicit(q[:, :, first:last], k[:, :, :seen], v[:, :, :seen], Mask(part, False), dropout))
+    return torch.cat(pieces, dim=2)
+
+
+def multiply_sum(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+    """For one query: products as elementwise multiply and sum, which a compiler fuses into one pass."""
+    rows, heads, queries, width = q.shape
+    if queries != 1:
+        raise ValueError(f"multiply_sum attends from one query, not {queries}")
+    kv_heads, keys = k.shape[1], k.shape[2]
+    grouped = (q * (1 / math.sqrt(width))).reshape(rows, kv_heads, heads // kv_heads, 1, width)
+    scores = (grouped * k[:, :, None]).sum(-1)  # [B, Hk, G, S]
+    allowed = mask.dense(queries, keys, q.device)
+    if allowed is not None:
+        scores = scores.masked_fill(~allowed.view(-1, 1, 1, keys), -math.inf)
+    pattern = scores.softmax(-1)
+    if dropout:
+        pattern = drop(pattern, dropout)
+    mixed = (pattern.to(v.dtype)[..., None] * v[:, :, None]).sum(-2)
+    return mixed.view(rows, heads, 1, width)
+
+
+def fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+    """torch's scaled dot product attention: the flash kernel on CUDA when the mask is causal or absent."""
+    causal = mask.causal and mask.allowed is None and q.shape[2] == k.shape[2]
+    return F.scaled_dot_product_attention(
+        q,
+        k,
+        v,
+        attn_mask=mask.allowed,
+        dropout_p=dropout,
+        is_causal=causal,
+        enable_gqa=q.shape[1] != k.shape[1],
+    )
+
+
+FORMS: Mapping[Form, Callable[[Tensor, Tensor, Tensor, Mask, float], Tensor]] = {
+    "explicit": explicit,
+    "blocked": blocked,
+    "multiply_sum": multiply_sum,
+    "fused": fused,
+}
+
+
+def with_shared(q: Tensor, k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor], mask: Mask) -> Tensor:
+    """Attend to shared keys and values [Hk, P, D], which come first, and to each row's own.
+
+    The queries of all rows meet the shared keys in one product; the two halves of the softmax are joined by their
+    logarithmic sums.
+    """
+    rows, heads, queries, width = q.shape
+    kv_heads, keys = k.shape[1], k.shape[2]
+    stacked = (q * (1 / math.sqrt(width))).reshape(rows, kv_heads, heads // kv_heads * queries, width)
+    together = stacked.transpose(0, 1).reshape(kv_heads, -1, width)
+    common = (together @ shared[0].to(q.dtype).transpose(-1, -2)).view(kv_heads, rows, -1, shared[0].shape[1])
+    own = stacked @ k.transpose(-1, -2)  # [B, Hk, G * T, S]
+    allowed = mask.dense(queries, keys, q.device)
+    if allowed is not None:
+        own = own.view(rows, heads, queries, keys).masked_fill(~allowed, -math.inf).view(own.shape)
+    common_most, own_most = common.amax(-1, keepdim=True).transpose(0, 1), own.amax(-1, keepdim=True)
+    most = torch.maximum(common_most, own_most)  # [B, Hk, G * T, 1]
+    common = (common - most.transpose(0, 1)).exp()
+    own = (own - most).exp()
+    total = common.sum(-1, keepdim=True).transpose(0, 1) + own.sum(-1, keepdim=True)
+    mixed = common.view(kv_heads, -1, common.shape[-1]) @ shared[1].to(q.dtype)
+    mixed = mixed.view(kv_heads, rows, -1, width).transpose(0, 1) + own @ v
+    return (mixed / total).reshape(rows, heads, queries, width)
+
+
+def unshared(k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor], mask: Mask) -> tuple[Tensor, Tensor, Mask]:
+    """Keys, values and mask in which every row has its own copy of the shared tokens, at their beginning."""
+    rows = len(k)
+    k, v = (
+        torch.cat((part.to(k.dtype).expand(rows, -1, -1, -1), own), 2)
+        for part, own in zip(shared, (k, v), strict=True)
+    )
+    if mask.allowed is None:
+        return k, v, mask
+    seen = mask.allowed.new_ones(*mask.allowed.shape[:-1], shared[0].shape[1])
+    return k, v, Mask(torch.cat((seen, mask.allowed), -1), False)
+
+
+# --- positions and tables ------------------------------------------------------------------------------
+
+
+def angles(positions: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    """Cosines and sines [..., T, R] of positions [..., T] times rates [R]."""
+    if torch.compiler.is_compiling() and positions.shape[-1] > 1:
+        return compiled_angles(positions, rates)
+    products = positions.to(torch.float32)[..., None] * rates
+    return products.cos(), products.sin()
+
+
+@torch.library.custom_op("linnet::angles", mutates_args=())
+def compiled_angles(positions: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, computed once for all layers."""
+    products = positions.to(torch.float32)[..., None] * rates
+    return products.cos(), products.sin()
+
+
+@compiled_angles.register_fake
+def _(positions: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
+    made = rates.new_empty(*positions.shape, rates.shape[0])
+    return made, torch.empty_like(made)
+
+
+def embed(table: Tensor, ids: Tensor) -> Tensor:
+    """The rows [..., W] of a table [V, W] that ids [...] name."""
+    if torch.compiler.is_compiling() and torch.is_grad_enabled() and ids.device.type == "cpu":
+        found: Tensor = Rows.apply(table, ids)
+        return found
+    return F.embedding(ids, table)
+
+
+class Rows(torch.autograd.Function):
+    """Rows of a table, whose gradient the compiler of processors leaves alone."""
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, ids: Tensor) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.count = table.shape[0]
+        return F.embedding(ids, table)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        (ids,) = ctx.saved_tensors
+        return table_gradient(upstream[0], ids, ctx.count), None
+
+
+@torch.library.custom_op("linnet::table_gradient", mutates_args=())
+def table_gradient(gradient: Tensor, ids: Tensor, count: int) -> Tensor:
+    """Zeros [count, W] with gradient [..., W] added at ids [...]: always in the same order."""
+    return torch.ops.aten.embedding_dense_backward(gradient.contiguous(), ids.contiguous(), count, -1, False)
+
+
+@table_gradient.register_fake
+def _(gradient: Tensor, ids: Tensor, count: int) -> Tensor:
+    return gradient.new_empty(count, gradient.shape[-1])
+
+
+# --- losses --------------------------------------------------------------------------------------------
+
+
+def whole_loss() -> bool:
+    """Whether the loss of a batch is computed from all of its logits, which a compiler fuses."""
+    return torch.compiler.is_compiling()
+
+
+def target_nats(scores: Tensor, targets: Tensor, smoothing: float, z_loss: float) -> Tensor:
+    """Nats of targets [N] under float32 logits [N, V], smoothed, and `z_loss` times the squared log sum."""
+    if not torch.compiler.is_compiling():
+        nats = F.cross_entropy(scores, targets, reduction="none", label_smoothing=smoothing)
+        return nats + z_loss * scores.logsumexp(-1).square() if z_loss else nats
+    total = scores.logsumexp(-1)
+    picked: Tensor = Picked.apply(scores, targets)
+    nats = total - (1 - smoothing) * picked
+    if smoothing:
+        nats = nats - smoothing * scores.mean(-1)
+    return nats + z_loss * total.square() if z_loss else nats
+
+
+class Picked(torch.autograd.Function):
+    """The number of each row [N, V] that its index [N] names; its gradient is made without a sum over V."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, index: Tensor) -> Tensor:
+        ctx.save_for_backward(index)
+        ctx.count = rows.shape[1]
+        return rows.gather(1, index[:, None])[:, 0]
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor, None]:
+        (index,) = ctx.saved_tensors
+        column = torch.arange(ctx.count, device=index.device)
+        return torch.where(column == index[:, None], upstream[0][:, None], 0.0), None
+
+
+# --- dropout -------------------------------------------------------------------------------------------
+# Drawing a number for each value took a fifth of a step, compiled a third. Eagerly, one drawn word serves four
+# values. In compiled graphs a number is drawn for each row and for each column, and mixed where they meet: vectors
+# do that on the way, forward and backward, and no mask is kept. CUDA, which draws where it multiplies, uses the
+# form of torch.
+
+
+DROPPING = torch.ones((), dtype=torch.int32)  # 0 while nothing is dropped; compiled graphs read it in each call
+
+
+@contextlib.contextmanager
+def nothing_dropped() -> Iterator[None]:
+    """Inside, dropout on processors drops nothing, in graphs that were compiled before too, so that steps compare.
+
+    A backward pass belongs to the same side as its forward pass.
+    """
+    DROPPING.zero_()
+    try:
+        yield
+    finally:
+        DROPPING.fill_(1)
+
+
+def drop(x: Tensor, share: float, training: bool = True) -> Tensor:
+    """Zero about this share of the values and scale up the rest; shares are multiples of 2 ** -16."""
+    dropped = dropped_parts(share)
+    if not training or dropped == 0:
+        return x
+    if x.device.type != "cpu":
+        return F.dropout(x, share)
+    if torch.compiler.is_compiling():
+        more = 1 + DROPPING * (scale(share) - 1)
+        return torch.where(mixed_mask(x.shape, share, x.device), (x * more).to(x.dtype), 0.0)
+    if not DROPPING:
+        return x
+    words = torch.empty(-(-x.numel() // _LANES), dtype=torch.int64, device=x.device)
+    words.random_(-(2**63), None)
+    lanes = words.view(torch.int16)[: x.numel()].view(x.shape)
+    keep = (lanes >= dropped - _PARTS // 2).to(x.dtype)
+    return x * keep.mul_(scale(share))
+
+
+def dropped_parts(share: float) -> int:
+    """How many of 2 ** 16 parts are dropped."""
+    return round(share * _PARTS)
+
+
+def scale(share: float) -> float:
+    """By how much those that are kept make up for the others."""
+    return _PARTS / (_PARTS - dropped_parts(share))
+
+
+def mixed_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:
+    """bool of this shape, False for about this share: random numbers of rows and of columns, well mixed."""
+    rows = torch.randint(-(2**31), 2**31 - 1, (*shape[:-1], 1), dtype=torch.int32, device=device)
+    columns = torch.randint(-(2**31), 2**31 - 1, shape[-1:], dtype=torch.int32, device=device)
+    bits = (rows ^ columns) * 0x7FEB352D
+    bits = (bits ^ (bits >> 15 & 0x1FFFF)) * -0x7B935975
+    return (bits ^ bits >> 16) & 0xFFFF >= dropped_parts(share) * DROPPING
