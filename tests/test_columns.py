@@ -18,13 +18,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.data import Packed, Padded
-from linnet.decoding import engine, naive
+from linnet.decoding import engine, naive, scheduler
+from linnet.decoding.choices import tables
 from linnet.decoding.requests import Decoding, Request, Sampling
 from linnet.decoding.runner import Runner
 from linnet.evaluation import nats
 from linnet.model.columns import NumberHead
 from linnet.model.config import LossConfig, ModelConfig, NumberColumn
 from linnet.model.contract import Objective
+from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.rows import Rows
 from small_models import random_model, small_config
@@ -44,19 +46,33 @@ def columns(ids: Sequence[int]) -> Mapping[str, np.ndarray]:
 @given(
     prompts=st.lists(st.lists(st.integers(0, 12), min_size=1, max_size=5), min_size=1, max_size=4),
     rows=st.integers(1, 3),
+    stem=st.lists(st.integers(0, 12), max_size=4),
     mixer=st.sampled_from(["attention", "gru"]),
     temperature=st.sampled_from([0.0, 1.0]),
 )
 def test_generation_beside_further_columns_is_that_of_the_whole_sequence(
-    prompts: list[list[int]], rows: int, mixer: str, temperature: float
+    prompts: list[list[int]], rows: int, stem: list[int], mixer: str, temperature: float
 ) -> None:
+    """With what the prompts begin with read once for all of them, and choices scored after it."""
     model = random_model(small_config(mixer=mixer, columns={"beat": BEAT, "pace": PACE}))
-    decoding = Decoding(Sampling(temperature), max_tokens=5)
-    requests = [Request(tuple(prompt), sample) for prompt in prompts for sample in range(2)]
-    found = engine.generate(Runner(model, columns=columns), requests, decoding, rows=rows)
+    decoding, runner = Decoding(Sampling(temperature), max_tokens=5), Runner(model, columns=columns)
+    requests = [Request((*stem, *prompt), sample) for prompt in prompts for sample in range(2)]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(scheduler, "SHARED_TOKENS", 2)
+        patched.setattr(scheduler, "SHARED_ROWS", 2)
+        found = list(engine.generate(runner, requests, decoding, rows=rows))
     assert [sample.ids for sample in found] == [
         naive.generate(model, request, decoding, columns).ids for request in requests
     ]
+    (_, table), *_ = tables(runner, {request.prompt: [(3,), (5, 6)] for request in requests}, (), rows)
+    for choice, logprobs in zip(table.choices, table.tokens, strict=True):
+        whole = [*requests[0].prompt, *choice]
+        further = {name: torch.from_numpy(values)[None] for name, values in columns(whole).items()}
+        with torch.inference_mode():
+            scores = model.head(model(Inputs({"ids": torch.tensor([whole]), **further})).hidden)[0].log_softmax(-1)
+        first = len(requests[0].prompt) - 1
+        expected = [float(scores[first + number, token]) for number, token in enumerate(choice)]
+        np.testing.assert_allclose(logprobs, expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_model_of_several_columns_does_not_run_without_them() -> None:

@@ -80,7 +80,8 @@ def _scored(
         for first in range(0, len(pairs), rows):
             part = pairs[first : first + rows]
             sources = torch.tensor([source for source, _ in part], device=logits.device)
-            found = runner.score(logits[sources], state.select(sources), [ids for _, ids in part], ends)
+            before = [prompts[source] for source, _ in part]
+            found = runner.score(logits[sources], state.select(sources), [ids for _, ids in part], ends, before)
             tokens += found[0]
             ending += found[1]
     if any(math.isnan(math.fsum(row)) for row in (*tokens, ending)):

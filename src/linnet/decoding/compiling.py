@@ -25,6 +25,7 @@ from linnet.untrusted import read_object
 COLD_SECONDS = 5.0  # for each layer, where nothing is known yet
 WARM_SECONDS = 1.0  # for each layer, where the compiled graph lies on disk
 SAVED_SECONDS = 0.0005  # for each layer and step: what python and small kernels cost outside of a graph
+SAVED_ON_A_GPU = 0.00006  # where steps are recorded anyway, it is only the small kernels; a guess
 FEW_ROWS = 8  # with more of them, products are all that matters on a processor without AVX-512 (dev/LOG.md)
 
 
@@ -79,7 +80,8 @@ class Compiling:
         """Whether this many steps save more time than compiling takes."""
         if self.rows > FEW_ROWS and self.device == "cpu" and not WIDE:
             return False
-        return steps * self.config.depth * SAVED_SECONDS > self.expected_seconds()
+        saved = SAVED_SECONDS if self.device == "cpu" else SAVED_ON_A_GPU
+        return steps * self.config.depth * saved > self.expected_seconds()
 
     def remember(self, seconds: float) -> None:
         """The first time is that of an empty cache; from the second on it is what the next process will take."""

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from linnet.decoding.loop import Loop
 from linnet.decoding.requests import Decoding, Request, Sample
-from linnet.decoding.runner import Runner
+from linnet.decoding.runner import Ids, Runner
 from linnet.decoding.sampling import Drawn
 from linnet.decoding.scheduler import Group, Prefill, Row, Scheduler, Step, groups
 from linnet.errors import BadInput, RunFailed
@@ -21,7 +21,7 @@ from linnet.model.contract import evaluating
 from linnet.model.state import State
 
 ROWS = 64
-BURST = 16  # tokens that a GPU draws for one round trip
+BURST = 32  # tokens that a GPU draws for one round trip
 
 
 @dataclass(frozen=True)
@@ -79,8 +79,6 @@ def events(
     decoding.check(config, requests)
     if rows < 1:
         raise BadInput(f"rows is {rows}; at least one row must be computed")
-    if runner.columns is not None:
-        share = False
     if decoding.constraint is not None or runner.columns is not None:
         burst = 1
     elif burst is None:
@@ -101,7 +99,7 @@ class Work:
 
     def __init__(self, runner: Runner, group: Group, decoding: Decoding, rows: int, burst: int) -> None:
         self.runner, self.decoding, self.burst = runner, decoding, burst
-        self.scheduler = Scheduler(group, rows, runner.network.config.context, burst)
+        self.scheduler = Scheduler(group, rows, runner.network.config.context, burst, runner.fixed)
         self.beginning: tuple[Tensor, State] | None = None  # what all prompts begin with
         self.held: tuple[Tensor, State] | None = None  # a prompt that more samples will need
         self.loop: Loop | None = None
@@ -112,6 +110,7 @@ class Work:
             with evaluating(self.runner.network):
                 work = self.scheduler.next()
                 if work is None:
+                    self._begun().end()
                     return
                 happened = self._prefill(work) if isinstance(work, Prefill) else self._step(work)
             yield from happened
@@ -122,11 +121,12 @@ class Work:
         if shared and self.beginning is None:
             self.beginning = self.runner.share(work.prompts[0][:shared])
         rest = [prompt[shared:] for prompt in work.prompts]
+        before = [prompt[:shared] for prompt in work.prompts]
         loop = self._begun()
         if work.in_place:
-            logits, state = loop.extend(rest), None
+            logits, state = loop.extend(rest, before), None
         else:
-            logits, state = self._computed(work, rest)
+            logits, state = self._computed(work, rest, before, loop.after)
         sources = torch.tensor(work.sources, device=logits.device)
         happened = self._note(work.rows, loop.first(logits[sources], work.rows))
         indices, kept = self.scheduler.admitted(work)
@@ -136,15 +136,14 @@ class Work:
             loop.admit(indices, [work.rows[number] for number in kept])
         return happened
 
-    def _computed(self, work: Prefill, rest: Sequence[Sequence[int]]) -> tuple[Tensor, State]:
+    def _computed(self, work: Prefill, rest: Ids, before: Ids, after: State | None) -> tuple[Tensor, State]:
         """The logits and the states of these prompts; what will be needed again is kept."""
-        after = None if self.beginning is None else self.beginning[1]
         if work.held and self.held is not None:
             logits, state = self.held
         elif self.beginning is not None and not rest[0]:  # one prompt, shared whole
             logits, state = self.beginning[0], self.runner.empty(1, 0, after=after)
         else:
-            logits, state = self.runner.prefill(rest, after=after)
+            logits, state = self.runner.prefill(rest, after=after, before=before)
         self.held = None
         if work.keep is not None:
             again = torch.tensor([work.keep], device=logits.device)
@@ -156,8 +155,7 @@ class Work:
         if self.loop is None:
             after = None if self.beginning is None else self.beginning[1]
             rows, slots = len(self.scheduler.rows), self.scheduler.slots
-            state = self.runner.empty(rows, slots, after=after)
-            self.loop = Loop(self.runner, self.decoding, state, self.burst)
+            self.loop = Loop.begin(self.runner, self.decoding, rows, slots, after, self.burst)
         return self.loop
 
     def _step(self, work: Step) -> list[Event]:

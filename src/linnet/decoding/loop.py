@@ -1,121 +1,233 @@
 """The loop of a batch on its device: every row reads its last token and draws the next, several in one round trip.
 
-All that a token needs lies in tensors on the device (what each row reads, how far it may go, its random
-numbers, what was drawn), and nothing waits for the host before the round trip is over. Until then a row that
-has ended goes on and nobody reads it; it cannot leave its own slots.
-Legend: R = rows of the batch, n = rows that draw, K = tokens of a round trip, V = vocabulary.
+All that a token needs lies in tensors that stay where they are: what each row reads, how far it may go, its random
+numbers, what was drawn. Nothing waits for the host before the round trip is over, so a GPU records the step of a
+shape once and repeats it (`Graphs`). Until then a row that has ended goes on, and nobody reads it; it cannot leave
+its own slots. Everything but the recording runs on any device.
+Legend: R = rows of the batch, n = rows that draw, K = tokens of a round trip, L = tokens of a row, V = vocabulary.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from linnet.decoding.requests import Decoding
+from linnet.decoding.requests import Decoding, Sampling
 from linnet.decoding.runner import Ids, Runner
-from linnet.decoding.sampling import Drawn, allowed_ids, draw, listed, seen_ids
+from linnet.decoding.sampling import Drawn, allowed_ids, draw, first_noise, later_noise, listed, seen_ids
 from linnet.decoding.scheduler import Row, Step
-from linnet.model.state import Memory, State
+from linnet.model.state import KeyValues, Memory, State
+
+SPAN = 128  # slots: a recorded step reads as many as fill such pieces
+KEPT = 4  # loops that wait for a call of their shape
+
+
+class Graphs:
+    """Steps of a GPU by shape: the first of a shape is run, the second recorded, and all others are repeated.
+
+    Elsewhere, and where recording fails, steps are run one by one.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self.recording = device.type == "cuda"
+        self.problem = ""  # why nothing is recorded
+        self._met: set[Hashable] = set()
+        self._recorded: dict[Hashable, torch.cuda.CUDAGraph] = {}
+        self._pool: Any = None
+
+    def run(self, shape: Hashable, step: Callable[[], None]) -> None:
+        """Run the step, whose tensors are the same ones whenever the shape is."""
+        if self.recording and shape in self._met and shape not in self._recorded:
+            self._record(shape, step)
+        if shape in self._recorded:
+            self._recorded[shape].replay()
+        else:
+            self._met.add(shape)
+            step()
+
+    def _record(self, shape: Hashable, step: Callable[[], None]) -> None:
+        try:
+            self._pool = torch.cuda.graph_pool_handle() if self._pool is None else self._pool
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self._pool):
+                step()
+        except RuntimeError as error:
+            self.recording, self.problem = False, (str(error).splitlines() or ["unknown"])[0]
+        else:
+            self._recorded[shape] = graph
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """What the rows of a batch need beside their memory."""
+
+    tokens: Tensor  # int64 [R]: read next
+    last: Tensor  # int64 [R]: the last position that a row may read
+    prompt: Tensor  # int64 [R]: tokens of the prompt
+    noise: Tensor  # float64 [R, L]: random numbers of the tokens after the first
+    seen: Tensor | None  # bool [R, V]: ids that a repetition penalty makes rarer
+
+    @classmethod
+    def of(cls, runner: Runner, sampling: Sampling, rows: int, slots: int) -> Buffers:
+        tokens = torch.zeros(rows, dtype=torch.int64, device=runner.device)
+        noise = tokens.new_zeros(rows, 1 if sampling.greedy else slots, dtype=torch.float64)
+        penalised = sampling.repetition_penalty != 1
+        seen = tokens.new_zeros(rows, runner.vocabulary, dtype=torch.bool) if penalised else None
+        return cls(tokens, tokens.clone(), tokens.clone(), noise, seen)
+
+    def rows(self, kept: Tensor) -> Buffers:
+        """Only these rows go on, in this order, at the beginning of the same buffers."""
+        moved: dict[str, Any] = {}
+        for part in fields(self):
+            whole = getattr(self, part.name)
+            moved[part.name] = None if whole is None else whole[: len(kept)].copy_(whole[kept])
+        return Buffers(**moved)
 
 
 class Loop:
-    """Rows that run together: what they remember, and what each of them reads next."""
+    """Rows that run together, from what all of their prompts begin with (`after`) to their last tokens.
 
-    def __init__(self, runner: Runner, decoding: Decoding, state: State, burst: int) -> None:
-        self.runner, self.decoding, self.device = runner, decoding, runner.device
-        self.memory: Memory = state.take()
-        rows = len(self.memory.lengths)
-        self.tokens = torch.zeros(rows, dtype=torch.int64, device=self.device)
-        self.last = torch.full_like(self.tokens, self.memory.shared)  # the last position that a row may read
-        self.seen = None
-        if decoding.sampling.repetition_penalty != 1:
-            self.seen = torch.zeros(rows, runner.vocabulary, dtype=torch.bool, device=self.device)
-        self.uniform = torch.zeros(burst, rows, dtype=torch.float64, device=self.device)
-        self.drawn = torch.zeros(burst, rows, 3, dtype=torch.float64, device=self.device)
+    A fixed loop has one of few sizes and never gets other tensors, so that what is recorded of it is used again.
+    """
+
+    def __init__(
+        self, runner: Runner, decoding: Decoding, rows: int, slots: int, after: State | None, burst: int
+    ) -> None:
+        self.runner, self.decoding, self.device, self.after = runner, decoding, runner.device, after
+        self.fixed, self.slots, self.graphs = runner.fixed, slots, Graphs(runner.device)
+        self.memory: Memory = runner.empty(rows, slots, after=after).take()
+        self.buffers = Buffers.of(runner, decoding.sampling, rows, slots)
         self.turn = torch.zeros(1, dtype=torch.int64, device=self.device)  # which token of the round trip it is
+        self.drawn = torch.zeros(burst, rows, 3, dtype=torch.float64, device=self.device)  # see `draw`
+        self.whole = self.memory, self.buffers
+        self.buffers.last.fill_(self.memory.shared)
 
-    def extend(self, ids: Ids) -> Tensor:
+    @classmethod
+    def begin(
+        cls, runner: Runner, decoding: Decoding, rows: int, slots: int, after: State | None, burst: int
+    ) -> Loop:
+        """A loop for so many rows with room for so many tokens beyond `after`, which is consumed."""
+        if not runner.fixed:
+            return cls(runner, decoding, rows, slots, after, burst)
+        slots = -(-slots // SPAN) * SPAN
+        loop = runner.loops.pop(cls._shape(decoding, rows, slots, after, burst), None)
+        if loop is None:
+            return cls(runner, decoding, rows, slots, after, burst)
+        loop._clear(decoding, after)
+        return loop
+
+    def end(self) -> None:
+        """Every row has ended: the next call of this shape takes the loop as it is."""
+        if self.fixed:
+            rows = len(self.whole[1].tokens)
+            loops = self.runner.loops
+            loops[self._shape(self.decoding, rows, self.slots, self.after, len(self.drawn))] = self
+            while len(loops) > KEPT:
+                del loops[next(iter(loops))]
+        if self.graphs.problem:
+            self.runner.notes.append(f"steps are not recorded as CUDA graphs: {self.graphs.problem}")
+            self.graphs.problem, self.runner.fixed = "", False
+
+    @staticmethod
+    def _shape(decoding: Decoding, rows: int, slots: int, after: State | None, burst: int) -> Hashable:
+        return rows, slots, 0 if after is None else after.filled, decoding.sampling, decoding.count_ties, burst
+
+    def _clear(self, decoding: Decoding, after: State | None) -> None:
+        """As if it were new, in the same tensors."""
+        self.decoding, (self.memory, self.buffers) = decoding, self.whole
+        layers = () if after is None else after.take().layers
+        for mine, theirs in zip(self.memory.layers, layers, strict=False):
+            assert isinstance(mine, KeyValues) and isinstance(theirs, KeyValues)
+            for kept, new in zip(mine.shared or (), theirs.shared or (), strict=True):
+                kept.copy_(new)
+        self.memory.lengths.fill_(self.memory.shared)
+        self.buffers.last.fill_(self.memory.shared)
+
+    def _keep(self, state: State) -> None:
+        after = state.take()
+        if self.fixed:
+            self.memory.lengths.copy_(after.lengths)  # keys and values were written where they stay
+        else:
+            self.memory = after
+
+    def extend(self, ids: Ids, before: Ids) -> Tensor:
         """All rows read these ids: logits [R, V] after them."""
-        logits, state = self.runner.extend(State(self.memory), ids)
-        self.memory = state.take()
+        logits, state = self.runner.extend(State(self.memory), ids, before)
+        self._keep(state)
         return logits
 
     def place(self, indices: Sequence[int], state: State, sources: Sequence[int]) -> None:
         """These rows go on as the rows `sources` of a state, which is consumed."""
-        self.memory = State(self.memory).place(torch.tensor(indices), state, torch.tensor(sources)).take()
+        self._keep(State(self.memory).place(torch.tensor(indices), state, torch.tensor(sources)))
 
     def first(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
         """The first tokens of these rows, from the logits [n, V] after their prompts."""
-        seen = None if self.seen is None else self._seen(rows)
-        uniform = torch.from_numpy(self._noise(rows, 1)[0]).to(self.device)
+        seen = None if self.buffers.seen is None else self._seen(rows)
+        uniform = first_noise(rows, self.decoding.sampling).to(self.device)
         return listed(draw(logits, self.decoding, uniform, seen, self._allowed(rows))[None])
 
     def admit(self, indices: Sequence[int], rows: Sequence[Row]) -> None:
         """These rows read the first tokens of their samples next."""
-        where = torch.tensor(indices, device=self.device)
-        self.tokens[where] = torch.tensor([row.drawn[-1] for row in rows], device=self.device)
-        self.last[where] = torch.tensor([row.last for row in rows], device=self.device)
-        if self.seen is not None:
-            self.seen[where] = self._seen(rows)
+        where, buffers = torch.tensor(indices, device=self.device), self.buffers
+        buffers.tokens[where] = torch.tensor([row.drawn[-1] for row in rows], device=self.device)
+        buffers.last[where] = torch.tensor([row.last for row in rows], device=self.device)
+        buffers.prompt[where] = torch.tensor([len(row.request.prompt) for row in rows], device=self.device)
+        if not self.decoding.sampling.greedy:
+            buffers.noise[where] = later_noise(rows, self.slots).to(self.device)
+        if buffers.seen is not None:
+            buffers.seen[where] = self._seen(rows)
 
     def compact(self, kept: Sequence[int]) -> None:
         """Only these rows go on, in this order."""
         rows = torch.tensor(kept)
         self.memory = State(self.memory).compact(rows).take()
-        rows = rows.to(self.device)
-        self.tokens, self.last = self.tokens[rows], self.last[rows]
-        self.seen = None if self.seen is None else self.seen[rows]
-        self.uniform, self.drawn = self.uniform[:, : len(kept)], self.drawn[:, : len(kept)]
+        self.buffers = self.buffers.rows(rows.to(self.device))
 
     def run(self, step: Step) -> Drawn:
         """What the rows of this step draw; the other rows of the batch are empty."""
-        indices = list(step.indices)
-        # A GPU computes the empty rows sooner than it would take another shape.
-        free = self.device.type == "cpu" or self.decoding.constraint is not None
-        few = free and len(indices) < len(self.tokens)
-        where = torch.tensor(indices) if few else slice(None)
-        if not self.decoding.sampling.greedy:
-            uniform = np.zeros((step.tokens, len(self.tokens)))
-            uniform[:, indices] = self._noise(step.rows, step.tokens)
-            self.uniform[: step.tokens] = torch.from_numpy(uniform).to(self.device)
+        rows, indices, reach = len(self.buffers.tokens), list(step.indices), step.reach
         self.turn.zero_()
-        for _ in range(step.tokens):
-            self._once(where, step.reach, self._allowed(step.rows), self._read(step))
+        if self.fixed and self.decoding.constraint is None:
+            shared, most = self.memory.shared, self.runner.network.config.context - 1
+            reach = min(shared + (reach - shared) // SPAN * SPAN + SPAN - 1, shared + self.slots - 1, most)
+            for _ in range(step.tokens):
+                self.graphs.run((rows, reach), lambda: self._once(slice(rows), reach, None, ()))
+        else:
+            where = slice(rows) if len(indices) == rows else torch.tensor(indices, device=self.device)
+            for _ in range(step.tokens):
+                self._once(where, reach, self._allowed(step.rows), self._before(step))
         return listed(self.drawn[: step.tokens, indices])
 
-    def _read(self, step: Step) -> Ids:
-        """What each row of the batch has read, where its model reads further columns; empty rows a token."""
+    def _before(self, step: Step) -> Ids:
+        """What each row of the batch has read before its next token, where its model reads further columns."""
         if self.runner.columns is None:
             return ()
-        ids: list[Sequence[int]] = [(0,)] * len(self.tokens)
+        ids: list[Sequence[int]] = [()] * len(self.buffers.tokens)
         for index, row in zip(step.indices, step.rows, strict=True):
-            ids[index] = (*row.request.prompt, *row.drawn)
+            ids[index] = (*row.request.prompt, *row.drawn[:-1])
         return ids
 
-    def _once(self, where: Tensor | slice, reach: int, allowed: Tensor | None, ids: Ids) -> None:
-        """One token of all rows; none of them will have read more than `reach` tokens before it."""
-        lengths = torch.minimum(self.memory.lengths, self.last).clamp(max=reach)
+    def _once(self, where: Tensor | slice, reach: int, allowed: Tensor | None, before: Ids) -> None:
+        """One token of these rows; none of them has read more than `reach` tokens before it."""
+        buffers = self.buffers
+        lengths = torch.minimum(self.memory.lengths, buffers.last).clamp(max=reach)
         state = State(replace(self.memory, lengths=lengths, filled=reach))
-        logits, state = self.runner.step(state, self.tokens, where, ids)
-        self.memory = state.take()
-        seen = None if self.seen is None else self.seen[where]
-        result = draw(logits, self.decoding, self.uniform[self.turn][0, where], seen, allowed)
-        tokens = result[:, 0].long()
-        self.tokens[where] = tokens
-        if self.seen is not None:
-            self.seen[where] = self.seen[where].scatter(1, tokens[:, None], True)
-        self.drawn[self.turn, where] = result
+        logits, state = self.runner.step(state, buffers.tokens, where, before)
+        self._keep(state)
+        turn = (lengths - buffers.prompt).clamp(0, buffers.noise.shape[1] - 1)
+        uniform = buffers.noise.gather(1, turn[:, None])[where, 0]
+        seen = None if buffers.seen is None else buffers.seen[where]
+        drawn = draw(logits, self.decoding, uniform, seen, allowed)
+        tokens = drawn[:, 0].long()
+        buffers.tokens[where] = tokens
+        if seen is not None and buffers.seen is not None:
+            buffers.seen[where] = seen.scatter(1, tokens[:, None], True)
+        self.drawn[self.turn, where] = drawn
         self.turn += 1
-
-    def _noise(self, rows: Sequence[Row], tokens: int) -> np.ndarray:
-        """The next random numbers [tokens, n] of these rows."""
-        if self.decoding.sampling.greedy:
-            return np.zeros((tokens, len(rows)))
-        return np.stack([row.noise.random(tokens) for row in rows], axis=1)
 
     def _seen(self, rows: Sequence[Row]) -> Tensor:
         return seen_ids(rows, self.runner.vocabulary).to(self.device)

@@ -6,7 +6,7 @@ import torch
 
 from linnet.decoding.requests import Decoding, Request, Sample
 from linnet.decoding.runner import Columns
-from linnet.decoding.sampling import allowed_ids, draw, listed, seen_ids
+from linnet.decoding.sampling import allowed_ids, draw, first_noise, listed, seen_ids
 from linnet.decoding.scheduler import Row
 from linnet.model.contract import evaluating
 from linnet.model.inputs import Inputs
@@ -26,7 +26,7 @@ def generate(model: Model, request: Request, decoding: Decoding, columns: Column
             logits = model.head(hidden[:, -1])
             seen = seen_ids([row], logits.shape[1]) if decoding.sampling.repetition_penalty != 1 else None
             allowed = allowed_ids([row], logits.shape[1]) if decoding.constraint is not None else None
-            uniform = torch.from_numpy(row.noise.random(1)).to(logits.device)
+            uniform = first_noise([row], decoding.sampling).to(logits.device)
             ((tokens, logprobs, ties),) = listed(draw(logits, decoding, uniform, seen, allowed)[None])
             row.take(tokens, logprobs, ties, decoding)
     return row.sample

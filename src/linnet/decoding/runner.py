@@ -20,7 +20,8 @@ Legend: R = rows of a state, n = rows that answer, T = tokens, W = model width, 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -32,6 +33,9 @@ from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.model.state import State
 
+if TYPE_CHECKING:
+    from linnet.decoding.loop import Loop
+
 Ids = Sequence[Sequence[int]]
 Columns = Callable[[Sequence[int]], Mapping[str, np.ndarray]]  # ids of a row -> further columns at each of them
 Advance = Callable[[Tensor, State], tuple[Tensor, State]]
@@ -41,20 +45,30 @@ TOLERANCE = 0.03  # relative difference of the logits of the first compiled step
 
 
 class Runner:
-    """One model at work; `notes` has what a person should know about its compiled steps.
+    """One model at work; `notes` has what a person should know about its steps.
 
     `columns` gives the further columns that a model reads beside the tokens, from all ids of a row so far: known
-    in advance, constant, or computed. Such a model shares no beginnings, and its steps are not compiled.
+    in advance, constant, or computed. Then each call needs what its rows have read `before`, too.
+    Where loops are `fixed`, as on a GPU, they keep their tensors and what was recorded of them for the next call.
     """
 
     def __init__(
-        self, network: Model, compiling: Compiling | None = None, *, columns: Columns | None = None
+        self,
+        network: Model,
+        compiling: Compiling | None = None,
+        *,
+        columns: Columns | None = None,
+        fixed: bool | None = None,
     ) -> None:
         if network.config.columns and columns is None:
             raise ValueError(f"this model reads further columns: {', '.join(network.config.columns)}")
         self.columns = columns if network.config.columns else None
         self.network, self.device, self.compiling = network, network.device, compiling
         self.vocabulary = network.config.vocabulary
+        self.fixed = self.device.type == "cuda" if fixed is None else fixed
+        # The memory of a recurrent layer is another tensor after each step, and columns are made on the host.
+        self.fixed &= "gru" not in network.config.mixers and self.columns is None
+        self.loops: dict[Hashable, Loop] = {}
         self.notes: list[str] = []
         self.compile_seconds = 0.0  # of the first compiled step
         self._unchecked = compiling is not None
@@ -67,33 +81,28 @@ class Runner:
             return self.network.empty_state(rows, slots)
         return after.select(torch.zeros(rows, dtype=torch.int64)).reserve(slots)
 
-    def prefill(self, prompts: Ids, *, after: State | None = None) -> tuple[Tensor, State]:
+    def prefill(self, prompts: Ids, *, after: State | None = None, before: Ids = ()) -> tuple[Tensor, State]:
         """Logits [n, V] after these prompts, none of them empty, and their state; all go on from `after`."""
-        return self.extend(self.empty(len(prompts), max(map(len, prompts)), after=after), prompts)
+        return self.extend(self.empty(len(prompts), max(map(len, prompts)), after=after), prompts, before)
 
     def share(self, ids: Sequence[int]) -> tuple[Tensor, State]:
         """Logits [1, V] after these ids, and their state, whose copies by `select` all read it from one place."""
         logits, state = self.prefill([ids])
         return logits, state.share()
 
-    def extend(self, state: State, ids: Ids) -> tuple[Tensor, State]:
+    def extend(self, state: State, ids: Ids, before: Ids = ()) -> tuple[Tensor, State]:
         """Each row reads its ids, at least one, all in one pass: logits [R, V] after the last of them."""
-        hidden, state = self._read(state, ids)
+        hidden, state = self._read(state, ids, before)
         last = torch.tensor([len(row) - 1 for row in ids])
         return self.logits(hidden[torch.arange(len(ids)), last]), state
 
     def step(
-        self, state: State, tokens: Tensor, rows: Tensor | slice = ALL, ids: Ids = ()
+        self, state: State, tokens: Tensor, rows: Tensor | slice = ALL, before: Ids = ()
     ) -> tuple[Tensor, State]:
-        """Each row reads its token [R]: logits [R, V], or those [n, V] of the rows that are named.
-
-        `ids` are all that each row has read with it, where the model reads further columns.
-        """
+        """Each row reads its token [R]: logits [R, V], or those [n, V] of the rows that are named."""
         if self.columns is not None:
-            last = [{name: values[-1:] for name, values in self.columns(row).items()} for row in ids]
-            output = self.network(Inputs({"ids": tokens[:, None], **self._stacked(last)}), state)
-            assert output.state is not None
-            return self.logits(output.hidden[:, -1][rows]), output.state
+            hidden, state = self._read(state, tokens[:, None].tolist(), before)
+            return self.logits(hidden[rows, -1]), state
         if self._unchecked:
             self._unchecked = False
             return self._first_compiled(state, tokens, rows)
@@ -101,10 +110,10 @@ class Runner:
         return self.logits(hidden[rows]), state
 
     def score(
-        self, logits: Tensor, state: State, ids: Ids, ends: Sequence[int] = ()
+        self, logits: Tensor, state: State, ids: Ids, ends: Sequence[int] = (), before: Ids = ()
     ) -> tuple[list[tuple[float, ...]], list[float]]:
         """Log-probabilities of each of these tokens after `logits` [R, V], and of one of `ends` after the last."""
-        hidden, _ = self._read(state, ids)
+        hidden, _ = self._read(state, ids, before)
         tokens, ending = [], []
         rows = max(1, SCORED // (hidden.shape[1] * self.vocabulary))
         for first in range(0, len(ids), rows):
@@ -126,26 +135,28 @@ class Runner:
                 return f"{name} holds weights that are not finite numbers"
         return "activations overflow"
 
-    def _read(self, state: State, ids: Ids) -> tuple[Tensor, State]:
+    def _read(self, state: State, ids: Ids, before: Ids) -> tuple[Tensor, State]:
         """Hidden vectors [R, T, W] of these ids, padded on the right."""
         lengths = torch.tensor([len(row) for row in ids])
         padded = torch.zeros(len(ids), int(lengths.max()), dtype=torch.int64)
         for row, given in zip(padded, ids, strict=True):
             row[: len(given)] = torch.tensor(given)
-        columns = {"ids": padded.to(self.device)}
-        if self.columns is not None:
-            columns |= self._stacked([self.columns(row) for row in ids])
+        columns = {"ids": padded.to(self.device), **self._further(ids, before)}
         output = self.network(Inputs(columns, lengths=lengths.to(self.device)), state)
         assert output.state is not None
         return output.hidden, output.state
 
-    def _stacked(self, rows: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Tensor]:
-        """The further columns [R, T, ...] of these rows, padded on the right."""
-        found = {}
-        for name in self.network.config.columns:
-            values = [torch.from_numpy(np.asarray(row[name])) for row in rows]
-            found[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True).to(self.device)
-        return found
+    def _further(self, ids: Ids, before: Ids) -> dict[str, Tensor]:
+        """The further columns [R, T, ...] of these ids, padded on the right."""
+        if self.columns is None:
+            return {}
+        names, rows = tuple(self.network.config.columns), []
+        for number, row in enumerate(ids):
+            read = before[number] if before else ()
+            made = self.columns((*read, *row))
+            rows.append({name: torch.from_numpy(np.asarray(made[name]))[len(read) :] for name in names})
+        pad = torch.nn.utils.rnn.pad_sequence
+        return {name: pad([row[name] for row in rows], batch_first=True).to(self.device) for name in names}
 
     def _eager(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
         output = self.network(ids, state)

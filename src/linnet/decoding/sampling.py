@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -52,6 +53,19 @@ def listed(drawn: Tensor) -> Drawn:
     host = drawn.transpose(0, 1).cpu()
     parts = host[..., 0].long().tolist(), host[..., 1].tolist(), host[..., 2].bool().tolist()
     return list(zip(*parts, strict=True))
+
+
+def first_noise(rows: Sequence[Row], sampling: Sampling) -> Tensor:
+    """The random number [n] of the first token of each row; greedy rows need none."""
+    return torch.tensor([0.0 if sampling.greedy else row.noise.random() for row in rows], dtype=torch.float64)
+
+
+def later_noise(rows: Sequence[Row], most: int) -> Tensor:
+    """The random numbers [n, most] of the tokens after the first, as many as each row may draw."""
+    noise = np.zeros((len(rows), most))
+    for numbers, row in zip(noise, rows, strict=True):
+        numbers[: row.limit - 1] = row.noise.random(row.limit - 1)
+    return torch.from_numpy(noise)
 
 
 def seen_ids(rows: Sequence[Row], vocabulary: int) -> Tensor:

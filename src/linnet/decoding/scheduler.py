@@ -164,10 +164,11 @@ class Step:
 class Scheduler:
     """The rows of one group: ask `next` what to do, and report with `admitted` and `ended` when it is done."""
 
-    def __init__(self, group: Group, rows: int, context: int, burst: int = 1) -> None:
+    def __init__(self, group: Group, rows: int, context: int, burst: int = 1, fixed: bool = False) -> None:
         self.shared, self.burst = group.shared, burst
         self.waiting = deque(group.rows)
-        self.rows: list[Row | None] = [None] * min(rows, len(group.rows))
+        self.fixed = fixed
+        self.rows: list[Row | None] = [None] * min(rows, self._size(len(group.rows)))
         most = max(len(row.request.prompt) - self.shared + row.limit for row in group.rows)
         self.slots = min(most, context - self.shared)
         self._fresh = True  # no row has run yet
@@ -236,18 +237,26 @@ class Scheduler:
             self.rows = [self.rows[index] for index in compact]
         indices = tuple(self.living)
         rows = tuple(row for row in self.rows if row is not None)
-        return Step(rows, indices, min(self.burst, max(row.left for row in rows)), compact)
+        # Requests that wait take the rows of those that end, so the round trips are shorter.
+        most = max(1, self.burst // 2) if self.waiting else self.burst
+        return Step(rows, indices, min(most, max(row.left for row in rows)), compact)
 
     def _compacted(self) -> tuple[int, ...] | None:
         """Empty rows go when they are many."""
         living = self.living
         if self.waiting or len(living) > CROWDED * len(self.rows):
             return None
-        if len(living) == 1:
-            # A single row is another graph to a compiler: two are kept, and nothing is compiled amid a batch.
-            living.append(next(index for index, row in enumerate(self.rows) if row is None))
-        if len(living) == len(self.rows):
+        # A single row is another graph to a compiler: two are kept, and nothing is compiled amid a batch.
+        size = max(2, self._size(len(living)))
+        if size >= len(self.rows):
             return None
+        empty = [index for index, row in enumerate(self.rows) if row is None]
+        kept = living + empty[: size - len(living)]
         # Rows from behind move into free ones in front: nothing else is copied.
-        behind = [index for index in living if index >= len(living)]
-        return tuple(index if index in living else behind.pop() for index in range(len(living)))
+        behind = [index for index in kept if index >= size]
+        return tuple(index if index in kept else behind.pop() for index in range(size))
+
+    def _size(self, rows: int) -> int:
+        """Rows of a batch for this many: where loops are fixed, one of few sizes, at most a quarter larger."""
+        step = 1 << max(0, rows.bit_length() - 3) if self.fixed else 1
+        return -(-rows // step) * step
