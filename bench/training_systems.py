@@ -24,13 +24,13 @@ from linnet.domains.tokens import decoder
 from linnet.errors import RunFailed
 from linnet.exchange.families import LLAMA
 from linnet.exchange.layouts import written_tensors
-from linnet.machine import synchronize
+from linnet.machine import PRECISIONS, autocast, synchronize
 from linnet.model.config import ModelConfig
 from linnet.model.kernels import BLOCK
 from linnet.model.model import Model
 from linnet.training.allocator import keep_freed_memory
 from linnet.training.distributed import Processes
-from linnet.training.learner import DTYPES, Learner, autocast
+from linnet.training.learner import Learner
 from linnet.training.run import Run
 
 EXACT_ROWS = 2  # that are compared in float32, without compiling
@@ -154,7 +154,7 @@ def build(system: System, run: Run, batch: Batch) -> Working:
     torch.set_num_threads(run.threads)
     device = torch.device(run.device)
     if system.kind == "products":
-        dtype = DTYPES.get(system.precision, torch.float32)
+        dtype = PRECISIONS.get(system.precision, torch.float32)
         return Working(
             None, clocked(matrix_products(cast(ModelConfig, run.model), batch.rows, dtype, run.device), run.device)
         )

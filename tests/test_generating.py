@@ -6,6 +6,8 @@ import io
 import json
 import math
 import re
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -402,3 +404,35 @@ def test_log_probabilities_of_tokens_come_on_request(writer: Path) -> None:
     assert rest == pytest.approx(0.0, abs=1e-9) if sample.stop == "length" else rest < 0
     (plain,) = generate(writer, "the cat ", max_tokens=6, seed=2)
     assert plain == sample.model_copy(update={"tokens": None, "token_logprobs": None})
+
+
+# What is loaded.
+
+
+def loaded(code: str) -> set[str]:
+    """The modules of a new process that has run this."""
+    code = f"import sys\n{code}\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
+
+
+def test_generating_loads_what_it_needs(adder: Path) -> None:
+    """No training, no domain but that of the run, and of torch no compiler."""
+    found = loaded("from linnet import workbench\nworkbench.generate")
+    assert sum(name.partition(".")[0] == "linnet" for name in found) <= 70
+    assert not {"linnet.workbench.train", "linnet.training.loop", "linnet.training.optim"} & found
+    arguments = ["generate", str(adder), "12+34=", "--json"]
+    used = loaded(f"import typer\nfrom linnet.cli.app import build\nbuild()({arguments!r}, standalone_mode=False)")
+    assert not {"torch._dynamo", "torch._inductor", "sympy", "rich", "polars", "linnet.domains.places.data"} & used
+
+
+def test_functions_are_not_hidden_by_modules_of_their_names() -> None:
+    code = (
+        "import linnet.workbench.generate, linnet.workbench.runs\nfrom linnet import workbench\n"
+        "assert callable(workbench.generate) and callable(workbench.runs)\n"
+        "assert set(workbench.HOMES) == set(workbench.__all__)\n"
+        "assert all(callable(getattr(workbench, name)) for name in workbench.__all__)"
+    )
+    assert {"linnet.workbench.generate", "linnet.workbench.runs"} <= loaded(code)
+    with pytest.raises(AttributeError, match="has no attribute 'generat'"):
+        workbench.generat  # noqa: B018

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from linnet.decoding.constraints import Constraint
 from linnet.errors import BadInput
 
 if TYPE_CHECKING:
+    from linnet.decoding.constraints import Constraint
     from linnet.model.config import ModelConfig
 
 Reason = Literal["end", "length", "stop"]

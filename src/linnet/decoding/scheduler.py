@@ -14,12 +14,15 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from linnet.decoding.constraints import Constraint
 from linnet.decoding.requests import Decoding, Reason, Request, Sample
 from linnet.errors import RunFailed
+
+if TYPE_CHECKING:
+    from linnet.decoding.constraints import Constraint
 
 SHARED_TOKENS = 32  # a shorter beginning in common is not worth a product of its own
 SHARED_ROWS = 8

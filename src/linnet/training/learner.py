@@ -17,20 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from linnet.codecs import Codec
 from linnet.data import Batch
+from linnet.machine import autocast
 from linnet.model.contract import Network, Objective
 from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
 from linnet.training.distributed import Processes
 from linnet.training.optim import Average, load_state_tensors, optimizers, set_rate, state_tensors
 from linnet.training.run import Run
-
-DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """The mixed-precision region of this run; nothing in float32."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=DTYPES[precision])
 
 
 @dataclass(frozen=True)

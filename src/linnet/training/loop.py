@@ -11,12 +11,13 @@ import torch
 
 from linnet.data import Batch, Plan, Prefetcher
 from linnet.domains.contract import Material, Part
+from linnet.machine import autocast
 from linnet.model.contract import Network, evaluating
 from linnet.records import ValidationRecord
 from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder
 from linnet.training.distributed import Processes
 from linnet.training.guards import Stopped, out_of_memory_in_words, stop_signals
-from linnet.training.learner import Learner, autocast
+from linnet.training.learner import Learner
 from linnet.training.log import Diverged, Log
 from linnet.training.run import Run
 from linnet.training.settings import without_unused

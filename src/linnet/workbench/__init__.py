@@ -1,14 +1,25 @@
-"""What one does with linnet, as functions: every verb of the command line is one of these."""
+"""What one does with linnet, as functions: every verb of the command line is one of these.
 
-from linnet.workbench.evaluate import evaluate
-from linnet.workbench.export import export_run, import_run
-from linnet.workbench.generate import Pace, Session, generate, stream
-from linnet.workbench.inspect import attention
-from linnet.workbench.open import Opened, load
-from linnet.workbench.options import Options
-from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
-from linnet.workbench.runs import runs, show
-from linnet.workbench.train import resume, train, train_seeds
+Each is loaded when it is first named, so that `generate` loads nothing of training.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import types
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from linnet.workbench.evaluate import evaluate
+    from linnet.workbench.export import export_run, import_run
+    from linnet.workbench.generate import Pace, Session, generate, stream
+    from linnet.workbench.inspect import attention
+    from linnet.workbench.open import Opened, load
+    from linnet.workbench.options import Options
+    from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
+    from linnet.workbench.runs import runs, show
+    from linnet.workbench.train import resume, train, train_seeds
 
 __all__ = [
     "Opened",
@@ -31,3 +42,33 @@ __all__ = [
     "train",
     "train_seeds",
 ]
+MODULES = {
+    "evaluate": ("evaluate",),
+    "export": ("export_run", "import_run"),
+    "generate": ("Pace", "Session", "generate", "stream"),
+    "inspect": ("attention",),
+    "open": ("Opened", "load"),
+    "options": ("Options",),
+    "recipes": ("options_of_recipe", "options_of_run", "recipes"),
+    "runs": ("runs", "show"),
+    "train": ("resume", "train", "train_seeds"),
+}
+HOMES = {name: module for module, names in MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(f"{__name__}.{HOMES[name]}"), name)
+    return found
+
+
+class _Functions(types.ModuleType):
+    """A module that is loaded does not hide the function of its name."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in HOMES or not isinstance(value, types.ModuleType):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Functions

@@ -7,22 +7,24 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Unpack
+from typing import TYPE_CHECKING, Unpack
 
 from linnet.codecs import Codec
 from linnet.decoding import engine
-from linnet.decoding.choices import Table, tables
 from linnet.decoding.compiling import Compiling
-from linnet.decoding.constraints import Pattern
 from linnet.decoding.products import Weights, packed
 from linnet.decoding.requests import Decoding, Request, Sample, Sampling, Stopping
 from linnet.decoding.runner import Runner
-from linnet.decoding.streaming import Streaming
 from linnet.errors import BadInput, counted
 from linnet.records import ChoiceRecord, GenerationRecord, PieceRecord
 from linnet.workbench.open import Opened, further_ends, load, options_of, weights_in
 from linnet.workbench.options import Options, check_options
 from linnet.workbench.prompts import Prompt, choice_after, no_prompt, read_prompt
+
+if TYPE_CHECKING:
+    from linnet.decoding.choices import Table
+    from linnet.decoding.constraints import Pattern
+    from linnet.decoding.streaming import Streaming
 
 Prompts = Sequence[str] | None  # None: one sample from nothing but the begin token
 
@@ -222,6 +224,8 @@ class Job:
 
     def with_pieces(self) -> Iterator[engine.Event | PieceRecord]:
         """The events of the engine, and between them what is certain of each text."""
+        from linnet.decoding.streaming import Streaming
+
         open_texts: dict[int, Streaming] = {}
         for event in self.events():
             request = self.requests[event.index]
@@ -259,6 +263,8 @@ class Job:
 
     def _chosen(self, choices: Mapping[tuple[int, ...], Sequence[tuple[int, ...]]]) -> Iterator[engine.Event]:
         """Samples that are choices, as soon as the choices of their prompt are scored."""
+        from linnet.decoding.choices import tables
+
         indices: dict[tuple[int, ...], list[int]] = {}
         for index, request in enumerate(self.requests):
             indices.setdefault(request.prompt, []).append(index)
@@ -326,6 +332,8 @@ def pattern_of(codec: Codec, options: Options) -> Pattern | None:
         raise BadInput("a sample is one of some choices or matches a pattern; give one of them")
     if codec.pieces is None:
         raise BadInput("the tokens of this run do not write their text in order, so no pattern can be followed")
+    from linnet.decoding.constraints import Pattern
+
     pattern = Pattern(expression, codec.pieces, codec.end)
     pattern.check()
     return pattern

@@ -17,12 +17,11 @@ from linnet.decoding.products import Weights, named, packed
 from linnet.domains.tokens import decoder
 from linnet.errors import BadInput, nearest
 from linnet.files import write_atomically
-from linnet.machine import automatic_precision
+from linnet.machine import autocast, automatic_precision
 from linnet.model.contract import Network
 from linnet.model.model import Model
 from linnet.records import RunRecord
 from linnet.training.checkpoint import Damaged, RunFolder, load_weights
-from linnet.training.learner import autocast
 from linnet.training.run import Run
 from linnet.training.settings import parse, parse_setting
 from linnet.untrusted import read_object, read_toml, shown
