@@ -45,7 +45,7 @@ from linnet.model.costs import costs  # noqa: E402
 if __name__ == "__mp_main__" and installed("transformers"):
     from transformers import LlamaForCausalLM  # noqa: F401 - loaded while another measurement still runs
 
-SECTIONS = ("machine", "tests", "train", "decode", "small", "headlines")
+SECTIONS = ("machine", "tests", "train", "small", "headlines", "decode")  # in this order
 LEAST = 15.0  # seconds; with less time left nothing is started
 CAPS = {"tests": 100.0, "train": 75.0, "decode": 60.0, "small": 60.0, "headlines": 150.0}  # of one measurement
 TITLES = 100_000
@@ -75,7 +75,7 @@ class Plan:
     @property
     def seconds(self) -> float:
         """How long one speed is measured."""
-        return 0.3 if self.tiny else 3.0
+        return 0.3 if self.tiny else 2.0
 
 
 # --- measurements: each runs in a process of its own and yields rows ----------------------------------
@@ -151,7 +151,8 @@ def decode(plan: Plan, shape: Shape, kind: str, rows: int) -> Iterator[Row]:
             system.decode(prompts, 1, tokens, True)
             taken.append(time.perf_counter() - began)
     seconds = statistics.median(taken)
-    yield {
+    notes = {"notes": system.runner.notes} if isinstance(system, decoding_systems.Ours) else {}
+    yield notes | {
         "tokens/s": rows * tokens / seconds,
         "ms a token": 1e3 * seconds / tokens,
         "ready s": ready,
@@ -277,6 +278,18 @@ def _text(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
 
 
+def decode_in_turn(plan: Plan, report: Report) -> None:
+    """What users run first: graphs at one row and many; then the same without graphs."""
+    shapes = {"tiny": replace(TINY, context=256)} if plan.tiny else DECODED
+    for name, shape in shapes.items():
+        report.measure(f"decode {name}", "same tokens", same_tokens, plan, shape)
+    for ways in (("linnet compiled", "transformers static"), ("linnet eager", "transformers eager")):
+        for (name, shape), rows, kind in itertools.product(
+            shapes.items(), (3,) if plan.tiny else (1, 64, 256), ways
+        ):
+            report.measure(f"decode {name}", f"{kind}, {rows} rows", decode, plan, shape, kind, rows)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
@@ -298,12 +311,6 @@ def main() -> None:
         shapes = {"tiny": TINY} if plan.tiny else TRAINED
         for (name, shape), kind in itertools.product(shapes.items(), ("linnet", "nanogpt", "llama")):
             report.measure(f"train {name}", kind, train, plan, shape, kind)
-    if "decode" in chosen:
-        ways = ("linnet compiled", "linnet eager", "transformers static", "transformers eager")
-        for name, shape in ({"tiny": replace(TINY, context=256)} if plan.tiny else DECODED).items():
-            report.measure(f"decode {name}", "same tokens", same_tokens, plan, shape)
-            for rows, kind in itertools.product((3,) if plan.tiny else (1, 64, 256), ways):
-                report.measure(f"decode {name}", f"{kind}, {rows} rows", decode, plan, shape, kind, rows)
     if "small" in chosen:
         name, steps = ("tiny-arithmetic", 30) if plan.tiny else ("arithmetic", 300)
         for compiled in ("off",) if plan.tiny else ("off", "on"):
@@ -314,6 +321,8 @@ def main() -> None:
         epochs = 7.0 if given.titles and report.left > 120 else 1.0
         length = {"steps": 20} if plan.tiny else {"epochs": epochs}
         report.measure("headlines", f"{name}, {length}", recipe, plan, name, given.titles, **length)
+    if "decode" in chosen:
+        decode_in_turn(plan, report)
     report.spare.close()
 
 
