@@ -72,7 +72,7 @@ def test_nats_depend_neither_on_rows_per_batch_nor_on_their_order(lengths, rows,
     assert counts.sum() == data.targets
     shuffled = list(range(len(lengths)))
     order.shuffle(shuffled)
-    moved = data.rows(np.array(shuffled))
+    moved = data.select(np.array(shuffled))
     again = nats(model, moved, rows=256)
     np.testing.assert_allclose(again.mean, found.mean, rtol=1e-6)
     np.testing.assert_allclose(again.between(moved.starts)[0], sums[shuffled], rtol=1e-6, atol=1e-5)

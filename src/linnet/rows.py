@@ -56,6 +56,9 @@ class RowSource(Protocol):
     def targets(self) -> int:
         """How many steps are scored."""
 
+    def select(self, chosen: np.ndarray) -> RowSource:
+        """Only these rows."""
+
     def fingerprint(self) -> str:
         """A short hash of the content: a resumed run refuses data that changed under it."""
 
@@ -174,7 +177,7 @@ class Rows:
         present = {name: mask[steps] for name, mask in self.present.items()}
         return Rows(columns, starts, scored, present=present)
 
-    def rows(self, chosen: np.ndarray) -> Rows:
+    def select(self, chosen: np.ndarray) -> Rows:
         """Only these rows."""
         picked = np.concatenate(
             [np.arange(self.starts[i], self.starts[i + 1]) for i in chosen] or [np.empty(0, np.int64)]

@@ -18,7 +18,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -74,7 +74,7 @@ def attention_form(
     With dropout torch has no fused kernel for processors.
     """
     if device.type == "cuda":
-        return "fused"
+        return "explicit" if _PART and dropout else "fused"  # whose own dropout knows nothing of parts
     if queries == 1:
         compiled = torch.compiler.is_compiling() if compiled is None else compiled
         return "multiply_sum" if compiled else "explicit"
@@ -341,11 +341,47 @@ def nothing_dropped() -> Iterator[None]:
         DROPPING.fill_(1)
 
 
+@dataclass(frozen=True)
+class Part:
+    """The rows of a micro-batch that one of several processes computes: `first` up to `last` of `total`.
+
+    All processes draw the masks of all rows from one seed and use those of their own, so that their number changes
+    nothing. Values that do not lie by rows (entries of places) are drawn by each process for itself.
+    """
+
+    first: int
+    last: int
+    total: int
+    own: torch.Generator
+
+    def passes(self, rows: int) -> int:
+        """How often the rows of this process stand in so many rows; 0 where values do not lie by rows."""
+        passes, rest = divmod(rows, self.last - self.first)
+        return 0 if rest or passes > 2 else passes
+
+
+_PART: list[Part] = []  # of the step that is computed; empty in a process alone
+
+
+@contextlib.contextmanager
+def drawing_for(part: Part | None) -> Iterator[None]:
+    """Inside, dropout is drawn for this part of the rows."""
+    if part is not None:
+        _PART.append(part)
+    try:
+        yield
+    finally:
+        if part is not None:
+            _PART.pop()
+
+
 def drop(x: Tensor, share: float, training: bool = True) -> Tensor:
     """Zero about this share of the values and scale up the rest; shares are multiples of 2 ** -16."""
     dropped = dropped_parts(share)
     if not training or dropped == 0:
         return x
+    if _PART and (passes := _PART[-1].passes(len(x))):
+        return _drop_part(x, share, _PART[-1], passes)
     if x.device.type != "cpu":
         return F.dropout(x, share)
     if torch.compiler.is_compiling():
@@ -353,11 +389,28 @@ def drop(x: Tensor, share: float, training: bool = True) -> Tensor:
         return torch.where(mixed_mask(x.shape, share, x.device), (x * more).to(x.dtype), 0.0)
     if not DROPPING:
         return x
-    words = torch.empty(-(-x.numel() // _LANES), dtype=torch.int64, device=x.device)
-    words.random_(-(2**63), None)
-    lanes = words.view(torch.int16)[: x.numel()].view(x.shape)
-    keep = (lanes >= dropped - _PARTS // 2).to(x.dtype)
-    return x * keep.mul_(scale(share))
+    return x * kept(x.shape, share, _PART[-1].own if _PART else None).to(x.dtype).mul_(scale(share))
+
+
+def kept(shape: Sequence[int], share: float, generator: torch.Generator | None = None) -> Tensor:
+    """bool of this shape on the processor, False for about this share."""
+    count = math.prod(shape)
+    words = torch.empty(-(-count // _LANES), dtype=torch.int64)
+    words.random_(-(2**63), None, generator=generator)
+    return words.view(torch.int16)[:count].view(*shape) >= dropped_parts(share) - _PARTS // 2
+
+
+def _drop_part(x: Tensor, share: float, part: Part, passes: int) -> Tensor:
+    """The same with the masks of all rows, of which this process uses its own."""
+    whole = torch.Size((passes * part.total, *x.shape[1:]))
+    if torch.compiler.is_compiling() or x.device.type != "cpu":
+        keep, more = mixed_mask(whole, share, x.device), 1 + DROPPING.to(x.device) * (scale(share) - 1)
+    elif not DROPPING:
+        return x
+    else:
+        keep, more = kept(whole, share), torch.tensor(scale(share))
+    own = keep.unflatten(0, (passes, part.total))[:, part.first : part.last].flatten(0, 1)
+    return torch.where(own, (x * more).to(x.dtype), 0.0)
 
 
 def dropped_parts(share: float) -> int:
@@ -376,4 +429,4 @@ def mixed_mask(shape: torch.Size, share: float, device: torch.device) -> Tensor:
     columns = torch.randint(-(2**31), 2**31 - 1, shape[-1:], dtype=torch.int32, device=device)
     bits = (rows ^ columns) * 0x7FEB352D
     bits = (bits ^ (bits >> 15 & 0x1FFFF)) * -0x7B935975
-    return (bits ^ bits >> 16) & 0xFFFF >= dropped_parts(share) * DROPPING
+    return (bits ^ bits >> 16) & 0xFFFF >= dropped_parts(share) * DROPPING.to(device)

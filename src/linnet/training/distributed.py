@@ -7,12 +7,14 @@ asking, and the mean over processes is exactly the gradient of one process. With
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 import torch.distributed as dist
 
 from linnet.data import Batch
+from linnet.domains.contract import Part
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,22 @@ class Processes:
             dist.barrier()
 
     def agree(self, value: float, device: torch.device) -> float:
-        """What the first process says."""
+        """The value of the first process."""
         if self.world == 1:
             return value
-        told = torch.tensor(value, dtype=torch.float64, device=device)
-        dist.broadcast(told, 0)
-        return told.item()
+        shared = torch.tensor(value, dtype=torch.float64, device=device)
+        dist.broadcast(shared, 0)
+        return shared.item()
+
+    def sum(self, value: float, device: torch.device) -> float:
+        """The sum of the values of all processes."""
+        return self.total(torch.tensor(value, dtype=torch.float64, device=device)).item()
+
+    def own_rows(self, part: Part) -> Part:
+        """Every row of a part whose number falls to this process."""
+        if self.world == 1:
+            return part
+        return replace(part, rows=part.rows.select(np.arange(self.rank, len(part.rows), self.world)))
 
     def any(self, flag: bool, device: torch.device) -> bool:
         """Whether any process raised the flag."""
@@ -67,12 +79,15 @@ class Processes:
             dist.all_reduce(value)
         return value
 
+    def bounds(self, rows: int) -> tuple[int, int]:
+        """First and one past the last of these rows that this process computes; equal where there are too few."""
+        return rows * self.rank // self.world, rows * (self.rank + 1) // self.world
+
     def share(self, batch: Batch) -> Batch:
         """The rows of a micro-batch that this process computes; one row without weight when there are too few."""
         if self.world == 1:
             return batch
-        rows = batch.rows
-        first, last = rows * self.rank // self.world, rows * (self.rank + 1) // self.world
+        first, last = self.bounds(batch.rows)
         if first < last:
             return batch.slice(slice(first, last))
         spare = batch.slice(slice(0, 1))

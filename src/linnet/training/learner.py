@@ -1,6 +1,7 @@
 """What is moved by training: the model, its optimisers, averaged weights and the loss scale; and one step of it.
 
-All randomness of a step is a function of (seed, step, micro-batch, process), so none of it has to be saved.
+All randomness of a step is a function of (seed, step, micro-batch), so none of it has to be saved, and the number
+of processes changes nothing.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from linnet.codecs import Codec
 from linnet.data import Batch
 from linnet.machine import autocast
 from linnet.model.contract import Network, Objective
+from linnet.model.kernels import Part, drawing_for
 from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
 from linnet.training.distributed import Processes
 from linnet.training.optim import Average, load_state_tensors, optimizers, set_rate, state_tensors
@@ -82,13 +84,22 @@ class Learner:
         nats = torch.zeros((), device=self.device)
         for part, micro in enumerate(parts):
             share = self.processes.share(micro).to(self.device)
-            torch.manual_seed(draw(self.run.seed, step, part, self.processes.rank))
-            with self._quiet(part < len(parts) - 1), autocast(self.device, self.run.precision):
+            torch.manual_seed(draw(self.run.seed, step, part, 0))
+            rows = drawing_for(self._rows(micro, step, part))
+            with rows, self._quiet(part < len(parts) - 1), autocast(self.device, self.run.precision):
                 loss = self.objective(dict(share))
                 # DDP takes the mean over processes; times their number it is the sum again.
                 self.scaler.scale(loss * (world / counted)).backward()
             nats += loss.detach()
         return self.processes.total(nats) / counted
+
+    def _rows(self, micro: Batch, step: int, part: int) -> Part | None:
+        """The rows of this micro-batch whose dropout is drawn here; None in a process alone."""
+        rank, (first, last) = self.processes.rank, self.processes.bounds(micro.rows)
+        if self.processes.world == 1 or first == last:
+            return None
+        own = torch.Generator().manual_seed(draw(self.run.seed, step, part, rank + 1))
+        return Part(first, last, micro.rows, own)
 
     @contextlib.contextmanager
     def _quiet(self, unfinished: bool) -> Iterator[None]:

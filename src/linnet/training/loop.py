@@ -53,7 +53,8 @@ def train(
         learner.restore(start, str(folder.path))
         loop = start.loop
     plan = run.data.plan(rows, run)
-    held = material.validation
+    held = processes.own_rows(material.validation)
+    targets = material.validation.rows.targets
     sample = run.data.plan(held.rows, run).batch(0).slice(slice(0, ENTROPY_ROWS)) if len(held.rows) else None
     every = validation_steps(run, plan, steps)
     if loop.step == 0:
@@ -74,7 +75,7 @@ def train(
             stopping = processes.any(stop.made, device)
             if due:
                 log.flush()
-                validate(run, learner, held, sample, loop, log)
+                validate(run, learner, held, targets, sample, loop, log)
             if due or stopping:
                 log.flush()
                 refuse_overflow(learner, loop.step)
@@ -130,25 +131,28 @@ def introduce(run: Run, network: Network, log: Log) -> None:
     log.note(0, f"precision {run.precision}, {run.threads} thread{'s' if run.threads > 1 else ''}")
 
 
-def validate(run: Run, learner: Learner, part: Part, sample: Batch | None, loop: LoopState, log: Log) -> None:
-    """Loss over the whole validation part under raw and averaged weights; decides which checkpoint is the best."""
-    if sample is None:
+def validate(
+    run: Run, learner: Learner, part: Part, targets: int, sample: Batch | None, loop: LoopState, log: Log
+) -> None:
+    """Loss over the whole validation part under raw and averaged weights; decides which checkpoint is the best.
+
+    Each process judges its own rows, and their mean weighs by the targets that they have.
+    """
+    if not targets:
         return
     processes, device = learner.processes, learner.device
 
     def measure(network: Network) -> float:
-        size, region = run.training.eval_batch, lambda: autocast(device, run.precision)
-        judged = run.data.judge(network, part, batch=size, region=region) if processes.first else 0.0
-        return processes.agree(judged, device)
+        size, region, own = run.training.eval_batch, lambda: autocast(device, run.precision), part.rows.targets
+        judged = run.data.judge(network, part, batch=size, region=region) if own else 0.0
+        return judged if processes.world == 1 else processes.sum(judged * own, device) / targets
 
     loss = measure(learner.network)
     ema_loss = None if learner.averaged is None else measure(learner.averaged)
     chosen = loss if ema_loss is None else ema_loss
-    entropy = attention_entropy(learner.network, sample) if processes.first else ()
+    entropy = attention_entropy(learner.network, sample) if processes.first and sample is not None else ()
     log.write(
-        ValidationRecord(
-            step=loop.step, loss=loss, ema_loss=ema_loss, tokens=part.rows.targets, attention_entropy=entropy
-        )
+        ValidationRecord(step=loop.step, loss=loss, ema_loss=ema_loss, tokens=targets, attention_entropy=entropy)
     )
     if not (math.isfinite(loss) and math.isfinite(chosen)):
         raise Diverged(f"the validation loss after step {loop.step} is {loss}")

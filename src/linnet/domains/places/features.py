@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -129,6 +129,10 @@ class VisitRows:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    def select(self, chosen: np.ndarray) -> VisitRows:
+        """Only the rows of these samples."""
+        return replace(self, samples=self.samples.choose(chosen))
 
     @cached_property
     def lengths(self) -> np.ndarray:
