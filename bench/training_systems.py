@@ -23,7 +23,7 @@ from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.tokens import decoder
 from linnet.errors import RunFailed
 from linnet.exchange.families import LLAMA
-from linnet.exchange.layouts import written_tensors
+from linnet.exchange.tensors import written_tensors
 from linnet.machine import PRECISIONS, autocast, synchronize
 from linnet.model.config import ModelConfig
 from linnet.model.kernels import BLOCK
@@ -137,7 +137,7 @@ class Llama(nn.Module):
 
         settings = LLAMA.write(config) | {"use_cache": False, "attn_implementation": attention}
         self.llama = LlamaForCausalLM(LlamaConfig(**settings))
-        named = {name: value.clone() for name, value in written_tensors(weights, LLAMA.layout(config))}
+        named = {name: value.clone() for name, value in written_tensors(weights, LLAMA.names.entries(config))}
         left = self.llama.load_state_dict(named, strict=False)
         if left.unexpected_keys or set(left.missing_keys) - {"lm_head.weight"}:
             raise RunFailed(f"transformers' Llama has other weights than ours: {left}")

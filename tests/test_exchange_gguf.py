@@ -34,8 +34,8 @@ from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.errors import BadInput
 from linnet.exchange.families import Portable
 from linnet.exchange.gguf_file import GgufFile
-from linnet.exchange.gguf_model import gguf_family, interleaved, parted, read_gguf, write_gguf
-from linnet.exchange.gguf_vocabulary import PRE_TOKENIZERS, Vocabulary, vocabulary_of
+from linnet.exchange.gguf_model import gguf_family, interleaved, read_gguf, write_gguf
+from linnet.exchange.gguf_vocabulary import Vocabulary, rules_of, vocabulary_of
 from linnet.exchange.settings import settled
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
 from linnet.tokenization import TokenizerCodec
@@ -100,8 +100,9 @@ def test_keys_and_names_are_those_of_the_format(tmp_path: Path) -> None:
 def test_rows_change_places_as_in_the_conversion_scripts(heads: int) -> None:
     rows = torch.randn(heads * 6, 5, generator=torch.Generator().manual_seed(0))
     swapped = rows.numpy().reshape(heads, 2, 3, 5).swapaxes(1, 2).reshape(rows.shape)
-    np.testing.assert_array_equal(interleaved(rows, heads).numpy(), swapped)
-    assert torch.equal(parted(interleaved(rows, heads), heads), rows)
+    form = interleaved(heads)
+    np.testing.assert_array_equal(form.written(rows).numpy(), swapped)
+    assert torch.equal(form.read(form.written(rows)), rows)
 
 
 @pytest.mark.parametrize("kind", ["f32", "f16", "bf16", "q8_0"])
@@ -168,8 +169,9 @@ def test_what_llama_cpp_cannot_hold_is_named() -> None:
 
 def with_cuts(pre: str) -> TokenizerCodec:
     """The small tokenizer with the rules for words that llama.cpp calls `pre`."""
-    stored = json.loads(trained().content)
-    stored["pre_tokenizer"] = PRE_TOKENIZERS[pre][0]
+    tokenizer = TokenizerCodec(trained().content, None, None).tokenizer
+    tokenizer.pre_tokenizer = rules_of(pre)
+    stored = json.loads(tokenizer.to_str())
     stored["model"]["ignore_merges"] = pre == "llama-bpe"
     return TokenizerCodec(json.dumps(stored), "<end>", "<end>")
 

@@ -182,7 +182,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], tuple[str, ...]]] = {
     ),
     "another vocabulary promised": (
         spoil_config(vocab_size=60),
-        ("model.embed_tokens.weight in model.safetensors is [61, 24], not [60, 24]", "lm_head.weight"),
+        ("model.embed_tokens.weight is [61, 24], not [60, 24]", "lm_head.weight"),
     ),
     "tied with another head": (
         lambda folder: (spoil_tensors(other_head)(folder), spoil_config(tie_word_embeddings=True)(folder)),

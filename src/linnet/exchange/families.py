@@ -7,7 +7,7 @@ written, too.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,6 @@ from torch import Tensor
 
 from linnet.codecs import Codec
 from linnet.errors import BadInput, nearest
-from linnet.exchange import layouts
-from linnet.exchange.layouts import Layout
 from linnet.exchange.settings import (
     GATED,
     PLAIN,
@@ -27,6 +25,7 @@ from linnet.exchange.settings import (
     validated,
     written_keys,
 )
+from linnet.exchange.tensors import LESS_ONE, TRANSPOSED, Names, by_head
 from linnet.model.config import ModelConfig
 from linnet.untrusted import Fields, shown
 
@@ -41,7 +40,71 @@ MODERN = (
     Key("rms_norm_eps", "norm.eps", "number", 1e-6),
     Key("hidden_act", "feedforward.kind", GATED, "silu"),
 )
+TRAINED_CONTEXT = "original_max_position_embeddings"
+SCALING = (
+    Key("factor", "factor", "number"),
+    Key("low_freq_factor", "low", "number"),
+    Key("high_freq_factor", "high", "number"),
+    Key(TRAINED_CONTEXT, "context"),
+)
 MODERN_SETTINGS = {"positions": "rotary", "norm.kind": "rms"}
+MODERN_NAMES = Names(
+    "model.",
+    "model.layers.",
+    {
+        "embedding": "model.embed_tokens",
+        "final_norm": "model.norm",
+        "head": "lm_head",
+        "ln1": "input_layernorm",
+        "ln2": "post_attention_layernorm",
+        "mixer.qkv": "self_attn.q_proj self_attn.k_proj self_attn.v_proj",
+        "mixer.out": "self_attn.o_proj",
+        "mixer.q_norm": "self_attn.q_norm",
+        "mixer.k_norm": "self_attn.k_norm",
+        "feedforward.up": "mlp.gate_proj mlp.up_proj",
+        "feedforward.down": "mlp.down_proj",
+    },
+    buffers=(".inv_freq",),
+)
+GEMMA_NAMES = replace(
+    MODERN_NAMES,
+    forms=lambda config: dict.fromkeys(("input_layernorm", "post_attention_layernorm", "model.norm"), LESS_ONE),
+)
+GPT2_NAMES = Names(
+    "transformer.",
+    "transformer.h.",
+    {
+        "embedding": "transformer.wte",
+        "position_embedding": "transformer.wpe",
+        "final_norm": "transformer.ln_f",
+        "head": "lm_head",
+        "ln1": "ln_1",
+        "ln2": "ln_2",
+        "mixer.qkv": "attn.c_attn",
+        "mixer.out": "attn.c_proj",
+        "feedforward.up": "mlp.c_fc",
+        "feedforward.down": "mlp.c_proj",
+    },
+    lambda config: dict.fromkeys(("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj"), TRANSPOSED),
+    (".attn.bias", ".attn.masked_bias"),
+)
+NEOX_NAMES = Names(
+    "gpt_neox.",
+    "gpt_neox.layers.",
+    {
+        "embedding": "gpt_neox.embed_in",
+        "final_norm": "gpt_neox.final_layer_norm",
+        "head": "embed_out",
+        "ln1": "input_layernorm",
+        "ln2": "post_attention_layernorm",
+        "mixer.qkv": "attention.query_key_value",
+        "mixer.out": "attention.dense",
+        "feedforward.up": "mlp.dense_h_to_4h",
+        "feedforward.down": "mlp.dense_4h_to_h",
+    },
+    lambda config: {"attention.query_key_value": by_head(config.attention.heads)},
+    (".attention.bias", ".attention.masked_bias", ".inv_freq"),
+)
 OF_GPT = {"norm.kind": "layer", "norm.bias": True, "feedforward.bias": True}
 
 
@@ -73,7 +136,7 @@ class Family:
     architecture: str  # the class of transformers
     keys: tuple[Key, ...]
     settings: Mapping[str, Any]  # that all its models have
-    layout: Callable[[ModelConfig], Layout]
+    names: Names
     supported: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     further: Callable[[Fields, dict[str, Any]], None] = lambda fields, settings: None
     rotary: tuple[str, Callable[[Fields], float]] | None = ("rope_theta", lambda fields: 1.0)  # base, share
@@ -144,39 +207,28 @@ def read_rotary(
 
 
 def _read_scaling(fields: Fields, given: Fields) -> dict[str, Any] | None:
-    match given.values.get("rope_type", given.values.get("type", "default")):
-        case "default":
-            return None
-        case "linear":
-            return {"kind": "linear", "factor": given.number("factor")}
-        case "llama3":
-            trained = "original_max_position_embeddings"
-            return {
-                "kind": "llama3",
-                "factor": given.number("factor"),
-                "low": given.number("low_freq_factor"),
-                "high": given.number("high_freq_factor"),
-                "context": given.integer(trained, fields.integer("max_position_embeddings", 2048)),
-            }
-        case kind:
-            fields.problems.append(f"rope_type={shown(kind)} is not supported; linnet has default, linear, llama3")
-            return None
+    kind = given.values.get("rope_type", given.values.get("type", "default"))
+    if kind == "default":
+        return None
+    if kind not in ("linear", "llama3"):
+        fields.problems.append(f"rope_type={shown(kind)} is not supported; linnet has default, linear, llama3")
+        return None
+    if kind == "llama3" and given.values.get(TRAINED_CONTEXT) is None:
+        given = Fields(
+            given.source, {**given.values, TRAINED_CONTEXT: fields.values.get("max_position_embeddings")}
+        )
+        given.problems = fields.problems
+    return {"kind": kind, **read_keys(given, SCALING[: 1 if kind == "linear" else None])}
 
 
 def written_rotary(config: ModelConfig) -> dict[str, Any]:
     """The keys of rotary positions; old readers look for the base beside them."""
     base, scaling = config.attention.rotary_base, config.attention.rotary_scaling
-    slowed: dict[str, Any] = {}
-    if scaling is not None:
-        slowed = {"rope_type": scaling.kind, "factor": scaling.factor}
-    if scaling is not None and scaling.kind == "llama3":
-        slowed |= {
-            "low_freq_factor": scaling.low,
-            "high_freq_factor": scaling.high,
-            "original_max_position_embeddings": scaling.context,
-        }
-    parameters = {"rope_type": "default", "rope_theta": base} | slowed
-    return {"rope_theta": base, "rope_parameters": parameters} | ({"rope_scaling": slowed} if slowed else {})
+    if scaling is None:
+        return {"rope_theta": base, "rope_parameters": {"rope_type": "default", "rope_theta": base}}
+    keys = SCALING[: 1 if scaling.kind == "linear" else None]
+    slowed = {"rope_type": scaling.kind, **{key.theirs: getattr(scaling, key.ours) for key in keys}}
+    return {"rope_theta": base, "rope_parameters": {**slowed, "rope_theta": base}, "rope_scaling": slowed}
 
 
 def _whole_share(fields: Fields) -> float:
@@ -232,7 +284,7 @@ LLAMA = Family(
         _tied(False),
     ),
     MODERN_SETTINGS,
-    layouts.modern,
+    MODERN_NAMES,
     {"rope_interleaved": (None, False)},
     rotary=("rope_theta", _whole_share),
 )
@@ -242,7 +294,7 @@ QWEN3 = Family(
     "Qwen3ForCausalLM",
     (*MODERN, _head_width(128), BIAS, _tied(False)),
     MODERN_SETTINGS | {"attention.qk_norm": True},
-    layouts.modern,
+    MODERN_NAMES,
     {"use_sliding_window": (None, False)},
     _refuse_windows,
     always={"use_sliding_window": False},
@@ -253,7 +305,7 @@ QWEN2 = Family(
     "Qwen2ForCausalLM",
     (*MODERN, _head_width(None), _tied(False)),
     MODERN_SETTINGS | {"attention.bias": "qkv"},
-    layouts.modern,
+    MODERN_NAMES,
     {"use_sliding_window": (None, False)},
     _refuse_windows,
     always={"use_sliding_window": False},
@@ -269,7 +321,7 @@ GEMMA = Family(
         _tied(True),
     ),
     MODERN_SETTINGS,
-    layouts.gemma,
+    GEMMA_NAMES,
     {"attention_bias": (None, False), "use_bidirectional_attention": (None, False)},
     _scale_embedding,
 )
@@ -279,7 +331,7 @@ MISTRAL = Family(
     "MistralForCausalLM",
     (*MODERN, _head_width(None), _tied(False)),
     MODERN_SETTINGS,
-    layouts.modern,
+    MODERN_NAMES,
     {},
     _refuse_short_window,
 )
@@ -299,7 +351,7 @@ GPT2 = Family(
         _tied(True),
     ),
     OF_GPT | {"positions": "learned", "attention.bias": True},
-    layouts.gpt2,
+    GPT2_NAMES,
     {
         "scale_attn_weights": (None, True),
         "scale_attn_by_inverse_layer_idx": (None, False),
@@ -320,7 +372,7 @@ GPT_NEOX = Family(
         _tied(False),
     ),
     OF_GPT | {"positions": "rotary"},
-    layouts.gpt_neox,
+    NEOX_NAMES,
     rotary=("rotary_emb_base", lambda fields: fields.number("rotary_pct", 0.25)),
 )
 FAMILIES = {family.name: family for family in (GEMMA, GPT2, GPT_NEOX, LLAMA, MISTRAL, QWEN2, QWEN3)}

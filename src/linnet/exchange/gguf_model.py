@@ -9,7 +9,7 @@ Legend: H = heads, D = head width.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,8 +21,8 @@ from linnet.errors import BadInput
 from linnet.exchange.families import LLAMA, QWEN2, QWEN3, Family, Imported, Portable
 from linnet.exchange.gguf_file import GgufFile, library
 from linnet.exchange.gguf_vocabulary import Vocabulary, read_vocabulary, vocabulary_of
-from linnet.exchange.layouts import joined, refuse_differences, stored_shapes, written_tensors
 from linnet.exchange.settings import Key, differences, read_keys, refuse, settled, validated, written_keys
+from linnet.exchange.tensors import Form, Names, misfits, read_tensors, refuse_misfits, written_tensors
 from linnet.model.config import ModelConfig
 from linnet.model.layers import slowed
 from linnet.untrusted import Fields, shown
@@ -43,47 +43,39 @@ KEYS = (
     Key("rope.freq_base", "attention.rotary_base", "number", 10_000.0),
 )
 AS_WIDE_AS_A_HEAD = ("attention.value_length", "rope.dimension_count")
-# From the names of a Hugging Face folder to those of GGUF.
-OUTER = {"model.embed_tokens": "token_embd", "model.norm": "output_norm", "lm_head": "output"}
-INNER = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "self_attn.q_norm": "attn_q_norm",
-    "self_attn.k_norm": "attn_k_norm",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
+GGUF_NAMES = Names(
+    "",
+    "blk.",
+    {
+        "embedding": "token_embd",
+        "final_norm": "output_norm",
+        "head": "output",
+        "ln1": "attn_norm",
+        "ln2": "ffn_norm",
+        "mixer.qkv": "attn_q attn_k attn_v",
+        "mixer.out": "attn_output",
+        "mixer.q_norm": "attn_q_norm",
+        "mixer.k_norm": "attn_k_norm",
+        "feedforward.up": "ffn_gate ffn_up",
+        "feedforward.down": "ffn_down",
+    },
+)
 
 
-def gguf_name(theirs: str) -> str:
-    """`model.layers.3.mlp.up_proj.weight` is `blk.3.ffn_up.weight`."""
-    stem, _, kind = theirs.rpartition(".")
-    if stem in OUTER:
-        return f"{OUTER[stem]}.{kind}"
-    layer, _, inner = stem.removeprefix("model.layers.").partition(".")
-    return f"blk.{layer}.{INNER[inner]}.{kind}"
+def interleaved(heads: int) -> Form:
+    """Stored with rows (i, i + D/2) of a head next to each other, [H, D/2, 2, ...]; ours are [H, 2, D/2, ...]."""
+    return Form(
+        lambda tensor: tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2),
+        lambda tensor: tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2),
+    )
 
 
-def interleaved(tensor: Tensor, heads: int) -> Tensor:
-    """Rows (i, i + D/2) of each head next to each other: [H * D, ...] -> [H * D, ...]."""
-    return tensor.unflatten(0, (heads, 2, -1)).transpose(1, 2).flatten(0, 2)
+def _interleaved_heads(config: ModelConfig) -> dict[str, Form]:
+    return {"attn_q": interleaved(config.attention.heads), "attn_k": interleaved(config.kv_heads)}
 
 
-def parted(tensor: Tensor, heads: int) -> Tensor:
-    """The inverse of `interleaved`."""
-    return tensor.unflatten(0, (heads, -1, 2)).transpose(1, 2).flatten(0, 2)
-
-
-def _turned_heads(name: str, family: Family, config: ModelConfig) -> int | None:
-    """The heads whose rows are interleaved in this tensor."""
-    if family is not LLAMA:
-        return None
-    return {"attn_q": config.attention.heads, "attn_k": config.kv_heads}.get(name.split(".")[-2])
+def names_of(family: Family) -> Names:
+    return replace(GGUF_NAMES, forms=_interleaved_heads) if family is LLAMA else GGUF_NAMES
 
 
 # --- settings --------------------------------------------------------------------------------------
@@ -125,7 +117,7 @@ def gguf_family(config: ModelConfig) -> Family:
     family = QWEN3 if attention.qk_norm else QWEN2 if attention.bias == "qkv" else LLAMA
     title = f"{family.title} of llama.cpp"
     keys = {f"{family.name}.{key}": value for key, value in written_settings(config).items()}
-    names = [gguf_name(name) for entry in family.layout(config).entries for name in entry.theirs]
+    names = [name for entry in names_of(family).entries(config) for name in entry.theirs]
     back = settings_of(Fields("", keys), family, names) | {"vocabulary": config.vocabulary}
     if family is LLAMA and scaling is not None and scaling.kind == "llama3":
         back["attention.rotary_scaling"] = settled(config)["attention.rotary_scaling"]  # written as a table
@@ -221,17 +213,14 @@ def _write_further_ends(writer: Any, ends: Sequence[int]) -> tuple[str, ...]:
 
 
 def gguf_tensors(model: Portable, family: Family) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor under its GGUF name, its rows where llama.cpp looks for them."""
+    """Every tensor under its GGUF name, and a table of angles where they are slowed down by parts."""
     config = model.config
     scaling = config.attention.rotary_scaling
     if scaling is not None and scaling.kind == "llama3":
         exponents = torch.arange(0, config.head_width, 2, dtype=torch.float32) / config.head_width
         rates = 1.0 / config.attention.rotary_base**exponents
         yield "rope_freqs.weight", rates / slowed(rates, scaling)
-    for theirs, tensor in written_tensors(model.weights, family.layout(config)):
-        name = gguf_name(theirs)
-        heads = _turned_heads(name, family, config)
-        yield name, interleaved(tensor, heads) if heads else tensor
+    yield from written_tensors(model.weights, names_of(family).entries(config))
 
 
 # --- reading ---------------------------------------------------------------------------------------
@@ -245,7 +234,10 @@ def read_gguf(path: Path) -> Imported:
         known = ", ".join(ARCHITECTURES)
         raise BadInput(f"{path}: general.architecture is {shown(name)}; linnet reads {known}")
     config = read_settings(file, ARCHITECTURES[name])
-    weights = _read_tensors(file, ARCHITECTURES[name], config)
+    entries = names_of(ARCHITECTURES[name]).entries(config)
+    misfit = misfits(entries, {name: stored.shape for name, stored in file.tensors.items()})
+    refuse_misfits(f"{file.path}: its header", *misfit)
+    weights = read_tensors(entries, file.read)
     codec, notes, further_ends = read_vocabulary(file, config.vocabulary)
     return Imported(Portable(config, weights, codec, further_ends), name, notes)
 
@@ -259,23 +251,3 @@ def read_settings(file: GgufFile, family: Family) -> ModelConfig:
     if embedding is None:
         fields.problems.append("token_embd.weight is missing")
     return validated(fields, settings | {"vocabulary": embedding.shape[0] if embedding else 1})
-
-
-def _read_tensors(file: GgufFile, family: Family, config: ModelConfig) -> dict[str, Tensor]:
-    """Our tensors; rows that llama.cpp wants interleaved go back to where they were."""
-    layout = family.layout(config)
-    wanted = {gguf_name(name): shape for name, shape in stored_shapes(layout, config).items()}
-    problems = []
-    for name, shape in wanted.items():
-        if name not in file.tensors:
-            problems.append(f"{name} {list(shape)} is missing")
-        elif file.tensors[name].shape != shape:
-            problems.append(f"{name} is {list(file.tensors[name].shape)}, not {list(shape)}")
-    refuse_differences(f"{file.path}: its header", problems, sorted(set(file.tensors) - set(wanted)))
-
-    def read(theirs: str) -> Tensor:
-        name = gguf_name(theirs)
-        heads = _turned_heads(name, family, config)
-        return parted(file.read(name), heads) if heads else file.read(name)
-
-    return joined(layout, read)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,60 +16,49 @@ from linnet.codecs import CharacterCodec, Codec
 from linnet.errors import BadInput
 from linnet.exchange.gguf_file import GgufFile
 from linnet.exchange.tokens import SpecialIds, end_tokens, ends_note, ids_codec, written_tokenizer
-from linnet.tokenization import TokenizerCodec
-from linnet.untrusted import Fields, shown
+from linnet.tokenization import TokenizerCodec, tokenizers_library
+from linnet.untrusted import Fields, refusing, shown
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED = 1, 2, 3, 4, 5  # kinds of tokens, as llama.cpp numbers them
+ADDED = (CONTROL, USER_DEFINED)
 NEVER_IN_UTF8 = frozenset({0xC0, 0xC1, *range(0xF5, 0x100)})
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_REST}"
 QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_REST}"
+PATTERNS = {"qwen2": QWEN2, "llama-bpe": LLAMA3}
+PRE_TOKENIZERS = ("gpt-2", "smollm", *PATTERNS)  # llama.cpp's names of rules by which words are cut
+SKIP_MERGES = ("llama-bpe",)  # whole words of the vocabulary are not made by merges
 
 
-def _level(regex: bool) -> dict[str, Any]:
-    return {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": regex}
+def rules_of(pre: str) -> Any:
+    """The pre-tokenizer for which llama.cpp has this name."""
+    library = tokenizers_library()
+    rules, level = library.pre_tokenizers, library.pre_tokenizers.ByteLevel
+    match pre:
+        case "gpt-2":
+            return level(add_prefix_space=False)
+        case "smollm":
+            return rules.Sequence([rules.Digits(individual_digits=True), level(add_prefix_space=False)])
+    split = rules.Split(library.Regex(PATTERNS[pre]), "isolated")
+    return rules.Sequence([split, level(add_prefix_space=False, use_regex=False)])
 
 
-def _after(step: dict[str, Any], regex: bool) -> dict[str, Any]:
-    return {"type": "Sequence", "pretokenizers": [step, _level(regex)]}
+def _steps(pre_tokenizer: Any) -> list[dict[str, Any]]:
+    """What decides where a pre-tokenizer cuts."""
+    bare = tokenizers_library().Tokenizer(tokenizers_library().models.BPE())
+    bare.pre_tokenizer = pre_tokenizer
+    stored = json.loads(bare.to_str())["pre_tokenizer"]
+    steps = stored.get("pretokenizers", [stored])
+    return [{key: value for key, value in step.items() if key != "trim_offsets"} for step in steps]
 
 
-def _split(pattern: str) -> dict[str, Any]:
-    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
-
-
-# llama.cpp's names for rules by which a tokenizer.json cuts words, and whether whole words skip the merges.
-PRE_TOKENIZERS: Mapping[str, tuple[dict[str, Any], bool]] = {
-    "gpt-2": (_level(True), False),
-    "smollm": (_after({"type": "Digits", "individual_digits": True}, True), False),
-    "qwen2": (_after(_split(QWEN2), False), False),
-    "llama-bpe": (_after(_split(LLAMA3), False), True),
-}
-
-
-def _steps(given: Mapping[str, Any] | None) -> list[tuple[str, object]]:
-    """The steps of a pre-tokenizer, each with the one setting that matters; a strange one gets None."""
-    match given:
-        case None:
-            return []
-        case {"type": "Sequence", "pretokenizers": list(parts)}:
-            return [step for part in parts for step in _steps(part)]
-        case {"type": "ByteLevel", "add_prefix_space": False}:
-            return [("ByteLevel", given.get("use_regex", True))]
-        case {"type": "Digits", "individual_digits": True}:
-            return [("Digits", True)]
-        case {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}:
-            return [("Split", pattern)]
-    return [(str(given.get("type")), None)]
-
-
-def pre_of(stored: Mapping[str, Any]) -> str | None:
-    """llama.cpp's name for the rules of a tokenizer.json; None if it has none."""
-    steps, ignores = _steps(stored.get("pre_tokenizer")), bool(stored["model"].get("ignore_merges"))
-    known = PRE_TOKENIZERS.items()
-    return next((name for name, (cuts, skips) in known if (_steps(cuts), skips) == (steps, ignores)), None)
+def pre_of(codec: TokenizerCodec) -> str | None:
+    """llama.cpp's name for the rules by which a tokenizer cuts words; None if it has none."""
+    given, ignores = codec.tokenizer.pre_tokenizer, bool(codec.stored["model"].get("ignore_merges"))
+    known = (pre for pre in PRE_TOKENIZERS if ignores == (pre in SKIP_MERGES))
+    return next((pre for pre in known if given is not None and _steps(rules_of(pre)) == _steps(given)), None)
 
 
 @functools.cache
@@ -110,7 +99,7 @@ def vocabulary_of(codec: Codec, size: int) -> Vocabulary | str:
     if not model["merges"] and stored.get("pre_tokenizer") is None and normalizer is None:
         letters = "".join(name for i, name in enumerate(codec.tokens) if i not in special)
         return _characters(codec.tokens, letters, codec.begin, codec.end)
-    pre = pre_of(stored)
+    pre = pre_of(codec)
     if pre is None:
         return "no rule of llama.cpp cuts words as this tokenizer does"
     if normalizer is not None:
@@ -162,7 +151,8 @@ def read_vocabulary(file: GgufFile, size: int) -> tuple[TokenizerCodec, tuple[st
     if len(tokens) != size or len(kinds) != size:
         counts = f"tokenizer.ggml.tokens has {len(tokens)} entries, tokenizer.ggml.token_type {len(kinds)}"
         raise BadInput(f"{file.path}: {counts}, and token_embd.weight {size} rows")
-    content = json.dumps(_bpe(tokens, kinds, merges, pre), ensure_ascii=False)
+    with refusing(f"{file.path}: the tokens and merges make no tokenizer"):
+        content = _bpe(tokens, kinds, merges, pre)
     ends = tuple(i for i in ends if kinds[i] != UNUSED)  # which stands for a model without an end
     begin = tokens[begins[0]] if begins and begin_is_added else None
     bare = TokenizerCodec(content, None, None)
@@ -187,36 +177,16 @@ def _missing_bytes(tokens: Sequence[str]) -> tuple[str, ...]:
     return (note,) if lacking else ()
 
 
-def _bpe(tokens: list[str], kinds: list[int], merges: list[str], pre: str) -> dict[str, Any]:
-    known = set(tokens)
-    pairs = [pair.split(" ", 1) for pair in merges]
-    cuts, ignore_merges = PRE_TOKENIZERS[pre]
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": i, "content": token, **flags, "special": kinds[i] == CONTROL}
-            for i, token in enumerate(tokens)
-            if kinds[i] in (CONTROL, USER_DEFINED)
-        ],
-        "normalizer": None,
-        "pre_tokenizer": cuts,
-        "post_processor": None,
-        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": ignore_merges,
-            "vocab": {token: i for i, token in enumerate(tokens)},
-            "merges": [
-                pair for pair in pairs if len(pair) == 2 and "".join(pair) in known and known.issuperset(pair)
-            ],
-        },
-    }
+def _bpe(tokens: list[str], kinds: list[int], merges: list[str], pre: str) -> str:
+    """The text of a tokenizer.json."""
+    library, known = tokenizers_library(), set(tokens)
+    pairs = [tuple(pair.split(" ", 1)) for pair in merges]
+    pairs = [pair for pair in pairs if len(pair) == 2 and "".join(pair) in known and known.issuperset(pair)]
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = library.Tokenizer(library.models.BPE(vocabulary, pairs, ignore_merges=pre in SKIP_MERGES))
+    tokenizer.pre_tokenizer = rules_of(pre)
+    tokenizer.decoder = library.decoders.ByteLevel()
+    added = [(token, kind == CONTROL) for token, kind in zip(tokens, kinds, strict=True) if kind in ADDED]
+    for special, add in ((True, tokenizer.add_special_tokens), (False, tokenizer.add_tokens)):
+        add([library.AddedToken(token, special=special, normalized=False) for token, s in added if s == special])
+    return str(tokenizer.to_str())

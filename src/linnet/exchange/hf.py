@@ -15,8 +15,7 @@ from safetensors.torch import save
 
 from linnet.errors import BadInput
 from linnet.exchange.families import Family, Imported, Portable, family_for, read_config
-from linnet.exchange.layouts import read_tensors, written_tensors
-from linnet.exchange.tensors import ONE_FILE, StoredTensors
+from linnet.exchange.tensors import ONE_FILE, StoredTensors, written_tensors
 from linnet.exchange.tokens import read_tokenizer, written_tokenizer
 from linnet.files import Layout, write_atomically
 from linnet.untrusted import read_object
@@ -38,7 +37,7 @@ def write_folder(folder: Path, model: Portable, dtype: Dtype = "f32") -> tuple[s
     """Write the files into an empty folder; the family that it became, and notes for its reader."""
     family = family_for(model.config)
     number, _ = DTYPES[dtype]
-    stored = written_tensors(model.weights, family.layout(model.config))
+    stored = written_tensors(model.weights, family.names.entries(model.config))
     tensors = {name: part.to(number, copy=True) for name, part in stored}
     if too_large := [name for name, part in tensors.items() if not part.isfinite().all()]:
         raise BadInput(f"{too_large[0]} has values that {dtype} cannot hold; write bf16 or f32")
@@ -88,6 +87,6 @@ def read_folder(folder: Path) -> Imported:
         raise BadInput(f"there is no folder {folder}" if not folder.exists() else f"{folder} is not a folder")
     tree = read_object(folder / "config.json")
     family, config = read_config(tree, folder / "config.json")
-    weights = read_tensors(StoredTensors.open(folder), family.layout(config), config)
+    weights = StoredTensors.open(folder, family.names).read_all(family.names, config)
     codec, notes, further_ends = read_tokenizer(folder, tree, config.vocabulary)
     return Imported(Portable(config, weights, codec, further_ends), family.name, notes)
