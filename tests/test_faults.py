@@ -9,6 +9,7 @@ import contextlib
 import functools
 import io
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
@@ -18,13 +19,20 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from faults import Fails, Killed, disk, failing_at, full_from, killed_at, tree, visible
-from linnet import files
+import tiny_runs
+from faults import HIDDEN, Fails, Killed, disk, failing_at, full_from, killed_at, tree, visible
+from linnet import files, workbench
 from linnet.cli.app import build
+from linnet.domains.places.generated import Process, generate, write_check_ins
+from linnet.domains.places.predicting import places_run
+from linnet.errors import LinnetError
+from linnet.training.checkpoint import RunFolder
 from text_corpora import corpus
-from tiny_runs import train_tiny
+from tiny_runs import Watching, bits, logged, train_tiny
 
+Content = dict[str, bytes]
 FAULTS = pytest.mark.parametrize("fails", [killed_at, failing_at, full_from])
+TWO_FAULTS = pytest.mark.parametrize("fails", [killed_at, failing_at])  # where each takes long
 
 
 @pytest.fixture(autouse=True)
@@ -54,14 +62,16 @@ def linnet(folder: Path, *words: str | Path) -> bool:
     return not code
 
 
-def faulty(fails: Callable[[int], Fails], before: Path, *words: str | Path) -> Iterator[tuple[Path, bool]]:
-    """Copies of a folder in which a command met each fault in turn, with whether it ended well nonetheless."""
+def faulty(
+    fails: Callable[[int], Fails], before: Path, act: Callable[[Path], bool]
+) -> Iterator[tuple[Path, bool]]:
+    """Copies of a folder in which an act met each fault in turn, with whether it ended well nonetheless."""
     for step in range(1, 2000):
         folder = before.parent / f"step{step}"
         shutil.copytree(before, folder)
         with disk(fails(step)) as used:
             try:
-                done = linnet(folder, *words)
+                done = act(folder)
             except Killed:
                 done = False
         if len(used.done) < step:
@@ -81,7 +91,7 @@ def check(fails: Callable[[int], Fails], before: Path, *words: str | Path, by_fi
     assert linnet(reference, *words)
     old, new = visible(before), visible(reference)
     assert old != new or "--force" in words
-    for folder, done in faulty(fails, before, *words):
+    for folder, done in faulty(fails, before, lambda folder: linnet(folder, *words)):
         found = visible(folder)
         if by_file:
             assert old.keys() <= found.keys() <= new.keys()
@@ -100,7 +110,7 @@ def before(tmp_path: Path) -> Path:
     return folder
 
 
-@FAULTS
+@TWO_FAULTS
 @pytest.mark.parametrize("to", ["hf", "gguf", "run"])
 def test_export(before: Path, run: Path, to: str, fails: Callable[[int], Fails]) -> None:
     out = "out.gguf" if to == "gguf" else "out"
@@ -108,8 +118,7 @@ def test_export(before: Path, run: Path, to: str, fails: Callable[[int], Fails])
     check(fails, before, "export", run, out, "--to", to, "--force")
 
 
-@FAULTS
-@pytest.mark.parametrize("again", [True, False])
+@pytest.mark.parametrize(("again", "fails"), [(True, killed_at), (True, failing_at), (False, killed_at)])
 def test_import(before: Path, run: Path, again: bool, fails: Callable[[int], Fails]) -> None:
     model = before.parent / "model"
     assert linnet(before, "export", run, model)
@@ -154,3 +163,78 @@ def test_tokenizer_train(before: Path, fails: Callable[[int], Fails]) -> None:
 def test_inspect(before: Path, run: Path, fails: Callable[[int], Fails]) -> None:
     (before / "out.npz").write_text("old")
     check(fails, before, "inspect", "attention", run, "1+2=", "--out", "out.npz", "--force")
+
+
+# Runs. What is in them is not the same bytes twice, since they hold times; their weights are.
+
+SETTINGS = ("eval_every=1", "keep=1", "data.instances=24", "batch=8", "model.width=16", "model.depth=1")
+
+
+def train(folder: Path, **options: Any) -> bool:
+    return succeeds(
+        lambda: workbench.train("tiny-arithmetic", out=folder / "out", steps=2, settings=SETTINGS, **options)
+    )
+
+
+def resume(folder: Path) -> bool:
+    return succeeds(lambda: workbench.resume(folder / "out"))
+
+
+def succeeds(act: Callable[[], object]) -> bool:
+    try:
+        act()
+    except LinnetError:
+        return False
+    return True
+
+
+def check_run(folder: Path, wanted: Content) -> None:
+    """A whole run, nothing else, and no step listed twice or left out."""
+    assert bits(folder / "out") == wanted and os.listdir(folder) == ["out"]
+    assert not re.search(HIDDEN, "\n".join(tree(folder)))
+    assert [record["step"] for record in logged(folder / "out")] == [1, 2]
+    assert (folder / "out" / "record.json").is_file() and (folder / "out" / "report.md").is_file()
+
+
+@pytest.mark.parametrize(("again", "fails"), [(True, killed_at), (True, failing_at), (False, killed_at)])
+def test_train(before: Path, again: bool, fails: Callable[[int], Fails]) -> None:
+    assert train(before.parent)
+    wanted = bits(before.parent / "out")
+    if again:
+        assert train(before, seed=7)
+    old = visible(before)
+    for folder, done in faulty(fails, before, lambda folder: train(folder, force=True)):
+        found = visible(folder)
+        assert found != old or not done
+        assert train(folder, force=True) if found == old else resume(folder)
+        check_run(folder, wanted)
+
+
+@TWO_FAULTS
+def test_resume(before: Path, fails: Callable[[int], Fails]) -> None:
+    assert train(before.parent)
+    wanted = bits(before.parent / "out")
+    with pytest.raises(tiny_runs.Killed):
+        train(before, progress=Watching(2))
+    assert RunFolder(before / "out").steps() == [1]
+    for folder, _ in faulty(fails, before, resume):
+        assert resume(folder)
+        check_run(folder, wanted)
+
+
+@TWO_FAULTS
+def test_forget(before: Path, fails: Callable[[int], Fails]) -> None:
+    write_check_ins(before / "visits.csv", generate(Process(users=5, visits=40, own=5, venues=40)))
+    words = ("train", "tiny-places", "--data", "visits.csv", "--out", "out", "--steps", "2")
+    assert linnet(before, *words, "--set", "eval_every=1", "--set", "keep=2")
+    forget = ("forget", "out", "--user", "u00002")
+    shutil.copytree(before, reference := before.parent / "reference")
+    assert linnet(reference, *forget)
+    wanted = tree(reference)
+    del wanted["out/run.toml"]  # a mark of a user is drawn
+    for folder, _ in faulty(fails, before, lambda folder: linnet(folder, *forget)):
+        assert linnet(folder, "show", "out") and places_run(folder / "out")
+        assert linnet(folder, *forget)
+        found = tree(folder)
+        assert b"forgotten" in found.pop("out/run.toml")
+        assert found == wanted

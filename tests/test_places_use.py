@@ -13,22 +13,26 @@ import torch
 from typer.testing import CliRunner, Result
 
 from bench.places import bench_places
+from faults import tree
 from linnet import workbench
 from linnet.cli.app import build
 from linnet.cli.pictures import draw
 from linnet.domains.places.cleaning import Reading
 from linnet.domains.places.codec import FIRST, PlacesCodec
+from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.misses import misses
 from linnet.domains.places.predicting import places_run, predict
 from linnet.domains.places.privacy import disclosure, forget, users_of_places
 from linnet.domains.places.sample_files import read_histories, write_samples
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
-from linnet.domains.places.visits import legacy_ids
+from linnet.domains.places.verbs import visit_table
+from linnet.domains.places.visits import legacy_ids, mark_of
 from linnet.errors import BadInput
 from linnet.records import BenchRecord
 from linnet.training.checkpoint import RunFolder
 from places_tables import random_visits
+from tiny_runs import Killed, Watching, bits
 
 
 def linnet(*arguments: str | Path) -> Result:
@@ -174,8 +178,47 @@ def test_a_forgotten_user_is_gone(runs: dict[str, Path], tmp_path: Path, recipe:
         assert not weights["user.weight"][number].any() and weights["user.weight"].any()
     assert RunFolder(run).tensors(opened.step, "loop.safetensors") == {}
     assert "is forgotten" in said.text
+    before = tree(run)
+    assert forget(run, "102").text == "user 102 was forgotten before"
+    assert tree(run) == before and not any(b"102" in part for name, part in before.items() if name == "run.toml")
     with pytest.raises(BadInput, match="is not in this run"):
-        forget(run, "102")
+        forget(run, "999")
+
+
+SPLIT = ("data.recipe={by='time', same_part=false, skip_days=0, least=1}", "eval_every=3", "batch=32")
+
+
+@pytest.mark.parametrize("recipe", ["tiny-places", "places-gru"])
+def test_a_forgotten_user_does_not_come_back(stays: Path, histories: Path, tmp_path: Path, recipe: str) -> None:
+    """Resuming a run that was not finished ends with the bits of one that never met this user."""
+    run, without = tmp_path / "run", tmp_path / "without.csv"
+    with pytest.raises(Killed):
+        workbench.train(recipe, out=run, data=[stays], steps=9, settings=SPLIT, progress=Watching(8))
+    assert RunFolder(run).steps() == [3, 6]
+    said = forget(run, "102")
+    assert "linnet resume trains this run from its beginning, without this user" in said.text
+    assert len(RunFolder(run).steps()) == 1 and next(iter(predict(run, histories))), "meanwhile it can be used"
+    workbench.resume(run)
+    rows = stays.read_text().splitlines(keepends=True)
+    without.write_text("".join(row for row in rows if not row.startswith("102,")))
+    workbench.train(recipe, out=tmp_path / "never", data=[without], steps=9, settings=SPLIT)
+    assert bits(run) == bits(tmp_path / "never")
+    assert (run / "codec.json").read_bytes() == (tmp_path / "never" / "codec.json").read_bytes()
+    assert "102" not in places_run(run)[1].users
+
+
+def test_samples_of_a_forgotten_user_are_left_out(stays: Path, tmp_path: Path) -> None:
+    table = visit_table([stays], SPLIT[:1], "", "", "").table()
+    path, without = tmp_path / "samples.jsonl", tmp_path / "without.jsonl"
+    write_samples(path, table.visits, table.samples, legacy_ids(table.visits, table.part))
+    lines = path.read_text().splitlines(keepends=True)
+    without.write_text("".join(line for line in lines if json.loads(line)["user"] != 102))
+
+    def fingerprint(file: Path, *marks: str) -> str:
+        return PlacesData(paths=(str(file),), forgotten=marks).load(0).train.rows.fingerprint()
+
+    marks = (mark_of("102", "salt"), mark_of("nobody", "pepper"))
+    assert fingerprint(path, *marks) == fingerprint(without) != fingerprint(path)
 
 
 def test_copies_tell_less(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ cut or altered is recognised, named, and left aside. Nothing is ever unpickled.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -59,7 +60,7 @@ class LoopState:
     ema_updates: Count = 0
     scaler: dict[str, float] = field(default_factory=dict)
     metrics_bytes: Count = 0
-    data: str = ""  # fingerprint of the training rows
+    data: str = ""  # fingerprint of the training rows; nothing where it cannot be trained on
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,13 @@ class RunFolder:
         for step in [step for step in self.steps() if step <= newest][:-keep]:
             if step != best:
                 files.remove(self.at(step))
+
+    def remove_final(self) -> None:
+        """Remove checkpoints that cannot be trained on: those of a run that forgot a user, and begins anew."""
+        for step in self.steps():
+            with contextlib.suppress(Damaged):
+                if not self.loop(step)[0].data:
+                    files.remove(self.at(step))
 
     def loop(self, step: int) -> tuple[LoopState, dict[str, str]]:
         """The loop state and the file hashes of a checkpoint."""

@@ -153,6 +153,9 @@ def resume(path: Path | str, *, progress: Progress | None = None) -> RunRecord:
     with files.locked(folder.path) if processes.first else nullcontext():
         notes: list[str] = []
         start = folder.newest(notes.append)
+        if start is not None and not start.loop.data:
+            notes.append(f"checkpoint {folder.at(start.loop.step)} cannot be trained on, so training begins anew")
+            start = None
         material = run.data.load(run.seed, read_codec(folder, run) if folder.codec.is_file() else None)
         check_data(run, material, start, folder)
         return go_on(folder, complete(run, material), material, processes, progress, start, notes)
@@ -210,6 +213,8 @@ def open_sinks(
                 new.write(name, content)
             new.place()
         else:
+            if start is None:
+                folder.remove_final()
             for name, content in parts.items():
                 write_atomically(folder.path / name, content)
         metrics = JsonLines(folder.metrics, offset)

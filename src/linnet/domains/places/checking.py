@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,7 @@ from linnet.domains.places.samples import (
     parts_without_samples,
 )
 from linnet.domains.places.sources import JSON, files_of
-from linnet.domains.places.visits import NO_PART, PARTS, Visits
+from linnet.domains.places.visits import NO_PART, PARTS, Visits, marked
 from linnet.errors import BadInput
 from linnet.records import DataRecord
 
@@ -68,12 +68,19 @@ class Table:
             raise BadInput("the visits cannot be trained on:\n  " + "\n  ".join(wrong) + also)
 
 
-def read_table(files: Sequence[Path], reading: Reading, given: GivenRecipe) -> Table:
-    """The visits of these files, split and sampled."""
+def read_table(
+    files: Sequence[Path], reading: Reading, given: GivenRecipe, forgotten: Sequence[str] = ()
+) -> Table:
+    """The visits of these files, split and sampled, without those of users who were forgotten."""
     if all(path.name.endswith(JSON) for path in files):
         visits, samples = read_samples(files)
+        if forgotten:
+            gone = marked(visits.users, forgotten)
+            visits, samples = visits.without(gone), samples.among(~gone[visits.user])
         return Table(visits, parts_of(visits, samples), samples, (), None)
     found = ingest(files, reading)
+    if forgotten:
+        found = replace(found, visits=found.visits.without(marked(found.visits.users, forgotten)))
     recipe = given.over(default_recipe(found.visits) if given.by is None else Recipe())
     part = divide(found.visits, recipe)
     samples = make_samples(found.visits, part, recipe)

@@ -67,6 +67,7 @@ class PlacesData(Domain):
     )
     suggestions: int = Field(16, ge=0)  # places of each kind where the user has never been
     longest: int = Field(4096, ge=1)
+    forgotten: tuple[str, ...] = ()  # marks of users whom training leaves out: linnet forget
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -213,7 +214,7 @@ class PlacesData(Domain):
         """Read the files; the test part stays aside."""
         if not self.paths:
             raise BadInput("places need --data: a table of visits, check-ins or fixes")
-        table = self.table()
+        table = read_table(files_of(self.files), self.reading, self.recipe, self.forgotten)
         table.must_train()
         own = PlacesCodec.of(table.visits, table.part)
         train, validation = table.samples.of(0), table.samples.of(1)

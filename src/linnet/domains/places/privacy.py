@@ -6,9 +6,8 @@ stores coordinates or visits, but names, cells of about 500 m, and each user's c
 
 from __future__ import annotations
 
-import hashlib
 import json
-import shutil
+import secrets
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +15,18 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from safetensors.torch import save
 from torch import Tensor
 
+from linnet import files
 from linnet.domains.places.codec import FIRST, Forgotten, Moves, PlacesCodec
+from linnet.domains.places.data import PlacesData
 from linnet.domains.places.predicting import places_run
+from linnet.domains.places.visits import mark_of, marked
 from linnet.errors import BadInput
 from linnet.files import write_atomically
 from linnet.records import NoteRecord
-from linnet.training.checkpoint import RunFolder, hash_of
-from linnet.untrusted import read_object
+from linnet.training.checkpoint import Checkpoint, RunFolder
+from linnet.training.settings import to_toml
 
 Rare = Literal["keep", "drop", "coarsen"]
 
@@ -67,7 +68,7 @@ def lessen(folder: RunFolder, step: int, codec: PlacesCodec, rare: Rare, fewer_t
         kept = ~np.isin(moves.pairs[:, 1:3], ids).any(1)
         less = replace(less, moves=Moves(moves.pairs[kept], moves.stays[~np.isin(moves.stays[:, 1], ids)]))
         gone = Forgotten(less, None, ids, cells)
-        _rewrite(folder, step, gone)
+        _blank(folder, step, gone)
     else:
         fine = dict(anonymous.cell_of_place)
         for level in codec.levels[1:]:
@@ -88,47 +89,53 @@ def lessen(folder: RunFolder, step: int, codec: PlacesCodec, rare: Rare, fewer_t
 def forget(path: Path | str, user: str) -> NoteRecord:
     """Remove a user: name, counts, embedding, places that nobody else visited, and whatever could give them back.
 
-    Only the best checkpoint stays, without the state of its optimiser, so the run cannot be resumed. What the
-    weights that all users share have learned from this user stays learned: only training again removes that.
+    Only the best checkpoint stays, without the state of its optimiser. What the weights that all users share have
+    learned from this user stays learned: only training again removes that, and a run that was not finished does so
+    when it is resumed. Whoever is killed meanwhile does it again: the name goes last.
     """
-    opened, codec = places_run(path)
-    known: int | str = user
-    if user not in codec.users and user.lstrip("-").isdigit() and int(user) in codec.users:
-        known = int(user)
-    gone = codec.forget(known)
-    folder = opened.folder
-    best = opened.step
-    write_atomically(folder.codec, json.dumps(gone.codec.to_json(), ensure_ascii=False).encode())
-    for step in folder.steps():
-        if step != best:
-            shutil.rmtree(folder.at(step))
-    blanked = _rewrite(folder, best, gone)
-    for left in (folder.metrics, folder.report):
-        left.unlink(missing_ok=True)
+    folder = RunFolder.open(Path(path))
+    with files.locked(folder.path):
+        files.tidy_within(folder.path)
+        opened, codec = places_run(path)
+        data = opened.run.data
+        assert isinstance(data, PlacesData)
+        known: int | str = user
+        if user not in codec.users and user.lstrip("-").isdigit() and int(user) in codec.users:
+            known = int(user)
+        is_marked = bool(marked([user], data.forgotten)[0])
+        if is_marked and known not in codec.users:
+            return NoteRecord(step=opened.step, text=f"user {user} was forgotten before")
+        gone = codec.forget(known)
+        if not is_marked:
+            marks = (*data.forgotten, mark_of(user, secrets.token_hex(8)))
+            run = opened.run.model_copy(update={"data": data.model_copy(update={"forgotten": marks})})
+            write_atomically(folder.settings, to_toml(run).encode())
+        blanked = _blank(folder, opened.step, gone)
+        for step in folder.steps():
+            if step != opened.step:
+                files.remove(folder.at(step))
+        for left in (folder.metrics, folder.report):
+            files.remove(left)
+        write_atomically(folder.codec, json.dumps(gone.codec.to_json(), ensure_ascii=False).encode())
+    learned = (
+        "weights that all users share were not trained again"
+        if folder.record.is_file()
+        else "linnet resume trains this run from its beginning, without this user"
+    )
     return NoteRecord(
-        step=best,
+        step=opened.step,
         text=f"user {user} is forgotten: 1 name, {len(gone.places)} places that nobody else visited, "
-        f"{codec.stored_counts - gone.codec.stored_counts} stored counts and {blanked} numbers of tables "
-        "are gone; the run cannot be resumed, and weights that all users share were not trained again",
+        f"{codec.stored_counts - gone.codec.stored_counts} stored counts and {blanked} numbers of tables are "
+        f"gone; {learned}",
     )
 
 
-def _rewrite(folder: RunFolder, step: int, gone: Forgotten) -> int:
-    """Zero the rows of a user and of places in the tables of a checkpoint, and drop its optimiser's state."""
-    count = 0
-    loop, hashes = folder.loop(step)
-    at = folder.at(step)
-    stored = read_object(at / "loop.json")
-    for name in sorted(hashes):
-        if not name.endswith(".safetensors"):
-            continue
-        tensors = {} if name == "loop.safetensors" else folder.tensors(step, name)
-        count += _blank_tables(tensors, gone)
-        content = save(tensors)
-        write_atomically(at / name, content)
-        stored["sha256"][name] = hashlib.sha256(content).hexdigest()
-    stored["sha256"]["loop"] = hash_of(stored["loop"])
-    write_atomically(at / "loop.json", json.dumps(stored, indent=1).encode())
+def _blank(folder: RunFolder, step: int, gone: Forgotten) -> int:
+    """Zero the rows of a user and of places in the tables of a checkpoint, which cannot be trained on then."""
+    kept = folder.read(step)
+    weights, averaged = dict(kept.weights), None if kept.ema is None else dict(kept.ema)
+    count = _blank_tables(weights, gone) + (0 if averaged is None else _blank_tables(averaged, gone))
+    folder.save(Checkpoint(weights, averaged, {}, replace(kept.loop, data="")))
     return count
 
 

@@ -113,6 +113,14 @@ class Samples:
             self.part[chosen],
         )  # fmt: skip
 
+    def among(self, kept: np.ndarray) -> Samples:
+        """These samples on the visits that are kept (bool [N]), of users that keep all or none."""
+        before = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)  # [N + 1]: kept visits before each
+        left = self.choose(np.flatnonzero(kept[self.target]))
+        names = ("target", "rows", "past_from", "past_to")
+        moved = {name: before[getattr(left, name)].astype(getattr(left, name).dtype) for name in names}
+        return replace(left, **moved)
+
     def with_full_past(self, visits: Visits) -> Samples:
         """Everything the user did before the target may be used."""
         return replace(self, past_from=visits.bounds[visits.user[self.target]], past_to=self.target)

@@ -79,7 +79,8 @@ def forget(
 ) -> None:
     """Remove a user from a run.
 
-    Gone are the name, the counts, the embedding, and places that nobody else visited. The run cannot be resumed.
+    Gone are the name, the counts, the embedding, and places that nobody else visited. A run that was not finished
+    is trained from its beginning when it is resumed, without this user.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.places.privacy import forget

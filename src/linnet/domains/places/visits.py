@@ -8,7 +8,7 @@ Legend: N = visits, U = users, P = places, F = fixes in the order of user and ti
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -74,6 +74,21 @@ class Visits:
         }
         return replace(self, **picked)  # type: ignore[arg-type]
 
+    def without(self, gone: np.ndarray) -> Visits:
+        """Without these users (bool [U]), and without the places that nobody else visited."""
+        left = self.rows(np.flatnonzero(~gone[self.user]))
+        users, user = np.unique(left.user, return_inverse=True)
+        places, place = np.unique(left.place, return_inverse=True)
+        return replace(
+            left,
+            user=user.astype(np.int32),
+            place=place.astype(np.int32),
+            users=self.users[users],
+            places=self.places[places],
+            cells={level: ids[places] for level, ids in self.cells.items()},
+            lonlat=None if self.lonlat is None else self.lonlat[places],
+        )
+
     def fingerprint(self) -> str:
         """A short hash of what happened when, by names: the same for any order of reading."""
         digest = hashlib.sha256()
@@ -83,6 +98,17 @@ class Visits:
         for column in (self.start, self.end, self.offset):
             digest.update(np.ascontiguousarray(column, np.int64).data)
         return digest.hexdigest()[:16]
+
+
+def mark_of(user: object, salt: str) -> str:
+    """A user in a form that tells nothing but whether it is this one."""
+    return f"{salt}:{hashlib.sha256(f'{salt}:{user}'.encode()).hexdigest()[:32]}"
+
+
+def marked(users: Iterable[object], marks: Sequence[str]) -> np.ndarray:
+    """bool [users]: whom one of these marks means."""
+    salts = sorted({mark.partition(":")[0] for mark in marks})
+    return np.array([any(mark_of(user, salt) in marks for salt in salts) for user in users], bool)
 
 
 def legacy_ids(visits: Visits, part: np.ndarray) -> np.ndarray:
