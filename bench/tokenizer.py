@@ -41,7 +41,7 @@ def bench_tokenizer(
         raise BadInput(f"kind is one of {', '.join(KINDS)}, not {kind!r}")
     if documents not in ("line", "paragraph", "file"):
         raise BadInput(f"documents is one of line, paragraph, file, not {documents!r}")
-    reading = Reading(documents=documents)  # type: ignore[arg-type]
+    reading = Reading(documents=documents)
     sources = find_sources(data)
 
     def read() -> Any:
@@ -52,8 +52,7 @@ def bench_tokenizer(
     wanted = Tokenizing(vocabulary=vocabulary, kind=kind)
 
     def learn() -> TokenizerCodec:
-        tally = Tally()
-        return train_tokenizer(read_passages(sources, reading, tally), tally, wanted).codec
+        return train_tokenizer(read_passages(sources, reading, Tally()), wanted).codec
 
     def learn_bare() -> Any:
         return bare_training(texts, wanted)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from linnet.domains.text.sources import Passage, Tally
+from linnet.domains.text.sources import Passage
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.exchange.families import Portable
 from linnet.exchange.hf import write_folder
@@ -71,7 +71,7 @@ def strange_texts(count: int = 1000) -> list[str]:
 def trained(kind: str = "bpe", vocabulary: int = 330, **rules: object) -> TokenizerCodec:
     """A codec learned from the small corpus."""
     wanted = Tokenizing.model_validate({"kind": kind, "vocabulary": vocabulary, **rules})
-    return train_tokenizer([Passage(CORPUS)], Tally(documents=len(CORPUS)), wanted).codec
+    return train_tokenizer([Passage(CORPUS)], wanted).codec
 
 
 def llama_config(**changes: object) -> ModelConfig:

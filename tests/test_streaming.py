@@ -15,7 +15,7 @@ from linnet.decoding.constraints import Pattern
 from linnet.decoding.requests import Stopping
 from linnet.decoding.streaming import Streaming
 from linnet.domains.arithmetic.codec import ArithmeticCodec
-from linnet.domains.text.sources import Passage, Tally
+from linnet.domains.text.sources import Passage
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.errors import BadInput
 from linnet.exchange.tokens import ids_codec
@@ -31,7 +31,7 @@ TEXTS = [
 
 def trained(kind: str, vocabulary: int = 320) -> TokenizerCodec:
     wanted = Tokenizing.model_validate({"kind": kind, "vocabulary": vocabulary, "specials": ["<|user|>"]})
-    return train_tokenizer([Passage(TEXTS)], Tally(documents=len(TEXTS)), wanted).codec
+    return train_tokenizer([Passage(TEXTS)], wanted).codec
 
 
 def spelling() -> TokenizerCodec:

@@ -83,7 +83,7 @@ def test_a_prompt_and_its_completion_are_two_messages() -> None:
 @pytest.mark.parametrize("template", ["", "{role}", "{content}{content}", "{content}{role}", "chat"])
 def test_other_templates_are_refused(template: str) -> None:
     with pytest.raises(BadInput, match=r"data.template is chatml, plain, or a text with {content} once"):
-        TextData(template=template)
+        TextData(template=template).load(1)
 
 
 @pytest.mark.parametrize(
@@ -172,12 +172,18 @@ def test_split_columns_and_samples_work_on_conversations(tmp_path: Path) -> None
     assert len(few.train.rows) == 10
 
 
-def test_whole_documents_are_stored_and_answers_are_not(tmp_path: Path) -> None:
-    with pytest.raises(BadInput, match="data.store keeps whole documents, and data.template scores only answers"):
-        TextData(template="plain", store=tmp_path)
-    path = written(tmp_path / "c.jsonl", conversations(20))
-    data = TextData(paths=(path,), template="plain", store=Path("auto"), tokenizer=SMALL)
-    assert not any("are read from" in note for note in data.load(1).notes)
+def test_a_store_keeps_which_tokens_are_answers(tmp_path: Path) -> None:
+    path = written(tmp_path / "c.jsonl", conversations(40))
+    data = TextData(paths=(path,), template="chatml", tokenizer=SMALL)
+    kept = data.model_copy(update={"store": tmp_path / "store"})
+    memory = data.load(1)
+    for stored in (kept.load(1), kept.load(1)):
+        for part in ("train", "validation"):
+            mine, other = getattr(memory, part).rows, getattr(stored, part).rows
+            for name in ("ids", "scored", "starts", "row_characters", "row_bytes"):
+                np.testing.assert_array_equal(getattr(mine, name)[:], getattr(other, name)[:])
+    with pytest.raises(BadInput, match="is stale: template was chatml and is plain"):
+        kept.model_copy(update={"template": "plain"}).load(1)
 
 
 def test_a_run_learns_answers(tmp_path: Path) -> None:

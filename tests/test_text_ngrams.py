@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import math
 from collections import Counter, defaultdict
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.domains.text.blocks import block_rows, block_score, block_targets, coverage, joined_tokens
+from linnet.codecs import CharacterCodec
+from linnet.domains.text.blocks import block_rows, block_scores, joined_tokens, no_block
 from linnet.domains.text.ngrams import NGrams, _discounts, unigram_nats
-from linnet.errors import BadInput
+from linnet.evaluation import Units
+from linnet.model.model import Model
+from linnet.records import Baseline
 from linnet.rows import Rows
+from small_models import random_model, small_config
 
 VOCABULARY = 6
 DOCUMENTS = st.lists(st.lists(st.integers(1, VOCABULARY - 1), min_size=1, max_size=8), min_size=2, max_size=12)
@@ -105,7 +113,6 @@ def test_probabilities_sum_to_one(train: list[list[int]], context: list[int]) ->
 def test_a_limit_counts_the_first_rows_only() -> None:
     documents = [[1, 2, 3], [2, 3, 4], [5, 5, 5]]
     some, first = NGrams.of(rows_of(documents), VOCABULARY, limit=6), NGrams.of(rows_of(documents[:2]), VOCABULARY)
-    assert some.counted == first.counted == 10
     np.testing.assert_array_equal(some.nats(rows_of(documents)), first.nats(rows_of(documents)))
 
 
@@ -118,35 +125,42 @@ def test_repetition_is_learned() -> None:
     assert unigram_nats(rows_of(documents), rows, VOCABULARY) == pytest.approx(math.log(VOCABULARY), abs=0.3)
 
 
-def protocol(tokens: np.ndarray, rows: int, context: int, cost: np.ndarray, characters: int) -> float:
-    """The headline protocol, as its program walks."""
-    size, total, pointer = rows * context + 1, 0.0, 0
+def protocol(model: Model, tokens: np.ndarray, rows: int, context: int) -> tuple[float, int, int]:
+    """Summed nats of the headline protocol, as its program walks, its tokens and its spans."""
+    size, total, pointer, spans = rows * context + 1, 0.0, 0, 0
     while pointer + size <= len(tokens):
-        span = tokens[pointer : pointer + size]
+        span = torch.from_numpy(tokens[pointer : pointer + size])
         x, y = span[:-1].reshape(rows, context), span[1:].reshape(rows, context)
-        total += float(cost[x, y].sum())
-        pointer += size
-    return total / characters
+        with torch.inference_mode():
+            total += float(model.head.nll(model(x).hidden, y).double().sum())
+        pointer, spans = pointer + size, spans + 1
+    return total, spans * rows * context, spans
 
 
-@settings(max_examples=60, deadline=None)
-@given(st.integers(1, 5), st.integers(1, 6), st.integers(1, 400), st.integers(0, 10))
-def test_the_block_metric_is_the_protocol(rows: int, context: int, total: int, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    tokens, cost = rng.integers(0, VOCABULARY, total), rng.random((VOCABULARY, VOCABULARY))
-    if total < rows * context + 1:
-        with pytest.raises(BadInput, match="its value would be 0 whatever the model"):
-            block_rows(tokens, rows, context)
+@settings(max_examples=30, deadline=None)
+@given(
+    documents=st.lists(st.lists(st.integers(1, 9), min_size=1, max_size=12), min_size=1, max_size=40),
+    rows=st.integers(1, 4),
+    context=st.integers(1, 6),
+)
+def test_the_block_metric_is_the_protocol(documents: list[list[int]], rows: int, context: int) -> None:
+    model, codec = random_model(small_config(context=6)), CharacterCodec("abcdefgh", has_begin=True)
+    data = dataclasses.replace(rows_of(documents), row_characters=np.array(list(map(len, documents))))
+    tokens = data.ids[joined_tokens(data, has_begin=True)].astype(np.int64)
+    total, scored, spans = protocol(model, tokens, rows, context)
+    units = Units.of(data, codec, "document")
+    beaten = Baseline(name="none", value=3.0)
+    options: dict[str, Any] = {"size": 3, "region": contextlib.nullcontext}
+    found = block_scores(model, codec, data, units, (rows, context), beaten, **options)
+    if not spans:
+        assert found == [] and no_block(data, codec, (rows, context), "text")
         return
-    cut = block_rows(tokens, rows, context)
-    np.testing.assert_array_equal(tokens[block_targets(total, rows, context)], cut[:, 1:].reshape(-1))
-    nats = cost[cut[:, :-1], cut[:, 1:]]
-    assert block_score(nats.sum(1), total, rows, context, 900, 20).nats_per_char == pytest.approx(
-        block_score(nats, total, rows, context, 900, 20).nats_per_char
-    )
-    score = block_score(nats, total, rows, context, characters=900, documents=20)
-    assert score.nats_per_char == pytest.approx(protocol(tokens, rows, context, cost, 900 + 5 * 20))
-    assert score.coverage == pytest.approx(score.tokens / total) == coverage(total, rows, context)
+    characters = sum(map(len, documents)) + 5 * len(documents)
+    (score,) = found
+    assert score.n == characters and score.value == pytest.approx(total / characters, rel=1e-5)
+    assert score.low <= score.value * (1 + 1e-9) and score.value <= score.high * (1 + 1e-9)
+    assert score.baseline.value == pytest.approx(3.0 * scored / characters)
+    assert f": {spans} span" in score.note and f"{scored / len(tokens):.1%} of the tokens" in score.note
 
 
 def test_coverage_of_the_published_runs() -> None:
@@ -157,15 +171,11 @@ def test_coverage_of_the_published_runs() -> None:
         ((256, 256), 1, 0.535),
         ((1024, 128), 0, 0.0),
     ):
-        assert 122_495 // (rows * context + 1) == spans
-        assert coverage(122_495, rows, context) == pytest.approx(covered, abs=6e-4)
+        cut = block_rows(122_495, rows, context)
+        assert len(cut) == spans * rows
+        assert cut[:, 1:].size / 122_495 == pytest.approx(covered, abs=6e-4)
 
 
 def test_the_joined_text_has_end_marks_and_no_begin_tokens() -> None:
     rows = rows_of([[1, 2], [3]])
     assert rows.ids[joined_tokens(rows, has_begin=True)].tolist() == [1, 2, 0, 3, 0]
-
-
-def test_nats_of_another_shape_are_refused() -> None:
-    with pytest.raises(BadInput, match="rows of nats, not shape"):
-        block_score(np.zeros((3, 4)), 100, 2, 4, 10, 1)

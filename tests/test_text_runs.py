@@ -58,7 +58,7 @@ def run(data: Path) -> Path:
 
 def test_training_ends_with_scores_and_what_they_have_to_beat(run: Path, data: Path) -> None:
     found = {score["name"]: score for score in json.loads((run / "record.json").read_text())["scores"]}
-    held = TextData(paths=(data,), tokenizer=text.tiny().data.tokenizer).load(1).validation.rows  # type: ignore[union-attr]
+    held = TextData(paths=(data,), tokenizer=text.tiny_text().data.tokenizer).load(1).validation.rows  # type: ignore[union-attr]
     assert found["nats_per_char"]["n"] == held.characters
     assert found["bits_per_byte"]["n"] == held.utf8_bytes
     assert found["nats_per_token"]["n"] == held.targets

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.domains.text import sources
-from linnet.domains.text.corpus import Draw, Last
+from linnet.domains.text.corpus import drawn
 from linnet.domains.text.finding import find, find_sources
 from linnet.domains.text.sources import Reading, Tally, read_passages
 from linnet.errors import BadInput
@@ -306,10 +306,9 @@ def test_a_data_set_in_the_layout_of_the_hub(tmp_path: Path) -> None:
 @settings(max_examples=50, deadline=None)
 def test_draws_have_the_exact_size_and_are_settled_by_the_seed(total: int, share: float, seed: int) -> None:
     take = round(total * share)
-    marks = list(Draw(total, take, seed).marks())
+    marks = list(drawn(total, take, seed))
     assert len(marks) == total and sum(marks) == take
-    assert marks == list(Draw(total, take, seed).marks())
-    assert sum(Last(total, take).marks()) == take
+    assert marks == list(drawn(total, take, seed))
 
 
 def test_draws_are_even_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -318,7 +317,5 @@ def test_draws_are_even_over_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(corpus, "MARKS", 8)
     hits = np.zeros(20)
     for seed in range(600):
-        hits += list(Draw(20, 5, seed).marks())
+        hits += list(drawn(20, 5, seed))
     assert abs(hits / 600 - 0.25).max() < 0.08
-    with pytest.raises(BadInput, match="6 documents cannot be taken from 5"):
-        Draw(5, 6, 0)

@@ -19,16 +19,13 @@ from faults import Fails, Killed, disk, failing_at, full_from, killed_at
 from linnet.data import Packed
 from linnet.domains.text.encoding import encoded
 from linnet.domains.text.finding import find_sources
-from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
+from linnet.domains.text.sources import Passage, Reading, Stream, Tally, read_passages
 from linnet.domains.text.store import (
-    EveryTarget,
-    Joined,
     Manifest,
     Origin,
-    Shard,
+    Segment,
     Store,
     StoredPart,
-    Stream,
     alone,
     open_store,
     write_store,
@@ -44,8 +41,7 @@ TEXTS = [f"document number {i} says {'so ' * (i % 5)}é" for i in range(200)]
 
 @pytest.fixture(scope="module")
 def codec() -> TokenizerCodec:
-    tally = Tally(documents=len(TEXTS))
-    return train_tokenizer([Passage(TEXTS)], tally, Tokenizing(vocabulary=290)).codec
+    return train_tokenizer([Passage(TEXTS)], Tokenizing(vocabulary=290)).codec
 
 
 @pytest.fixture
@@ -60,33 +56,33 @@ def origin(corpus: Path, codec: TokenizerCodec | None = None, **settings: object
 
 
 def make(
-    folder: Path, codec: TokenizerCodec, made_from: Origin, read: Stream, shard_tokens: int = 1 << 26
+    folder: Path, codec: TokenizerCodec, made_from: Origin, read: Stream, segment_tokens: int = 1 << 26
 ) -> Store:
     with alone(folder):
-        return write_store(folder, codec, made_from, {"train": read}, shard_tokens=shard_tokens)
+        return write_store(folder, codec, made_from, {"train": read}, segment_tokens=segment_tokens)
 
 
 def write(
-    folder: Path, corpus: Path, codec: TokenizerCodec, shard_tokens: int = 1 << 26, **settings: object
+    folder: Path, corpus: Path, codec: TokenizerCodec, segment_tokens: int = 1 << 26, **settings: object
 ) -> Store:
     def read(tally: Tally) -> Iterator[Passage]:
         for passage in read_passages(find_sources([corpus]), Reading(), tally):
             for first in range(0, len(passage.texts), 20):
                 yield Passage(passage.texts[first : first + 20])
 
-    return make(folder, codec, origin(corpus, codec, **settings), read, shard_tokens)
+    return make(folder, codec, origin(corpus, codec, **settings), read, segment_tokens)
 
 
 def in_memory(codec: TokenizerCodec) -> np.ndarray:
     return np.concatenate([block.ids for block in encoded(codec, [Passage(TEXTS)])])
 
 
-@pytest.mark.parametrize("shard_tokens", [1 << 26, 500])
+@pytest.mark.parametrize("segment_tokens", [1 << 26, 500])
 def test_a_store_holds_the_rows_of_the_corpus(
-    tmp_path: Path, corpus: Path, codec: TokenizerCodec, shard_tokens: int
+    tmp_path: Path, corpus: Path, codec: TokenizerCodec, segment_tokens: int
 ) -> None:
-    store = write(tmp_path / "store", corpus, codec, shard_tokens)
-    assert (len(store.manifest.parts["train"].shards) > 3) == (shard_tokens == 500)
+    store = write(tmp_path / "store", corpus, codec, segment_tokens)
+    assert (len(store.manifest.parts["train"].segments) > 3) == (segment_tokens == 500)
     rows = store.rows("train")
     np.testing.assert_array_equal(rows.ids[:], in_memory(codec))
     assert [codec.decode(rows.row(i)) for i in range(len(rows))] == TEXTS
@@ -118,20 +114,21 @@ def test_an_interrupted_encoding_goes_on(tmp_path: Path, corpus: Path, codec: To
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        make(folder, codec, origin(corpus, codec), interrupted, 500)
+        make(folder, codec, origin(corpus, codec), interrupted, 700)
     with pytest.raises(BadInput, match="is unfinished"):
         open_store(folder)
-    before = {path.name: path.stat().st_mtime_ns for path in folder.glob("train-tokens-*.bin")}
-    assert before
+    manifest = Manifest.model_validate_json((folder / "manifest.json").read_text())
+    done = manifest.parts["train"].rows
+    assert 0 < done < 120
 
     def read(tally: Tally) -> Iterator[Passage]:
         for first in range(0, 200, 20):
             read_again.append(first)
             yield Passage(TEXTS[first : first + 20])
 
-    store = make(folder, codec, origin(corpus, codec), read, 500)
+    store = make(folder, codec, origin(corpus, codec), read, 700)
     np.testing.assert_array_equal(store.rows("train").ids[:], in_memory(codec))
-    assert all((folder / name).stat().st_mtime_ns == then for name, then in before.items())
+    assert store.manifest.parts["train"].segments[:1] == manifest.parts["train"].segments[:1]
     assert not list(folder.glob(".*.part"))
     store.verify()
     read_again.clear()
@@ -263,29 +260,32 @@ def test_other_files_and_another_tokenizer_are_refused(
     (tmp_path / "more.txt").write_text("more")
     with pytest.raises(BadInput, match=r"made from other files \(.*more.txt\)"):
         open_store(folder, Origin(find_sources([corpus, tmp_path / "more.txt"]), {}))
-    other = train_tokenizer([Passage(TEXTS)], Tally(documents=9), Tokenizing(vocabulary=280)).codec
+    other = train_tokenizer([Passage(TEXTS)], Tokenizing(vocabulary=280)).codec
     with pytest.raises(BadInput, match="was made with another tokenizer"):
         open_store(folder, origin(corpus, other))
 
 
-def test_a_shard_that_was_cut_is_named(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
+def test_a_file_that_was_cut_is_named(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
     store = write(tmp_path / "store", corpus, codec, 500)
-    shard = store.folder / "train-tokens-00001.bin"
+    shard = store.folder / "train-tokens.bin"
     content = shard.read_bytes()
     shard.write_bytes(content[:-10])
-    with pytest.raises(BadInput, match=f"train-tokens-00001.bin was cut: it has {len(content) - 10:,} bytes"):
+    with pytest.raises(BadInput, match=f"train-tokens.bin was cut: it has {len(content) - 10:,} bytes"):
         open_store(store.folder)
     shard.write_bytes(content[:-2] + b"xx")
     open_store(store.folder)
-    with pytest.raises(BadInput, match="train-tokens-00001.bin does not hold what was written"):
+    with pytest.raises(BadInput, match="train-tokens.bin does not hold what was written"):
         store.verify()
     shard.write_bytes(content)
-    sizes = store.folder / "train-sizes.bin"
-    sizes.write_bytes(bytes([sizes.read_bytes()[0] ^ 1]) + sizes.read_bytes()[1:])
-    with pytest.raises(BadInput, match="train-sizes.bin does not hold what was written"):
-        store.verify()
+    for name in ("starts", "sizes", "scored"):
+        file = store.folder / f"train-{name}.bin"
+        before = file.read_bytes()
+        file.write_bytes(before[:-8] + bytes([before[-8] ^ 1]) + before[-7:])
+        with pytest.raises(BadInput, match=f"train-{name}.bin does not hold what was written"):
+            store.verify()
+        file.write_bytes(before)
     shard.unlink()
-    with pytest.raises(BadInput, match="train-tokens-00001.bin was cut: it has 0 bytes"):
+    with pytest.raises(BadInput, match="train-tokens.bin was cut: it has 0 bytes"):
         open_store(store.folder)
 
 
@@ -302,10 +302,10 @@ def test_folders_that_are_something_else_are_left_alone(
     manifest.write_text(text[:50])
     with pytest.raises(BadInput, match="manifest.json is not JSON"):
         open_store(store.folder)
-    manifest.write_text(text.replace('"format": 2', '"format": 9'))
-    with pytest.raises(BadInput, match="has format 9, and this linnet reads 2"):
+    manifest.write_text(text.replace('"format": 3', '"format": 9'))
+    with pytest.raises(BadInput, match="has format 9, and this linnet reads 3"):
         open_store(store.folder)
-    manifest.write_text(text.replace('"format": 2', '"format": 1'))
+    manifest.write_text(text.replace('"format": 3', '"format": 1'))
     with pytest.raises(BadInput, match=f"format 1, .* delete the folder {store.folder}, and it is encoded again"):
         open_store(store.folder)
 
@@ -316,7 +316,8 @@ def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(tmp_path
         folder = tmp_path / str(tokens)
         folder.mkdir()
         for name, size in (
-            ("train-tokens-00000.bin", 2 * tokens),
+            ("train-tokens.bin", 2 * tokens),
+            ("train-scored.bin", tokens),
             ("train-starts.bin", 8 * (rows + 1)),
             ("train-sizes.bin", 8 * rows),
         ):
@@ -330,7 +331,7 @@ def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(tmp_path
             tokenizer="",
             sources=(),
             settings={},
-            parts={"train": StoredPart(shards=(Shard(tokens=tokens, rows=rows, sha256=""),), complete=True)},
+            parts={"train": StoredPart(segments=(Segment(tokens=tokens, rows=rows, sha256=""),), complete=True)},
         )
         (folder / "manifest.json").write_text(manifest.model_dump_json())
         tracemalloc.start()
@@ -355,10 +356,11 @@ def test_many_short_rows_cost_no_more_memory_either(tmp_path: Path, monkeypatch:
         starts = np.memmap(tmp_path / f"{rows}.bin", "<i8", "w+", shape=(rows + 1,))
         starts[:] = np.arange(rows + 1) * 12
         ids = np.memmap(tmp_path / f"{rows}.ids", "<u2", "w+", shape=(rows * 12,))
+        scored = np.memmap(tmp_path / f"{rows}.scored", bool, "w+", shape=(rows * 12,))
         from linnet.rows import Rows
 
         tracemalloc.start()
-        plan = Packed(Rows.of_ids(ids, starts, EveryTarget(starts)).identified("x"), 8, 64, 1)
+        plan = Packed(Rows.of_ids(ids, starts, scored).identified("x"), 8, 64, 1)
         for step in range(5):
             plan.batch(step)
         size = tracemalloc.get_traced_memory()[1]
@@ -367,17 +369,3 @@ def test_many_short_rows_cost_no_more_memory_either(tmp_path: Path, monkeypatch:
 
     small = peak(20_000)
     assert peak(400_000) < 1.1 * small + 100_000
-
-
-def test_joined_arrays_read_like_one() -> None:
-    joined = Joined((np.arange(5), np.arange(5, 7), np.arange(7, 20)))
-    places = np.array([[0, 4, 5], [6, 7, 19]])
-    np.testing.assert_array_equal(joined[places], places)
-    np.testing.assert_array_equal(joined[3:9], np.arange(3, 9))
-    np.testing.assert_array_equal(joined[np.arange(20) % 3 == 0], np.arange(0, 20, 3))
-    with pytest.raises(IndexError, match="positions from 0 to 19"):
-        joined[20]
-    marks = EveryTarget(np.array([0, 3, 20]))
-    assert np.flatnonzero(~np.asarray(marks)).tolist() == [0, 3]
-    assert np.arange(20)[marks].tolist() == joined[marks].tolist() == [1, 2, *range(4, 20)]
-    assert len(joined) == 20 and joined[:].tolist() == list(range(20))

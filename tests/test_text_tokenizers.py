@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.domains.text.finding import Source
-from linnet.domains.text.sources import Meter, Passage, Tally
+from linnet.domains.text.sources import Passage, Tally, shown
 from linnet.domains.text.tokenizer_training import (
     Tokenizing,
     _without_long_runs,
@@ -58,9 +59,8 @@ def titles(n: int = 400, seed: int = 0) -> list[str]:
 
 def trained(kind: str = "bpe", texts: list[str] | None = None, **wanted: object) -> TokenizerCodec:
     texts = titles() if texts is None else texts
-    tally = Tally(documents=len(texts))
     settings = Tokenizing.model_validate({"kind": kind, "vocabulary": 300, **wanted})
-    return train_tokenizer([Passage(texts)], tally, settings).codec
+    return train_tokenizer([Passage(texts)], settings).codec
 
 
 @pytest.fixture(scope="module", params=["bpe", "unigram"])
@@ -197,7 +197,7 @@ def test_a_vocabulary_that_the_corpus_cannot_support_is_shrunk_and_said() -> Non
         "100 for each token",
     )
     texts = titles(20)
-    small = train_tokenizer([Passage(texts)], Tally(documents=20), Tokenizing(vocabulary=5000))
+    small = train_tokenizer([Passage(texts)], Tokenizing(vocabulary=5000))
     assert len(small.codec.tokens) < 400
     assert "instead of 5,000: the corpus has no more pieces that occur 2 times" in small.notes[0]
 
@@ -206,7 +206,7 @@ def test_impossible_wishes_are_refused() -> None:
     with pytest.raises(BadInput, match="at least 257 are needed"):
         trained(vocabulary=200)
     with pytest.raises(BadInput, match="the corpus is empty"):
-        train_tokenizer([], Tally(), Tokenizing())
+        train_tokenizer([], Tokenizing())
 
 
 def test_a_tokenizer_json_is_read_and_written_as_is(tmp_path: Path) -> None:
@@ -252,18 +252,20 @@ def test_files_that_are_no_tokenizer_are_refused(tmp_path: Path) -> None:
         TokenizerCodec.read(tmp_path / "latin.json")
 
 
-def test_the_meter_shows_files_and_speed(tmp_path: Path) -> None:
+def test_progress_shows_files_and_speed(tmp_path: Path) -> None:
     file = tmp_path / "c.txt"
     file.write_text("ten bytes\n")
-    stream, now = io.StringIO(), iter(range(10_000))
-    with shown_on(Display(stream, every=10, now=lambda: next(now) / 10)):
-        meter, tally = Meter("tokenizer", [Source(str(file), "text")] * 250), Tally()
+    stream, now, tally = io.StringIO(), iter(range(10_000)), Tally()
+
+    def passages() -> Iterator[Passage]:
         for _ in range(250):
             tally.files += 1
             tally.documents += 2
             tally.stored_bytes += 10
-            meter.advance(tally, 20_000)
-        meter.close(tally)
+            yield Passage(["x" * 10_000] * 2)
+
+    with shown_on(Display(stream, every=10, now=lambda: next(now) / 10)):
+        assert len(list(shown(passages(), "tokenizer", [Source(str(file), "text")] * 250, tally))) == 250
     first, last = stream.getvalue().splitlines()[:: len(stream.getvalue().splitlines()) - 1]
     assert re.fullmatch(
         r"tokenizer \d+% 0:\d\d eta \d:\d\d \| \d+/250 files \| \d+ documents \| .* MB \| .* MB/s", first

@@ -163,7 +163,7 @@ def written_sizes(codec: Codec) -> tuple[np.ndarray, np.ndarray]:
 
 def unigram(source: Rows, vocabulary: int) -> float:
     """Nats per scored token of the best model that knows only how often each token is scored here."""
-    counts = np.bincount(source.ids[source.scored].astype(np.int64), minlength=vocabulary)
+    counts = np.bincount(source.ids[:][source.scored[:]].astype(np.int64), minlength=vocabulary)
     shares = counts[counts > 0] / counts.sum()
     return float(-(shares * np.log(shares)).sum())
 

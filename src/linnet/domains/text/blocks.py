@@ -9,14 +9,13 @@ Legend: N = tokens of the joined text, B = rows of a span, T = tokens of a row.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from linnet.codecs import Codec
 from linnet.domains.contract import Region
-from linnet.errors import BadInput
+from linnet.errors import counted
 from linnet.records import Baseline, Score
 from linnet.rows import Rows
 
@@ -27,20 +26,6 @@ if TYPE_CHECKING:
 MARK = 5  # characters that the protocol counts for one end mark, "<eos>"
 
 
-@dataclass(frozen=True)
-class BlockScore:
-    nats_per_char: float
-    coverage: float  # share of the N tokens that were scored
-    spans: int
-    tokens: int  # that were scored
-    characters: int  # of the whole text, end marks among them
-
-
-def coverage(tokens: int, rows: int, context: int) -> float:
-    """floor(N / (B T + 1)) B T / N."""
-    return tokens // (rows * context + 1) * rows * context / tokens if tokens else 0.0
-
-
 def joined_tokens(rows: Rows, has_begin: bool) -> np.ndarray:
     """Which tokens make up the text: those of each document and its end mark, without begin tokens."""
     kept = np.ones(int(rows.starts[-1]), bool)
@@ -48,38 +33,14 @@ def joined_tokens(rows: Rows, has_begin: bool) -> np.ndarray:
     return kept
 
 
-def block_targets(tokens: int, rows: int, context: int) -> np.ndarray:
-    """The indices of the joined tokens that are predicted, in the order of `block_rows`."""
-    size = rows * context + 1
-    return (np.arange(tokens // size)[:, None] * size + np.arange(1, size)).reshape(-1)
+def block_rows(tokens: int, rows: int, context: int) -> np.ndarray:
+    """Which of so many joined tokens are the rows [spans x B, T + 1] of every full span.
 
-
-def block_rows(tokens: np.ndarray, rows: int, context: int) -> np.ndarray:
-    """The rows [spans x B, T + 1] of every full span: the last T tokens of each are predicted from the first T."""
-    size = rows * context + 1
-    spans = len(tokens) // size
-    if spans == 0:
-        raise BadInput(
-            f"the block metric of {rows} x {context} needs {size:,} tokens for one span, and there are "
-            f"{len(tokens):,}: its value would be 0 whatever the model; choose a smaller block"
-        )
-    cut = tokens[: spans * size].reshape(spans, size)
-    inputs, targets = cut[:, :-1].reshape(-1, context), cut[:, 1:].reshape(-1, context)
-    return np.concatenate([inputs, targets[:, -1:]], axis=1)
-
-
-def block_score(
-    nats: np.ndarray, tokens: int, rows: int, context: int, characters: int, documents: int
-) -> BlockScore:
-    """The protocol's number from the nats of the rows that `block_rows` gave, [spans x B, T] or summed over T."""
+    The last T of each are predicted from the first T.
+    """
     spans = tokens // (rows * context + 1)
-    if spans == 0 or nats.shape not in ((spans * rows, context), (spans * rows,)):
-        raise BadInput(
-            f"{spans} spans of {rows} x {context} have {spans * rows} rows of nats, not shape {nats.shape}"
-        )
-    counted = characters + MARK * documents
-    total, covered = float(nats.sum(dtype=np.float64)), coverage(tokens, rows, context)
-    return BlockScore(total / counted, covered, spans, spans * rows * context, counted)
+    first = np.arange(spans)[:, None] * (rows * context + 1) + np.arange(rows) * context
+    return first.reshape(-1, 1) + np.arange(context + 1)
 
 
 def no_block(rows: Rows, codec: Codec, block: tuple[int, int] | None, name: str) -> list[str]:
@@ -114,37 +75,39 @@ def block_scores(
     from linnet.intervals import ratio_interval
 
     there = joined_tokens(rows, codec.begin is not None)
-    kept = np.flatnonzero(there)
-    batch, context = block
-    if len(kept) <= batch * context:
+    kept, (batch, context) = np.flatnonzero(there), block
+    cut = kept[block_rows(len(kept), batch, context)]
+    if not len(cut):
         return []
-    cut = block_rows(rows.ids[kept].astype(np.int64), batch, context)
+    scored = np.ones(cut.shape, bool)
+    scored[:, 0] = False
     starts = np.arange(len(cut) + 1, dtype=np.int64) * (context + 1)
-    scored = np.ones(cut.size, bool)
-    scored[starts[:-1]] = False
-    measured = nats(model, Rows.of_ids(cut.reshape(-1), starts, scored), rows=size, region=region)
-    each = measured.each.reshape(len(cut), context + 1)[:, 1:]
-    found = block_score(each, len(kept), batch, context, rows.characters, len(rows))
-    targets = kept[block_targets(len(kept), batch, context)]
+    ids = rows.ids[cut.reshape(-1)].astype(np.int64)
+    measured = nats(model, Rows.of_ids(ids, starts, scored.reshape(-1)), rows=size, region=region)
     covered = Nats(np.zeros(rows.steps, np.float32), np.zeros(rows.steps, bool))
-    covered.each[targets], covered.scored[targets] = each.reshape(-1), True
+    covered.each[cut[scored]], covered.scored[cut[scored]] = measured.each[scored.reshape(-1)], True
     sums, tokens = covered.between(units.edges)
     marks = np.histogram(rows.starts[1:] - 1, units.edges)[0]
     whole = np.add.reduceat(there, units.edges[:-1], dtype=np.int64)
     counts = (units.characters + MARK * marks) * tokens / np.maximum(whole, 1)
-    low, high = (found.nats_per_char * side * counts.sum() / sums.sum() for side in ratio_interval(sums, counts))
-    spans = "1 span" if found.spans == 1 else f"{found.spans:,} spans"
+    characters = rows.characters + MARK * len(rows)
+    value = float(sums.sum()) / characters
+    low, high = (side * counts.sum() / characters for side in ratio_interval(sums, counts))
+    note = (
+        f"the headline protocol at {batch} x {context}: {counted(len(cut) // batch, 'span')}, "
+        f"{scored.sum() / len(kept):.1%} of the tokens; the end mark counts as {MARK} characters; not comparable "
+        "with the scores above"
+    )
+    if context > model.config.context:
+        note += f"; rows read in windows of {model.config.context}"
     return [
         Score(
             name="block_nats_per_char",
-            value=found.nats_per_char,
-            n=found.characters,
+            value=value,
+            n=characters,
             low=max(0.0, low),
             high=high,
-            baseline=Baseline(name=beaten.name, value=beaten.value * found.tokens / found.characters),
-            note=f"the headline protocol at {batch} x {context}: {spans}, {found.coverage:.1%} of the "
-            "tokens; the end mark counts as 5 characters; not comparable with the scores above"
-            + (f"; rows read in windows of {model.config.context}" if context > model.config.context else "")
-            + f"; {units.note()}",
+            baseline=Baseline(name=beaten.name, value=beaten.value * int(scored.sum()) / characters),
+            note=f"{note}; {units.note()}",
         )
     ]

@@ -17,7 +17,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from linnet.domains.text.finding import Source, find, find_sources
-from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
+from linnet.domains.text.sources import Passage, Reading, Stream, Tally, read_passages
 from linnet.errors import BadInput, counted
 
 TRAINING = ("train", "training")
@@ -25,50 +25,26 @@ VALIDATION = ("validation", "valid", "val", "dev")
 TEST = ("test", "testing")
 MARKS = 1 << 16  # documents decided at a time
 SHORT = 10_000  # characters of training text from which a model learns hardly anything
-
 ADVICE = (
     "a model of text begins with about 100,000 characters, such as a book: --data takes several files and folders"
 )
 
-Stream = Callable[[Tally], Iterator[Passage]]
+Marks = Callable[[], Iterator[bool]]
 
 
-@dataclass(frozen=True)
-class Draw:
-    """`take` of `total` documents, each set of that size equally likely."""
+def drawn(total: int, take: int, seed: int, purpose: int = 0) -> Iterator[bool]:
+    """A mark for each of `total` documents, `take` of them true, each set of that size equally likely.
 
-    total: int
-    take: int
-    seed: int
-    purpose: int = 0  # keeps draws of one seed apart
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.take <= self.total:
-            raise BadInput(f"{self.take:,} documents cannot be taken from {self.total:,}")
-
-    def marks(self) -> Iterator[bool]:
-        """One mark a document, in the order of reading."""
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, self.purpose]))
-        left, wanted = self.total, self.take
-        while left:
-            size = min(MARKS, left)
-            here = int(rng.hypergeometric(wanted, left - wanted, size)) if 0 < wanted < left else min(wanted, size)
-            block = np.zeros(size, bool)
-            block[rng.choice(size, here, replace=False)] = True
-            yield from block.tolist()
-            left -= size
-            wanted -= here
-
-
-@dataclass(frozen=True)
-class Last:
-    """The last `take` of `total` documents."""
-
-    total: int
-    take: int
-
-    def marks(self) -> Iterator[bool]:
-        return (i >= self.total - self.take for i in range(self.total))
+    `purpose` keeps draws of one seed apart.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[seed, purpose]))
+    while total:
+        size = min(MARKS, total)
+        here = int(rng.hypergeometric(take, total - take, size)) if 0 < take < total else min(take, size)
+        block = np.zeros(size, bool)
+        block[rng.choice(size, here, replace=False)] = True
+        yield from block.tolist()
+        total, take = total - size, take - here
 
 
 class Parts(NamedTuple):
@@ -107,9 +83,8 @@ class Corpus:
         for passage in self._all(Tally()):
             sizes.add(passage._replace(splits=None))
         taken = min(self.sample or sizes.training, sizes.training)
-        marks = Draw(sizes.training, taken, self.seed, purpose=1)
-        characters = sizes.characters * taken // max(1, sizes.training)
-        return lambda tally: _marked(self._all(tally), marks.marks(), True), characters
+        stream = _choosing(self._all, lambda: drawn(sizes.training, taken, self.seed, purpose=1), True)
+        return stream, sizes.characters * taken // max(1, sizes.training)
 
     def divide(self) -> Parts:
         """Count what there is (one reading), and say which documents belong to which part."""
@@ -135,8 +110,12 @@ class Corpus:
             return Parts(_cut(used, boundary, False), _cut(used, boundary, True), boundary, tuple(notes))
         held = min(taken - 1, max(1, round(taken * self.share)))
         notes.append(f"{held:,} of {taken:,} documents are held out for validation ({self.how})")
-        chosen = Draw(taken, held, self.seed, purpose=2) if self.how == "shuffled" else Last(taken, held)
-        train, validation = (_choosing(used, chosen, wanted) for wanted in (False, True))
+
+        def marks() -> Iterator[bool]:
+            last = (i >= taken - held for i in range(taken))
+            return drawn(taken, held, self.seed, purpose=2) if self.how == "shuffled" else last
+
+        train, validation = (_choosing(used, marks, wanted) for wanted in (False, True))
         return Parts(train, validation, int((taken - held) * mean), tuple(notes))
 
     def _refuse_unusable(self, tally: Tally, sizes: _Sizes) -> None:
@@ -155,13 +134,11 @@ class Corpus:
         """The rows that a `split` column holds out, or else the files that are named for it."""
         if set(sizes.words) & set(VALIDATION):
             return lambda tally: _with_word(self._all(tally), VALIDATION), []
-        tally = Tally()
-        stream: Stream = lambda tally: read_passages(  # noqa: E731
-            find_sources(self.validation_names), self.reading, tally
-        )
-        if not sum(len(passage.texts) for passage in stream(tally)):
+        sources, tally = find_sources(self.validation_names), Tally()
+        if not sum(len(passage.texts) for passage in read_passages(sources, self.reading, tally)):
             raise BadInput("the validation part has no documents")
-        return stream, [f"validation files: {remark}" for remark in tally.remarks()]
+        notes = [f"validation files: {remark}" for remark in tally.remarks()]
+        return lambda tally: read_passages(sources, self.reading, tally), notes
 
     def _all(self, tally: Tally) -> Iterator[Passage]:
         return read_passages(self.sources(), self.reading, tally)
@@ -173,7 +150,7 @@ class Corpus:
     def _sampled(self, usable: int, taken: int) -> Stream:
         if taken == usable:
             return self._training
-        return _choosing(self._training, Draw(usable, taken, self.seed, purpose=1), True)
+        return _choosing(self._training, lambda: drawn(usable, taken, self.seed, purpose=1), True)
 
 
 class _Sizes:
@@ -210,8 +187,8 @@ def _with_word(passages: Iterator[Passage], words: Sequence[str]) -> Iterator[Pa
             yield kept._replace(splits=None)
 
 
-def _choosing(stream: Stream, chosen: Draw | Last, wanted: bool) -> Stream:
-    return lambda tally: _marked(stream(tally), chosen.marks(), wanted)
+def _choosing(stream: Stream, marks: Marks, wanted: bool) -> Stream:
+    return lambda tally: _marked(stream(tally), marks(), wanted)
 
 
 def _marked(passages: Iterator[Passage], marks: Iterator[bool], wanted: bool) -> Iterator[Passage]:

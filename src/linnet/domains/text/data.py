@@ -14,18 +14,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator
 
 from linnet.codecs import Codec
 from linnet.domains.contract import Domain, Material, Part, Region, Scored
 from linnet.domains.text.blocks import block_scores, no_block
-from linnet.domains.text.chat import Template
 from linnet.domains.text.corpus import Corpus, Parts, with_split
 from linnet.domains.text.encoding import rows_in_memory
 from linnet.domains.text.finding import find, find_sources, hub_version
 from linnet.domains.text.ngrams import counted_baselines, seen_before
-from linnet.domains.text.sources import Meter, Reading, Tally, read_passages
-from linnet.domains.text.store import FORMAT, Origin, Stream, alone, find_store, open_store, write_store
+from linnet.domains.text.sources import Reading, Stream, Tally, read_passages, shown
+from linnet.domains.text.store import FORMAT, Origin, alone, find_store, open_store, write_store
 from linnet.domains.text.tokenizer_training import (
     Tokenizing,
     contradictions,
@@ -41,13 +40,12 @@ from linnet.tokenization import TokenizerCodec
 
 TOKENS_PER_PARAMETER = 20  # where a given amount of computing gains most (Hoffmann et al., 2022)
 MOST_ROUNDS = 8.0  # of one text; more were not tried (dev/LOG.md)
-READING = ("errors", "field", "documents", "template")  # what `eval` may read in another way than training did
+READING = tuple(Reading.model_fields)  # what `eval` may read in another way than training did
 if TYPE_CHECKING:
     from linnet.evaluation import Units
     from linnet.model.model import Model
     from linnet.training.run import Run
 
-SMALL = 256 << 20  # stored bytes up to which a corpus is also searched for repeated documents
 VERIFIED = 2 << 30  # bytes of tokens up to which a store is read through before it is used
 AUTOMATIC = Path("auto")
 LARGE = 1 << 29  # stored bytes above which the encoded corpus is kept on disk
@@ -93,23 +91,12 @@ class TextData(TokenDomain):
             return tuple(path if str(path).startswith("hf:") else path.absolute() for path in value)
         return value if value in (None, AUTOMATIC) else value.absolute()
 
-    @model_validator(mode="after")
-    def _known_template(self) -> TextData:
-        if self.template is not None:
-            Template.of(self.template)
-            if self.store not in (None, AUTOMATIC):
-                raise BadInput(
-                    "data.store keeps whole documents, and data.template scores only answers: unset one"
-                )
-        return self
-
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         """The same parts for every seed. A resumed run brings the codec that it began with."""
         if (folder := self._folder) is None:
             tokenizer, parts, notes = self._read(codec)
             train, validation = (rows_in_memory(tokenizer, read(Tally())) for read in parts.values())
             return self._material(tokenizer, train, validation, notes)
-        find_store(folder, self._origin())  # refused before anything is written
         with alone(folder):
             begun = find_store(folder, self._origin())
             if begun is not None and begun.manifest.complete:
@@ -124,11 +111,9 @@ class TextData(TokenDomain):
     def _read(self, codec: Codec | None) -> tuple[TokenizerCodec, Mapping[str, Stream], tuple[str, ...]]:
         """The tokenizer, the documents of each part, and what a person should know about them."""
         parts = self._corpus.divide()
-        known = codec if isinstance(codec, TokenizerCodec) else None
-        tokenizer, notes = self._codec(parts) if known is None else (known, ())
+        tokenizer, notes = (codec, ()) if isinstance(codec, TokenizerCodec) else self._codec(parts)
         lost = filter(None, [lossiness(tokenizer, parts.validation)])
-        streams = {"train": parts.train, "validation": parts.validation}
-        return tokenizer, streams, (*parts.notes, *notes, *lost)
+        return tokenizer, {"train": parts.train, "validation": parts.validation}, (*parts.notes, *notes, *lost)
 
     def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
         assert isinstance(codec, TokenizerCodec)
@@ -156,9 +141,8 @@ class TextData(TokenDomain):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        tokenizer = () if self.tokenizer.file is None else (tokenizer_file(self.tokenizer.file),)
-        store = () if self.store in (None, AUTOMATIC) else (self.store,)
-        return (*self.paths, *self.validation_paths, *tokenizer, *store)
+        store = None if self.store == AUTOMATIC else self.store
+        return (*self.paths, *self.validation_paths, *filter(None, (self._tokenizer_file, store)))
 
     def rounds(self, parameters: int, steps: int) -> float:
         """Short texts are read again, while a model of this size learns from them."""
@@ -196,35 +180,33 @@ class TextData(TokenDomain):
 
     @property
     def _reading(self) -> Reading:
-        return Reading(self.documents, self.field, self.errors, self.template)
+        return Reading(**{key: getattr(self, key) for key in READING})
 
     @property
     def _corpus(self) -> Corpus:
-        return Corpus(
-            self.paths,
-            self._reading,
-            self.sample,
-            self.validation,
-            self.split,
-            self.validation_paths,
-            self.split_seed,
-        )
+        drawing = (self.sample, self.validation, self.split, self.validation_paths, self.split_seed)
+        return Corpus(self.paths, self._reading, *drawing)
 
     def _codec(self, parts: Parts) -> tuple[TokenizerCodec, tuple[str, ...]]:
         """The tokenizer: an existing file, or one learned from the training part alone (and kept, if named)."""
-        if self.tokenizer.file is not None and (file := tokenizer_file(self.tokenizer.file)).is_file():
+        file = self._tokenizer_file
+        if file is not None and file.is_file():
             codec = TokenizerCodec.read(file)
-            return codec, (used_as_it_is(file, codec, self.tokenizer),)
+            note = f"tokenizer {file} with {len(codec.tokens):,} tokens, as it is"
+            other = contradictions(codec, self.tokenizer)
+            return codec, (f"{note}; not obeyed: {', '.join(other)}" if other else note,)
         tally = Tally()
-        meter = Meter("tokenizer", self._corpus.sources())
-        wanted = self.tokenizer if self.template is None else with_markers(self.tokenizer, self.template)
-        trained = train_tokenizer(parts.train(tally), tally, wanted, meter=meter, characters=parts.characters)
-        if self.tokenizer.file is None:
-            return trained.codec, trained.notes
-        file = tokenizer_file(self.tokenizer.file)
-        trained.codec.write(file)
-        made = f"no tokenizer was at {file}: one with {len(trained.codec.tokens):,} tokens was made and kept there"
-        return trained.codec, (*trained.notes, made)
+        wanted = with_markers(self.tokenizer, self.template)
+        documents = shown(parts.train(tally), "tokenizer", self._corpus.sources(), tally)
+        codec, notes = train_tokenizer(documents, wanted, parts.characters)
+        if file is None:
+            return codec, notes
+        codec.write(file)
+        return codec, (*notes, f"a tokenizer with {len(codec.tokens):,} tokens was made and kept in {file}")
+
+    @property
+    def _tokenizer_file(self) -> Path | None:
+        return None if self.tokenizer.file is None else tokenizer_file(self.tokenizer.file)
 
     def _stored(self, folder: Path) -> Material:
         """The material of a complete store; of the corpus only sizes and times are looked at then."""
@@ -233,8 +215,9 @@ class TextData(TokenDomain):
         if store.token_bytes <= VERIFIED:
             store.verify()
         else:
-            size = f"{store.token_bytes / 1e9:.1f} GB"
-            notes.append(f"the {size} of tokens in {folder} were not read through for damage")
+            notes.append(
+                f"{store.token_bytes / 1e9:.1f} GB of tokens in {folder} were not read through for damage"
+            )
         hubs = {source.name for source in self._origin().sources if source.form == "hf"}
         if unknown := sorted(name for name in hubs if not hub_version(name)):
             notes.append(f"whether {', '.join(unknown)} has changed since it was encoded cannot be found out here")
@@ -242,17 +225,17 @@ class TextData(TokenDomain):
 
     def _material(self, codec: TokenizerCodec, train: Rows, validation: Rows, notes: tuple[str, ...]) -> Material:
         lost = next((note for note in notes if note.startswith(LOSSY)), "")
-        again = seen_before(train, validation) if self._stored_bytes <= SMALL else ""
+        again = seen_before(train, validation)
         baselines = functools.partial(counted_baselines, train, validation, len(codec.tokens))
         held = Part(validation, note=lost, baselines=baselines, unit="document")
-        return Material(codec, Part(train), held, (*notes, *filter(None, [again])))
+        return Material(codec, Part(train), held, (*notes, *([f"validation part: {again}"] if again else [])))
 
     def _origin(self) -> Origin:
         """What decides the content of a store: sources, settings, and the tokenizer file where one exists."""
         others = find_sources(self.validation_paths) if self.validation_paths else ()
         left_out = {"paths", "validation_paths", "store", "block", "domain"}
         chosen = self.model_dump(mode="json", exclude={name: True for name in left_out} | {"tokenizer": {"file"}})
-        file = None if self.tokenizer.file is None else tokenizer_file(self.tokenizer.file)
+        file = self._tokenizer_file
         tokenizer = TokenizerCodec.read(file).fingerprint() if file is not None and file.is_file() else None
         return Origin((*self._corpus.sources(), *others), chosen, tokenizer)
 
@@ -261,17 +244,13 @@ class TextData(TokenDomain):
         """Where the encoded corpus is kept; None keeps it in memory. A folder of the cache is never stale."""
         if self.store not in (None, AUTOMATIC):
             return self.store
-        if self.template is not None or (self.store is None and self._stored_bytes <= LARGE):
-            return None
         origin = self._origin()
+        if self.store is None and sum(source.size for source in origin.sources) <= LARGE:
+            return None
         marks = [(source.name, source.size, source.modified) for source in origin.sources]
         made_from = json.dumps([FORMAT, marks, origin.settings], sort_keys=True)
         cache = Path(os.environ.get("LINNET_CACHE") or Path.home() / ".cache" / "linnet")
         return cache / "stores" / hashlib.sha256(made_from.encode()).hexdigest()[:16]
-
-    @property
-    def _stored_bytes(self) -> int:
-        return sum(source.size for source in self._corpus.sources())
 
     def _learned_from(self, codec: TokenizerCodec) -> Rows:
         """The rows of the training part, refused where they are gone or no longer those of this tokenizer."""
@@ -289,24 +268,13 @@ class TextData(TokenDomain):
             return ""
         own = {source.name for source in self._corpus.sources()}
         shared = [source.name for source in find_sources(paths) if source.name in own]
-        if not shared:
-            return ""
-        is_one = "is one of the files" if len(shared) == 1 else "are among the files"
-        return f"{', '.join(shared[:3])} {is_one} that the run was trained on: parts of it were seen in training"
-
-
-def used_as_it_is(file: Path, codec: TokenizerCodec, wanted: Tokenizing) -> str:
-    """That a tokenizer is not made anew, and which settings it does not obey."""
-    note = f"tokenizer {file} with {len(codec.tokens):,} tokens, as it is"
-    other = contradictions(codec, wanted)
-    return f"{note}; not obeyed: {', '.join(other)}" if other else note
+        return f"{', '.join(shared[:3])}: at least a part was seen in training" if shared else ""
 
 
 def unscored(codec: TokenizerCodec, rows: Rows) -> str:
     """What a model without a begin token cannot be asked for; nothing where it has one."""
-    if codec.begin is not None:
-        return ""
-    return f"no begin token: the first token of each of {len(rows):,} documents is not scored, and its text counts"
+    note = f"no begin token: the first token of each of {len(rows):,} documents is not scored, and its text counts"
+    return note if codec.begin is None else ""
 
 
 def lossiness(codec: TokenizerCodec, stream: Stream) -> str:

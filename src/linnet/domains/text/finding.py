@@ -97,7 +97,10 @@ def hub_version(name: str) -> str:
     except (ImportError, ValueError, OSError, ConnectionError):
         return ""
     files: dict[Any, Any] = builder.config.data_files or {}
-    states = {str(split): (list(map(str, some)), _origin(some)) for split, some in files.items()}
+    states = {
+        str(split): (list(map(str, some)), [tuple(map(str, entry)) for entry in some.origin_metadata])
+        for split, some in files.items()
+    }
     return str(datasets.fingerprint.Hasher.hash(states)) if states else ""
 
 
@@ -106,10 +109,6 @@ def hub_name(name: str) -> tuple[str, str | None, str]:
     found, _, split = name.removeprefix("hf:").partition("@")
     found, _, config = found.partition("#")
     return found, config or None, split or "train"
-
-
-def _origin(files: Any) -> list[tuple[str, ...]]:
-    return [tuple(map(str, entry)) for entry in files.origin_metadata]
 
 
 def _hidden(path: Path, folder: Path) -> bool:

@@ -9,6 +9,7 @@ Legend: N = tokens of all rows, G(k) = distinct k-grams; number 0 is the empty c
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -19,7 +20,7 @@ from linnet.rows import Rows
 
 ORDER = 5
 COUNTED = 10_000_000  # training tokens that baselines count
-COMPARED = 5_000_000  # training rows up to which repeated rows are looked for
+COMPARED = 2_000_000  # training rows up to which repeated rows are looked for
 ROWS = 1 << 14  # rows read at a time
 MANY = 0.1  # share of repeated rows from which scores say little
 
@@ -35,50 +36,40 @@ class Order:
     def number(self, contexts: np.ndarray, tokens: np.ndarray, vocabulary: int) -> np.ndarray:
         """The numbers of these k-grams; -1 where the k-gram or its context is unknown."""
         wanted = contexts * vocabulary + tokens
-        place = np.minimum(np.searchsorted(self.keys, wanted), max(len(self.keys) - 1, 0))
+        index = np.minimum(np.searchsorted(self.keys, wanted), max(len(self.keys) - 1, 0))
         known = (contexts >= 0) & (len(self.keys) > 0)
-        known[known] &= self.keys[place[known]] == wanted[known]
-        return np.where(known, place, -1)
+        known[known] &= self.keys[index[known]] == wanted[known]
+        return np.where(known, index, -1)
 
 
 @dataclass(frozen=True)
 class NGrams:
     orders: tuple[Order, ...]
     vocabulary: int
-    counted: int  # tokens
 
     @classmethod
     def of(cls, rows: Rows, vocabulary: int, limit: int | None = None, order: int = ORDER) -> NGrams:
         """Count the rows (those that start within the first `limit` tokens) and smooth the counts."""
-        some = len(rows)
-        if limit is not None:
-            some = int(np.searchsorted(rows.starts, limit, side="left"))
+        some = len(rows) if limit is None else int(np.searchsorted(rows.starts, limit, side="left"))
         stop = int(rows.starts[min(some, len(rows))])
-        ids = rows.ids[:stop].astype(np.int64)
-        depth = depth_in_row(rows.starts[: some + 1], stop)
-        counting = _count(ids, depth, vocabulary, order)
-        return cls(tuple(_smoothed(counting, vocabulary)), vocabulary, stop)
+        depth = _depth(rows.starts[: some + 1], 0, stop)
+        counting = _count(rows.ids[:stop].astype(np.int64), depth, vocabulary, order)
+        return cls(tuple(_smoothed(counting, vocabulary)), vocabulary)
 
     def nats(self, rows: Rows, block: int = 1 << 20) -> np.ndarray:
         """Negative log-likelihood of every token of these rows but the first of each, in order."""
-        pieces = []
-        total = int(rows.starts[-1])
+        pieces, total = [], int(rows.starts[-1])
         for first in range(0, total, block):
-            lead = max(0, first - len(self.orders) + 1)
-            stop = min(first + block, total)
-            ids = rows.ids[lead:stop].astype(np.int64)
-            depth = _depth_between(rows.starts, lead, stop)
-            inside = np.arange(lead, stop) >= first
-            pieces.append(-np.log(self._probabilities(ids, depth)[inside & (depth > 0)]))
+            lead, stop = max(0, first - len(self.orders) + 1), min(first + block, total)
+            depth = _depth(rows.starts, lead, stop)
+            shares = self._probabilities(rows.ids[lead:stop].astype(np.int64), depth)
+            pieces.append(-np.log(shares[(np.arange(lead, stop) >= first) & (depth > 0)]))
         return np.concatenate(pieces) if pieces else np.empty(0)
 
     def baseline(self, rows: Rows) -> Baseline:
         """The mean over all scored tokens of these rows."""
-        nats = self.nats(rows)
-        scored = rows.scored[:]
-        after = np.ones(len(scored), bool)
-        after[rows.starts[:-1]] = False
-        return Baseline(name=f"{len(self.orders)}-gram", value=float(nats[scored[after]].mean()))
+        scored = np.delete(rows.scored[:], rows.starts[:-1])
+        return Baseline(name=f"{len(self.orders)}-gram", value=float(self.nats(rows)[scored].mean()))
 
     def _probabilities(self, ids: np.ndarray, depth: np.ndarray) -> np.ndarray:
         """P(token | what stands before it in its row), mixed over all orders from the shortest up."""
@@ -109,20 +100,20 @@ class _Counting:
 
 def _count(ids: np.ndarray, depth: np.ndarray, vocabulary: int, order: int) -> list[_Counting]:
     found: list[_Counting] = []
-    numbers = np.zeros(len(ids), np.int64)  # of the (k-1)-gram that ends at each place
+    numbers = np.zeros(len(ids), np.int64)  # of the (k-1)-gram that ends with each token
     contexts = 1
     for k in range(1, order + 1):
-        place = np.flatnonzero(depth >= k - 1)
-        before = numbers[place - 1] if k > 1 else np.zeros(len(place), np.int64)
+        index = np.flatnonzero(depth >= k - 1)
+        before = numbers[index - 1] if k > 1 else np.zeros(len(index), np.int64)
         keys, first, inverse, counts = np.unique(
-            before * vocabulary + ids[place], return_index=True, return_inverse=True, return_counts=True
+            before * vocabulary + ids[index], return_index=True, return_inverse=True, return_counts=True
         )
-        suffixes = numbers[place[first]] if k > 1 else np.zeros(len(keys), np.int64)
+        suffixes = numbers[index[first]] if k > 1 else np.zeros(len(keys), np.int64)
         if k == 1:  # what starts a row is a context, and is never predicted
             counts = np.bincount(inverse[depth > 0], minlength=len(keys))
-        found.append(_Counting(keys, counts, suffixes, (depth[place[first]] == k - 1) & (k > 1), contexts))
+        found.append(_Counting(keys, counts, suffixes, (depth[index[first]] == k - 1) & (k > 1), contexts))
         numbers = np.full(len(ids), -1)
-        numbers[place] = inverse
+        numbers[index] = inverse
         contexts = len(keys)
     return found
 
@@ -157,12 +148,8 @@ def _discounts(counts: np.ndarray) -> np.ndarray:
     return np.array([min(max(d, 0.05 * c), 0.95 * c) if c else 0.0 for c, d in enumerate(found)])
 
 
-def depth_in_row(starts: np.ndarray, stop: int) -> np.ndarray:
-    """How many tokens of its row stand before each token."""
-    return _depth_between(starts, 0, stop)
-
-
-def _depth_between(starts: np.ndarray, first: int, stop: int) -> np.ndarray:
+def _depth(starts: np.ndarray, first: int, stop: int) -> np.ndarray:
+    """How many tokens of its row stand before each token from `first` to `stop`."""
     low = int(np.searchsorted(starts, first, side="right")) - 1
     high = int(np.searchsorted(starts, stop, side="left"))
     edges = np.asarray(starts[low:high], np.int64)
@@ -188,21 +175,15 @@ def seen_before(train: Rows, rows: Rows) -> str:
     """How many of these rows stand word for word among the training rows; nothing where none does."""
     if len(train) > COMPARED:
         return f"the training text has {len(train):,} documents, too many to look for these ones among them"
-    unseen: dict[int, int] = {}
-    for row in _hashes(rows):
-        unseen[row] = unseen.get(row, 0) + 1
-    found = 0
-    for row in _hashes(train):
-        found += unseen.pop(row, 0)
-        if not unseen:
-            break
+    unseen = Counter(_hashes(rows))
+    found = sum(unseen.pop(row, 0) for row in _hashes(train))
     if not found:
         return ""
     share = found / len(rows)
-    said = f"{found:,} of {len(rows):,} documents ({share:.1%}) stand word for word in the training text"
+    note = f"{found:,} of {len(rows):,} documents ({share:.1%}) stand word for word in the training text"
     if share < MANY:
-        return said
-    return f"{said}: the scores say little about new text, and the n-gram model knows these by heart"
+        return note
+    return f"{note}: the scores say little about new text, and the n-gram model knows these by heart"
 
 
 def _hashes(rows: Rows) -> Iterator[int]:

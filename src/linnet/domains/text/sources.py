@@ -12,10 +12,12 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from linnet.domains.text.chat import COLUMNS, Spans, Template, is_chat
 from linnet.domains.text.finding import WHAT_IS_READ, Source, hub_name
@@ -30,15 +32,11 @@ LONGEST_ROW = 1 << 26  # characters of a line of JSON; a longer one is refused
 BATCH = 4096  # rows of Parquet files and of the hub read at a time
 MAGIC = {
     b"\x89PNG": "a PNG image",
-    b"\xff\xd8\xff": "a JPEG image",
-    b"GIF8": "a GIF image",
     b"%PDF": "a PDF document",
     b"PK\x03\x04": "a zip archive",
-    b"\x7fELF": "a program",
     b"BZh": "a bzip2 archive (only gzip is read)",
     b"\xfd7zXZ": "an xz archive (only gzip is read)",
     b"\x28\xb5\x2f\xfd": "a zstd archive (only gzip is read)",
-    b"SQLite": "an SQLite database",
 }
 FIELD_ADVICE = "name the one with the text: --set field=NAME"
 CHAT_ADVICE = (
@@ -50,14 +48,22 @@ BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 BLANK_EDGES = re.compile(r"\A(?:[ \t]*\n)+|(?:\n[ \t]*)+\Z")
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(BaseModel):
     """What counts as a document, and what happens to bytes that are not UTF-8."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     documents: Literal["line", "paragraph", "file"] = "line"  # of text files; JSON and Parquet: one a row
     field: str = "text"
     errors: Literal["strict", "replace"] = "strict"
     template: str | None = None  # of conversations; see `chat`
+
+    @field_validator("template")
+    @classmethod
+    def _known_template(cls, value: str | None) -> str | None:
+        if value is not None:
+            Template.of(value)
+        return value
 
 
 @dataclass
@@ -87,34 +93,6 @@ class Tally:
         if listed := ", ".join(f"{counted(n, 'file')} with {name}" for name, n in unusual.items()):
             found.append(f"line ends read as LF: {listed}")
         return tuple(found)
-
-
-class Meter:
-    """Shows files, documents and MB/s; the share that is done is of stored bytes."""
-
-    def __init__(self, what: str, sources: Sequence[Source]) -> None:
-        self._progress = Progress(what, sum(source.size for source in sources), counted=False)
-        self.files, self.text_bytes = len(sources), 0
-
-    @property
-    def seconds(self) -> float:
-        return self._progress.seconds
-
-    def advance(self, tally: Tally, text_bytes: int) -> None:
-        """So many more bytes of text were read."""
-        self.text_bytes += text_bytes
-        megabytes = self.text_bytes / 1e6
-        self._progress.update(
-            tally.stored_bytes,
-            f"{tally.files:,}/{self.files:,} files",
-            f"{tally.documents:,} documents",
-            f"{megabytes:,.1f} MB",
-            f"{megabytes / max(self.seconds, 1e-9):.1f} MB/s",
-        )
-
-    def close(self, tally: Tally) -> None:
-        self.advance(tally, 0)
-        self._progress.close()
 
 
 class Passage(NamedTuple):
@@ -148,6 +126,9 @@ class Passage(NamedTuple):
                 first, held = stop, 0
 
 
+Stream = Callable[[Tally], Iterator[Passage]]  # documents that can be read again and again
+
+
 def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> Iterator[Passage]:
     """All documents in order, some thousands at a time, without those that are empty."""
     readers = {"text": _text_documents, "jsonl": _json_rows, "parquet": _parquet_rows, "hf": _hub_rows}
@@ -161,6 +142,22 @@ def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> 
                 yield full
         tally.files += 1
         tally.stored_bytes = before + source.size
+
+
+def shown(passages: Iterable[Passage], what: str, sources: Sequence[Source], tally: Tally) -> Iterator[Passage]:
+    """The same passages; how far they are is shown. The share that is done is of stored bytes."""
+    size = 0
+    with Progress(what, sum(source.size for source in sources), counted=False) as progress:
+        for passage in passages:
+            yield passage
+            size += sum(len(text.encode()) for text in passage.texts)
+            progress.update(
+                tally.stored_bytes,
+                f"{tally.files:,}/{len(sources):,} files",
+                f"{tally.documents:,} documents",
+                f"{size / 1e6:,.1f} MB",
+                f"{size / 1e6 / max(progress.seconds, 1e-9):.1f} MB/s",
+            )
 
 
 # --- bytes to text -------------------------------------------------------------------------------
@@ -218,12 +215,10 @@ def _refuse_binary(block: bytes, path: Path) -> None:
     for start, what in MAGIC.items():
         if block.startswith(start):
             raise BadInput(f"{path} is {what}, not text; {WHAT_IS_READ}")
-    if block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise BadInput(f"{path} is UTF-16 text; convert it: iconv -f UTF-16 -t UTF-8 {path.name}")
-    head = block[:8192]
-    if head and max(head[0::2].count(0), head[1::2].count(0)) * 3 > len(head):  # half of the bytes of Latin text
-        order = "BE" if head[0] == 0 else "LE"
-        raise BadInput(f"{path} looks like UTF-16 text; convert it: iconv -f UTF-16{order} -t UTF-8 {path.name}")
+    head, marked = block[:8192], block.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    if marked or max(head[0::2].count(0), head[1::2].count(0)) * 3 > len(head):  # half of the bytes of Latin text
+        order = "" if marked else "BE" if head[0] == 0 else "LE"
+        raise BadInput(f"{path} is UTF-16 text; convert it: iconv -f UTF-16{order} -t UTF-8 {path.name}")
     controls = sum(head.count(bytes([c])) for c in range(32) if c not in b"\t\n\r\f\x1b")
     if controls * 10 > len(head):
         raise BadInput(
@@ -238,9 +233,11 @@ def _refuse_binary(block: bytes, path: Path) -> None:
 def _text_documents(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
     if reading.template is not None:
         raise BadInput(f"{source.name} is plain text, and data.template writes rows of JSON lines or Parquet")
+    whole, lines = (reading.documents == kind for kind in ("file", "line"))
     carry, continues = "", False  # continues: the document that carry belongs to began in an earlier passage
     for block in _text_blocks(source, reading.errors, tally):
-        parts = _split(carry + block, reading)
+        text = carry + block
+        parts = [text] if whole else text.split("\n") if lines else BLANK_LINES.split(text)
         carry = parts.pop()
         if parts:
             yield _documents(parts, continues, reading)
@@ -252,13 +249,6 @@ def _text_documents(source: Source, reading: Reading, tally: Tally) -> Iterator[
             carry, continues = carry[index:], True
     if carry:
         yield _documents([carry], continues, reading)
-
-
-def _split(text: str, reading: Reading) -> list[str]:
-    """Documents, and what may go on in the next block."""
-    if reading.documents == "file":
-        return [text]
-    return text.split("\n") if reading.documents == "line" else BLANK_LINES.split(text)
 
 
 def _documents(parts: list[str], continues: bool, reading: Reading) -> Passage:

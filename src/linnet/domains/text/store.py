@@ -1,11 +1,10 @@
-"""The token store: the parts of a corpus encoded once, in memory-mapped shards, and where each document is.
+"""The token store: the parts of a corpus encoded once, in memory-mapped files.
 
-A store is a folder: `manifest.json`, `codec.json`, for each shard of a part `PART-tokens-NNNNN.bin` and
-`PART-rows-NNNNN.bin`, and for each part `PART-starts.bin` and `PART-sizes.bin`. A shard gets its name when it is
-whole, so that an interrupted encoding goes on after the last one. The memory in use does not depend on the size of
-the corpus.
-Legend: starts = int64 [rows + 1] into all tokens of a part; sizes = uint32 [rows, 2], characters and bytes of each
-document, and in `PART-rows-NNNNN.bin` the tokens of its row before them.
+A store is a folder: `manifest.json`, `codec.json`, and for each part `PART-tokens.bin`, `PART-scored.bin`,
+`PART-starts.bin` and `PART-sizes.bin`. These grow by segments, and the manifest counts a segment when it is on the
+disk: an interrupted encoding goes on after the last one. The memory in use does not grow with the corpus.
+Legend: scored = bool [tokens]; starts = int64 [rows + 1] into all tokens of a part; sizes = uint32 [rows, 2],
+characters and bytes of the scored text of each document.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,18 +24,17 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from linnet.domains.text.encoding import Encoded, encoded, token_type
 from linnet.domains.text.finding import Source, hub_version
-from linnet.domains.text.sources import Meter, Passage, Tally
+from linnet.domains.text.sources import Passage, Stream, Tally, shown
 from linnet.errors import BadInput
-from linnet.files import in_words, locked, new_files, write_atomically
+from linnet.files import in_words, locked, sync, write_atomically
 from linnet.rows import Rows
 from linnet.tokenization import TokenizerCodec
 from linnet.untrusted import read_object
 
-FORMAT = 2
-SHARD_TOKENS = 1 << 26
-BLOCK = 1 << 20  # rows handled at a time
-SIZE = np.dtype("<u4")
-CODEC = "codec.json"
+FORMAT = 3
+SEGMENT_TOKENS = 1 << 26
+START, SIZE, MARK = np.dtype("<i8"), np.dtype("<u4"), np.dtype(bool)
+MANIFEST, CODEC = "manifest.json", "codec.json"
 
 
 class Stored(BaseModel):
@@ -74,25 +72,28 @@ class SourceMark(Stored):
         return ""
 
 
-class Shard(Stored):
+class Segment(Stored):
+    """What was written to a part at a time: so many tokens and rows, and the hash of the tokens."""
+
     tokens: int
     rows: int
     sha256: str
 
 
 class StoredPart(Stored):
-    shards: tuple[Shard, ...] = ()
+    segments: tuple[Segment, ...] = ()
     characters: int = 0
     utf8_bytes: int = 0
+    targets: int = 0
     complete: bool = False
 
     @property
     def tokens(self) -> int:
-        return sum(shard.tokens for shard in self.shards)
+        return sum(segment.tokens for segment in self.segments)
 
     @property
     def rows(self) -> int:
-        return sum(shard.rows for shard in self.shards)
+        return sum(segment.rows for segment in self.segments)
 
 
 class Manifest(Stored):
@@ -131,101 +132,109 @@ class Store:
         return TokenizerCodec.from_json(_read_json(self.folder / CODEC))
 
     @property
+    def dtype(self) -> np.dtype[Any]:
+        return np.dtype(self.manifest.dtype)
+
+    @property
     def token_bytes(self) -> int:
-        return sum(part.tokens for part in self.manifest.parts.values()) * np.dtype(self.manifest.dtype).itemsize
+        return sum(part.tokens for part in self.manifest.parts.values()) * self.dtype.itemsize
 
     def rows(self, name: str) -> Rows:
         """The rows of a part, memory-mapped; refused where a file was cut."""
-        part, dtype = self.manifest.parts[name], np.dtype(self.manifest.dtype)
-        tokens = [
-            _mapped(self._file(name, "tokens", i), dtype, shard.tokens) for i, shard in enumerate(part.shards)
-        ]
-        starts = _mapped(self._file(name, "starts"), np.dtype("<i8"), part.rows + 1)
-        sizes = _mapped(self._file(name, "sizes"), SIZE, 2 * part.rows).reshape(-1, 2)
-        ids = tokens[0] if len(tokens) == 1 else Joined(tuple(tokens))
-        hashed = "\n".join([self.manifest.tokenizer, *(shard.sha256 for shard in part.shards)])
-        identity = hashlib.sha256(hashed.encode()).hexdigest()[:16]
-        return Rows.of_ids(ids, starts, EveryTarget(starts), sizes[:, 0], sizes[:, 1]).identified(identity)
+        part = self.manifest.parts[name]
+        tokens = self._mapped(name, "tokens", self.dtype, part.tokens)
+        scored = self._mapped(name, "scored", MARK, part.tokens)
+        starts = self._mapped(name, "starts", START, part.rows + 1)
+        sizes = self._mapped(name, "sizes", SIZE, 2 * part.rows).reshape(-1, 2)
+        template = filter(None, [self.manifest.settings.get("template")])
+        hashed = [self.manifest.tokenizer, *(segment.sha256 for segment in part.segments), *template]
+        identity = hashlib.sha256("\n".join(hashed).encode()).hexdigest()[:16]
+        return Rows.of_ids(tokens, starts, scored, sizes[:, 0], sizes[:, 1]).identified(identity)
 
     def verify(self) -> None:
-        """Read every shard again and refuse one whose content is not the one that was written."""
+        """Read everything again and refuse a file whose content is not the one that was written."""
         for name, part in self.manifest.parts.items():
-            for i, shard in enumerate(part.shards):
-                self._refuse_unless(_sha256(self._file(name, "tokens", i)) == shard.sha256, name, "tokens", i)
-            starts, rows = np.fromfile(self._file(name, "starts"), "<i8"), self.rows(name)
+            with self._file(name, "tokens").open("rb") as stream:
+                for segment in part.segments:
+                    content = stream.read(segment.tokens * self.dtype.itemsize)
+                    self._refuse_unless(hashlib.sha256(content).hexdigest() == segment.sha256, name, "tokens")
+            starts, rows = np.fromfile(self._file(name, "starts"), START), self.rows(name)
             rising = starts[0] == 0 and starts[-1] == part.tokens and bool((np.diff(starts) > 0).all())
             self._refuse_unless(rising, name, "starts")
             sums = (rows.characters, rows.utf8_bytes) == (part.characters, part.utf8_bytes)
             self._refuse_unless(sums, name, "sizes")
+            self._refuse_unless(rows.targets == part.targets, name, "scored")
 
-    def _refuse_unless(self, same: bool, *file: Any) -> None:
-        if not same:
-            raise BadInput(
-                f"{self._file(*file)} does not hold what was written to it: it is damaged; "
-                f"delete the store {self.folder}, and it is encoded again"
-            )
+    def filled(self, name: str, read: Stream, sources: tuple[Source, ...], most: int) -> Store:
+        """The store with the rest of a part's documents, written about `most` tokens at a time."""
+        store, part, tally = self, self.manifest.parts[name], Tally()
+        rest = _without_first(read(tally), part.rows)
+        blocks = encoded(self.codec, shown(rest, f"encoding {name}", sources, tally))
+        while (first := next(blocks, None)) is not None:
+            part = store._append(name, part, itertools.chain([first], blocks), most)
+            store = store._with(name, part)
+        if not part.rows:
+            raise BadInput(f"no documents to encode into {self.folder}: the {name} part of the corpus is empty")
+        return store._with(name, part.model_copy(update={"complete": True}))
 
-    def _file(self, part: str, what: str, number: int | None = None) -> Path:
-        return self.folder / f"{part}-{what}{'' if number is None else f'-{number:05d}'}.bin"
+    def _append(self, name: str, part: StoredPart, blocks: Iterator[Encoded], most: int) -> StoredPart:
+        """One more segment, after what the manifest knows of; the part with it."""
+        digest, rows, targets, totals = hashlib.sha256(), 0, 0, np.zeros(3, np.int64)
+        kept = {"tokens": part.tokens * self.dtype.itemsize, "scored": part.tokens}
+        kept |= {"starts": 8 * (part.rows + 1), "sizes": 8 * part.rows}
+        with in_words(self.folder), contextlib.ExitStack() as stack:
+            streams = {what: stack.enter_context(self._file(name, what).open("ab")) for what in kept}
+            for what, size in kept.items():
+                self._refuse_unless(streams[what].tell() >= size or part.rows == 0, name, what)
+                streams[what].truncate(size)  # a new file of starts holds its first, 0
+            tokens, scored, starts, sizes = streams.values()
+            for block in blocks:
+                content = block.ids.astype(self.dtype).data
+                tokens.write(content)
+                digest.update(content)
+                scored.write(block.scored.data)
+                starts.write((part.tokens + totals[0] + np.cumsum(block.sizes[:, 0])).astype(START).data)
+                sizes.write(block.sizes[:, 1:].astype(SIZE, order="C").data)
+                rows, totals = rows + len(block.sizes), totals + block.sizes.sum(0)
+                targets += int(np.count_nonzero(block.scored))
+                if totals[0] >= most:
+                    break
+            stack.close()
+            for what in kept:
+                sync(self._file(name, what))
+        segment = Segment(tokens=int(totals[0]), rows=rows, sha256=digest.hexdigest())
+        return StoredPart(
+            segments=(*part.segments, segment),
+            characters=part.characters + int(totals[1]),
+            utf8_bytes=part.utf8_bytes + int(totals[2]),
+            targets=part.targets + targets,
+        )
 
     def _with(self, name: str, part: StoredPart) -> Store:
         """The store with this part as it is now, in its manifest too."""
         manifest = self.manifest.model_copy(update={"parts": self.manifest.parts | {name: part}})
-        _write_json(self.folder / "manifest.json", manifest.model_dump(mode="json"))
+        _write_json(self.folder / MANIFEST, manifest.model_dump(mode="json"))
         return Store(self.folder, manifest)
 
-    def filled(self, name: str, read: Stream, sources: tuple[Source, ...], shard_tokens: int) -> Store:
-        """The store with the rest of a part's documents."""
-        part, tally = self.manifest.parts[name], Tally()
-        meter = Meter(f"encoding {name}", sources)
-        blocks = _metered(encoded(self.codec, _without_first(read(tally), part.rows)), meter, tally)
-        store = self
-        while (first := next(blocks, None)) is not None:
-            part = store._write_shard(name, part, itertools.chain([first], blocks), shard_tokens)
-            store = store._with(name, part)
-        meter.close(tally)
-        if not part.rows:
-            raise BadInput(f"no documents to encode into {self.folder}: the {name} part of the corpus is empty")
-        store._write_positions(name, part)
-        return store._with(name, part.model_copy(update={"complete": True}))
+    def _file(self, part: str, what: str) -> Path:
+        return self.folder / f"{part}-{what}.bin"
 
-    def _write_shard(self, name: str, part: StoredPart, blocks: Iterator[Encoded], most: int) -> StoredPart:
-        """Rows of about so many tokens as one shard; the part with it."""
-        number, dtype, digest = len(part.shards), np.dtype(self.manifest.dtype), hashlib.sha256()
-        rows, totals = 0, np.zeros(3, np.int64)
-        paths = [self._file(name, what, number) for what in ("tokens", "rows")]
-        with new_files(paths) as hidden, hidden[0].open("wb") as tokens_file, hidden[1].open("wb") as rows_file:
-            for ids, sizes, _ in blocks:
-                content = ids.astype(dtype).data
-                tokens_file.write(content)
-                rows_file.write(sizes.astype(SIZE).data)
-                digest.update(content)
-                rows, totals = rows + len(sizes), totals + sizes.sum(0)
-                if totals[0] >= most:
-                    break
-        tokens, characters, utf8_bytes = totals.tolist()
-        return StoredPart(
-            shards=(*part.shards, Shard(tokens=tokens, rows=rows, sha256=digest.hexdigest())),
-            characters=part.characters + characters,
-            utf8_bytes=part.utf8_bytes + utf8_bytes,
-        )
+    def _mapped(self, name: str, what: str, dtype: np.dtype[Any], count: int) -> np.ndarray:
+        path, wanted = self._file(name, what), count * dtype.itemsize
+        size = path.stat().st_size if path.is_file() else 0
+        if size != wanted:
+            raise BadInput(
+                f"{path} was cut: it has {size:,} bytes instead of {wanted:,}; "
+                f"delete the store {self.folder}, and it is encoded again"
+            )
+        return np.memmap(path, dtype, "r", shape=(count,))
 
-    def _write_positions(self, name: str, part: StoredPart) -> None:
-        """The starts and sizes of all rows, in one file each."""
-        total, paths = 0, [self._file(name, what) for what in ("starts", "sizes")]
-        with new_files(paths) as hidden, hidden[0].open("wb") as starts, hidden[1].open("wb") as sizes:
-            starts.write(np.zeros(1, "<i8").data)
-            for i, shard in enumerate(part.shards):
-                rows = _mapped(self._file(name, "rows", i), SIZE, 3 * shard.rows).reshape(-1, 3)
-                for first in range(0, shard.rows, BLOCK):
-                    some = rows[first : first + BLOCK]
-                    stops = total + np.cumsum(some[:, 0], dtype="<i8")
-                    starts.write(stops.data)
-                    sizes.write(np.ascontiguousarray(some[:, 1:]).data)
-                    total = int(stops[-1])
-
-
-Stream = Callable[[Tally], Iterator[Passage]]
+    def _refuse_unless(self, same: bool, name: str, what: str) -> None:
+        if not same:
+            raise BadInput(
+                f"{self._file(name, what)} does not hold what was written to it: it is damaged; "
+                f"delete the store {self.folder}, and it is encoded again"
+            )
 
 
 @contextlib.contextmanager
@@ -239,18 +248,17 @@ def alone(folder: Path) -> Iterator[None]:
 
 def find_store(folder: Path, origin: Origin | None = None) -> Store | None:
     """The store in a folder, complete or begun; refused when it was made from something else, or damaged."""
-    advice = f"delete the folder {folder} or name another one"
-    if not (folder / "manifest.json").is_file():
+    if not (folder / MANIFEST).is_file():
         names = {name for name in os.listdir(folder) if not name.startswith(".")} if folder.is_dir() else set()
-        if any(name.endswith(".bin") for name in names):
-            raise BadInput(f"the token store {folder} is damaged: its manifest.json is gone; {advice}")
-        if (folder / "train" / "manifest.json").is_file():
-            raise BadInput(f"the token store {folder} is of an older linnet; {advice}, and it is encoded again")
         if names - {CODEC}:
-            raise BadInput(f"{folder} is not empty and holds no token store; name another folder")
+            raise BadInput(
+                f"{folder} is not empty and holds no token store of this linnet: there is no {MANIFEST}; "
+                "name another folder, or delete it if it was a store"
+            )
         return None
     found = _read_manifest(folder)
     if reason := _difference(found, origin):
+        advice = f"delete the folder {folder} or name another one"
         raise BadInput(f"the token store {folder} is stale: {reason}; {advice}")
     return Store(folder, found)
 
@@ -275,7 +283,7 @@ def write_store(
     parts: Mapping[str, Stream],
     *,
     remarks: tuple[str, ...] = (),
-    shard_tokens: int = SHARD_TOKENS,
+    segment_tokens: int = SEGMENT_TOKENS,
 ) -> Store:
     """The store of these documents: opened if it is there, finished if it was interrupted, else made.
 
@@ -292,18 +300,12 @@ def write_store(
             remarks=remarks,
         )
         _write_json(folder / CODEC, codec.to_json())
-        _write_json(folder / "manifest.json", manifest.model_dump(mode="json"))
+        _write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         store = Store(folder, manifest)
     for name, read in parts.items():
         if not store.manifest.parts[name].complete:
-            store = store.filled(name, read, origin.sources, shard_tokens)
+            store = store.filled(name, read, origin.sources, segment_tokens)
     return open_store(folder, origin)
-
-
-def _metered(blocks: Iterator[Encoded], meter: Meter, tally: Tally) -> Iterator[Encoded]:
-    for block in blocks:
-        yield block
-        meter.advance(tally, int(block.sizes[:, 2].sum()))
 
 
 def _without_first(passages: Iterator[Passage], done: int) -> Iterator[Passage]:
@@ -312,7 +314,7 @@ def _without_first(passages: Iterator[Passage], done: int) -> Iterator[Passage]:
         skipped = min(done, len(passage.texts))
         done -= skipped
         if skipped < len(passage.texts):
-            yield Passage(passage.texts[skipped:])
+            yield passage.keep([i >= skipped for i in range(len(passage.texts))])
 
 
 def absolute(source: Source) -> str:
@@ -333,27 +335,15 @@ def _difference(found: Manifest, origin: Origin | None) -> str:
     return ""
 
 
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any], inside: str = "") -> list[str]:
+def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The settings that differ, as `vocabulary was 600 and is 700`."""
-    found = []
-    for key in sorted({*before, *now}):
-        was, is_now = before.get(key), now.get(key)
-        if isinstance(was, Mapping) and isinstance(is_now, Mapping):
-            found += _differences(was, is_now, f"{inside}{key}.")
-        elif was != is_now:
-            was, is_now = ("not set" if value is None else value for value in (was, is_now))
-            found.append(f"{inside}{key} was {was} and is {is_now}")
-    return found
-
-
-def _mapped(path: Path, dtype: np.dtype[Any], count: int) -> np.ndarray:
-    size, wanted = path.stat().st_size if path.is_file() else 0, count * dtype.itemsize
-    if size != wanted:
-        raise BadInput(
-            f"{path} was cut: it has {size:,} bytes instead of {wanted:,}; "
-            f"delete the store {path.parent}, and it is encoded again"
-        )
-    return np.memmap(path, dtype, "r", shape=(count,))
+    was, is_now = (
+        {**settings, **{f"tokenizer.{key}": value for key, value in settings.get("tokenizer", {}).items()}}
+        for settings in (before, now)
+    )
+    pairs = {key: (was.get(key), is_now.get(key)) for key in sorted({*was, *is_now} - {"tokenizer"})}
+    words = {key: ["not set" if value is None else value for value in pair] for key, pair in pairs.items()}
+    return [f"{key} was {one} and is {other}" for key, (one, other) in words.items() if one != other]
 
 
 def _sha256(path: Path) -> str:
@@ -362,7 +352,7 @@ def _sha256(path: Path) -> str:
 
 
 def _read_manifest(folder: Path) -> Manifest:
-    path = folder / "manifest.json"
+    path = folder / MANIFEST
     stored = _read_json(path)
     if stored.get("format") != FORMAT:
         raise BadInput(
@@ -385,64 +375,3 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
     write_atomically(path, json.dumps(value, ensure_ascii=False, indent=1).encode())
-
-
-# --- arrays that are read like one without being in memory ----------------------------------------
-
-
-@dataclass(frozen=True)
-class Joined:
-    """Several arrays that are read as one."""
-
-    parts: tuple[np.ndarray, ...]
-
-    @property
-    def offsets(self) -> np.ndarray:
-        return np.cumsum([0, *map(len, self.parts)])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.parts[0].dtype
-
-    def __len__(self) -> int:
-        return int(self.offsets[-1])
-
-    def __getitem__(self, index: Any, /) -> np.ndarray:
-        index = _whole_numbers(index, len(self))
-        flat = index.reshape(-1)
-        which = np.searchsorted(self.offsets, flat, side="right") - 1
-        found = np.empty(len(flat), self.dtype)
-        for part in np.unique(which):
-            here = which == part
-            found[here] = self.parts[part][flat[here] - self.offsets[part]]
-        return found.reshape(index.shape)
-
-
-@dataclass(frozen=True)
-class EveryTarget:
-    """The marks of rows in which every token counts but the first."""
-
-    starts: np.ndarray
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(bool)
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    def __getitem__(self, index: Any, /) -> np.ndarray:
-        index = _whole_numbers(index, len(self))
-        return np.asarray(self.starts[np.searchsorted(self.starts, index, side="right") - 1] != index)
-
-
-def _whole_numbers(index: Any, length: int) -> np.ndarray:
-    """The positions that a slice, a mask or an array stands for."""
-    if isinstance(index, slice):
-        return np.arange(*index.indices(length))
-    index = np.asarray(index)
-    if index.dtype == bool:
-        return np.flatnonzero(index)
-    if index.size and not -1 < index.min() <= index.max() < length:
-        raise IndexError(f"positions from 0 to {length - 1}, not {index.min()} to {index.max()}")
-    return index

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from linnet.domains.text.chat import Template
-from linnet.domains.text.sources import Meter, Passage, Tally
+from linnet.domains.text.sources import Passage
 from linnet.errors import BadInput
 from linnet.tokenization import END, UNKNOWN, TokenizerCodec, tokenizers_library
 from linnet.untrusted import parse_object
@@ -54,35 +54,27 @@ class Tokenizing(BaseModel):
         return (value,) if isinstance(value, str) else value
 
 
-def with_markers(wanted: Tokenizing, template: str) -> Tokenizing:
+def with_markers(wanted: Tokenizing, template: str | None) -> Tokenizing:
     """The same with the marks of a template as tokens of their own."""
-    return wanted.model_copy(
-        update={"specials": tuple(dict.fromkeys([*wanted.specials, *Template.of(template).markers]))}
-    )
+    markers = () if template is None else Template.of(template).markers
+    return wanted.model_copy(update={"specials": tuple(dict.fromkeys([*wanted.specials, *markers]))})
 
 
 class Trained(NamedTuple):
     codec: TokenizerCodec
     notes: tuple[str, ...]
-    text_bytes: int
-    seconds: float
 
 
-def train_tokenizer(
-    passages: Iterable[Passage],
-    tally: Tally,
-    wanted: Tokenizing,
-    *,
-    meter: Meter | None = None,
-    characters: int | None = None,
-) -> Trained:
+def train_tokenizer(passages: Iterable[Passage], wanted: Tokenizing, characters: int | None = None) -> Trained:
     """Learn a tokenizer from these documents. `characters` is how many there are, where that is known."""
-    meter = meter or Meter("tokenizer", ())
+    stream = iter(passages)
+    first = next(stream, None)
+    if first is None:
+        raise BadInput("there are no documents to learn a tokenizer from: the corpus is empty")
     vocabulary, notes = supported(wanted, characters)
     makers = {"bpe": _byte_pairs, "unigram": _unigram, "words": _words, "characters": _characters}
-    content = makers[wanted.kind](_metered(passages, tally, meter), wanted, vocabulary)
-    if not tally.documents:
-        raise BadInput("there are no documents to learn a tokenizer from: the corpus is empty")
+    documents = (passage.texts for passage in itertools.chain([first], stream))
+    content = makers[wanted.kind](documents, wanted, vocabulary)
     codec = TokenizerCodec(_plain_specials(content, wanted.specials), END, END)
     if len(codec.tokens) < vocabulary and wanted.kind != "characters":
         what = "words" if wanted.kind == "words" else "pieces"
@@ -90,7 +82,7 @@ def train_tokenizer(
             f"the vocabulary has {len(codec.tokens):,} tokens instead of {vocabulary:,}: the corpus has no more "
             f"{what} that occur {wanted.min_count} times",
         )
-    return Trained(codec, notes, meter.text_bytes, meter.seconds)
+    return Trained(codec, notes)
 
 
 def supported(wanted: Tokenizing, characters: int | None) -> tuple[int, tuple[str, ...]]:
@@ -105,13 +97,6 @@ def supported(wanted: Tokenizing, characters: int | None) -> tuple[int, tuple[st
         f"characters, {SUPPORT} for each token"
     )
     return most, (note,)
-
-
-def _metered(passages: Iterable[Passage], tally: Tally, meter: Meter) -> Iterator[list[str]]:
-    for passage in passages:
-        meter.advance(tally, sum(len(text.encode()) for text in passage.texts))
-        yield passage.texts
-    meter.close(tally)
 
 
 def _without_long_runs(documents: Iterable[list[str]]) -> Iterator[list[str]]:
@@ -241,26 +226,18 @@ def contradictions(codec: TokenizerCodec, wanted: Tokenizing) -> list[str]:
     """The settings that a tokenizer which exists does not obey, as `kind=words (it is bpe)`."""
     stored = parse_object(codec.content, "the tokenizer")
     model = stored["model"]
-    kinds = {"BPE": "bpe", "Unigram": "unigram", "WordLevel": "words"}
-    kind = kinds.get(model.get("type"), model.get("type"))
+    kind = {"BPE": "bpe", "Unigram": "unigram", "WordLevel": "words"}.get(model.get("type"), model.get("type"))
     if kind == "bpe" and not model.get("merges"):
         kind = "characters"
-    is_so = {
-        "kind": kind,
-        "vocabulary": len(codec.tokens),
-        "lowercase": "Lowercase" in str(stored.get("normalizer")),
-    }
-    missing = [name for name in wanted.specials if name not in codec.tokens]
-    said = [
-        f"data.tokenizer.{key}={_toml(getattr(wanted, key))} (it is {_toml(value)})"
-        for key, value in is_so.items()
+    lowercase = "Lowercase" in str(stored.get("normalizer"))
+    found = [
+        f"data.tokenizer.{key}={str(getattr(wanted, key)).lower()} (it is {str(value).lower()})"
+        for key, value in (("kind", kind), ("vocabulary", len(codec.tokens)), ("lowercase", lowercase))
         if getattr(wanted, key) != value
     ]
-    return said + [f"data.tokenizer.specials ({', '.join(missing)} are no tokens of it)"] * bool(missing)
-
-
-def _toml(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    if missing := [name for name in wanted.specials if name not in codec.tokens]:
+        found.append(f"data.tokenizer.specials ({', '.join(missing)} are no tokens of it)")
+    return found
 
 
 def tokenizer_file(name: str) -> Path:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from pydantic import ValidationError
+from pydantic import BaseModel
 
-from linnet.domains.text.chat import Template
 from linnet.domains.text.corpus import Corpus
-from linnet.domains.text.sources import Meter, Reading, Tally
-from linnet.domains.text.store import Stream
+from linnet.domains.text.sources import Reading, Stream, Tally, shown
 from linnet.domains.text.tokenizer_training import (
     SUPPORT,
     Tokenizing,
@@ -27,44 +25,40 @@ from linnet.files import refuse_existing, write_lines, write_texts
 from linnet.records import TokenizerRecord
 from linnet.tokenization import TokenizerCodec
 from linnet.training.checkpoint import RunFolder
-from linnet.training.settings import explain, parse_setting
+from linnet.training.settings import parse_setting, validated
 from linnet.workbench.open import located, read_codec, read_run
-
-READING: dict[str, Any] = {"documents": "line", "field": "text", "errors": "strict", "template": None}
 
 
 def tokenizer_train(
     out: Path,
     data: Sequence[Path],
     *,
-    kind: str | None = None,
-    vocabulary: int | None = None,
     sample: int | None = None,
-    errors: str | None = None,
     settings: Sequence[str] = (),
     counts: Path | None = None,
     force: bool = False,
+    **options: Any,
 ) -> TokenizerRecord:
-    """Learn a tokenizer and write its tokenizer.json; then check it on what it was learned from."""
+    """Learn a tokenizer and write its tokenizer.json; then check it on what it was learned from.
+
+    `options` are settings, too: `kind`, `vocabulary`, `errors` and the like.
+    """
     file = tokenizer_file(str(out))
-    options = {"kind": kind, "vocabulary": vocabulary, "errors": errors}
-    given = dict(map(parse_setting, settings)) | {k: v for k, v in options.items() if v is not None}
-    reading, rest = _reading(given)
-    wanted = _tokenizing(rest)
-    if reading.template is not None:
-        wanted = with_markers(wanted, reading.template)
+    chosen = _settings(settings, options, (Reading, Tokenizing))
+    reading, wanted = chosen[Reading], with_markers(chosen[Tokenizing], chosen[Reading].template)
     corpus = Corpus(tuple(located(data)), reading, sample)
     _refuse_output(corpus, file, force, "--out")
     _refuse_output(corpus, counts, force, "--counts")
     size = sum(source.size for source in corpus.sources())
     stream, characters = corpus.everything(count=size < 4 * SUPPORT * wanted.vocabulary)
-    tally, meter = Tally(), Meter("tokenizer", corpus.sources())
-    trained = train_tokenizer(stream(tally), tally, wanted, meter=meter, characters=characters)
+    tally, began = Tally(), time.perf_counter()
+    trained = train_tokenizer(shown(stream(tally), "tokenizer", corpus.sources(), tally), wanted, characters)
+    seconds = time.perf_counter() - began
     checked = _Check(trained.codec, corpus, stream)
     tables = {} if counts is None else {counts: checked.count_lines()}
     write_texts({file: [trained.codec.content], **tables}, force=force)
     notes = (*corpus.left_out(), *tally.remarks(), *trained.notes)
-    return checked.record(file, "trained", trained.seconds, trained.text_bytes, notes)
+    return checked.record(file, "trained", seconds, notes)
 
 
 def tokenizer_check(
@@ -75,19 +69,18 @@ def tokenizer_check(
     settings: Sequence[str] = (),
     counts: Path | None = None,
     force: bool = False,
+    **options: Any,
 ) -> TokenizerRecord:
     """What a tokenizer.json, a folder with one, or the tokenizer of a run does to these files."""
     codec = _codec(tokenizer)
-    reading, rest = _reading(dict(map(parse_setting, settings)))
-    if rest:
-        raise BadInput(f'--set: unknown key "{min(rest)}"{nearest(min(rest), READING)}')
+    reading = _settings(settings, options, (Reading,))[Reading]
     corpus = Corpus(tuple(located(data)), reading, sample)
     _refuse_output(corpus, counts, force, "--counts")
     checked = _Check(codec, corpus, corpus.everything()[0])
     if counts is not None:
         write_lines(counts, checked.count_lines(), force=force)
     notes = (*corpus.left_out(), *checked.tally.remarks())
-    return checked.record(tokenizer, "checked", checked.seconds, checked.utf8_bytes, notes)
+    return checked.record(tokenizer, "checked", checked.seconds, notes)
 
 
 class _Check:
@@ -98,13 +91,9 @@ class _Check:
         self.counts = np.zeros(len(codec.tokens), np.int64)
         self.documents = self.characters = self.utf8_bytes = self.lossy = 0
         self.first_loss, self.seconds = "", 0.0
-        meter = Meter("check", corpus.sources())
-        for passage in stream(self.tally):
+        for passage in shown(stream(self.tally), "check", corpus.sources(), self.tally):
             for part in passage.portions():
-                before = self.utf8_bytes
                 self._add(part.texts)
-                meter.advance(self.tally, self.utf8_bytes - before)
-        meter.close(self.tally)
         if not self.documents:
             raise BadInput(f"no documents in {', '.join(map(str, corpus.names))}: there is nothing to check")
 
@@ -127,9 +116,9 @@ class _Check:
         return (f"{n}\t{token}\n" for n, token in sorted(named, key=lambda pair: (-pair[0], pair[1].encode())))
 
     def record(
-        self, path: Path, action: Literal["trained", "checked"], seconds: float, size: int, notes: tuple[str, ...]
+        self, path: Path, action: Literal["trained", "checked"], seconds: float, notes: tuple[str, ...]
     ) -> TokenizerRecord:
-        """The findings; `size` bytes of text were read in so many seconds."""
+        """The findings; the text was learned from or encoded in so many seconds."""
         codec, tokens = self.codec, int(self.counts.sum())
         framing = (codec.begin, codec.end)  # never in a text
         unused = [i for i in np.flatnonzero(self.counts == 0).tolist() if i not in framing]
@@ -149,7 +138,7 @@ class _Check:
             lossy_documents=self.lossy,
             first_loss=self.first_loss,
             seconds=seconds,
-            megabytes_per_second=size / 1e6 / max(seconds, 1e-9),
+            megabytes_per_second=self.utf8_bytes / 1e6 / max(seconds, 1e-9),
             notes=notes,
         )
 
@@ -173,22 +162,17 @@ def _codec(path: Path) -> TokenizerCodec:
     return codec
 
 
-def _reading(given: dict[str, Any]) -> tuple[Reading, dict[str, Any]]:
-    """How files are read, and the settings that say something else."""
-    chosen = {key: given.get(key, default) for key, default in READING.items()}
-    for key, allowed in (("documents", ("line", "paragraph", "file")), ("errors", ("strict", "replace"))):
-        if chosen[key] not in allowed:
-            raise BadInput(f"{key} is one of {', '.join(allowed)}, not {chosen[key]!r}")
-    if chosen["template"] is not None:
-        Template.of(str(chosen["template"]))
-    return Reading(**chosen), {key: value for key, value in given.items() if key not in READING}
-
-
-def _tokenizing(given: dict[str, Any]) -> Tokenizing:
-    known = sorted({*Tokenizing.model_fields, *READING} - {"file"})
+def _settings(
+    settings: Sequence[str], options: Mapping[str, Any], kinds: Sequence[type[BaseModel]]
+) -> dict[type[BaseModel], Any]:
+    """The settings of each kind, and a refusal of those that are of none."""
+    given = dict(map(parse_setting, settings)) | {
+        key: value for key, value in options.items() if value is not None
+    }
+    known = sorted({key for kind in kinds for key in kind.model_fields} - {"file"})
     if unknown := sorted(set(given) - set(known)):
         raise BadInput(f'--set: unknown key "{unknown[0]}"{nearest(unknown[0], known)}')
-    try:
-        return Tokenizing.model_validate(given)
-    except ValidationError as error:
-        raise BadInput(f"--set: {explain(error, given, '', list(Tokenizing.model_fields))}") from None
+    return {
+        kind: validated(kind, {k: v for k, v in given.items() if k in kind.model_fields}, "", "--set", known)
+        for kind in kinds
+    }

@@ -11,7 +11,6 @@ import typer
 from linnet.cli.face import speaking
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
-    BadBytes,
     DebugOption,
     ErrorsOption,
     ForceOption,
@@ -20,14 +19,7 @@ from linnet.cli.options import (
     SettingsOption,
 )
 
-
-class Kind(StrEnum):
-    bpe = "bpe"
-    unigram = "unigram"
-    words = "words"
-    characters = "characters"
-
-
+Kind = StrEnum("Kind", ["bpe", "unigram", "words", "characters"])
 TextOption = Annotated[
     list[Path], typer.Option("--data", metavar="PATH", help="A file or folder; may be given several times.")
 ]
@@ -59,19 +51,11 @@ def train(
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.text.tokenizer_verbs import tokenizer_train
 
-        face.show(
-            tokenizer_train(
-                out,
-                data,
-                kind=kind,
-                vocabulary=vocabulary,
-                sample=sample,
-                errors=errors,
-                settings=settings or [],
-                counts=counts,
-                force=force,
-            )
+        options = {"kind": kind, "vocabulary": vocabulary, "errors": errors}
+        found = tokenizer_train(
+            out, data, sample=sample, settings=settings or [], counts=counts, force=force, **options
         )
+        face.show(found)
 
 
 def check(
@@ -91,8 +75,10 @@ def check(
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.text.tokenizer_verbs import tokenizer_check
 
-        given = [*(settings or []), *([f"errors={errors}"] if isinstance(errors, BadBytes) else [])]
-        face.show(tokenizer_check(tokenizer, data, sample=sample, settings=given, counts=counts, force=force))
+        found = tokenizer_check(
+            tokenizer, data, sample=sample, settings=settings or [], counts=counts, force=force, errors=errors
+        )
+        face.show(found)
 
 
 def join(groups: Groups) -> None:
