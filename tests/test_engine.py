@@ -26,6 +26,7 @@ from linnet.decoding.requests import Decoding, Request, Sample, Sampling, Stoppi
 from linnet.decoding.runner import Runner
 from linnet.model import kernels
 from linnet.model.config import AttentionConfig
+from linnet.model.contract import evaluating
 from linnet.model.costs import costs
 from linnet.model.inputs import Inputs
 from linnet.model.kernels import Mask
@@ -203,6 +204,27 @@ def test_two_generations_of_one_runner_do_not_share_a_loop() -> None:
     for count in range(1, 8):
         list(engine.generate(runner, many(count), decoding))
     assert len(runner.loops) == loop.KEPT
+
+
+@pytest.mark.parametrize("sampling", [Sampling(0), Sampling(), Sampling(0.8, 5, 0.9, 0.05, 1.2)])
+def test_a_step_waits_for_nothing_on_the_host(sampling: Sampling) -> None:
+    """On a device without numbers, nothing can be read back, and tensors of the host cannot be mixed in."""
+    with torch.device("meta"):
+        model = Model(small_config(vocabulary=300)).eval()
+    runner, decoding = Runner(model, fixed=True), Decoding(sampling, 20, count_ties=True)
+    rows = [scheduler.Row.of(index, request, 20, decoding) for index, request in enumerate(many(4))]
+    with evaluating(model):
+        running = loop.Loop.begin(runner, decoding, 4, 40, None, burst=8)
+        _, state = runner.prefill([row.request.prompt for row in rows])
+        running.place([0, 1, 2, 3], state, [0, 1, 2, 3])
+        for row in rows:
+            row.drawn.append(1)
+        running.admit([0, 1, 2, 3], rows)
+        for _ in range(3):
+            running._once(slice(4), 20, None, ())
+        running.compact([0, 3])
+        running._once(slice(2), 20, None, ())
+    assert running.drawn.device.type == running.memory.lengths.device.type == "meta"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="here a step can be recorded")

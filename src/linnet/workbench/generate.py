@@ -112,7 +112,7 @@ class Session:
         check_options(prompts, options)
         n = options.get("n", 1)
         if n < 1:
-            raise BadInput(f"n is {n}; at least one sample of each prompt must be asked for")
+            raise BadInput(f"n is {n}; at least one sample of each prompt is needed")
         weights, codec = weights_in(options.get("precision")), self.opened.codec
         settings = options_of(options.get("settings", ()), batch=64, compile="auto")
         rows, remark = settings["batch"], options.get("remark")
@@ -308,7 +308,7 @@ class Job:
 
 
 def notes(prompts: Sequence[Prompt], sampling: Sampling, n: int) -> Iterator[str]:
-    """What a person should know of these prompts, and of what was asked."""
+    """What a person should know of these prompts and of this sampling."""
     yield from dict.fromkeys(note for prompt in prompts for note in prompt.notes)
     if n > 1 and sampling.greedy:
         yield f"at temperature 0 the {n} samples of a prompt are all the same"

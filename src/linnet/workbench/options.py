@@ -1,4 +1,4 @@
-"""What may be asked of samples besides their prompts, and a check that nothing else was."""
+"""How samples are drawn: the options of `generate`, and a check of their names and kinds."""
 
 from __future__ import annotations
 
