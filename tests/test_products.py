@@ -145,11 +145,12 @@ def test_a_compiled_step_decodes_the_same(weights, rows, tmp_path, monkeypatch):
     assert compiling.mark.exists() and compiling.expected_seconds() < cold
 
 
-def test_a_compiler_that_fails_or_is_wrong_is_not_used(tmp_path, monkeypatch):
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_compiler_that_fails_or_is_wrong_is_not_used(fixed, tmp_path, monkeypatch):
     """Its first step is computed beside an eager one; then the samples are those of eager steps, with a note."""
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     model, requests, decoding = wide(), [Request((5, 6), number) for number in range(3)], Decoding(Sampling(), 10)
-    expected = list(generate(Runner(model), requests, decoding))
+    expected = list(generate(Runner(model, fixed=fixed), requests, decoding))
 
     def missing(function: object, **how: object) -> object:
         raise RuntimeError("no compiler here\nat all")
@@ -163,7 +164,7 @@ def test_a_compiler_that_fails_or_is_wrong_is_not_used(tmp_path, monkeypatch):
 
     for compiler, note in ((missing, "no compiler here"), (wrong, "its first step is off by nan%")):
         monkeypatch.setattr(torch, "compile", compiler)
-        runner = Runner(model, Compiling.of(model.config, "float32", "cpu", 3, 64))
+        runner = Runner(model, Compiling.of(model.config, "float32", "cpu", 3, 64), fixed=fixed)
         assert list(generate(runner, requests, decoding)) == expected
         assert runner.notes == [f"steps are not compiled: {note}"] and not runner.compile_seconds
 

@@ -164,16 +164,17 @@ class Runner:
         return output.hidden[:, -1], output.state
 
     def _first_compiled(self, state: State, tokens: Tensor, rows: Tensor | slice) -> tuple[Tensor, State]:
-        """The first compiled step beside an eager one: a compiler that fails or is wrong is not used."""
+        """The first step, eager, and compiled beside it: a compiler that fails or is wrong is not used."""
         assert self.compiling is not None
-        expected, after = self.step(state.select(torch.arange(state.rows)), tokens, rows)
+        twin = state.select(torch.arange(state.rows))
+        expected, state = self.step(state, tokens, rows)
         began = time.perf_counter()
         graph_cache()
         try:
             self._advance = torch.compile(self._eager, dynamic=True)
             if self.compiling.single:
                 self._head = torch.compile(self.network.head, dynamic=False)
-            found, compiled = self.step(state, tokens, rows)
+            found, _ = self.step(twin, tokens, rows)
             off = float((found.float() - expected.float()).norm() / expected.float().norm())
             problem = "" if off < TOLERANCE else f"its first step is off by {off:.1%}"
         except Exception as error:  # the same step has just been computed without a compiler
@@ -181,7 +182,7 @@ class Runner:
         if problem:
             self.notes.append(f"steps are not compiled: {problem}")
             self._advance, self._head = self._eager, self.network.head
-            return expected, after
-        self.compile_seconds = time.perf_counter() - began
-        self.compiling.remember(self.compile_seconds)
-        return found, compiled
+        else:
+            self.compile_seconds = time.perf_counter() - began
+            self.compiling.remember(self.compile_seconds)
+        return expected, state
