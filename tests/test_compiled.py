@@ -6,20 +6,26 @@ folder. Each case is the objective of a small model: loss and every gradient, wi
 
 from __future__ import annotations
 
+import functools
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from linnet import workbench
 from linnet.machine import compiler_at_hand, graph_cache
 from linnet.model import kernels
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, LossConfig, ModelConfig, NormConfig
 from linnet.model.contract import Objective
 from linnet.model.model import Model
+from linnet.training.checkpoint import RunFolder
+from linnet.training.compiling import difference
+from tiny_runs import Killed, Watching, bits, logged, train_tiny
 
 ROWS, TOKENS, WORDS = 3, 40, 50
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.02}
@@ -137,3 +143,94 @@ def test_a_compiled_graph_drops_values_again_after_a_comparison() -> None:
     shares = [float((compiled(x) == 0).float().mean()), float((kernels.drop(x, 0.25) == 0).float().mean())]
     assert all(0.2 < share < 0.3 for share in shares)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
+
+
+# The first step of a run.
+
+
+def compile_by(monkeypatch: pytest.MonkeyPatch, **options: Any) -> None:
+    """With the front half of the compiler alone, which needs no C++, and nothing compiled before."""
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, **{"backend": "aot_eager", **options}))
+
+
+def wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiled attention is 20 % too large."""
+    right = kernels.attend
+
+    def attend(*arguments: Any, **options: Any) -> Tensor:
+        return right(*arguments, **options) * (1.2 if torch.compiler.is_compiling() else 1.0)
+
+    monkeypatch.setattr("linnet.model.mixers.attend", attend)
+
+
+def broken_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    def backend(*_: Any) -> None:
+        raise RuntimeError("no such instruction")
+
+    compile_by(monkeypatch, backend=backend)
+
+
+def losses(path: Path) -> list[float]:
+    return [record["loss"] for record in logged(path)]
+
+
+def test_a_wrong_kernel_and_a_broken_compiler_leave_the_run_eager(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings, texts = ("compile=on", "dropout=0.2", "threads=1"), []
+    for name, plant in (("wrong", wrong_kernel), ("broken", broken_compiler)):
+        with monkeypatch.context() as patch:
+            compile_by(patch)
+            plant(patch)
+            with pytest.raises(Killed):
+                train_tiny(tmp_path / name, *settings, steps=10, progress=Watching(6))
+        with monkeypatch.context() as patch:  # a compiler that is right again is not used
+            compile_by(patch)
+            workbench.resume(tmp_path / name)
+        texts.append([note["text"] for note in logged(tmp_path / name, "note") if "not compiled" in note["text"]])
+    assert losses(tmp_path / "wrong") == losses(tmp_path / "broken"), "both went on eagerly"
+    assert bits(tmp_path / "wrong") == bits(tmp_path / "broken")
+    assert len(texts[0]) == 1 and "gradients of blocks.0.mixer" in texts[0][0]
+    assert len(texts[1]) == 1 and "compiling failed: " in texts[1][0] and "no such instruction" in texts[1][0]
+    assert RunFolder(tmp_path / "wrong").loop(10)[0].eager in texts[0][0]
+    train_tiny(tmp_path / "eager", "compile=off", "threads=1", steps=1)
+    train_tiny(tmp_path / "padded", "compile=on", "threads=1", steps=1)
+    assert losses(tmp_path / "padded") == pytest.approx(losses(tmp_path / "eager"), rel=1e-5)
+
+
+def test_a_right_compiler_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for whole passes as graphs, which are nothing but compiled passes on a processor."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any, **_: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    for compiled in ("on", "graphs"):
+        graphs.clear()
+        with monkeypatch.context() as patch:
+            compile_by(patch, backend=backend)
+            train_tiny(tmp_path / compiled, f"compile={compiled}", "dropout=0.2", "threads=1", steps=3)
+        assert len(graphs) == 1, "made once, for the check and for all steps"
+        assert not [note for note in logged(tmp_path / compiled, "note") if "not compiled" in note["text"]]
+        assert RunFolder(tmp_path / compiled).loop(3)[0].eager == ""
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_differences_are_found_by_part(precision: str) -> None:
+    def changed(**values: Tensor) -> str:
+        return difference(expected, expected | values, precision, exact=True)
+
+    torch.manual_seed(0)
+    expected = {"loss": torch.tensor(3.0), "a.weight": torch.randn(50), "b.weight": 1e-4 * torch.randn(9)}
+    nan = torch.tensor(float("nan"))
+    assert changed() == ""
+    assert "is nan, and 3 eagerly" in changed(loss=nan)
+    assert "gradients of a " in changed(**{"a.weight": 1.2 * expected["a.weight"]})
+    assert "gradients of b " in changed(**{"b.weight": expected["b.weight"] * nan})
+    assert changed(**{"b.weight": 1.2 * expected["b.weight"]}) == "", "too small to matter"
+    assert "only one" in difference(expected, {"loss": expected["loss"]}, precision, exact=True)
+    other = expected | {"a.weight": torch.randn(50)}
+    assert difference(expected, other, precision, exact=False) == "", "other values were dropped"
+    assert "gradients of a" in difference(expected, expected | {"a.weight": nan}, precision, exact=False)

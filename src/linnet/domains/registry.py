@@ -66,9 +66,9 @@ class Registry:
 
     def settings(self, name: object) -> type[Domain]:
         """The settings class of a domain."""
-        if name not in self.domains:
+        if not isinstance(name, str) or name not in self.domains:
             raise BadInput(f'there is no domain "{name}"{nearest(str(name), self.domains)}{self.remark()}')
-        found: type[Domain] = resolve(self.domains[str(name)].settings)
+        found: type[Domain] = resolve(self.domains[name].settings)
         return found
 
     @property

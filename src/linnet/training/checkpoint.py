@@ -61,6 +61,7 @@ class LoopState:
     scaler: dict[str, float] = field(default_factory=dict)
     metrics_bytes: Count = 0
     data: str = ""  # fingerprint of the training rows; nothing where it cannot be trained on
+    eager: str = ""  # why steps are not compiled although the run asks for it
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ from linnet.codecs import Codec
 from linnet.data import Batch
 from linnet.machine import autocast
 from linnet.model.contract import Network, Objective
-from linnet.model.kernels import Part, drawing_for
+from linnet.model.kernels import Part, drawing_for, nothing_dropped
 from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
+from linnet.training.compiling import Function, Steps
 from linnet.training.distributed import Processes
 from linnet.training.optim import Average, load_state_tensors, optimizers, set_rate, state_tensors
 from linnet.training.run import Run
@@ -55,8 +56,7 @@ class Learner:
         self.objective: nn.Module = Objective(self.network)
         if processes.world > 1:
             self.objective = DistributedDataParallel(self.objective)
-        if run.training.compile == "on":
-            self.objective.compile(dynamic=False)
+        self.steps = Steps(self.objective, run.training.compile)
 
     def step(self, batch: Batch, step: int, steps: int) -> Moved:
         """One optimiser step on this batch, cut into micro-batches whose tokens all weigh the same."""
@@ -83,15 +83,19 @@ class Learner:
         counted = max(1.0, float(batch["weights"].sum()))  # still on the host, so nothing waits for the device
         nats = torch.zeros((), device=self.device)
         for part, micro in enumerate(parts):
-            share = self.processes.share(micro).to(self.device)
-            torch.manual_seed(draw(self.run.seed, step, part, 0))
-            rows = drawing_for(self._rows(micro, step, part))
-            with rows, self._quiet(part < len(parts) - 1), autocast(self.device, self.run.precision):
-                loss = self.objective(dict(share))
+            with self._quiet(part < len(parts) - 1):
                 # DDP takes the mean over processes; times their number it is the sum again.
-                self.scaler.scale(loss * (world / counted)).backward()
-            nats += loss.detach()
+                nats += self._learn(self.steps, micro, step, part, world / counted)
         return self.processes.total(nats) / counted
+
+    def _learn(self, objective: Function, micro: Batch, step: int, part: int, scale: float) -> Tensor:
+        """Add the gradients of this process's rows of a micro-batch, times `scale`; returns their nats."""
+        share = self.processes.share(micro).to(self.device)
+        torch.manual_seed(draw(self.run.seed, step, part, 0))
+        with drawing_for(self._rows(micro, step, part)), autocast(self.device, self.run.precision):
+            loss = objective(dict(share))
+            self.scaler.scale(loss * scale).backward()
+        return loss.detach()
 
     def _rows(self, micro: Batch, step: int, part: int) -> Part | None:
         """The rows of this micro-batch whose dropout is drawn here; None in a process alone."""
@@ -100,6 +104,23 @@ class Learner:
             return None
         own = torch.Generator().manual_seed(draw(self.run.seed, step, part, rank + 1))
         return Part(first, last, micro.rows, own)
+
+    def check(self, batch: Batch, step: int) -> str:
+        """Why the first compiled step cannot be used, so that all steps are eager; empty where it can be."""
+        if not self.steps.unchecked:
+            return ""
+        micro = micro_batches(batch, self.run.training.accumulation)[0]
+        counted = max(1.0, float(micro["weights"].sum()))
+        self.network.train()
+
+        def learn(objective: Function) -> Tensor:
+            with nothing_dropped():
+                return self._learn(objective, micro, step, 0, 1 / counted) / counted
+
+        problem = self.steps.first_problem(self.network, learn, self.run.precision)
+        if self.processes.any(bool(problem), self.device):
+            self.steps.stay_eager(problem or "in another process they are wrong")
+        return self.steps.problem
 
     @contextlib.contextmanager
     def _quiet(self, unfinished: bool) -> Iterator[None]:
@@ -120,6 +141,7 @@ class Learner:
             loop.ema_updates = self.ema.updates
         if self.scaler.is_enabled():
             loop.scaler = self.scaler.state_dict()
+        loop.eager = self.steps.problem
         ema = None if self.averaged is None else weights_of(self.averaged)
         return Checkpoint(weights_of(self.network), ema, state_tensors(self.network, self.optims), loop)
 
@@ -132,6 +154,8 @@ class Learner:
             self.ema.updates = checkpoint.loop.ema_updates
         if self.scaler.is_enabled() and checkpoint.loop.scaler:
             self.scaler.load_state_dict(checkpoint.loop.scaler)
+        if checkpoint.loop.eager:
+            self.steps.stay_eager(checkpoint.loop.eager)
 
 
 def micro_batches(batch: Batch, parts: int) -> list[Batch]:

@@ -65,6 +65,8 @@ def train(
 
     with stop_signals() as stop, out_of_memory_in_words(run), closing(batches), naming_last_good(folder):
         for batch in batches:
+            if problem := learner.check(batch, loop.step):
+                log.note(loop.step, f"steps are not compiled: {problem}")
             moved = learner.step(batch, loop.step, steps)
             loop.step += 1
             tokens = int(batch["lengths"].sum())
@@ -120,7 +122,7 @@ def naming_last_good(folder: RunFolder) -> Iterator[None]:
 
 def introduce(run: Run, network: Network, log: Log) -> None:
     """Log once what was decided for this run."""
-    for text in network.remarks(compiled=run.training.compile == "on"):
+    for text in network.remarks(compiled=run.training.compiled):
         log.note(0, text)
     for name, share in (("token masking", run.augment.mask), ("document dropping", run.augment.drop)):
         if share:

@@ -8,20 +8,10 @@ import torch
 
 from linnet.domains.contract import Material
 from linnet.errors import BadInput
-from linnet.machine import automatic_precision, compiler_at_hand, native_bfloat16
-from linnet.rows import RowSource
+from linnet.machine import automatic_precision, native_bfloat16
+from linnet.training.compiling import choice
 from linnet.training.run import Run
 
-# Compiling takes about this long and then saves about this share of every step (measured: dev/LOG.md).
-COMPILE_SECONDS = 30.0
-COMPILE_GAIN = {"float32": 0.15, "bfloat16": 0.25, "float16": 0.25}
-EAGER_FLOPS = {  # what is reached without it, a channel of width and at most; on CUDA a guess, measured nowhere
-    ("cpu", "float32"): (0.75e9, 150e9),
-    ("cpu", "bfloat16"): (1.2e9, 450e9),
-    ("cuda", "float32"): (30e9, 15e12),
-    ("cuda", "bfloat16"): (100e9, 50e12),
-    ("cuda", "float16"): (100e9, 50e12),
-}
 LOOK_EVERY = 10  # steps that a GPU runs ahead of the log
 
 
@@ -61,8 +51,7 @@ def complete(run: Run, material: Material) -> Run:
     training = run.training.model_copy(update={"steps": steps, "epochs": None})
     run = run.model_copy(update={"training": training})
     if training.compile == "auto":
-        choice = "on" if saved_by_compiling(run, rows) > COMPILE_SECONDS else "off"
-        run = run.model_copy(update={"training": training.model_copy(update={"compile": choice})})
+        run = run.model_copy(update={"training": training.model_copy(update={"compile": choice(run, rows)})})
     most = run.training.most_parameters
     if most is not None and (count := parameters(run)) > most:
         raise BadInput(f"the network has {count:,} parameters, and most_parameters allows {most:,}")
@@ -73,29 +62,3 @@ def parameters(run: Run) -> int:
     """Trainable numbers of a run whose sizes are known; 0 before."""
     costs = run.model.costs()
     return 0 if costs is None else costs.parameters
-
-
-def saved_by_compiling(run: Run, rows: RowSource) -> float:
-    """Seconds of the whole run, by estimate, before those that compiling takes; 0 where nothing is compiled.
-
-    Compiled rows are padded to the context.
-    """
-    costs = run.model.costs()
-    if run.model.eager_reason or costs is None or not compiler_at_hand(run.device):
-        return 0.0
-    tokens = run.training.batch * costs.context * (run.training.steps or 0) * costs.passes
-    channel, most = EAGER_FLOPS[run.device, run.precision]
-    seconds = 3 * costs.flops_per_token * tokens / min(channel * run.model.channels, most)
-    mean_length = rows.steps / len(rows) if run.training.packing == "padded" else costs.context
-    return max(0.0, seconds * (COMPILE_GAIN[run.precision] - (costs.context / mean_length - 1)))
-
-
-def compiling_in_words(run: Run, rows: RowSource) -> str:
-    """Whether this run is compiled, and what speaks for it."""
-    choice = f"compile {run.training.compile}"
-    if run.model.eager_reason:
-        return f"{choice}: {run.model.eager_reason}"
-    if not compiler_at_hand(run.device):
-        return f"{choice}: there is no C++ compiler here"
-    saved = saved_by_compiling(run, rows)
-    return f"{choice}: by estimate it saves {saved:,.0f} s of the whole run and takes {COMPILE_SECONDS:.0f}"

@@ -59,8 +59,9 @@ class TrainingConfig(Part):
         None, ge=1, description="validations without a better loss; None: never stop early"
     )
     keep: int = Field(2, ge=1, description="newest checkpoints that stay, beside the best")
-    compile: Literal["auto", "on", "off"] = Field(
-        "auto", description="one compiled graph of a step; auto: where it is estimated to pay"
+    compile: Literal["auto", "on", "graphs", "off"] = Field(
+        "auto",
+        description="compiled steps; graphs: a pass is launched at once on a GPU; auto: where it pays by estimate",
     )
     log_every: int = Field(
         0, ge=0, description="steps between looks at the device (each is logged); 0: 1, on a GPU 10"
@@ -71,6 +72,10 @@ class TrainingConfig(Part):
     sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
         (), description="trackers that get each record"
     )
+
+    @property
+    def compiled(self) -> bool:
+        return self.compile in ("on", "graphs")
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:

@@ -19,11 +19,12 @@ from linnet.files import write_atomically
 from linnet.records import OverSeeds, RunRecord, SeedsRecord
 from linnet.training.allocator import keep_freed_memory
 from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder
+from linnet.training.compiling import compiling_in_words
 from linnet.training.distributed import Processes
 from linnet.training.log import Log
 from linnet.training.loop import train as train_loop
 from linnet.training.progress import Course
-from linnet.training.resolve import compiling_in_words, complete, parameters, settle
+from linnet.training.resolve import complete, parameters, settle
 from linnet.training.run import Run
 from linnet.training.settings import changed, flatten, parse_setting, to_toml, upgraded
 from linnet.training.sinks import JsonLines, Sink, check_trackers, open_trackers
