@@ -233,6 +233,16 @@ def test_a_defect_says_that_it_is_one(capsys: pytest.CaptureFixture[str]) -> Non
     assert capsys.readouterr().err == "error: KeyError: 'depth' (a defect of linnet; --debug shows where)\n"
 
 
+def test_a_panic_of_a_library_in_rust_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    pl = pytest.importorskip("polars")
+    with pytest.raises(typer.Exit), speaking(json=False, debug=False):
+        raise pl.exceptions.PanicException("called `Option::unwrap()` on a `None` value")
+    assert capsys.readouterr().err.splitlines() == [
+        "error: PanicException: called `Option::unwrap()` on a `None` value (a defect of linnet; "
+        "--debug shows where)"
+    ]
+
+
 def test_what_a_library_prints_does_not_reach_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
     with speaking(json=True, debug=False) as face:
         print("50% done")

@@ -148,7 +148,7 @@ def test_work_is_announced_and_of_work_within_work_the_innermost_has_the_line() 
             now.time += 4.0
         outer = TrainingProgress(COURSE)
         outer.write(step(1))
-        for _ in tracked(range(4), "validating", 40, lambda _: 10):
+        for _ in tracked(range(4), "validating", 40, 10):
             now.time += 2.0
             outer.write(step(2))  # as nobody does
         now.time += 6.0

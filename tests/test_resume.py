@@ -357,6 +357,13 @@ def failing_before_its_first_step() -> dict[str, tuple[type[BaseException], str,
         (out.parent / "bad.txt").write_text("no sums at all")
         train_tiny(out, data=[out.parent / "bad.txt"], force=force)
 
+    def nameless_data(out: Path, force: bool) -> None:
+        (file := out.parent / os.fsdecode(b"caf\xe9.txt")).write_text("1+1=2\n" * 30)
+        try:
+            train_tiny(out, data=[file], force=force)
+        finally:
+            file.unlink()
+
     def defect(out: Path, force: bool) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Learner, "step", lambda *_: 1 / 0)
@@ -371,6 +378,7 @@ def failing_before_its_first_step() -> dict[str, tuple[type[BaseException], str,
         "out of memory": (RunFailed, "out of memory", out_of_memory),
         "a missing tracker": (BadInput, "pip install", no_tracker),
         "bad data": (BadInput, "bad.txt", bad_data),
+        "a file whose name is not UTF-8": (BadInput, "is no UTF-8, so no run can remember it", nameless_data),
         "a defect": (ZeroDivisionError, "", defect),
         "an interrupt": (KeyboardInterrupt, "", interrupted),
     }

@@ -23,6 +23,7 @@ from linnet.domains.contract import Question
 from linnet.intervals import degrees_of_freedom, ratio_interval, wilson
 from linnet.model.contract import evaluating
 from linnet.model.model import Model
+from linnet.progress import tracked
 from linnet.records import Baseline, Score
 from linnet.rows import IDS, Rows
 
@@ -92,7 +93,7 @@ def nats(
     order = order[pieces.lengths[order] > 1]  # a single token has nothing to be predicted from
     each = np.zeros(source.steps, np.float32)
     with evaluating(model):
-        for first in range(0, len(order), rows):
+        for first in tracked(range(0, len(order), rows), "scoring rows", len(order), rows):
             chosen = order[first : first + rows]
             batch = pad_rows(pieces, chosen).to(model.device)
             with region():

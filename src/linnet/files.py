@@ -51,7 +51,7 @@ def refuse_existing(path: Path, *, force: bool, layout: Layout | None = None, op
     `force` replaces a file, and a folder only if linnet wrote all that is in it.
     """
     what = layout.what if layout else "a file"
-    if any("\ud800" <= character <= "\udfff" for character in str(path)):  # bytes that are no UTF-8
+    if not is_utf8(path):
         raise BadInput(f"{option} {str(path)!r} is no name in UTF-8; choose another")
     if path.name in ("", ".."):
         raise BadInput(f'{option} "{path}" is no name for {what}; choose another')
@@ -79,6 +79,11 @@ def refuse_existing(path: Path, *, force: bool, layout: Layout | None = None, op
             f"{path} holds files that linnet did not write ({', '.join(foreign[:5])}{more}), so --force does not "
             f"replace it; move them, or choose another {option}"
         )
+
+
+def is_utf8(path: Path) -> bool:
+    """Whether a name can be written down: other bytes are half characters in it."""
+    return not any("\ud800" <= character <= "\udfff" for character in str(path))
 
 
 def foreign_files(folder: Path, layout: Layout) -> list[str]:

@@ -175,15 +175,16 @@ class Progress:
         return " | ".join([" ".join(words), *facts])
 
 
-def tracked(
-    items: Iterable[Item], what: str, whole: int, size: Callable[[Item], int] = lambda _: 1
-) -> Iterator[Item]:
-    """The same items; how far they are is shown. Work that is not within other work is announced."""
+def tracked(items: Iterable[Item], what: str, whole: int, size: int = 1) -> Iterator[Item]:
+    """The same items, each of which stands for `size` of the whole; how far they are is shown.
+
+    Work that is not within other work is announced.
+    """
     with Progress(what, whole) as progress:
         if progress.outermost:
             progress.update(0, at_once=True)
         done = 0
         for item in items:
             yield item
-            done += size(item)
+            done = min(done + size, whole)
             progress.update(done)

@@ -92,7 +92,9 @@ def speaking(*, json: bool, debug: bool) -> Iterator[Face]:
         # The reader went away (`| head`). Python would complain once more when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.__stdout__.fileno() if sys.__stdout__ else 1)
         raise typer.Exit(PIPE_CLOSED) from None
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":  # of libraries in Rust
+            raise
         if debug:
             traceback.print_exc()
         message, code = explain(error)
@@ -100,7 +102,7 @@ def speaking(*, json: bool, debug: bool) -> Iterator[Face]:
         raise typer.Exit(code) from None
 
 
-def explain(error: Exception) -> tuple[str, int]:
+def explain(error: BaseException) -> tuple[str, int]:
     """One line for a person, and the exit code."""
     if isinstance(error, LinnetError):
         return str(error), error.exit_code

@@ -17,6 +17,7 @@ import torch
 
 from linnet.decoding.products import Weights
 from linnet.errors import BadInput
+from linnet.files import write_atomically
 from linnet.machine import graph_cache
 from linnet.model.config import ModelConfig
 from linnet.model.kernels import WIDE
@@ -88,7 +89,4 @@ class Compiling:
         stored = {"first": seconds}
         if self.mark.exists():
             stored["again"] = seconds
-        self.mark.parent.mkdir(parents=True, exist_ok=True)
-        beside = self.mark.with_suffix(".part")
-        beside.write_text(json.dumps(stored), encoding="utf-8")
-        beside.replace(self.mark)
+        write_atomically(self.mark, json.dumps(stored).encode())

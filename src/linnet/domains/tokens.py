@@ -10,6 +10,7 @@ from linnet.codecs import Codec
 from linnet.domains.contract import Domain, Material, Part, Question, Region, Scored
 from linnet.errors import BadInput
 from linnet.model.config import ModelConfig, NetworkConfig
+from linnet.progress import tracked
 from linnet.records import Baseline, Score
 from linnet.rows import IDS, Rows, RowSource
 
@@ -195,7 +196,8 @@ def answer(
     greedy = Decoding(Sampling(temperature=0), max_tokens=context, stopping=Stopping(end=codec.end))
     with region():
         samples = generate(Runner(model, columns=columns), requests, greedy, rows=batch)
-        for index, sample in zip(fitting, samples, strict=True):
+        answering = tracked(zip(fitting, samples, strict=True), "answering", len(fitting))
+        for index, sample in answering:
             ids = prompts[index][len(begin) :]
             answers[index] = codec.continuation(ids, sample.ids)
     return answers

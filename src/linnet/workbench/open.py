@@ -16,7 +16,7 @@ from linnet.codecs import Codec
 from linnet.decoding.products import Weights, named, packed
 from linnet.domains.tokens import decoder
 from linnet.errors import BadInput, nearest
-from linnet.files import write_atomically
+from linnet.files import is_utf8, write_atomically
 from linnet.machine import autocast, automatic_precision
 from linnet.model.contract import Network
 from linnet.model.model import Model
@@ -55,6 +55,8 @@ def located(data: Sequence[Path]) -> list[Path]:
     for file in found:
         if not str(file).startswith("hf:") and not file.exists():
             raise BadInput(f"there is no file {file}")
+        if not is_utf8(file):
+            raise BadInput(f"the name {str(file)!r} is no UTF-8, so no run can remember it; rename the file")
     return found
 
 

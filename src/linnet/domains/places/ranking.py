@@ -20,6 +20,7 @@ from linnet.domains.places.features import VisitRows
 from linnet.domains.places.published import CopyModel
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, vocabularies
+from linnet.progress import tracked
 
 DECIMALS = 5  # of a log-probability: what is closer is a tie, whatever batch it was computed in
 Region = Callable[[], contextlib.AbstractContextManager[object]]
@@ -48,7 +49,7 @@ class Answers:
 def in_batches(rows: VisitRows, size: int) -> Iterator[tuple[np.ndarray, Batch]]:
     """All rows once, short ones first, so that little is padded; never cut."""
     order = np.argsort(rows.lengths, kind="stable")
-    for begin in range(0, len(order), size):
+    for begin in tracked(range(0, len(order), size), "scoring visits", len(order), size):
         chosen = order[begin : begin + size]
         yield chosen, pad(rows.gather(chosen))
 

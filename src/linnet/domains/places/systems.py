@@ -36,6 +36,7 @@ from linnet.domains.places.settings import FULL_IS_NOT_READ
 from linnet.domains.places.visits import DAY
 from linnet.errors import BadInput
 from linnet.model.contract import Network
+from linnet.progress import tracked
 from linnet.records import Baseline, Lead, Score, System
 
 HISTORIES = ((1, 4), (5, 9), (10, 19), (20, 10**9))
@@ -222,7 +223,7 @@ def score_part(
     if ranker:
         assert part.source is not None, "a part that was read from files knows its table"
         table = data.table(part.source)
-        for seed in range(ranker):
+        for seed in tracked(range(ranker), "fitting rankers", ranker):
             rivals += ranker_tables(data, table, rows, seed).items()
     chosen = filter_of(filter) if filter else None
     scores, systems = place_scores(network, rows, size=batch, region=region, chosen=chosen, rivals=rivals)
