@@ -41,6 +41,7 @@ Columns = Callable[[Sequence[int]], Mapping[str, np.ndarray]]  # ids of a row ->
 Advance = Callable[[Tensor, State], tuple[Tensor, State]]
 ALL = slice(None)
 SCORED = 1 << 22  # logits that may exist at once where several tokens of a row are scored
+SHAPES = 64  # graphs of a step that may be compiled
 TOLERANCE = 0.03  # relative difference of the logits of the first compiled step and of an eager one
 
 
@@ -171,6 +172,8 @@ class Runner:
         began = time.perf_counter()
         graph_cache()
         try:
+            # Each size of a batch and each span of its memory may be a graph; beyond the limit parts are compiled.
+            torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
             self._advance = torch.compile(self._eager, dynamic=True)
             if self.compiling.single:
                 self._head = torch.compile(self.network.head, dynamic=False)
