@@ -116,11 +116,11 @@ def test_windows_score_each_token_once_from_at_least_half_a_context(lengths, con
     np.testing.assert_array_equal(cut.ids, data.ids[cut.columns["step"]])
     starts_of_rows = set(data.starts.tolist())
     for first, last in zip(cut.starts[:-1], cut.starts[1:], strict=True):
-        places = cut.columns["step"][first:last]
-        assert np.array_equal(places, np.arange(places[0], places[0] + len(places)))  # a piece of one row
+        steps = cut.columns["step"][first:last]
+        assert np.array_equal(steps, np.arange(steps[0], steps[0] + len(steps)))  # a piece of one row
         for offset in np.flatnonzero(cut.scored[first:last]):
             assert offset > 0  # there is something to predict it from
-            assert offset >= context / 2 or int(places[0]) in starts_of_rows
+            assert offset >= context / 2 or int(steps[0]) in starts_of_rows
 
 
 def test_rows_that_fit_are_left_as_they_are():

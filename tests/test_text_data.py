@@ -47,10 +47,10 @@ def test_characters_and_bytes_are_those_of_the_texts(tmp_path: Path) -> None:
     path.write_text("\n".join(f"é {line}" for line in sentences(40)))
     material = TextData(paths=(path,), tokenizer=SMALL).load(1)
     for part in (material.train, material.validation):
-        said = texts(material, part.rows)
-        assert part.rows.characters == sum(map(len, said))
-        assert part.rows.utf8_bytes == sum(len(text.encode()) for text in said)
-        assert part.rows.targets == len(part.rows.ids) - len(said)
+        found = texts(material, part.rows)
+        assert part.rows.characters == sum(map(len, found))
+        assert part.rows.utf8_bytes == sum(len(text.encode()) for text in found)
+        assert part.rows.targets == len(part.rows.ids) - len(found)
 
 
 def test_the_tail_is_held_out_where_that_is_asked(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_notes_say_what_a_person_should_know(tmp_path: Path) -> None:
     path = tmp_path / "c.txt"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(["same line", "", *sentences(40), "same line"] * 3).encode())
     notes = "; ".join(TextData(paths=(path,), tokenizer=Tokenizing(kind="words", lowercase=True)).load(1).notes)
-    for said in (
+    for words in (
         "left out: 3 empty documents",
         "dropped: the byte-order mark of 1 file",
         "line ends read as LF: 1 file with CRLF",
@@ -171,7 +171,7 @@ def test_notes_say_what_a_person_should_know(tmp_path: Path) -> None:
         "documents (100.0%) stand word for word in the training text",
         "the vocabulary has",
     ):
-        assert said in notes, notes
+        assert words in notes, notes
 
 
 def test_a_lossy_tokenizer_is_named(tmp_path: Path) -> None:

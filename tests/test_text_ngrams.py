@@ -100,7 +100,7 @@ def test_probabilities_sum_to_one(train: list[list[int]], context: list[int]) ->
     model = NGrams.of(rows_of(train), VOCABULARY)
     total = 0.0
     for token in range(VOCABULARY):
-        # the last but one place of a row that ends with this token, then with the end mark
+        # the last but one token of a row that ends with this token, then with the end mark
         row = Rows.of_ids(
             np.array([0, *context, token], np.uint16),
             np.array([0, len(context) + 2]),

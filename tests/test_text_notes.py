@@ -1,4 +1,4 @@
-"""What a person is told about the text that is scored, the tokenizer that is used, and a store that is damaged."""
+"""What a person reads about the text that is scored, the tokenizer that is used, and a store that is damaged."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     settings = ["--set", "ema=0.9", "--set", "data.block=[64,128]", "--errors", "replace"]
     result = linnet("train", "tiny-text", "--data", data, "--out", data.parent / "run", *settings, *FEW)
     assert result.exit_code == 0, result.stderr
-    said = "the scores are those of the averaged weights (optim.ema=0.9)"
+    note = "the scores are those of the averaged weights (optim.ema=0.9)"
     missing = " tokens, and one 64 x 128 span needs 8,193"
-    assert said in result.stderr and said in " ".join(result.stdout.split())
+    assert note in result.stderr and note in " ".join(result.stdout.split())
     assert "no block metric: the validation part has" in result.stderr and missing in result.stderr
     report = (data.parent / "run" / "report.md").read_text()
-    assert said in report and missing in report
+    assert note in report and missing in report
     return data.parent / "run"
 
 
@@ -44,16 +44,16 @@ def test_scoring_reads_as_the_run_read_and_says_what_it_met(run: Path, tmp_path:
     result = linnet("eval", run, "--data", path, "--json")
     assert result.exit_code == 0, result.stderr
     (line,) = result.stdout.splitlines()
-    said = result.stderr.splitlines()
-    assert said == json.loads(line)["notes"]
-    assert said[:4] == [
+    lines = result.stderr.splitlines()
+    assert lines == json.loads(line)["notes"]
+    assert lines[:4] == [
         "left out: 1 empty document",
         "replaced by U+FFFD: 1 invalid UTF-8 character",
         "dropped: the byte-order mark of 1 file",
         "line ends read as LF: 1 file with CRLF",
     ]
-    assert "1 of 2 scored rows are longer than the context of 32 tokens" in said[4] and "begins 'with" in said[4]
-    assert "averaged weights" in said[6]
+    assert "1 of 2 scored rows are longer than the context of 32 tokens" in lines[4] and "begins 'with" in lines[4]
+    assert "averaged weights" in lines[6]
     refused = linnet("eval", run, "--data", path, "--errors", "strict")
     assert refused.exit_code == 2 and "or read with --errors replace, which puts" in refused.stderr
 

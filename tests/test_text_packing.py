@@ -106,8 +106,8 @@ def test_a_share_of_the_rows_is_dropped_each_epoch() -> None:
         for epoch in range(2):
             missing: set[int] = set()
             for step in range(whole.steps_per_epoch):
-                place = epoch * whole.steps_per_epoch + step
-                one, other = whole.batch(place), some.batch(place)
+                index = epoch * whole.steps_per_epoch + step
+                one, other = whole.batch(index), some.batch(index)
                 assert torch.equal(one["ids"], other["ids"])
                 missing |= {int(i) // 6 for i in one["next.ids"][(one["weights"] > 0) & (other["weights"] == 0)]}
                 assert not {int(i) // 6 for i in one["next.ids"][other["weights"] > 0]} & missing

@@ -50,8 +50,8 @@ def run(data: Path) -> Path:
     result = linnet(
         "train", "tiny-text", "--data", data, "--out", out, "--set", "data.block=[4,16]", *FEW, "--json"
     )
-    said = record(result)
-    assert said["steps"] == 12
+    made = record(result)
+    assert made["steps"] == 12
     assert "40 of 400 documents are held out" in result.stderr
     return out
 
@@ -115,13 +115,13 @@ def test_a_stopped_run_ends_where_an_unbroken_one_does(run: Path, data: Path, tm
 def test_a_store_and_memory_train_the_same(run: Path, data: Path, tmp_path: Path) -> None:
     settings = ["--set", "data.block=[4,16]", "--set", f"data.store={tmp_path / 'store'}"]
     for _ in range(2):
-        said = scores(
+        found = scores(
             linnet(
                 "train", "tiny-text", "--data", data, "--out", tmp_path / "r", "--force", *settings, *FEW, "--json"
             )
         )
         before = json.loads((run / "record.json").read_text())["scores"]
-        assert {name: score["value"] for name, score in said.items()} == {s["name"]: s["value"] for s in before}
+        assert {name: score["value"] for name, score in found.items()} == {s["name"]: s["value"] for s in before}
 
 
 @pytest.mark.parametrize("packing", ["padded", "apart"])
@@ -129,12 +129,12 @@ def test_other_plans_train_too(data: Path, tmp_path: Path, packing: str) -> None
     packed = ["--set", f"packing={packing}", "--set", "context=8", "--set", "mask=0.15", "--set", "drop=0.1"]
     result = linnet("train", "tiny-text", "--data", data, "--out", tmp_path / "r", *packed, *FEW, "--json")
     assert record(result)["steps"] == 12
-    for said in (
+    for note in (
         "rows are longer than the context of 8 tokens and are read in pieces",
         "augmentation of the training data: token masking, 15%",
         "augmentation of the training data: document dropping, 10%",
     ):
-        assert said in result.stderr
+        assert note in result.stderr
 
 
 def test_plain_gradient_descent_trains_too(data: Path, tmp_path: Path) -> None:
@@ -159,10 +159,10 @@ def test_short_options_stand_for_settings(data: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 2 and "(0xff) is not UTF-8" in refused.stderr
     assert not (tmp_path / "r").exists()
     options = ["--errors", "replace", "--sample", "100", "--tokenizer", file]
-    said = linnet("train", "tiny-text", "--data", bad, "--out", tmp_path / "r", *options, *FEW, "--json")
-    record(said)
-    assert "100 of 401 documents are used" in said.stderr and file.is_file()
-    assert re.search(r"\d+ steps read the [\d,]+ tokens of the training part [\d.]+ times", said.stderr)
+    trained = linnet("train", "tiny-text", "--data", bad, "--out", tmp_path / "r", *options, *FEW, "--json")
+    record(trained)
+    assert "100 of 401 documents are used" in trained.stderr and file.is_file()
+    assert re.search(r"\d+ steps read the [\d,]+ tokens of the training part [\d.]+ times", trained.stderr)
 
 
 def test_the_dial_derives_the_rest() -> None:

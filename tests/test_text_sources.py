@@ -1,4 +1,4 @@
-"""What is read from files, and what a person is told about files that cannot be read."""
+"""What is read from files, and what a person reads about files that cannot be read."""
 
 from __future__ import annotations
 
@@ -139,8 +139,13 @@ def test_blocks_do_not_matter(tmp_path_factory, text: str, block: int, documents
 def test_a_bad_byte_is_named_with_file_and_offset(tmp_path: Path) -> None:
     path = tmp_path / "latin.txt"
     path.write_bytes(b"caf\xc3\xa9\n" * 300_000 + b"caf\xe9 noir\n")
-    said = message(path)
-    assert "latin.txt" in said and f"{300_000 * 6 + 3:,}" in said and "0xe9" in said and "--errors replace" in said
+    error = message(path)
+    assert (
+        "latin.txt" in error
+        and f"{300_000 * 6 + 3:,}" in error
+        and "0xe9" in error
+        and "--errors replace" in error
+    )
     documents, tally = read(path, errors="replace")
     assert documents[-1] == "caf\ufffd noir"
     assert "replaced by U+FFFD: 1 invalid UTF-8 character" in tally.remarks()
@@ -199,8 +204,8 @@ def test_nul_bytes_are_named(tmp_path: Path) -> None:
 def test_binary_files_are_refused_by_what_they_are(tmp_path: Path, content: bytes, what: str) -> None:
     path = tmp_path / "data.txt"
     path.write_bytes(content)
-    said = message(path)
-    assert what in said and "data.txt" in said
+    error = message(path)
+    assert what in error and "data.txt" in error
 
 
 def test_a_gzip_file_that_was_cut_is_named(tmp_path: Path) -> None:

@@ -82,8 +82,8 @@ def test_a_prompt_and_its_continuation_make_the_whole(byte_codec: TokenizerCodec
     ids = byte_codec.encode(text).ids.tolist()
     before, after = ids[:cut], ids[cut:]
     opened = byte_codec.decode(before)
-    said = byte_codec.continuation(before, after)
-    assert (opened + said == text) or opened.rstrip("\ufffd") + said == text
+    added = byte_codec.continuation(before, after)
+    assert (opened + added == text) or opened.rstrip("\ufffd") + added == text
 
 
 @settings(max_examples=80, deadline=None)
@@ -183,14 +183,14 @@ def test_training_in_another_process_gives_the_same_file() -> None:
         "print(*(trained(kind).fingerprint() for kind in ('bpe', 'words', 'characters')))"
     )
     command = [sys.executable, "-c", program, str(Path(__file__).parent)]
-    said = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)}
-    assert len(said) == 1
+    printed = {subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(3)}
+    assert len(printed) == 1
 
 
 def test_a_vocabulary_that_the_corpus_cannot_support_is_shrunk_and_said() -> None:
-    asked = Tokenizing(vocabulary=16_000)
-    assert supported(asked, 5_000_000) == (16_000, ())
-    size, notes = supported(asked, 147_000)
+    wanted = Tokenizing(vocabulary=16_000)
+    assert supported(wanted, 5_000_000) == (16_000, ())
+    size, notes = supported(wanted, 147_000)
     assert size == 1470
     assert notes == (
         "vocabulary 16,000 was shrunk to 1,470: the training text has about 147,000 characters, "

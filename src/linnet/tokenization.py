@@ -131,7 +131,7 @@ class TokenizerCodec:
 
     def settled(self, ids: Sequence[int]) -> int:
         ended = self._ends_text
-        return next((place for place in range(len(ids), 0, -1) if ended[ids[place - 1]]), 0)
+        return next((count for count in range(len(ids), 0, -1) if ended[ids[count - 1]]), 0)
 
     @functools.cached_property
     def _ends_text(self) -> tuple[bool, ...]:
@@ -178,9 +178,9 @@ class TokenizerCodec:
             names = set(bare.tokens)
         except BadInput as error:
             raise BadInput(f"{file}: {error}") from error
-        said = _config_beside(file)
-        end = end or _first(names, said.get("eos_token"), *END_NAMES)
-        begin = begin or _first(names, said.get("bos_token"), *BEGIN_NAMES) or end
+        config = _config_beside(file)
+        end = end or _first(names, config.get("eos_token"), *END_NAMES)
+        begin = begin or _first(names, config.get("bos_token"), *BEGIN_NAMES) or end
         return cls(content, begin, end)
 
     def write(self, path: Path) -> None:

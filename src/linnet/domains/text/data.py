@@ -53,15 +53,9 @@ LOSSY = "lossy tokenizer"
 
 
 class TextData(TokenDomain):
-    """The `[data]` part of a text run. The split is fixed by `split_seed`, so that runs of several seeds share it.
+    """The `[data]` part of a text run. Runs of several seeds share their split.
 
-    `documents` says what a document of a .txt file is; rows of JSON lines and Parquet are one each, and a
-    `split` column (train, validation, test) is obeyed. `split=shuffled` holds out a random share of the documents,
-    `tail` the last ones (of `documents=file`: the last characters). `store` is a folder that keeps the
-    encoded corpus on disk, or `auto`, a folder of its own in the cache (LINNET_CACHE, or ~/.cache/linnet); a
-    large corpus is never kept in memory. `template` (chatml, plain, or a text with {role} and {content}) writes
-    rows of `messages`, or of `prompt` and `completion`, of which only answers are then learned and scored. `block`
-    is the batch and context of the headline protocol, whose block metric is then printed beside the full one.
+    The words of a `split` column (train, validation, test) are obeyed. A large corpus is never kept in memory.
     """
 
     domain: Literal["text"] = Field("text", description="kind of sequences")
@@ -70,17 +64,15 @@ class TextData(TokenDomain):
         "line", description="what a document of a text file is"
     )
     field: str = Field("text", description="column of the text in JSON lines and Parquet")
-    errors: Literal["strict", "replace"] = Field(
-        "strict", description="bytes that are not UTF-8: refused or replaced"
-    )
+    errors: Literal["strict", "replace"] = Field("strict", description="for bytes that are not UTF-8")
     sample: int | None = Field(None, ge=1, description="so many documents, drawn by split_seed")
     validation: float = Field(0.1, gt=0, lt=1, description="share that is held out")
     validation_paths: tuple[Path, ...] = Field((), description="files to hold out instead")
-    split: Literal["shuffled", "tail"] = Field("shuffled", description="how documents are held out")
+    split: Literal["shuffled", "tail"] = Field("shuffled", description="held out: at random, or the last ones")
     split_seed: int = Field(1337, ge=0, description="of the split and the sample")
     tokenizer: Tokenizing = Tokenizing()
-    store: Path | None = Field(None, description="folder of the encoded corpus; auto: in the cache")
-    template: str | None = Field(None, description="how conversations become text")
+    store: Path | None = Field(None, description="folder of the encoded corpus; auto: in ~/.cache/linnet")
+    template: str | None = Field(None, description="of conversations: chatml, plain or {role} and {content}")
     block: tuple[int, int] | None = Field(None, description="batch and context of the headline protocol")
 
     @field_validator("paths", "validation_paths", "store")
@@ -272,7 +264,7 @@ class TextData(TokenDomain):
 
 
 def unscored(codec: TokenizerCodec, rows: Rows) -> str:
-    """What a model without a begin token cannot be asked for; nothing where it has one."""
+    """What a model without a begin token does not predict; nothing where it has one."""
     note = f"no begin token: the first token of each of {len(rows):,} documents is not scored, and its text counts"
     return note if codec.begin is None else ""
 

@@ -109,7 +109,7 @@ def sized(recipe: str, size: int, data: TextData, *, epochs: float | None, dropo
 
 
 def text(size: int = 4) -> Run:
-    """Any corpus, one document a line unless told otherwise; `size` is the one dial. Short text is read again."""
+    """Any corpus, one document a line by default; `size` is the one dial. Short text is read again."""
     data = TextData(tokenizer=Tokenizing(vocabulary=8_000))
     return sized("text", size, data, epochs=None, dropout=0.1)
 

@@ -43,7 +43,7 @@ CHAT_ADVICE = (
     "these rows are conversations: --set template=chatml (or plain, or a text with {role} and {content}) says how "
     "they are written, and then only answers are scored"
 )
-REPLACE_ADVICE = "or read with --errors replace, which puts U+FFFD in its place"
+REPLACE_ADVICE = "or read with --errors replace, which puts U+FFFD there"
 BLANK_LINES = re.compile(r"\n(?:[ \t]*\n)+")
 BLANK_EDGES = re.compile(r"\A(?:[ \t]*\n)+|(?:\n[ \t]*)+\Z")
 

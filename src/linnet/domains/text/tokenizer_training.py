@@ -33,7 +33,7 @@ NUMBERS = {"digits": r" ?\p{N}", "groups": r" ?\p{N}{1,3}"}
 
 
 class Tokenizing(BaseModel):
-    """Which tokenizer. `file` is one that exists, or the place where the trained one is kept."""
+    """Which tokenizer. `file` is one that exists, or where the trained one is kept."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -150,7 +150,7 @@ def _learned(tokenizer: Any, documents: Iterable[list[str]], trainer: Any) -> st
 
 
 def _byte_level(wanted: Tokenizing, vocabulary: int, model: Any) -> tuple[Any, dict[str, Any]]:
-    """A tokenizer of bytes, and what its trainer is told."""
+    """A tokenizer of bytes, and the options of its trainer."""
     library = tokenizers_library()
     specials = [END, *wanted.specials]
     _refuse_small(vocabulary, 256 + len(specials), "one token for each byte")
