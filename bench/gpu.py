@@ -33,6 +33,7 @@ sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
 
 import numpy as np  # noqa: E402
 import torch  # noqa: E402
+from torch.profiler import ProfilerActivity, profile  # noqa: E402
 
 from bench import decoding, decoding_systems, training_systems  # noqa: E402
 from bench.processes import Apart, OutOfTime, Working, installed, peak_megabytes  # noqa: E402
@@ -46,6 +47,7 @@ if __name__ == "__mp_main__" and installed("transformers"):
     from transformers import LlamaForCausalLM  # noqa: F401 - loaded while another measurement still runs
 
 SECTIONS = ("machine", "tests", "train", "small", "headlines", "decode")  # in this order
+KERNELS = 14  # of a step, that are listed
 LEAST = 15.0  # seconds; with less time left nothing is started
 CAPS = {"tests": 100.0, "train": 75.0, "decode": 60.0, "small": 60.0, "headlines": 150.0}  # of one measurement
 TITLES = 100_000
@@ -90,6 +92,7 @@ def machine(plan: Plan) -> Iterator[Row]:
 def train(plan: Plan, shape: Shape, kind: Any) -> Iterator[Row]:
     """Steps of one system on one batch that stays on the host; the device is waited for once in ten steps."""
     run, batch = shape.run(plan.precision, "on", device=plan.device), random_batch(shape)
+    batch = batch.pinned() if plan.device == "cuda" else batch
     system = training_systems.System(kind, kind, plan.precision, kind == "linnet" or not plan.tiny)
     began = time.perf_counter()
     trainer, facts = training_systems.prepared(system, run, batch, torch.device(plan.device))
@@ -116,6 +119,23 @@ def train(plan: Plan, shape: Shape, kind: Any) -> Iterator[Row]:
         "finite": math.isfinite(float(loss)),
         "slowest / fastest": max(taken) / min(taken),
     }
+    yield {"kernels, ms a step": kernel_times(lambda: trainer.step(batch), plan.device)}
+
+
+def kernel_times(step: Callable[[], object], device: str, count: int = 3) -> dict[str, float]:
+    """The kernels that take longest, and all of them together."""
+    activities = [ProfilerActivity.CUDA] if device == "cuda" else [ProfilerActivity.CPU]
+    step()
+    with profile(activities=activities) as watched:
+        for _ in range(count):
+            step()
+        synchronize(device)
+    spent = {
+        event.key: (event.self_device_time_total if device == "cuda" else event.self_cpu_time_total) / 1e3 / count
+        for event in watched.key_averages()
+    }
+    first = sorted(spent, key=lambda name: -spent[name])[:KERNELS]
+    return {"all": round(sum(spent.values()), 3)} | {name[:60]: round(spent[name], 3) for name in first}
 
 
 def same_tokens(plan: Plan, shape: Shape) -> Iterator[Row]:
@@ -313,7 +333,7 @@ def main() -> None:
             report.measure(f"train {name}", kind, train, plan, shape, kind)
     if "small" in chosen:
         name, steps = ("tiny-arithmetic", 30) if plan.tiny else ("arithmetic", 300)
-        for compiled in ("off",) if plan.tiny else ("off", "on"):
+        for compiled in ("off",) if plan.tiny else ("off", "on", "graphs"):
             settings = (f"compile={compiled}",)
             report.measure("small", f"{name}, {settings[0]}", recipe, plan, name, settings=settings, steps=steps)
     if "headlines" in chosen:

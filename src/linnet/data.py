@@ -66,11 +66,13 @@ class Batch(Mapping[str, Tensor]):
             return self
         return self.map(lambda tensor: torch.cat([tensor, tensor.new_zeros(missing, *tensor.shape[1:])]))
 
+    def pinned(self) -> Batch:
+        """In memory from which a GPU copies while the host goes on."""
+        return self.map(lambda tensor: tensor.pin_memory())
+
     def to(self, device: torch.device) -> Batch:
         """On the device, without waiting where the memory is pinned."""
-        if device.type == "cpu":
-            return self
-        return self.map(lambda tensor: tensor.pin_memory().to(device, non_blocking=True))
+        return self if device.type == "cpu" else self.map(lambda tensor: tensor.to(device, non_blocking=True))
 
 
 class Plan(Protocol):
@@ -341,9 +343,13 @@ def _laid(values: Flat, steps: np.ndarray, inside: np.ndarray) -> Tensor:
 
 
 class Prefetcher:
-    """Batches of consecutive steps from a thread, through a bounded queue; the wait for each is measured."""
+    """Batches of consecutive steps from a thread, through a bounded queue; the wait for each is measured.
 
-    def __init__(self, plan: Plan, first: int, last: int, depth: int = 4) -> None:
+    `pin` puts them where a GPU copies them from.
+    """
+
+    def __init__(self, plan: Plan, first: int, last: int, depth: int = 4, *, pin: bool = False) -> None:
+        self._pin = pin
         self._queue: queue.Queue[Batch | BaseException] = queue.Queue(maxsize=depth)
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._fill, args=(plan, first, last), daemon=True)
@@ -355,7 +361,7 @@ class Prefetcher:
         for step in range(first, last):
             item: Batch | BaseException
             try:
-                item = plan.batch(step)
+                item = plan.batch(step).pinned() if self._pin else plan.batch(step)
             except BaseException as error:  # handed to the reader, who raises it
                 item = error
             while not self._closed.is_set():

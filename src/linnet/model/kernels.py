@@ -290,8 +290,11 @@ def whole_loss() -> bool:
 
 
 def target_nats(scores: Tensor, targets: Tensor, smoothing: float, z_loss: float) -> Tensor:
-    """Nats of targets [N] under float32 logits [N, V], smoothed, and `z_loss` times the squared log sum."""
-    if not torch.compiler.is_compiling():
+    """Nats of targets [N] under float32 logits [N, V], smoothed, and `z_loss` times the squared log sum.
+
+    Compiled for processors they are written out, so that the gradient needs no sum over the vocabulary.
+    """
+    if not torch.compiler.is_compiling() or scores.device.type != "cpu":
         nats = F.cross_entropy(scores, targets, reduction="none", label_smoothing=smoothing)
         return nats + z_loss * scores.logsumexp(-1).square() if z_loss else nats
     total = scores.logsumexp(-1)

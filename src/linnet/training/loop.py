@@ -60,7 +60,7 @@ def train(
     if loop.step == 0:
         introduce(run, learner.network, log)
     last = loop.step if has_stopped_early(run, loop) else steps
-    batches = Prefetcher(plan, loop.step, last, run.training.prefetch)
+    batches = Prefetcher(plan, loop.step, last, run.training.prefetch, pin=device.type == "cuda")
     began = time.perf_counter()
 
     with stop_signals() as stop, out_of_memory_in_words(run), closing(batches), naming_last_good(folder):
