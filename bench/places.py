@@ -27,7 +27,7 @@ from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.features import VisitRows
 from linnet.domains.places.following import Follower
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.published import CopyModel
+from linnet.domains.places.copying import CopyModel
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.settings import ScorerConfig
 from linnet.errors import RunFailed

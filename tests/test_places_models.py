@@ -17,12 +17,14 @@ from bench import copying_loops as loops
 from linnet import workbench
 from linnet.domains.places import copying, recipes
 from linnet.domains.places.batches import VisitPlan, pad
+from linnet.domains.places.cleaning import Reading
 from linnet.domains.places.codec import FIRST, PlacesCodec
-from linnet.domains.places.features import ALWAYS, PAST, RECENT, SUGGESTION, Cut, VisitRows
+from linnet.domains.places.copying import CopyModel
+from linnet.domains.places.features import ALWAYS, PAST, RECENT, SEEN, SUGGESTION, Cut, VisitRows
 from linnet.domains.places.following import Follower
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.published import CopyModel
 from linnet.domains.places.ranking import answer, dense_ranks, name_dense
+from linnet.domains.places.sample_files import read_histories
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.settings import CopyConfig, ScorerConfig
@@ -165,7 +167,9 @@ def test_rows_hold_what_may_be_known() -> None:
     gathered = rows.gather(np.arange(len(rows)))
     for index in range(len(rows)):
         entries = slice(gathered.starts[index], gathered.starts[index + 1])
-        field = {name: values[entries] for name, values in gathered.fields.items()}
+        field = {name: values[entries] for name, values in gathered.columns.items()}
+        field |= {"start": gathered.start[entries], "leave": gathered.leave[entries]}
+        field |= {"follows": field["seen"][:, SEEN.index("follows")]}
         real = field["kind"] != SUGGESTION
         history = samples.rows[samples.starts[index] : samples.starts[index + 1]].tolist()
         past = range(samples.past_from[index], samples.past_to[index])
@@ -177,7 +181,7 @@ def test_rows_hold_what_may_be_known() -> None:
         assert not set(field["place"][~real]) & set(field["place"][real]), "suggestions are new to the user"
         assert (field["visited"][~real] > 0).all(), "and known to somebody else"
         assert (field["start"][real] <= field["leave"][-1]).all(), "nothing is later than the departure"
-    assert gathered.next["place"].tolist() == visits.place[samples.target].tolist()
+    assert gathered.rows["next.place"].tolist() == visits.place[samples.target].tolist()
 
 
 def test_counts_of_others_never_hold_the_own_rows() -> None:
@@ -188,14 +192,14 @@ def test_counts_of_others_never_hold_the_own_rows() -> None:
     for entry in range(0, len(owner), 37):
         sample = owner[entry]
         me, here = visits.user[rows.samples.target[sample]], visits.place[rows.samples.last[sample]]
-        there = gathered.fields["place"][entry]
+        there = gathered.columns["place"][entry]
         moves = stays = 0
         for row in range(len(visits)):
             if part[row] == 0 and visits.user[row] != me:
                 stays += visits.place[row] == there
                 if row + 1 < len(visits) and part[row + 1] == 0 and visits.user[row + 1] == visits.user[row]:
                     moves += visits.place[row] == here and visits.place[row + 1] == there
-        assert (gathered.fields["moved"][entry], gathered.fields["visited"][entry]) == (moves, stays)
+        assert (gathered.columns["moved"][entry], gathered.columns["visited"][entry]) == (moves, stays)
 
 
 def test_cut_rows_hide_the_middle_and_unlearn_places() -> None:
@@ -206,11 +210,15 @@ def test_cut_rows_hide_the_middle_and_unlearn_places() -> None:
     whole = rows.gather(np.arange(len(rows)))
     cut = replace(rows, cut=Cut.of(rows.visits, part, 0.3))
     first, again, other = (cut.gather(np.arange(len(rows)), np.random.default_rng(seed)) for seed in (1, 1, 2))
-    assert first.ids.tolist() == again.ids.tolist() and len(first.ids) != len(other.ids)
-    assert len(first.ids) < len(whole.ids)
+    assert first.columns["ids"].tolist() == again.columns["ids"].tolist() and len(first.columns["ids"]) != len(
+        other.columns["ids"]
+    )
+    assert len(first.columns["ids"]) < len(whole.columns["ids"])
     assert np.diff(first.starts).min() >= train.lengths.min(), "the history is never hidden"
-    assert (first.fields["known"] <= whole.fields["known"].max()).all() and first.fields["known"].min() == 0
-    assert cut.gather(np.arange(len(rows))).ids.tolist() == whole.ids.tolist(), "nothing is cut without a draw"
+    assert (first.columns["known"] <= whole.columns["known"].max()).all() and first.columns["known"].min() == 0
+    assert cut.gather(np.arange(len(rows))).columns["ids"].tolist() == whole.columns["ids"].tolist(), (
+        "nothing is cut without a draw"
+    )
     assert (cut.cut.first_seen < ALWAYS).any()  # type: ignore[union-attr]
 
 
@@ -294,6 +302,37 @@ def test_a_follower_says_what_the_rows_say(suggestions: int) -> None:
         offset = int(visits.offset[row])
         place = visits.places[visits.place[row]].item()
         follower.visit(name, place, int(visits.start[row]) + offset, int(visits.end[row]) + offset)
+    assert compared > 3
+
+
+def test_one_history_has_equal_features_everywhere(tmp_path: Path) -> None:
+    """In the rows of training, in a file to predict from, and for a user who is followed."""
+    visits = random_visits(0, places=30)
+    codec = PlacesCodec.of(visits, np.zeros(len(visits), np.int8))
+    samples = make_samples(visits, divide(visits, PUBLISHED), PUBLISHED).with_full_past(visits)
+    rows = VisitRows(visits, samples, codec, suggestions=2)
+    compared = 0
+    for sample in range(0, len(rows), 9):
+        user, target = visits.user[samples.target[sample]], int(samples.target[sample])
+        earlier, name = slice(visits.bounds[user], target), visits.users[user].item()
+        places, starts, ends = visits.places[visits.place[earlier]], visits.start[earlier], visits.end[earlier]
+        past = list(zip(places.tolist(), starts.tolist(), ends.tolist(), strict=True))
+        line = {"user": name, "visits": [{"place": p, "start": start, "end": end} for p, start, end in past]}
+        (tmp_path / "h.jsonl").write_text(json.dumps(line) + "\n")
+        read = read_histories(tmp_path / "h.jsonl", codec, Reading(local="+08:00"))
+        follower = Follower(small_scorer(), codec, suggestions=2)
+        for place, start, end in past:
+            follower.visit(name, place, start + 8 * 3600, end + 8 * 3600)
+        trained = rows.gather(np.array([sample]))
+        for other in (
+            VisitRows(read.visits, read.samples, codec, suggestions=2),
+            follower.rows(follower._followed[name]),
+        ):
+            found = other.gather(np.zeros(1, np.int64))
+            for column in trained.columns.keys() - {"place"}:  # numbers of the table; `ids` are those of the run
+                np.testing.assert_array_equal(found.columns[column], trained.columns[column], column)
+            assert found.rows["user"] == trained.rows["user"] and found.rows["now"] == trained.rows["now"]
+            compared += (found.columns["kind"] == SUGGESTION).any()
     assert compared > 3
 
 

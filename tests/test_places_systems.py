@@ -21,9 +21,9 @@ from linnet import workbench
 from linnet.cli.app import build
 from linnet.domains.places.batches import VisitPlan
 from linnet.domains.places.codec import FIRST, PlacesCodec
+from linnet.domains.places.copying import CopyModel, Layout, attend
 from linnet.domains.places.features import PAST, RECENT, Augmentation, Cut, Gathered, VisitRows
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.published import CopyModel, Layout, attend
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.settings import CopyConfig, ScorerConfig
@@ -100,14 +100,13 @@ def drawn(rows: VisitRows, seed: int = 0) -> Gathered:
 
 def test_jitter_moves_visits_and_nothing_else() -> None:
     plain, moved = drawn(world()), drawn(world(augmentation=Augmentation(jitter=20.0)))
-    stay = moved.fields["leave"] - moved.fields["start"]
-    np.testing.assert_array_equal(stay, plain.fields["leave"] - plain.fields["start"])
-    by = (moved.fields["start"] - plain.fields["start"]) / 60
+    np.testing.assert_array_equal(moved.leave - moved.start, plain.leave - plain.start)
+    by = (moved.start - plain.start) / 60
     assert by.any() and abs(by.std() - 20) < 2 and abs(by.mean()) < 2
-    for name in plain.fields.keys() - {"start", "leave"}:
-        np.testing.assert_array_equal(moved.fields[name], plain.fields[name])
+    for name in plain.columns.keys() - {"seen"}:
+        np.testing.assert_array_equal(moved.columns[name], plain.columns[name])
     unasked = world(augmentation=Augmentation(jitter=20.0)).gather(np.arange(3))
-    np.testing.assert_array_equal(unasked.fields["start"], world().gather(np.arange(3)).fields["start"])
+    np.testing.assert_array_equal(unasked.start, world().gather(np.arange(3)).start)
 
 
 @pytest.mark.parametrize("past", [True, False])
@@ -116,13 +115,13 @@ def test_subsequences_keep_the_latest_visits(past: bool) -> None:
     whole, cut = drawn(rows), drawn(replace(rows, augmentation=Augmentation(subsequences=1.0)))
     shorter = 0
     for row in range(len(rows)):
-        one, two = (g.ids[g.starts[row] : g.starts[row + 1]].tolist() for g in (whole, cut))
+        one, two = (g.columns["ids"][g.starts[row] : g.starts[row + 1]].tolist() for g in (whole, cut))
         assert two and one[-1] == two[-1], "the last visit stays"
         assert past or two == one[len(one) - len(two) :]
         shorter += len(two) < len(one)
     assert shorter > len(rows) / 4
     same = drawn(replace(rows, augmentation=Augmentation(subsequences=0.0)))
-    np.testing.assert_array_equal(same.ids, whole.ids)
+    np.testing.assert_array_equal(same.columns["ids"], whole.columns["ids"])
 
 
 def test_cuts_that_hide_nothing_still_forget_places() -> None:
@@ -130,9 +129,9 @@ def test_cuts_that_hide_nothing_still_forget_places() -> None:
     visits, part = rows.visits, divide(rows.visits, PUBLISHED)
     rows = replace(rows, samples=rows.samples.of(0).with_full_past(visits))
     hiding, open_ = (drawn(replace(rows, cut=Cut.of(visits, part, 0.1, hides=hides))) for hides in (True, False))
-    assert len(hiding.ids) < len(open_.ids)
-    np.testing.assert_array_equal(open_.ids, drawn(rows).ids)
-    assert (open_.fields["known"] == 0).any() and set(open_.fields["kind"]) <= {PAST, RECENT, 2}
+    assert len(hiding.columns["ids"]) < len(open_.columns["ids"])
+    np.testing.assert_array_equal(open_.columns["ids"], drawn(rows).columns["ids"])
+    assert (open_.columns["known"] == 0).any() and set(open_.columns["kind"]) <= {PAST, RECENT, 2}
 
 
 def small(**changes: object) -> tuple[CopyModel, VisitRows]:
@@ -148,9 +147,7 @@ def small(**changes: object) -> tuple[CopyModel, VisitRows]:
 def test_losses_of_levels_smoothing_and_focus() -> None:
     plain, rows = small()
     batch = VisitPlan(rows, 16, 1, augment=False).batch(0)
-    row, at = torch.arange(16), batch["weights"].argmax(1)
-    named = plain(batch)
-    target = batch["next.ids"][row, at]
+    named, target = plain(batch), batch["next.ids"]
     alone, _ = small(level_weights=(0.0, 0.0, 0.0, 1.0))
     torch.testing.assert_close(
         alone.loss(alone(batch), batch), F.nll_loss(named.places, target, reduction="sum"), rtol=1e-4, atol=1e-4
@@ -181,9 +178,8 @@ def test_an_ensemble_is_the_mean_of_its_members() -> None:
         whole.members = nn.ModuleList([member])
         found.append(whole.predict(batch))
     torch.testing.assert_close(mean.logp.exp(), torch.stack([one.logp.exp() for one in found]).mean(0))
-    torch.testing.assert_close(
-        mean.unseen_class(8).exp(), torch.stack([one.unseen_class(8).exp() for one in found]).mean(0)
-    )
+    unseen = torch.stack([one.unseen_class().exp() for one in found]).mean(0)
+    torch.testing.assert_close(mean.unseen_class().exp(), unseen)
 
 
 @pytest.fixture(scope="module")

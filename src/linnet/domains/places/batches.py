@@ -33,28 +33,22 @@ class VisitPlan:
         return -(-len(self.rows) // self.batch_rows)
 
     def batch(self, step: int) -> Batch:
-        epoch, place = divmod(step, self.steps_per_epoch)
+        epoch, index = divmod(step, self.steps_per_epoch)
         order = epoch_order(len(self.rows), self.seed, epoch)
-        chosen = order[place * self.batch_rows : (place + 1) * self.batch_rows]
+        chosen = order[index * self.batch_rows : (index + 1) * self.batch_rows]
         rng = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 40) + step])) if self.augment else None
         return pad(self.rows.gather(chosen, rng))
 
 
 def pad(gathered: Gathered) -> Batch:
-    """[B, T] columns, padded on the right with zeros."""
+    """[B, T, …] columns, padded on the right with zeros, and what each row has once [B]."""
     lengths = np.diff(gathered.starts)
     rows, width = len(lengths), int(lengths.max())
     shift = np.arange(rows) * width - gathered.starts[:-1]
-    place = np.arange(int(gathered.starts[-1])) + np.repeat(shift, lengths)
-    last = np.arange(rows) * width + lengths - 1
-
-    def laid(values: np.ndarray, where: np.ndarray) -> torch.Tensor:
-        table = np.zeros(rows * width, np.int64)
-        table[where] = values
-        return torch.from_numpy(table).view(rows, width)
-
-    columns = {name: laid(values, place) for name, values in gathered.fields.items()}
-    targets = {f"next.{name}": laid(values, last) for name, values in gathered.next.items()}
-    weights = laid(np.ones(rows, np.int64), last).to(torch.float32)
-    own = {"ids": laid(gathered.ids, place), "next.ids": laid(gathered.target, last), "weights": weights}
-    return Batch({**own, **columns, **targets, "lengths": torch.from_numpy(lengths)})
+    index = np.arange(int(gathered.starts[-1])) + np.repeat(shift, lengths)
+    tensors = {name: torch.from_numpy(values) for name, values in gathered.rows.items()}
+    for name, values in gathered.columns.items():
+        table = np.zeros((rows * width, *values.shape[1:]), values.dtype)
+        table[index] = values
+        tensors[name] = torch.from_numpy(table).unflatten(0, (rows, width))
+    return Batch({**tensors, "weights": torch.ones(rows), "lengths": torch.from_numpy(lengths)})

@@ -144,7 +144,7 @@ class PlacesData(Domain):
         return config.sized(codec.sizes, len(codec.users) + FIRST) if isinstance(config, CopyConfig) else config
 
     def network(self, config: NetworkConfig, codec: Codec) -> Network:
-        from linnet.domains.places.published import CopyModel
+        from linnet.domains.places.copying import CopyModel
         from linnet.domains.places.scorer import Scorer
 
         assert isinstance(codec, PlacesCodec)
@@ -162,7 +162,7 @@ class PlacesData(Domain):
         return VisitPlan(rows, run.training.batch, run.seed)
 
     def judge(self, network: Network, part: Part, *, batch: int, region: Region) -> float:
-        from linnet.domains.places.published import CopyModel
+        from linnet.domains.places.copying import CopyModel
         from linnet.domains.places.ranking import shortfall
         from linnet.domains.places.scorer import Scorer
 

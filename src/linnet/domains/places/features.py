@@ -19,7 +19,7 @@ from functools import cached_property
 
 import numpy as np
 
-from linnet.domains.places.codec import FIRST, PlacesCodec
+from linnet.domains.places.codec import FIRST, OthersTable, PlacesCodec
 from linnet.domains.places.counters import Known, history_only, known_visits
 from linnet.domains.places.samples import Samples
 from linnet.domains.places.visits import DAY, MINUTE, Visits
@@ -28,17 +28,66 @@ PAST, RECENT, SUGGESTION = 0, 1, 2  # kinds of entries of a row
 RECENT_DAYS = 7  # before the day of the last departure; the day of the target would be news from the future
 ALWAYS = 1e9
 LONGEST_STAY = 2879 * MINUTE
+SEEN = (  # features of an entry: days, entries, minutes, or 1 where something holds
+    "age", "rank", "apart", "arriving", "weekday", "weekkind", "here", "two", "near", "stay", "before", "follows",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Gathered:
-    """Entries of some rows, end to end. Targets are one a row."""
+    """Entries of some rows, end to end."""
 
     starts: np.ndarray  # int64 [n + 1]
-    ids: np.ndarray  # int64 [E] known ids
-    fields: Mapping[str, np.ndarray]  # int64 [E] each
-    target: np.ndarray  # int64 [n] known id of the next place
-    next: Mapping[str, np.ndarray]  # int64 [n] each: place, known, cells of the next place
+    columns: Mapping[str, np.ndarray]  # int64 [E] each, and `seen`, float32 [E, len(SEEN)]
+    rows: Mapping[str, np.ndarray]  # int64 [n] each: the user, the departure, and what comes next
+    start: np.ndarray  # int64 [E] seconds on the local clock; entries of suggestions are now
+    leave: np.ndarray  # int64 [E]
+
+
+def seen_from_departure(
+    starts: np.ndarray,
+    start: np.ndarray,
+    leave: np.ndarray,
+    label: np.ndarray,
+    cell: np.ndarray,
+    follows: np.ndarray,
+) -> np.ndarray:
+    """float32 [E, len(SEEN)]: entries, as seen when the user leaves the last one of their row.
+
+    This is the one definition of the features of a visit: every network, the boosted ranker and the following of
+    live users read it. `follows` marks entries whose predecessor is the visit before them.
+    """
+    last, owner = starts[1:] - 1, np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    now, stay = leave[last][owner], (leave - start).astype(np.float32) / np.float32(MINUTE)
+    led = np.where(follows, np.roll(leave, 1), start)  # the departure that led to the visit
+    day, led_day = (now // DAY + 3) % 7, (led // DAY + 3) % 7  # 0 = Monday
+    here = follows & (np.roll(label, 1) == label[last][owner])
+    columns = {
+        "age": np.maximum(now - start, 0).astype(np.float32) / np.float32(DAY),
+        "rank": last[owner] - np.arange(len(owner)),
+        "apart": _around_the_clock(now - led),
+        "arriving": _around_the_clock(now - start),
+        "weekday": day == led_day,
+        "weekkind": (day >= 5) == (led_day >= 5),
+        "here": here,
+        "two": here & np.roll(follows, 1) & (np.roll(label, 2) == label[np.maximum(last - 1, 0)][owner]),
+        "near": follows & (np.roll(cell, 1) == cell[last][owner]),
+        "stay": stay,
+        "before": np.where(follows, np.roll(stay, 1), stay),
+        "follows": follows,
+    }
+    return np.stack([columns[name].astype(np.float32) for name in SEEN], 1)
+
+
+def consecutive(owner: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """bool [E]: entries whose predecessor is the visit just before them, of the same row."""
+    return np.concatenate([[False], (row[1:] == row[:-1] + 1) & (owner[1:] == owner[:-1])])[: len(row)]
+
+
+def _around_the_clock(seconds: np.ndarray) -> np.ndarray:
+    """float32: minutes between two times of the day, 0 to 720."""
+    minutes = (seconds % DAY).astype(np.float32) / np.float32(MINUTE)
+    return np.minimum(minutes, 1440 - minutes)
 
 
 @dataclass(frozen=True)
@@ -180,51 +229,41 @@ class VisitRows:
         owner, place = known.owner, visits.place[known.row].astype(np.int64)
         row = known.row
         start, leave = self._times
-        kind = is_recent(start[row], leave[last][owner])
+        kind = np.where(leave[last][owner] // DAY - start[row] // DAY <= RECENT_DAYS, RECENT, PAST)
         if self.suggestions:
             extra_owner, extra = ids.suggested.for_rows(ids, visits, owner, place, last)
-            user = ids.user[visits.user[target]][extra_owner]
-            # A place that nobody else knows would come from the user's own future.
-            elsewhere = self.codec.others.visited(user, ids.place[extra]) > 0
-            extra_owner, extra = extra_owner[elsewhere], extra[elsewhere]
             owner, place = np.concatenate([extra_owner, owner]), np.concatenate([extra, place])
             kind = np.concatenate([np.full(len(extra), SUGGESTION), kind])
             row = np.concatenate([last[extra_owner], row])
             order = np.argsort(owner, kind="stable")
             owner, place, kind, row = owner[order], place[order], kind[order], row[order]
-        fields = self._fields(some, owner, place)
-        if self.past:
-            fields |= self._evidence(some, owner, place, kind, row)
-            if rng is not None and self.augmentation.jitter:
-                by = self.augmentation.moved(row, owner, rng)
-                fields |= {name: fields[name] + by for name in ("start", "leave")}
-            fields["known"] = self._known(place, unseen_before[owner])
         starts = np.searchsorted(owner, np.arange(len(some) + 1)).astype(np.int64)
-        next_place = visits.place[target].astype(np.int64)
-        following = {"place": next_place, "known": self._known(next_place, unseen_before)}
-        following |= self._cells(next_place)
-        return Gathered(starts, ids.place[place], fields, ids.place[next_place], following)
-
-    def _fields(self, some: Samples, owner: np.ndarray, place: np.ndarray) -> dict[str, np.ndarray]:
-        return {"user": self.lookup.user[self.visits.user[some.target]][owner]} | self._cells(place)
+        start, leave = start[row], leave[row]
+        if rng is not None and self.augmentation.jitter:
+            by = self.augmentation.moved(row, owner, rng)
+            start, leave = start + by, leave + by
+        columns = {"ids": ids.place[place]} | self._cells(place)
+        if self.past:
+            columns |= {"place": place, "kind": kind, "known": self._known(place, unseen_before[owner])}
+            columns |= self._of_others(some, owner, columns["ids"])
+            cell, follows = columns.get("cell1", place), consecutive(owner, row) & (kind != SUGGESTION)
+            columns["seen"] = seen_from_departure(starts, start, leave, place, cell, follows)
+        going = visits.place[target].astype(np.int64)
+        following = {"ids": ids.place[going], "place": going, "known": self._known(going, unseen_before)}
+        per_row = {"user": ids.user[visits.user[target]], "now": leave[starts[1:] - 1]}
+        per_row |= {f"next.{name}": values for name, values in (following | self._cells(going)).items()}
+        return Gathered(starts, columns, per_row, start, leave)
 
     def _cells(self, place: np.ndarray) -> dict[str, np.ndarray]:
         return {f"cell{number}": cells[place] for number, cells in enumerate(self.lookup.cells)}
 
-    def _evidence(
-        self, some: Samples, owner: np.ndarray, place: np.ndarray, kind: np.ndarray, row: np.ndarray
-    ) -> dict[str, np.ndarray]:
-        visits, ids, others = self.visits, self.lookup, self.codec.others
-        start, leave = (times[row] for times in self._times)
+    def _of_others(self, some: Samples, owner: np.ndarray, known: np.ndarray) -> dict[str, np.ndarray]:
+        """Other people's moves from where the user is now, and their visits."""
+        others, ids, visits = self.codec.others, self.lookup, self.visits
         users, here = ids.user[visits.user[some.target]], ids.place[visits.place[some.last]]
-        user, known = users[owner], ids.place[place]
-        follows = np.zeros(len(row), np.int64)
-        follows[1:] = (row[1:] == row[:-1] + 1) & (owner[1:] == owner[:-1])
-        follows &= kind != SUGGESTION
         return {
-            "place": place, "start": start, "leave": leave, "kind": kind, "follows": follows,
-            "moved": others.moved(user, here[owner], known),
-            "left": others.left(users, here)[owner], "visited": others.visited(user, known),
+            "moved": others.moved(users[owner], here[owner], known), "left": others.left(users, here)[owner],
+            "visited": others.visited(users[owner], known),
         }  # fmt: skip
 
     def _known(self, place: np.ndarray, before: np.ndarray) -> np.ndarray:
@@ -247,11 +286,6 @@ def departures(visits: Visits) -> np.ndarray:
     return visits.clock() + np.minimum(visits.end - visits.start, LONGEST_STAY)
 
 
-def is_recent(start: np.ndarray, now: np.ndarray) -> np.ndarray:
-    """RECENT or PAST for visits that began then, on the clock of the departure."""
-    return np.where(now // DAY - start // DAY <= RECENT_DAYS, RECENT, PAST)
-
-
 def _subset(known: Known, chosen: np.ndarray) -> Known:
     return Known(known.owner[chosen], known.row[chosen], known.inside[chosen])
 
@@ -262,13 +296,38 @@ def _latest(known: Known, rows: int, longest: int) -> Known:
 
 
 @dataclass(frozen=True)
-class Suggestions:
-    """Known places that are worth a thought although the user never went there; 0 fills short lists."""
+class Ranked:
+    """The members of most weight of each group, 0 where there are fewer, and the weight that a member needs."""
 
-    popular: np.ndarray  # int64 [M] known ids
-    followers: np.ndarray  # int64 [V, M] by the current place
-    close: np.ndarray  # int64 [cells, M] by the coarsest cell of the current place
+    members: np.ndarray  # int64 [groups, M]
+    least: np.ndarray  # int64 [groups]: the weight of the last member, or 1 where there is room
+
+    @classmethod
+    def of(cls, group: np.ndarray, member: np.ndarray, weight: np.ndarray, groups: int, most: int) -> Ranked:
+        useful = (weight > 0) & (member >= FIRST)
+        group, member, weight = group[useful], member[useful], weight[useful]
+        order = np.lexsort((member, -weight, group))
+        group, member, weight = group[order], member[order], weight[order]
+        rank = np.arange(len(group)) - np.searchsorted(group, group)
+        table, least = np.zeros((groups, most), np.int64), np.ones(groups, np.int64)
+        kept, last = rank < most, rank == most - 1
+        table[group[kept], rank[kept]] = member[kept]
+        least[group[last]] = weight[last]
+        return cls(table, least)
+
+
+@dataclass(frozen=True)
+class Suggestions:
+    """Known places that are worth a thought although the user never went there.
+
+    A place is on a list by the counts of other people alone: the user's own are those of the answers of training.
+    """
+
+    popular: Ranked  # of one group
+    followers: Ranked  # by the current place
+    close: Ranked  # by the coarsest cell of the current place
     table_place: np.ndarray  # int64 [V]: place number in the visit table, -1 = not in it
+    others: OthersTable
 
     @classmethod
     def of(cls, codec: PlacesCodec, most: int, place_ids: np.ndarray) -> Suggestions:
@@ -276,44 +335,43 @@ class Suggestions:
         table_place = np.full(size, -1)
         table_place[place_ids] = np.arange(len(place_ids))
         table_place[:FIRST] = -1
-        order = np.argsort(-others.stays, kind="stable")
         keys, times = others.moves
-        followers = _top(keys // size, keys % size, times, size, most)
-        if codec.levels:
-            cell = codec.tree(codec.levels[0])
-            close = _top(cell, np.arange(size), others.stays, int(cell.max()) + 1, most)
-        else:
-            close = np.zeros((1, most), np.int64)
-        return cls(order[:most], followers, close, table_place)
+        ids, everywhere = np.arange(size), np.zeros(size, np.int64)
+        cell = codec.tree(codec.levels[0]) if codec.levels else everywhere
+        return cls(
+            Ranked.of(everywhere, ids, others.stays, 1, most),
+            Ranked.of(keys // size, keys % size, times, size, most),
+            Ranked.of(cell, ids, others.stays, int(cell.max(initial=0)) + 1, most),
+            table_place,
+            others,
+        )
 
     def for_rows(
         self, ids: Lookup, visits: Visits, owner: np.ndarray, place: np.ndarray, last: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """(row, place of the table) of every suggestion: a known place that is not among the row's visits."""
-        here = visits.place[last]
-        lists = [np.broadcast_to(self.popular, (len(last), len(self.popular))), self.followers[ids.place[here]]]
-        if ids.cells:
-            lists.append(self.close[np.minimum(ids.cells[0][here], len(self.close) - 1)])
+        user, here = ids.user[visits.user[last]][:, None], ids.place[visits.place[last]]
+        lists = []
+        for table, group in (
+            (self.popular, np.zeros(len(last), np.int64)),
+            (self.followers, here),
+            *self._close(ids, visits, last),
+        ):
+            wanted = table.members[group]
+            who = np.broadcast_to(user, wanted.shape).ravel()
+            if table is self.followers:
+                count = self.others.moved(who, np.repeat(here, wanted.shape[1]), wanted.ravel())
+            else:
+                count = self.others.visited(who, wanted.ravel())
+            lists.append(np.where(count.reshape(wanted.shape) >= table.least[group][:, None], wanted, 0))
         wanted = self.table_place[np.concatenate(lists, 1)]
         row = np.broadcast_to(np.arange(len(last))[:, None], wanted.shape)
         span = len(visits.places) + 1
         keys = np.unique((row * span + wanted)[wanted >= 0])
-        return _not_in(keys, np.unique(owner * span + place), span)
+        fresh = keys[~np.isin(keys, np.unique(owner * span + place), assume_unique=True)]
+        return fresh // span, fresh % span
 
-
-def _not_in(keys: np.ndarray, known: np.ndarray, span: int) -> tuple[np.ndarray, np.ndarray]:
-    fresh = keys[~np.isin(keys, known, assume_unique=True)]
-    return fresh // span, fresh % span
-
-
-def _top(group: np.ndarray, member: np.ndarray, weight: np.ndarray, groups: int, most: int) -> np.ndarray:
-    """[groups, most]: the members of most weight of each group, 0 where there are fewer."""
-    useful = (weight > 0) & (member >= FIRST)
-    group, member, weight = group[useful], member[useful], weight[useful]
-    order = np.lexsort((member, -weight, group))
-    group, member = group[order], member[order]
-    rank = np.arange(len(group)) - np.searchsorted(group, group)
-    table = np.zeros((groups, most), np.int64)
-    kept = rank < most
-    table[group[kept], rank[kept]] = member[kept]
-    return table
+    def _close(self, ids: Lookup, visits: Visits, last: np.ndarray) -> list[tuple[Ranked, np.ndarray]]:
+        if not ids.cells:
+            return []
+        return [(self.close, np.minimum(ids.cells[0][visits.place[last]], len(self.close.least) - 1))]

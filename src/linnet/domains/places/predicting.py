@@ -11,10 +11,9 @@ from typing import Any
 import numpy as np
 
 from linnet.domains.places.codec import PlacesCodec
-from linnet.domains.places.copying import filter_of
+from linnet.domains.places.copying import CopyModel, filter_of
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.features import VisitRows
-from linnet.domains.places.published import CopyModel
 from linnet.domains.places.ranking import answer, filtered, name_dense
 from linnet.domains.places.sample_files import Histories, read_histories
 from linnet.domains.places.scorer import Scorer

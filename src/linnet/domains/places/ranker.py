@@ -14,7 +14,7 @@ import numpy as np
 
 from linnet.domains.places.codec import Moves, OthersTable
 from linnet.domains.places.counters import Candidates, Known, candidates, known_visits
-from linnet.domains.places.features import LONGEST_STAY, departures
+from linnet.domains.places.features import LONGEST_STAY, SEEN, consecutive, departures, seen_from_departure
 from linnet.domains.places.samples import Samples
 from linnet.domains.places.scores import Ranking
 from linnet.domains.places.visits import DAY, MINUTE, Visits
@@ -110,71 +110,26 @@ def _training_rows(
     return np.concatenate(rows), np.concatenate(relevance), np.concatenate(groups)
 
 
-DAY_MINUTES = 1440
-
-
 def count_others(visits: Visits, part: np.ndarray, label: np.ndarray) -> OthersTable:
     """Moves and stays of the train part, by label."""
     train = np.flatnonzero(part == 0)
     return OthersTable.of(Moves.of(visits.user[train], label[train], train), int(label.max(initial=0)) + 1)
 
 
-@dataclass(frozen=True)
-class Evidence:
-    """Each known visit, seen from the moment that its sample asks about."""
-
-    age: np.ndarray  # float64 [E] days from the visit's start to the departure
-    apart: np.ndarray  # float64 [E] minutes on the clock between now and the departure that led to the visit
-    same_weekday: np.ndarray  # bool [E]
-    same_kind: np.ndarray  # bool [E] both on weekdays or both on weekends
-    from_here: np.ndarray  # bool [E] the visit before it was where the user is now
-    from_two: np.ndarray  # bool [E] the two visits before it were the last two places
-    inside: np.ndarray  # bool [E] in the history
+def seen_by(visits: Visits, samples: Samples, known: Known, label: np.ndarray) -> dict[str, np.ndarray]:
+    """The features of each known visit by name, and `inside`: whether it is in the history."""
+    starts = np.searchsorted(known.owner, np.arange(len(samples) + 1))
+    row, of = known.row, label[known.row]
+    follows = consecutive(known.owner, row)
+    seen = seen_from_departure(starts, visits.clock()[row], departures(visits)[row], of, of, follows)
+    return dict(zip(SEEN, seen.T.astype(np.float64), strict=True)) | {"inside": known.inside.astype(np.float64)}
 
 
-def evidence(visits: Visits, samples: Samples, known: Known, label: np.ndarray) -> Evidence:
-    leaving, row = departures(visits), known.row
-    now = leaving[samples.last][known.owner]
-    has_before, before = _previous(known, visits)
-    led = np.where(has_before, leaving[before], visits.clock()[row])
-    apart = np.abs((now - led) % DAY) / MINUTE
-    here = label[samples.last][known.owner]
-    earlier = samples.rows[np.maximum(samples.starts[1:] - 2, samples.starts[:-1])]
-    two = (samples.lengths >= 2)[known.owner]
-    has_second, second = has_before & _shift(has_before), before - 1
-    second_same = has_second & two & (label[np.maximum(second, 0)] == label[earlier][known.owner])
-    from_here = has_before & (label[before] == here)
-    weekday_now, weekday = (now // DAY + 3) % 7, (led // DAY + 3) % 7
-    return Evidence(
-        np.maximum(now - visits.clock()[row], 0) / DAY,
-        np.minimum(apart, DAY_MINUTES - apart),
-        weekday_now == weekday,
-        (weekday_now >= 5) == (weekday >= 5),
-        from_here,
-        from_here & second_same,
-        known.inside,
-    )
-
-
-def _previous(known: Known, visits: Visits) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the visit just before is known too, and its row."""
-    row = known.row
-    same = np.zeros(len(row), bool)
-    same[1:] = (row[1:] == row[:-1] + 1) & (known.owner[1:] == known.owner[:-1])
-    same &= (row > 0) & (visits.user[row] == visits.user[np.maximum(row - 1, 0)])
-    return same, np.maximum(row - 1, 0)
-
-
-def _shift(flags: np.ndarray) -> np.ndarray:
-    return np.concatenate([[False], flags[:-1]]) if len(flags) else flags
-
-
-def kernels(seen: Evidence) -> dict[str, np.ndarray]:
+def kernels(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The weights under which a candidate's visits are added up."""
-    week, month = np.exp(-seen.age / 7), np.exp(-seen.age / 30)
-    near, wide = np.exp(-((seen.apart / 60) ** 2) / 2), np.exp(-((seen.apart / 180) ** 2) / 2)
-    kind, weekday = seen.same_kind.astype(float), seen.same_weekday.astype(float)
-    here, two, inside = seen.from_here.astype(float), seen.from_two.astype(float), seen.inside.astype(float)
+    week, month = np.exp(-seen["age"] / 7), np.exp(-seen["age"] / 30)
+    near, wide = np.exp(-((seen["apart"] / 60) ** 2) / 2), np.exp(-((seen["apart"] / 180) ** 2) / 2)
+    weekday, kind, here, two, inside = (seen[name] for name in ("weekday", "weekkind", "here", "two", "inside"))
     return {
         "week": week, "month": month, "near": near, "near month": near * month, "near weekday": near * weekday,
         "near kind": near * kind, "wide kind": wide * kind, "wide week": wide * week,
@@ -190,7 +145,7 @@ def candidate_features(
     visits: Visits, samples: Samples, known: Known, found: Candidates, label: np.ndarray, others: OthersTable
 ) -> tuple[np.ndarray, list[str]]:
     """float32 [C, features] and their names."""
-    seen = evidence(visits, samples, known, label)
+    seen = seen_by(visits, samples, known, label)
     owner, columns = found.owner, {}
     for name, weight in kernels(seen).items():
         total = found.sums(weight)
@@ -227,7 +182,7 @@ def _recency(
 
 
 def _of_sample(
-    visits: Visits, samples: Samples, known: Known, label: np.ndarray, seen: Evidence
+    visits: Visits, samples: Samples, known: Known, label: np.ndarray, seen: dict[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
     """What all candidates of a sample share."""
     last, leaving = samples.last, departures(visits)[samples.last]
@@ -240,5 +195,5 @@ def _of_sample(
         "window size": samples.lengths,
         "past size": np.bincount(known.owner, minlength=len(samples)),
         "distinct": distinct / samples.lengths,
-        "departures": np.bincount(known.owner, seen.from_here, len(samples)),
+        "departures": np.bincount(known.owner, seen["here"], len(samples)),
     }

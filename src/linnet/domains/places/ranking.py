@@ -15,9 +15,8 @@ import torch
 from linnet.data import Batch
 from linnet.domains.places.batches import pad
 from linnet.domains.places.codec import FIRST
-from linnet.domains.places.copying import FilterKind, hard_filter, soft_filter
+from linnet.domains.places.copying import CopyModel, FilterKind, hard_filter, soft_filter
 from linnet.domains.places.features import VisitRows
-from linnet.domains.places.published import CopyModel
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, vocabularies
 from linnet.progress import tracked

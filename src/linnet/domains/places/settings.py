@@ -77,7 +77,7 @@ class CopyConfig(NetworkConfig):
     def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
         if not (self.places and all(self.cells) and self.users):
             return None
-        from linnet.domains.places.published import CopyModel
+        from linnet.domains.places.copying import CopyModel
 
         return parameters_alone(CopyModel(self), ema)
 

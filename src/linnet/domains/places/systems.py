@@ -11,11 +11,10 @@ from linnet.codecs import Codec
 from linnet.domains.contract import Part, Region, Scored
 from linnet.domains.places.checking import Table
 from linnet.domains.places.codec import PlacesCodec
-from linnet.domains.places.copying import FilterKind, filter_of
+from linnet.domains.places.copying import CopyModel, FilterKind, filter_of
 from linnet.domains.places.counters import BASELINES, Rule
 from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.features import VisitRows, departures
-from linnet.domains.places.published import CopyModel
 from linnet.domains.places.ranker import fit_ranker
 from linnet.domains.places.ranking import answer, dense_ranks, filtered, name_dense
 from linnet.domains.places.samples import Samples
