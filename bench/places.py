@@ -21,15 +21,14 @@ from bench import copying_loops as loops
 from linnet.data import Batch
 from linnet.domains.contract import Material
 from linnet.domains.places import copying
-from linnet.domains.places.batches import VisitPlan, pad
-from linnet.domains.places.copying import Sums
+from linnet.domains.places.answers import VisitPlan, pad
+from linnet.domains.places.copying import CopyModel, Sums
 from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.features import VisitRows
-from linnet.domains.places.following import Follower
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.copying import CopyModel
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.settings import ScorerConfig
+from linnet.domains.places.use import Follower
 from linnet.errors import RunFailed
 from linnet.machine import one_line
 from linnet.records import BenchRecord

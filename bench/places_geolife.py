@@ -19,13 +19,12 @@ import numpy as np
 
 from bench.places import visit_rows
 from linnet import workbench
+from linnet.domains.places.answers import Answers, answers, cell_tables, legacy_ranking, truths
 from linnet.domains.places.counters import BASELINES, MostFrequent
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.features import VisitRows
-from linnet.domains.places.ranking import Answers, answer
-from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranked, Resampled, measures, paired, vocabularies
-from linnet.domains.places.systems import cell_tables, first_visits, ranker_tables, rules, say
+from linnet.domains.places.systems import first_visits, ranker_tables, rules
 from linnet.domains.places.visits import PARTS
 
 RECIPES = {
@@ -69,41 +68,36 @@ def trained(arguments: argparse.Namespace, recipe: str, seed: int) -> Path:
     return path
 
 
-def averaged(answers: list[Answers], rows: VisitRows) -> dict[str, Ranked]:
-    """What the scorers of all seeds say together: the mean of their probabilities over the same candidates."""
-    ids = rows.codec.place_ids(rows.visits.places)
-    truth = rows.visits.place[rows.samples.target].astype(np.int64)
-    first = answers[0]
-    assert all(np.array_equal(one.ranking.label, first.ranking.label) for one in answers)
-    score = np.mean([one.ranking.score for one in answers], 0)
-    elsewhere = np.mean([one.elsewhere for one in answers], 0)
-    unseen = np.mean([one.elsewhere * one.unseen for one in answers], 0) / elsewhere
-    mean = Answers(replace(first.ranking, score=score), elsewhere, unseen)
-    return vocabularies(mean.ranking, truth, ids, mean.legacy(ids)) | cell_tables(rows, mean.ranking, truth)
+def averaged(found: list[Answers], rows: VisitRows) -> dict[str, Ranked]:
+    """What the scorers of all seeds name together: the mean of their probabilities over the same candidates."""
+    truth, ids = truths(rows)
+    rankings = [one.ranking for one in found if one.ranking is not None]
+    assert all(np.array_equal(one.label, rankings[0].label) for one in rankings)
+    mean = replace(rankings[0], score=np.mean([one.score for one in rankings], 0))
+    fresh = np.mean([one.fresh for one in found if one.fresh is not None], 0)
+    return vocabularies(mean, truth, ids, legacy_ranking(mean, fresh, ids)) | cell_tables(rows, mean, truth)
 
 
 def networks(arguments: argparse.Namespace) -> list[System]:
     found: list[System] = []
     for name in arguments.systems:
         recipe, information = RECIPES[name]
-        answers = []
+        named = []
         for seed in range(1, arguments.seeds + 1):
             opened = workbench.load(trained(arguments, recipe, seed))
             domain = opened.run.data
             assert isinstance(domain, PlacesData)
             informed = domain.model_copy(update={"information": information})
             rows = visit_rows(informed.read(opened.codec, [arguments.data], arguments.split))
-            kinds = ("none", "hard", "soft") if recipe != "places" else (None,)
-            for kind in kinds:
-                named = say(opened.network, rows, size=256, region=opened.region, chosen=kind)  # type: ignore[arg-type]
-                label = name if kind in (None, "none") else f"{name}, {kind} filter"
+            for kind in ("none", "hard", "soft") if recipe != "places" else ("",):
+                one = answers(opened.network, rows, 256, opened.region, kind)
+                label = name if kind in ("", "none") else f"{name}, {kind} filter"
                 count = sum(parameter.numel() for parameter in opened.network.parameters())
-                found.append(System(label, seed, named.tables, count))
-            if isinstance(opened.network, Scorer):
-                answers.append(answer(opened.network, rows, region=opened.region))
-        if len(answers) > 1:
+                found.append(System(label, seed, one.tables, count))
+            named += [one] if one.ranking is not None else []
+        if len(named) > 1:
             label = name.replace("scorer", MEAN)
-            found.append(System(label, 1, averaged(answers, rows), count * len(answers)))
+            found.append(System(label, 1, averaged(named, rows), count * len(named)))
     return found
 
 

@@ -16,10 +16,11 @@ import numpy as np
 
 from bench.places import visit_rows
 from linnet import workbench
+from linnet.domains.places.answers import answers
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Generated, Process, generate, write_check_ins
 from linnet.domains.places.scores import Ranked, Resampled, measures, paired
-from linnet.domains.places.systems import full_past_counter, ranker_tables, rules, say
+from linnet.domains.places.systems import full_past_counter, ranker_tables, rules
 
 COLUMNS = ("acc@1", "acc@5", "acc@10", "mrr")
 
@@ -53,8 +54,8 @@ def main() -> None:
         assert isinstance(opened.run.data, PlacesData)
         domain = opened.run.data
         rows = visit_rows(domain.read(opened.codec, [file], "test"))
-        answers = say(opened.network, rows, size=256, region=opened.region)  # type: ignore[arg-type]
-        systems.setdefault("scorer", []).append(answers.tables)
+        named = answers(opened.network, rows, 256, opened.region)
+        systems.setdefault("scorer", []).append(named.tables)
     for name, tables in (rules(rows) | {"counter, full past": full_past_counter(rows)}).items():
         systems[name] = [tables]
     for seed in range(arguments.ranker):

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from bench.places import prepared
-from linnet.domains.places.batches import VisitPlan
+from linnet.domains.places.answers import VisitPlan
 from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.training.distributed import Processes

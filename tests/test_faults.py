@@ -24,7 +24,7 @@ from faults import HIDDEN, Fails, Killed, disk, failing_at, full_from, killed_at
 from linnet import files, workbench
 from linnet.cli.app import build
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.predicting import places_run
+from linnet.domains.places.use import places_run
 from linnet.errors import LinnetError
 from linnet.training.checkpoint import RunFolder
 from text_corpora import corpus

@@ -13,9 +13,8 @@ from typer.testing import CliRunner, Result
 from linnet import workbench
 from linnet.cli.app import build
 from linnet.domains.places.codec import FIRST
-from linnet.domains.places.following import Follower
-from linnet.domains.places.predicting import places_run, predict
 from linnet.domains.places.privacy import forget
+from linnet.domains.places.use import Follower, places_run, predict
 from linnet.workbench import load
 
 
@@ -96,7 +95,7 @@ def test_exports_without_rare_places_predict(runs: dict[str, Path], tmp_path: Pa
 
 
 def test_forgotten_cells_hold_no_place_without_coordinates(runs: dict[str, Path]) -> None:
-    _, codec = places_run(runs["alone"])
+    _, _, codec = places_run(runs["alone"])
     less = codec.forget("a").codec
     for level in less.levels:
         assert less.cell_ids(level, np.zeros(3, np.uint64)).tolist() == [1, 1, 1]

@@ -50,7 +50,7 @@ def test_intervals_of_shares_stay_between_0_and_1() -> None:
     rank = np.array([1.0, 1.0, 9.0])
     table = Ranked(rank, np.zeros(3, np.int64), np.zeros(3, np.int64), np.zeros(3, bool))
     groups = {"history=1-4": np.array([False, True, True])}
-    found = score_list({"open": table}, np.zeros(3, np.int64), {}, groups)
+    found = score_list({"open": table}, Resampled.draw(np.zeros(3, np.int64)), {}, groups)
     assert all(0 <= score.low <= score.value <= score.high <= 1 for score in found)
     assert {score.high for score in found if score.name in ("acc@1", "acc@1.history=1-4")} == {1.0}
 
@@ -198,7 +198,9 @@ def test_scores_come_with_intervals_baselines_and_groups() -> None:
     }  # fmt: skip
     user = visits.user[samples.target]
     ours = tables.pop("counter")
-    scores = {s.name: s for s in score_list(ours, user, tables, {"return": np.ones(len(user), bool)})}
+    scores = {
+        s.name: s for s in score_list(ours, Resampled.draw(user), tables, {"return": np.ones(len(user), bool)})
+    }
     assert {
         "acc@1",
         "acc@5",

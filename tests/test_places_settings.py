@@ -10,9 +10,9 @@ from typer.testing import CliRunner, Result
 from bench.places import drawn, prepared
 from linnet import workbench
 from linnet.cli.app import build
-from linnet.domains.places.following import Follower
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.settings import CopyConfig
+from linnet.domains.places.use import Follower
 from linnet.errors import BadInput
 from linnet.training.resolve import parameters
 from linnet.training.settings import changed

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from linnet import workbench
 from linnet.cli.app import build
-from linnet.domains.places.batches import VisitPlan
+from linnet.domains.places.answers import VisitPlan
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.copying import CopyModel, Layout, attend
 from linnet.domains.places.features import PAST, RECENT, Augmentation, Cut, Gathered, VisitRows

@@ -21,11 +21,10 @@ from linnet.domains.places.cleaning import Reading
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.misses import misses
-from linnet.domains.places.predicting import places_run, predict
 from linnet.domains.places.privacy import disclosure, forget, users_of_places
 from linnet.domains.places.sample_files import read_histories, write_samples
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
+from linnet.domains.places.use import misses, places_run, predict
 from linnet.domains.places.verbs import visit_table
 from linnet.domains.places.visits import legacy_ids, mark_of
 from linnet.errors import BadInput
@@ -124,7 +123,7 @@ def test_published_samples_are_histories(runs: dict[str, Path], tmp_path: Path) 
     part = divide(visits, PUBLISHED)
     samples = make_samples(visits, part, PUBLISHED)
     write_samples(tmp_path / "s.jsonl", visits, samples, legacy_ids(visits, part))
-    _, codec = places_run(runs["tiny-places"])
+    _, _, codec = places_run(runs["tiny-places"])
     found = read_histories(tmp_path / "s.jsonl", codec, Reading())
     order = np.argsort(samples.part, kind="stable")
     for index in range(0, len(order), 17):
@@ -161,12 +160,12 @@ def test_broken_histories_are_named(runs: dict[str, Path], tmp_path: Path, line:
 def test_a_forgotten_user_is_gone(runs: dict[str, Path], tmp_path: Path, recipe: str) -> None:
     run = tmp_path / "run"
     shutil.copytree(runs[recipe], run)
-    opened, before = places_run(run)
+    opened, _, before = places_run(run)
     number = before.users.index(102) + FIRST
     mine = set(before.moves.stays[before.moves.stays[:, 0] == number, 1].tolist())
     rest = set(before.moves.stays[before.moves.stays[:, 0] != number, 1].tolist())
     said = forget(run, "102")
-    opened, codec = places_run(run)
+    opened, _, codec = places_run(run)
     assert (
         102 not in codec.users and number not in codec.moves.pairs[:, 0] and number not in codec.moves.stays[:, 0]
     )
@@ -204,7 +203,7 @@ def test_a_forgotten_user_does_not_come_back(stays: Path, histories: Path, tmp_p
     workbench.train(recipe, out=tmp_path / "never", data=[without], steps=9, settings=SPLIT)
     assert bits(run) == bits(tmp_path / "never")
     assert (run / "codec.json").read_bytes() == (tmp_path / "never" / "codec.json").read_bytes()
-    assert "102" not in places_run(run)[1].users
+    assert "102" not in places_run(run)[2].users
 
 
 def test_samples_of_a_forgotten_user_are_left_out(stays: Path, tmp_path: Path) -> None:
@@ -222,7 +221,7 @@ def test_samples_of_a_forgotten_user_are_left_out(stays: Path, tmp_path: Path) -
 
 
 def test_copies_tell_less(runs: dict[str, Path], tmp_path: Path) -> None:
-    _, codec = places_run(runs["places-gru"])
+    _, _, codec = places_run(runs["places-gru"])
     few = int((users_of_places(codec) < 4).sum())
     assert any(f"{few} by fewer than 4" in line for line in disclosure(codec, 4))
     kept = workbench.export_run(runs["places-gru"], tmp_path / "kept", to="run", settings=["fewer_than=4"])
@@ -231,7 +230,7 @@ def test_copies_tell_less(runs: dict[str, Path], tmp_path: Path) -> None:
         out = tmp_path / rare
         record = workbench.export_run(runs["places-gru"], out, to="run", settings=[f"rare={rare}", "fewer_than=4"])
         assert "0 users by name" in record.notes[1] and f"{few} places visited by fewer than 4" in record.notes[2]
-        _, less = places_run(out)
+        _, _, less = places_run(out)
         assert set(less.users) == {None}
         rows = np.flatnonzero(users_of_places(codec) < 4)
         for place in rows.tolist():

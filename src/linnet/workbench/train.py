@@ -263,9 +263,9 @@ def finish(
         opened.network, material.codec, material.validation, batch=run.training.eval_batch, region=opened.region
     )
     record = unscored(folder, run, loop).model_copy(
-        update={"scores": found.scores, "systems": found.systems, "notes": averaged_weights(run)}
+        update={"scores": found.scores, "systems": found.systems, "notes": (*found.notes, *averaged_weights(run))}
     )
-    write_report(folder, run, record, notes)
+    write_report(folder, run, record, (*found.notes, *notes))
     write_atomically(folder.record, record.model_dump_json(indent=1).encode())
     return record
 

@@ -29,11 +29,13 @@ from linnet.errors import BadInput
 from linnet.records import DataRecord
 
 
-def check(paths: Sequence[Path], reading: Reading | None = None, recipe: GivenRecipe | None = None) -> DataRecord:
+def check(
+    paths: Sequence[Path], reading: Reading | None = None, recipe: GivenRecipe | None = None, protocol: str = ""
+) -> DataRecord:
     """Everything that a person should know before training; a table that training refuses is marked as refused."""
     files = files_of(paths)
     try:
-        table = read_table(files, reading or Reading(), recipe or GivenRecipe())
+        table = read_table(files, reading or Reading(), recipe or GivenRecipe(), protocol)
     except Refused as error:
         return DataRecord(path=_names(files), rows={}, counts={}, problems=error.problems, refused=True)
     except BadInput as error:
@@ -41,7 +43,7 @@ def check(paths: Sequence[Path], reading: Reading | None = None, recipe: GivenRe
     empty = parts_without_samples(table.visits, table.part, table.samples, table.recipe)
     leaking = table.leaks()
     refused = bool(leaking) or bool({0, 1} & set(empty))
-    return _record(files, table, [*(f"empty split: {said}" for said in empty.values()), *leaking], refused=refused)
+    return _record(files, table, [*(f"empty split: {why}" for why in empty.values()), *leaking], refused=refused)
 
 
 @dataclass(frozen=True)
@@ -69,7 +71,7 @@ class Table:
 
 
 def read_table(
-    files: Sequence[Path], reading: Reading, given: GivenRecipe, forgotten: Sequence[str] = ()
+    files: Sequence[Path], reading: Reading, given: GivenRecipe, protocol: str = "", forgotten: Sequence[str] = ()
 ) -> Table:
     """The visits of these files, split and sampled, without those of users who were forgotten."""
     if all(path.name.endswith(JSON) for path in files):
@@ -81,13 +83,14 @@ def read_table(
     found = ingest(files, reading)
     if forgotten:
         found = replace(found, visits=found.visits.without(marked(found.visits.users, forgotten)))
-    recipe = given.over(default_recipe(found.visits) if given.by is None else Recipe())
+    usual = default_recipe(found.visits) if given.by is None else Recipe()
+    recipe = given.over({"published": PUBLISHED, "check-ins": CHECK_INS}.get(protocol, usual))
     part = divide(found.visits, recipe)
     samples = make_samples(found.visits, part, recipe)
-    said = f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}"
+    note = f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}"
     problems = tuple(map(str, found.problems))
     clustered = "place" not in found.columns
-    return Table(found.visits, part, samples, (*found.notes(), said), recipe, problems, clustered)
+    return Table(found.visits, part, samples, (*found.notes(), note), recipe, problems, clustered)
 
 
 def parts_of(visits: Visits, samples: Samples) -> np.ndarray:

@@ -11,22 +11,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from linnet.domains.places.samples import Samples
+from linnet.domains.places.codec import Moves, OthersTable
+from linnet.domains.places.features import LONGEST_STAY, SEEN, consecutive, departures, seen_from_departure
+from linnet.domains.places.samples import Known, Samples, history_only, known_visits
 from linnet.domains.places.scores import Ranking
-from linnet.domains.places.visits import Visits, ranges
-
-
-@dataclass(frozen=True)
-class Known:
-    """The visits that may be used for each sample: its past and its history, each visit once, oldest first."""
-
-    owner: np.ndarray  # int64 [E] the sample
-    row: np.ndarray  # int64 [E] the visit
-    inside: np.ndarray  # bool [E] in the history of the sample
+from linnet.domains.places.visits import DAY, MINUTE, Visits, ranges
+from linnet.errors import BadInput
 
 
 @dataclass(frozen=True)
@@ -44,22 +38,6 @@ class Candidates:
     def sums(self, weight: np.ndarray) -> np.ndarray:
         """[C]: the weights of the visits of each candidate, added up."""
         return np.bincount(self.slot, weight, len(self.label))
-
-
-def known_visits(samples: Samples) -> Known:
-    """Past and history of every sample."""
-    past, past_owner = ranges(samples.past_from, samples.past_to)
-    history, history_owner = samples.rows.astype(np.int64), samples.owner
-    span = int(max(past.max(initial=0), history.max(initial=0))) + 1
-    keys = np.concatenate([past_owner * span + past, history_owner * span + history])
-    inside = np.repeat([False, True], [len(past), len(history)])
-    order = np.argsort(keys, kind="stable")
-    keys, inside = keys[order], inside[order]
-    last = np.append(keys[1:] != keys[:-1], True)[
-        : len(keys)
-    ]  # of a visit in both, the history's entry comes last
-    keys, inside = keys[last], inside[last]
-    return Known(keys // span, keys % span, inside)
 
 
 def candidates(samples: Samples, known: Known, label: np.ndarray) -> Candidates:
@@ -180,10 +158,6 @@ def _moves_of_the_past(samples: Samples, history: Known) -> np.ndarray:
     return neighbours & (row > samples.past_from[of]) & (row < samples.past_to[of])
 
 
-def history_only(samples: Samples) -> Known:
-    return Known(samples.owner, samples.rows.astype(np.int64), np.ones(len(samples.rows), bool))
-
-
 def _past_only(samples: Samples) -> Known:
     row, owner = ranges(samples.past_from, samples.past_to)
     return Known(owner, row, np.zeros(len(row), bool))
@@ -198,3 +172,185 @@ def _order_in_sample(known: Known) -> np.ndarray:
 
 def _ranking(found: Candidates, score: np.ndarray, label: np.ndarray) -> Ranking:
     return Ranking(found.starts, found.label, score, int(label.max(initial=0)) + 1)
+
+
+# --- the boosted ranker: gradient-boosted trees over features of the candidates, the strongest baseline ---
+
+
+SETTINGS = {
+    "objective": "rank_xendcg",
+    "metric": "ndcg",
+    "eval_at": [1],
+    "learning_rate": 0.05,
+    "num_leaves": 15,
+    "min_data_in_leaf": 200,
+    "feature_fraction": 0.5,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,
+    "lambda_l2": 10.0,
+    "max_bin": 63,
+    "verbosity": -1,
+}
+ROUNDS, PATIENCE = 600, 80
+SAMPLES = 4_000  # whose features exist at once
+
+
+@dataclass(frozen=True)
+class Ranker:
+    """A fitted ranker; it ranks samples as the counting rules do."""
+
+    booster: Any
+    others: OthersTable
+
+    def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
+        labels, scores, lengths = [], [], []
+        for begin in range(0, len(samples), SAMPLES):
+            some = samples.choose(np.arange(begin, min(begin + SAMPLES, len(samples))))
+            found, features = _features(visits, some, label, self.others)
+            scores.append(_probabilities(self.booster.predict(features, num_threads=1), found))
+            labels.append(found.label)
+            lengths.append(np.diff(found.starts))
+        starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
+        return Ranking(starts, np.concatenate(labels), np.concatenate(scores), self.others.size)
+
+
+def _features(
+    visits: Visits, samples: Samples, label: np.ndarray, others: OthersTable
+) -> tuple[Candidates, np.ndarray]:
+    known = known_visits(samples)
+    found = candidates(samples, known, label)
+    return found, candidate_features(visits, samples, known, found, label, others)[0]
+
+
+def _probabilities(score: np.ndarray, found: Candidates) -> np.ndarray:
+    """Softmax over the candidates of each sample, so that merged classes can add up."""
+    owner = found.owner
+    top = np.full(len(found.starts) - 1, -np.inf)
+    np.maximum.at(top, owner, score)
+    weight = np.exp(score - top[owner])
+    return weight / np.bincount(owner, weight, len(top))[owner]
+
+
+def fit_ranker(
+    visits: Visits, part: np.ndarray, train: Samples, validation: Samples, label: np.ndarray, seed: int = 0
+) -> Ranker:
+    """Learn on the train part, stop on the validation part; samples whose target is no candidate teach nothing."""
+    try:
+        import lightgbm
+    except ImportError:
+        raise BadInput("the boosted ranker needs lightgbm: pip install linnet[places]") from None
+    others = count_others(visits, part, label)
+    sets: list[Any] = []
+    for samples in (train, validation):
+        features, relevance, groups = _training_rows(visits, samples, label, others)
+        reference = sets[0] if sets else None
+        sets.append(lightgbm.Dataset(features, relevance, group=groups, reference=reference))
+    stop = lightgbm.early_stopping(PATIENCE, verbose=False)
+    settings = SETTINGS | {"seed": seed, "num_threads": 1, "deterministic": True}
+    return Ranker(lightgbm.train(settings, sets[0], ROUNDS, [sets[1]], callbacks=[stop]), others)
+
+
+def _training_rows(
+    visits: Visits, samples: Samples, label: np.ndarray, others: OthersTable
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features, 1 for the target, and how many rows each sample has."""
+    rows, relevance, groups = [], [], []
+    for begin in range(0, len(samples), SAMPLES):
+        some = samples.choose(np.arange(begin, min(begin + SAMPLES, len(samples))))
+        found, features = _features(visits, some, label, others)
+        hit = found.label == label[some.target][found.owner]
+        reached = np.bincount(found.owner, hit, len(some)) > 0
+        kept = reached[found.owner]
+        rows.append(features[kept])
+        relevance.append(hit[kept].astype(np.int32))
+        groups.append(np.diff(found.starts)[reached])
+    return np.concatenate(rows), np.concatenate(relevance), np.concatenate(groups)
+
+
+def count_others(visits: Visits, part: np.ndarray, label: np.ndarray) -> OthersTable:
+    """Moves and stays of the train part, by label."""
+    train = np.flatnonzero(part == 0)
+    return OthersTable.of(Moves.of(visits.user[train], label[train], train), int(label.max(initial=0)) + 1)
+
+
+def seen_by(visits: Visits, samples: Samples, known: Known, label: np.ndarray) -> dict[str, np.ndarray]:
+    """The features of each known visit by name, and `inside`: whether it is in the history."""
+    starts = np.searchsorted(known.owner, np.arange(len(samples) + 1))
+    row, of = known.row, label[known.row]
+    follows = consecutive(known.owner, row)
+    seen = seen_from_departure(starts, visits.clock()[row], departures(visits)[row], of, of, follows)
+    return dict(zip(SEEN, seen.T.astype(np.float64), strict=True)) | {"inside": known.inside.astype(np.float64)}
+
+
+def kernels(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights under which a candidate's visits are added up."""
+    week, month = np.exp(-seen["age"] / 7), np.exp(-seen["age"] / 30)
+    near, wide = np.exp(-((seen["apart"] / 60) ** 2) / 2), np.exp(-((seen["apart"] / 180) ** 2) / 2)
+    weekday, kind, here, two, inside = (seen[name] for name in ("weekday", "weekkind", "here", "two", "inside"))
+    return {
+        "week": week, "month": month, "near": near, "near month": near * month, "near weekday": near * weekday,
+        "near kind": near * kind, "wide kind": wide * kind, "wide week": wide * week,
+        "wide kind month": wide * kind * month, "here": here, "here month": here * month,
+        "here week": here * week, "here near": here * near, "here wide kind": here * wide * kind, "two": two,
+        "two wide": two * wide, "weekday": weekday, "inside near": inside * near,
+        "inside wide kind": inside * wide * kind, "inside here": inside * here,
+        "inside here wide": inside * here * wide,
+    }  # fmt: skip
+
+
+def candidate_features(
+    visits: Visits, samples: Samples, known: Known, found: Candidates, label: np.ndarray, others: OthersTable
+) -> tuple[np.ndarray, list[str]]:
+    """float32 [C, features] and their names."""
+    seen = seen_by(visits, samples, known, label)
+    owner, columns = found.owner, {}
+    for name, weight in kernels(seen).items():
+        total = found.sums(weight)
+        columns[name] = total
+        columns[f"{name} share"] = total / np.maximum(np.bincount(owner, total, len(samples)), 1e-9)[owner]
+    count, window = found.sums(np.ones(len(known.row))), found.sums(known.inside)
+    columns["log count"] = np.log1p(count)
+    columns["share"] = count / np.bincount(owner, count, len(samples))[owner]
+    columns["window count"], columns["window share"] = window, window / samples.lengths[owner]
+    columns |= _recency(visits, samples, known, found, label)
+    here, user = label[samples.last][owner], visits.user[samples.target].astype(np.int64)[owner]
+    others_left = others.left(user, here)
+    columns["others move"] = others.moved(user, here, found.label) / np.maximum(others_left, 1)
+    columns["others visit"] = np.log1p(others.visited(user, found.label))
+    stay = np.minimum(visits.end - visits.start, LONGEST_STAY) / MINUTE
+    columns["mean stay"] = found.sums(stay[known.row]) / count
+    columns |= {name: value[owner] for name, value in _of_sample(visits, samples, known, label, seen).items()}
+    return np.stack([*columns.values()], 1).astype(np.float32), list(columns)
+
+
+def _recency(
+    visits: Visits, samples: Samples, known: Known, found: Candidates, label: np.ndarray
+) -> dict[str, np.ndarray]:
+    leaving, owner = departures(visits), found.owner
+    latest = np.full(len(found.label), -1)
+    np.maximum.at(latest, found.slot, np.arange(len(known.row)))
+    end = np.searchsorted(known.owner, np.arange(len(samples)), side="right")
+    hours = (leaving[samples.last][owner] - leaving[known.row[latest]]) / 3600
+    return {
+        "visits since": np.log1p(end[owner] - 1 - latest),
+        "hours since": np.log1p(np.maximum(hours, 0)),
+        "is here": found.label == label[samples.last][owner],
+    }
+
+
+def _of_sample(
+    visits: Visits, samples: Samples, known: Known, label: np.ndarray, seen: dict[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """What all candidates of a sample share."""
+    last, leaving = samples.last, departures(visits)[samples.last]
+    history = samples.owner * (int(label.max(initial=0)) + 1) + label[samples.rows]
+    distinct = np.bincount(np.unique(history) // (int(label.max(initial=0)) + 1), minlength=len(samples))
+    return {
+        "stay": np.minimum(visits.end - visits.start, LONGEST_STAY)[last] / MINUTE,
+        "minute": leaving % DAY / MINUTE,
+        "day of week": (leaving // DAY + 3) % 7,
+        "window size": samples.lengths,
+        "past size": np.bincount(known.owner, minlength=len(samples)),
+        "distinct": distinct / samples.lengths,
+        "departures": np.bincount(known.owner, seen["here"], len(samples)),
+    }

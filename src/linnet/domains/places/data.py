@@ -17,7 +17,7 @@ from linnet.domains.places.cleaning import Reading, ingest
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.features import Augmentation, Cut, VisitRows
 from linnet.domains.places.sample_files import writable, write_samples, write_visits
-from linnet.domains.places.samples import GivenRecipe, Recipe, Samples, make_samples
+from linnet.domains.places.samples import PUBLISHED, GivenRecipe, Recipe, Samples, make_samples
 from linnet.domains.places.settings import FULL_IS_NOT_READ, CopyConfig, ScorerConfig
 from linnet.domains.places.sources import JSON, files_of, parse_mapping
 from linnet.domains.places.visits import PARTS, ClusterRule, StayRule, Visits, legacy_ids
@@ -55,16 +55,15 @@ class PlacesData(Domain):
     levels: tuple[int, ...] = (11, 13, 14)
     stays: StayRule = StayRule()
     clusters: ClusterRule = ClusterRule()
-    recipe: GivenRecipe = GivenRecipe()  # over a split column, else by day for stays and by time for check-ins
+    protocol: Literal["", "published", "check-ins"] = ""  # of samples; empty: by what the table holds
+    recipe: GivenRecipe = GivenRecipe()  # what is to differ from the protocol
     information: Literal["same", "full"] = "same"
     reads: Literal["past", "history"] = "past"
     every_visit: bool = True  # train on every train visit with a history, not only on those of the protocol
     cut: float = Field(0.6, gt=0, le=1)  # training forgets places (and visits) back to this share of its day
     jitter: float = Field(0.0, ge=0)  # minutes by which the visits of training rows move
     subsequences: float = Field(0.0, ge=0, le=1)  # share of training rows that keep only their latest visits
-    select: Literal["loss", "acc@1", "legacy.acc@1", "strict.acc@1"] = (
-        "loss"  # what the best checkpoint is best in
-    )
+    select: Literal["loss", "acc@1", "legacy.acc@1", "strict.acc@1", "mrr"] = "loss"  # makes a checkpoint the best
     suggestions: int = Field(16, ge=0)  # places of each kind where the user has never been
     longest: int = Field(4096, ge=1)
     forgotten: tuple[str, ...] = ()  # marks of users whom training leaves out: linnet forget
@@ -93,7 +92,7 @@ class PlacesData(Domain):
         files = files_of([Path(path) for path in self.paths] if paths is None else paths)
         if not files:
             raise BadInput("places need --data: a table of visits, check-ins or fixes")
-        return read_table(files, self.reading, self.recipe)
+        return read_table(files, self.reading, self.recipe, self.protocol)
 
     def write_samples(self, out: Path, *, force: bool = False) -> DataRecord:
         """The samples of these files in the published form, so that other programs score the same ones."""
@@ -156,17 +155,14 @@ class PlacesData(Domain):
         return model
 
     def plan(self, rows: RowSource, run: Run) -> Plan:
-        from linnet.domains.places.batches import VisitPlan
+        from linnet.domains.places.answers import VisitPlan
 
         assert isinstance(rows, VisitRows)
         return VisitPlan(rows, run.training.batch, run.seed)
 
     def judge(self, network: Network, part: Part, *, batch: int, region: Region) -> float:
-        from linnet.domains.places.copying import CopyModel
-        from linnet.domains.places.ranking import shortfall
-        from linnet.domains.places.scorer import Scorer
+        from linnet.domains.places.answers import shortfall
 
-        assert isinstance(network, CopyModel | Scorer)
         return shortfall(network, visit_rows(part), self.select, batch, region)
 
     def score(
@@ -174,6 +170,7 @@ class PlacesData(Domain):
     ) -> Scored:
         from linnet.domains.places.systems import score_part
 
+        assert isinstance(codec, PlacesCodec)
         return score_part(self, network, codec, part, batch=batch, region=region, **options)
 
     @property
@@ -214,7 +211,7 @@ class PlacesData(Domain):
         """Read the files; the test part stays aside."""
         if not self.paths:
             raise BadInput("places need --data: a table of visits, check-ins or fixes")
-        table = read_table(files_of(self.files), self.reading, self.recipe, self.forgotten)
+        table = read_table(files_of(self.files), self.reading, self.recipe, self.protocol, self.forgotten)
         table.must_train()
         own = PlacesCodec.of(table.visits, table.part)
         train, validation = table.samples.of(0), table.samples.of(1)
@@ -222,25 +219,31 @@ class PlacesData(Domain):
             train = every_train_visit(table.visits, table.part, table.recipe)
         if self.reads == "past":
             train = train.with_full_past(table.visits)
-        rows = self.rows(table, train, own)
+        rows = self.rows(table.visits, train, own)
         if self.reads == "past" and self.cut < 1:
             hides = self.information == "same"
             rows = replace(rows, cut=Cut.of(table.visits, table.part, self.cut, hides=hides))
         rows = replace(rows, augmentation=Augmentation(self.jitter, self.subsequences))
-        return Material(
-            own,
-            Part(rows),
-            Part(self.rows(table, self.informed(table, validation), own)),
-            (*table.notes, *table.problems),
-        )
+        held = self.rows(table.visits, self.informed(table, validation), own)
+        held = replace(held, task=self.task_of(table, "validation"))
+        return Material(own, Part(rows), Part(held), (*table.notes, *table.problems))
 
     def informed(self, table: Table, samples: Samples) -> Samples:
         return samples.with_full_past(table.visits) if self.information == "full" else samples
 
-    def rows(self, table: Table, samples: Samples, codec: PlacesCodec) -> VisitRows:
+    def rows(self, visits: Visits, samples: Samples, codec: PlacesCodec) -> VisitRows:
         past = self.reads == "past"
-        suggestions = self.suggestions if past else 0
-        return VisitRows(table.visits, samples, codec, past, self.longest, suggestions)
+        return VisitRows(visits, samples, codec, past, self.longest, self.suggestions if past else 0)
+
+    def task_of(self, table: Table, split: str | None) -> str:
+        """What the samples of a part are, in words."""
+        known = "everything that the user did before" if self.information == "full" else "the user's train part"
+        beside = "" if self.reads == "history" else f" and {known}"
+        made = "samples of a file" if table.recipe is None else table.recipe.in_words()
+        words = f"{split or 'all'} part{'' if split else 's'}; {made}; known are the history{beside}"
+        if table.recipe is None or table.recipe.model_copy(update={"by": "day"}) == PUBLISHED:
+            return words
+        return f"{words}; for the published 6:2:2 by day with histories of 7 days: --set data.protocol=published"
 
     def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
         """All samples of these files, or those of one part."""
@@ -252,7 +255,11 @@ class PlacesData(Domain):
                 raise BadInput(f'there is no split "{split}"{nearest(split, PARTS)}')
             samples = samples.of(PARTS.index(split))
         notes = (*table.notes, *table.problems, *other_clusters(codec, table, paths, self.paths))
-        return Part(self.rows(table, self.informed(table, samples), codec), notes=notes, source=tuple(paths))
+        rows = self.rows(table.visits, self.informed(table, samples), codec)
+        validation = self.informed(table, table.samples.of(1))
+        held = validation if split != "validation" and len(validation) else None
+        rows = replace(rows, held=held, task=self.task_of(table, split))
+        return Part(rows, notes=notes, source=tuple(paths))
 
 
 def every_train_visit(visits: Visits, part: np.ndarray, recipe: Recipe) -> Samples:

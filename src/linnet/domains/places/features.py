@@ -20,8 +20,7 @@ from functools import cached_property
 import numpy as np
 
 from linnet.domains.places.codec import FIRST, OthersTable, PlacesCodec
-from linnet.domains.places.counters import Known, history_only, known_visits
-from linnet.domains.places.samples import Samples
+from linnet.domains.places.samples import Known, Samples, history_only, known_visits
 from linnet.domains.places.visits import DAY, MINUTE, Visits
 
 PAST, RECENT, SUGGESTION = 0, 1, 2  # kinds of entries of a row
@@ -172,9 +171,8 @@ class VisitRows:
     cut: Cut | None = None
     augmentation: Augmentation = Augmentation()
     known_ids: Lookup | None = None  # where it is at hand already
-
-    characters: int = 0  # there is no text to count
-    utf8_bytes: int = 0
+    held: Samples | None = None  # of the validation part, where these are others
+    task: str = ""  # what is predicted from what, for people
 
     def __len__(self) -> int:
         return len(self.samples)

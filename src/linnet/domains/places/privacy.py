@@ -19,8 +19,7 @@ from torch import Tensor
 
 from linnet import files
 from linnet.domains.places.codec import FIRST, Forgotten, Moves, PlacesCodec
-from linnet.domains.places.data import PlacesData
-from linnet.domains.places.predicting import places_run
+from linnet.domains.places.use import places_run
 from linnet.domains.places.visits import mark_of, marked
 from linnet.errors import BadInput
 from linnet.files import write_atomically
@@ -96,9 +95,7 @@ def forget(path: Path | str, user: str) -> NoteRecord:
     folder = RunFolder.open(Path(path))
     with files.locked(folder.path):
         files.tidy_within(folder.path)
-        opened, codec = places_run(path)
-        data = opened.run.data
-        assert isinstance(data, PlacesData)
+        opened, data, codec = places_run(path)
         known: int | str = user
         if user not in codec.users and user.lstrip("-").isdigit() and int(user) in codec.users:
             known = int(user)

@@ -37,6 +37,15 @@ class Recipe(BaseModel):
     calendar: Literal["utc", "local"] = "local"
     seed: int = 0  # of a split by user
 
+    def in_words(self) -> str:
+        shares = ":".join(f"{100 * share:g}" for share in self.fractions)
+        by = {"time": "of each user's visits by time", "day": "of each user's days", "user": "of the users"}
+        split = "split by a column" if self.by == "column" else f"split {shares} {by[self.by]}"
+        bounds = [f"{self.days} days" if self.days is not None else "", f"{self.most} visits" if self.most else ""]
+        last = " and ".join(filter(None, bounds))
+        history = f"the latest {last}" if last else "all visits"
+        return f"{split}; the next place from {history}{' of the same part' if self.same_part else ''}"
+
 
 PUBLISHED = Recipe(by="day", calendar="utc")
 CHECK_INS = Recipe(by="time", fractions=(0.8, 0.1, 0.1), days=None, most=50, least=1, same_part=False, skip_days=0,
@@ -124,6 +133,35 @@ class Samples:
     def with_full_past(self, visits: Visits) -> Samples:
         """Everything the user did before the target may be used."""
         return replace(self, past_from=visits.bounds[visits.user[self.target]], past_to=self.target)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The visits that may be used for each sample: its past and its history, each visit once, oldest first."""
+
+    owner: np.ndarray  # int64 [E] the sample
+    row: np.ndarray  # int64 [E] the visit
+    inside: np.ndarray  # bool [E] in the history of the sample
+
+
+def known_visits(samples: Samples) -> Known:
+    """Past and history of every sample."""
+    past, past_owner = ranges(samples.past_from, samples.past_to)
+    history, history_owner = samples.rows.astype(np.int64), samples.owner
+    span = int(max(past.max(initial=0), history.max(initial=0))) + 1
+    keys = np.concatenate([past_owner * span + past, history_owner * span + history])
+    inside = np.repeat([False, True], [len(past), len(history)])
+    order = np.argsort(keys, kind="stable")
+    keys, inside = keys[order], inside[order]
+    last = np.append(keys[1:] != keys[:-1], True)[
+        : len(keys)
+    ]  # of a visit in both, the history's entry comes last
+    keys, inside = keys[last], inside[last]
+    return Known(keys // span, keys % span, inside)
+
+
+def history_only(samples: Samples) -> Known:
+    return Known(samples.owner, samples.rows.astype(np.int64), np.ones(len(samples.rows), bool))
 
 
 def divide(visits: Visits, recipe: Recipe) -> np.ndarray:

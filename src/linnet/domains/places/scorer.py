@@ -26,7 +26,6 @@ from linnet.model.contract import Batch, Groups, Network, embedding_tables, grou
 from linnet.model.costs import Costs
 from linnet.model.inputs import Inputs, Output
 from linnet.model.layers import Dropout
-from linnet.model.layers import Dropout
 from linnet.model.taps import Edit, Taps
 
 TINY = 1e-9

@@ -226,16 +226,14 @@ PREFIX = {"open": "", "legacy": "legacy.", "strict": "strict."}
 
 def score_list(
     ranked: Mapping[str, Ranked],
-    user: np.ndarray,
+    draws: Resampled,
     baselines: Mapping[str, Mapping[str, Ranked]],
     groups: Mapping[str, np.ndarray] | None = None,
-    seed: int = 0,
 ) -> list[Score]:
     """All scores of one system. `baselines` are the same tables of the systems to beat; the best one is shown.
 
     `groups` adds acc@1 of the samples where a mask holds, as `acc@1.hour=08`.
     """
-    draws = Resampled.draw(user, seed)
     scores = []
     for name, table in ranked.items():
         prefix = PREFIX.get(name, f"{name}.")

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
-from linnet.codecs import Codec
 from linnet.domains.contract import Part, Region, Scored
+from linnet.domains.places.answers import Answers, answers, cell_tables, truths
 from linnet.domains.places.checking import Table
 from linnet.domains.places.codec import PlacesCodec
-from linnet.domains.places.copying import CopyModel, FilterKind, filter_of
-from linnet.domains.places.counters import BASELINES, Rule
+from linnet.domains.places.counters import BASELINES, Rule, fit_ranker
 from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.features import VisitRows, departures
-from linnet.domains.places.ranker import fit_ranker
-from linnet.domains.places.ranking import answer, dense_ranks, filtered, name_dense
 from linnet.domains.places.samples import Samples
-from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import (
     Ranked,
-    Ranking,
     Resampled,
     calibration_error,
     measures,
     paired,
-    rank_dense,
-    rank_truth,
     score_list,
     vocabularies,
-)
+)  # fmt: skip
 from linnet.domains.places.settings import FULL_IS_NOT_READ
 from linnet.domains.places.visits import DAY
 from linnet.errors import BadInput
@@ -40,39 +33,40 @@ from linnet.records import Baseline, Lead, Score, System
 
 HISTORIES = ((1, 4), (5, 9), (10, 19), (20, 10**9))
 HOURS = ((0, 6), (6, 12), (12, 18), (18, 24))
+MOST_CALIBRATED = 5_000  # samples that a temperature is fitted on
 TABLE = (
     ("", "open", ("acc@1", "acc@5", "acc@10", "mrr", "ndcg@10")), ("legacy.", "legacy", ("acc@1", "mrr")),
     ("strict.", "strict", ("acc@1",)),
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Said:
-    """Ranks of the truth by table (open, legacy, strict, cell11, …), and how sure the first answers were."""
+def score_part(
+    data: PlacesData, network: Network, codec: PlacesCodec, part: Part, *, batch: int, region: Region,
+    filter: str = "", ranker: int = 0,
+) -> Scored:  # fmt: skip
+    """Every score of these samples, each beside the best rule; a table with all rules, and rankers; and notes."""
+    rows = visit_rows(part)
+    ours = answers(network, rows, batch, region, filter)
+    draws = Resampled.draw(rows.visits.user[rows.samples.target])
+    beaten, full = rules(rows), full_past_counter(rows)
+    others: list[tuple[str, Mapping[str, Ranked]]] = [*beaten.items(), ("counter, full past", full)]
+    if ranker:
+        assert part.source is not None, "a part that was read from files knows its table"
+        table = data.table(part.source)
+        for seed in tracked(range(ranker), "fitting rankers", ranker):
+            others += ranker_tables(data, table, rows, seed).items()
+    systems = [row_of("this run", ours.tables)]
+    systems += [row_of(name, tables, lead(ours.tables, tables, draws)) for name, tables in others]
+    scores = score_list(ours.tables, draws, beaten, groups(rows))
+    held = rows if rows.held is None else replace(rows, samples=some_of(rows.held))
+    fitted = ours if held is rows else answers(network, held, batch, region, filter)
+    scores += calibration(ours, fitted.spread.fitted(), rows, draws)
+    return Scored(tuple(scores), tuple(systems), tuple(notes(data, network, codec, rows)))
 
-    tables: dict[str, Ranked]
-    confidence: np.ndarray  # float64 [n] probability of what was named first, in the open vocabulary
 
-
-def place_scores(
-    network: CopyModel | Scorer,
-    rows: VisitRows,
-    *,
-    size: int,
-    region: Region,
-    chosen: FilterKind | None = None,
-    rivals: Sequence[tuple[str, Mapping[str, Ranked]]] = (),
-) -> tuple[list[Score], list[System]]:
-    """Every score of the samples in `rows`, each beside the best rule; and a table with all rules and `rivals`."""
-    said = say(network, rows, size=size, region=region, chosen=chosen)
-    user = rows.visits.user[rows.samples.target]
-    beaten = rules(rows)
-    scores = score_list(said.tables, user, beaten, groups(rows))
-    others = [*beaten.items(), ("counter, full past", full_past_counter(rows)), *rivals]
-    draws = Resampled.draw(user)
-    systems = [row_of("this run", said.tables)]
-    systems += [row_of(name, tables, lead(said.tables, tables, draws)) for name, tables in others]
-    return [*scores, calibration(said, draws)], systems
+def some_of(samples: Samples) -> Samples:
+    """At most so many samples as a temperature needs, from all over the part."""
+    return samples.choose(np.unique(np.linspace(0, len(samples) - 1, MOST_CALIBRATED).astype(int)))
 
 
 def lead(ours: Mapping[str, Ranked], theirs: Mapping[str, Ranked], draws: Resampled) -> Lead:
@@ -94,59 +88,42 @@ def row_of(name: str, tables: Mapping[str, Ranked], lead: Lead | None = None) ->
     return System(name=name, values=values, lead=lead)
 
 
-def say(
-    network: CopyModel | Scorer, rows: VisitRows, *, size: int, region: Region, chosen: FilterKind | None = None
-) -> Said:
-    """What a network names, as ranks of the truth."""
-    ids = rows.codec.place_ids(rows.visits.places)
-    truth = rows.visits.place[rows.samples.target].astype(np.int64)
-    if isinstance(network, Scorer):
-        answers = answer(network, rows, size, region)
-        tables = vocabularies(answers.ranking, truth, ids, answers.legacy(ids))
-        tables |= cell_tables(rows, answers.ranking, truth)
-        best = np.zeros(len(rows))
-        np.maximum.at(best, answers.ranking.owner, answers.ranking.score)
-        return Said(tables, best)
-    places, cells = name_dense(network, rows, size, region)
-    kind = network.config.filter if chosen is None else chosen
-    places = filtered(network, places, cells, kind)
-    tables = dense_ranks(places, ids[truth])
-    for number, level in enumerate(rows.codec.levels):
-        if level in rows.visits.cells:
-            true_cell = rows.codec.cell_ids(level, rows.visits.cells[level])[truth]
-            tables[f"cell{level}"] = rank_dense(cells[number], true_cell)
-    shares = np.exp(places - places.max(1, keepdims=True))
-    return Said(tables, shares.max(1) / shares.sum(1))
-
-
-def cell_tables(rows: VisitRows, ranking: Ranking, truth: np.ndarray) -> dict[str, Ranked]:
-    """The same ranking over cells: a cell's probability is the sum over its places."""
-    found = {}
-    for level, cells in rows.visits.cells.items():
-        names, number = np.unique(cells, return_inverse=True)
-        merged = ranking.merged(number.ravel(), len(names))
-        found[f"cell{level}"] = rank_truth(merged, number.ravel()[truth].astype(np.int64))
-    return found
+def rules(rows: VisitRows) -> dict[str, dict[str, Ranked]]:
+    """Every counting rule on the same samples, with the same information."""
+    return {name: ranked_by(rule, rows, rows.samples) for name, rule in BASELINES.items()}
 
 
 def full_past_counter(rows: VisitRows) -> dict[str, Ranked]:
-    """The published counter with everything that each user did before, whatever the run may know."""
-    samples = rows.samples.with_full_past(rows.visits)
-    return ranked_by(BASELINES["counter"], rows, samples)
+    """The counter with everything that each user did before, whatever the run may know."""
+    return ranked_by(BASELINES["counter"], rows, rows.samples.with_full_past(rows.visits))
 
 
 def ranked_by(rule: Rule, rows: VisitRows, samples: Samples) -> dict[str, Ranked]:
-    visits = rows.visits
-    ids = rows.codec.place_ids(visits.places)
-    truth = visits.place[samples.target].astype(np.int64)
+    visits, (truth, ids) = rows.visits, truths(rows)
     ranking = rule.rank(visits, samples, visits.place.astype(np.int64))
     legacy = rule.rank(visits, samples, ids[visits.place])
     return vocabularies(ranking, truth, ids, legacy) | cell_tables(rows, ranking, truth)
 
 
-def rules(rows: VisitRows) -> dict[str, dict[str, Ranked]]:
-    """Every counting rule on the same samples, with the same information."""
-    return {name: ranked_by(rule, rows, rows.samples) for name, rule in BASELINES.items()}
+def ranker_tables(data: PlacesData, table: Table, rows: VisitRows, seed: int) -> dict[str, Mapping[str, Ranked]]:
+    """Two boosted rankers fitted on the train part of a table: one names legacy classes, one true places.
+
+    Their scores do not add up to classes, so that each is judged in its own vocabulary.
+    """
+    visits, (truth, ids) = table.visits, truths(rows)
+    train_part, validation = (data.informed(table, table.samples.of(part)) for part in (0, 1))
+    if not len(train_part) or not len(validation):
+        raise BadInput("the boosted ranker learns on a train and a validation part, and the data lack one of them")
+    found: dict[str, Mapping[str, Ranked]] = {}
+    for space, label in (("legacy", ids[visits.place]), ("open", visits.place.astype(np.int64))):
+        ranker = fit_ranker(visits, table.part, train_part, validation, label, seed)
+        ranking = ranker.rank(visits, rows.samples, label)
+        if space == "legacy":
+            found["boosted ranker, legacy"] = vocabularies(None, truth, ids, ranking)
+        else:
+            tables = vocabularies(ranking, truth, ids) | cell_tables(rows, ranking, truth)
+            found["boosted ranker, open"] = {name: ranks for name, ranks in tables.items() if name != "legacy"}
+    return found
 
 
 def groups(rows: VisitRows) -> dict[str, np.ndarray]:
@@ -165,77 +142,42 @@ def first_visits(rows: VisitRows) -> np.ndarray:
     """bool [n]: the user had never been at the target before, as far as the table knows."""
     visits = rows.visits
     key = visits.user.astype(np.int64) * len(visits.places) + visits.place
-    _, first = np.unique(key, return_index=True)
     earliest = np.zeros(len(visits), bool)
-    earliest[first] = True  # rows are in the order of time, and np.unique gives the first of each
+    earliest[np.unique(key, return_index=True)[1]] = True  # rows are in the order of time
     return earliest[rows.samples.target]
 
 
-def calibration(said: Said, draws: Resampled) -> Score:
-    """How far the probability of the first answer is from its being right."""
-    hit = said.tables["open"].rank <= 1
-    error = calibration_error(said.confidence, hit)
-    gap = said.confidence - hit
-    low, high = draws.interval(gap)
-    always = abs(float(hit.mean()) - 1.0)
-    return Score(
-        name="ece", value=error, n=len(hit),
-        low=max(0.0, error - (high - low) / 2), high=min(1.0, error + (high - low) / 2),
-        baseline=Baseline(name="always certain", value=always),
-        note="calibration of the first answer; the interval has the width of that of confidence minus accuracy",
-    )  # fmt: skip
-
-
-def ranker_tables(data: PlacesData, table: Table, rows: VisitRows, seed: int) -> dict[str, Mapping[str, Ranked]]:
-    """Two boosted rankers fitted on the train part of a table: one names legacy classes, one true places.
-
-    Their scores do not add up to classes, so that each is judged in its own vocabulary.
-    """
-    visits = table.visits
-    ids = rows.codec.place_ids(visits.places)
-    truth = visits.place[rows.samples.target].astype(np.int64)
-    train_part, validation = (data.informed(table, table.samples.of(part)) for part in (0, 1))
-    if not len(train_part) or not len(validation):
-        raise BadInput("the boosted ranker learns on a train and a validation part, and the data lack one of them")
-    found: dict[str, Mapping[str, Ranked]] = {}
-    for space, label in (("legacy", ids[visits.place]), ("open", visits.place.astype(np.int64))):
-        ranking = fit_ranker(visits, table.part, train_part, validation, label, seed).rank(
-            visits, rows.samples, label
-        )
-        if space == "legacy":
-            found["boosted ranker, legacy"] = vocabularies(None, truth, ids, ranking)
-        else:
-            tables = vocabularies(ranking, truth, ids) | cell_tables(rows, ranking, truth)
-            del tables["legacy"]
-            found["boosted ranker, open"] = tables
+def calibration(ours: Answers, temperature: float, rows: VisitRows, draws: Resampled) -> list[Score]:
+    """How far the probability of the first answer is from its being right, before and after a temperature."""
+    hit = ours.tables["open"].rank <= 1
+    visits = rows.visits
+    counted = BASELINES["counter"].rank(visits, rows.samples, visits.place.astype(np.int64))
+    total, top = np.bincount(counted.owner, counted.score, len(counted)), np.zeros(len(counted))
+    np.maximum.at(top, counted.owner, counted.score)
+    right = vocabularies(counted, *truths(rows))["open"].rank <= 1
+    shares = calibration_error(top / np.maximum(total, 1e-12), right)
+    found = []
+    for name, heat in (("ece", 1.0), ("ece.calibrated", temperature)):
+        sure = ours.spread.at(heat)[0]
+        error, (low, high) = calibration_error(sure, hit), draws.interval(sure - hit)
+        width = (high - low) / 2
+        at = "" if name == "ece" else f"; temperature {heat:.3f}, fitted on the validation part"
+        note = f"mean probability of the first answer {sure.mean():.4f}, right {hit.mean():.4f}{at}"
+        found.append(Score(
+            name=name, value=error, n=len(hit), low=max(0.0, error - width), high=min(1.0, error + width),
+            baseline=Baseline(name="the counter's shares", value=shares), note=note,
+        ))  # fmt: skip
     return found
 
 
-def score_part(
-    data: PlacesData, network: Network, codec: Codec, part: Part, *, batch: int, region: Region, filter: str = "",
-    ranker: int = 0,
-) -> Scored:  # fmt: skip
-    """Scores, systems and notes of these samples: with another filter where one is named, and with rankers."""
-    assert isinstance(network, CopyModel | Scorer) and isinstance(codec, PlacesCodec)
-    rows = visit_rows(part)
-    rivals: list[tuple[str, Mapping[str, Ranked]]] = []
-    if ranker:
-        assert part.source is not None, "a part that was read from files knows its table"
-        table = data.table(part.source)
-        for seed in tracked(range(ranker), "fitting rankers", ranker):
-            rivals += ranker_tables(data, table, rows, seed).items()
-    chosen = filter_of(filter) if filter else None
-    scores, systems = place_scores(network, rows, size=batch, region=region, chosen=chosen, rivals=rivals)
-    return Scored(tuple(scores), tuple(systems), tuple(places_notes(network, codec, data.information)))
-
-
-def places_notes(network: Network, codec: PlacesCodec, information: str) -> Iterator[str]:
-    """What the scores of this run cannot show by themselves."""
-    reads_counts = isinstance(network, Scorer)
-    if reads_counts and codec.users and not any(name is not None for name in codec.users):
+def notes(data: PlacesData, network: Network, codec: PlacesCodec, rows: VisitRows) -> Iterator[str]:
+    """What the scores are of, and what they cannot show by themselves."""
+    users = len(np.unique(rows.visits.user[rows.samples.target]))
+    yield f"scores of {len(rows):,} samples of {users:,} users: {rows.task}"
+    if data.reads == "past" and codec.users and not any(name is not None for name in codec.users):
         yield (
             "this run has lost the names of its users, so a user's own moves cannot be taken away from the counts "
             "of other people's: scores of people it was trained on differ from those of the run it was copied from"
         )
-    if not reads_counts and information == "full":
+    if data.reads == "history" and data.information == "full":
         yield FULL_IS_NOT_READ

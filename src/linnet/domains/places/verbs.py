@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 def predict(
     run: RunArgument,
-    file: Annotated[Path, typer.Option("--file", help="Histories, one JSON object a line.", show_default=False)],
+    file: Annotated[Path, typer.Option("--file", help="A table of visits, or JSON lines.", show_default=False)],
     k: Annotated[int, typer.Option("-k", help="So many places each.")] = 10,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
@@ -44,11 +44,12 @@ def predict(
 ) -> None:
     """Name the next places of people.
 
-    A line is {"id": 1, "visits": [{"place": "gym", "start": "2024-05-31T18:05:00", "duration": 50}, …]}. Give all
-    that is known: the user and the places need not be known to the run.
+    The file is a table of visits as training reads it (the history of each user), published samples, or lines such
+    as {"id": 1, "visits": [{"place": "gym", "start": "2024-05-31T18:05:00", "duration": 50}, …]}. Give all that is
+    known: the user and the places need not be known to the run.
     """
     with speaking(json=json, debug=debug) as face:
-        from linnet.domains.places.predicting import predict
+        from linnet.domains.places.use import predict
 
         found = predict(
             run,
@@ -107,7 +108,7 @@ def misses(
     The surest wrong answers come first. A map needs the extra linnet[map] and visits with coordinates.
     """
     with speaking(json=json, debug=debug) as face:
-        from linnet.domains.places.misses import misses
+        from linnet.domains.places.use import misses
 
         found = misses(
             run, data or [], split=split, n=n, map_file=map_file, checkpoint=checkpoint, remark=face.remark
@@ -126,7 +127,7 @@ def make_places(
 ) -> None:
     """Draw check-ins from a known process.
 
-    The best accuracy that anybody could reach on them is said beside the counts.
+    The best accuracy that anybody could reach on them is shown beside the counts.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.places.generated import Process, make
@@ -189,14 +190,14 @@ def check_places(
 ) -> None:
     """Find wrong rows of visits, and leaks.
 
-    What can be mended is mended by a rule that is named with its rows. The exit code is 2 where training would
+    What can be repaired is repaired by a rule that is named with its rows. The exit code is 2 where training would
     refuse the table, and 0 where it would not.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.places.checking import check
 
         chosen = visit_table(paths, settings or [], columns or "", tz or "", local or "")
-        record = check(paths, chosen.reading, chosen.recipe)
+        record = check(paths, chosen.reading, chosen.recipe, chosen.protocol)
         face.show(record)
         if record.refused:
             raise typer.Exit(BadInput.exit_code)

@@ -1,0 +1,299 @@
+"""What a run on places is used for: predictions for histories of a file, people who are followed, and misses.
+
+A follower keeps the visits of each user in arrays, so that a prediction costs one row. New users and new places
+need nothing: a new place can be predicted from its first visit on.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from linnet.domains.places.answers import answers, pad
+from linnet.domains.places.codec import FIRST, Name, PlacesCodec
+from linnet.domains.places.data import PlacesData, visit_rows
+from linnet.domains.places.features import Lookup, Suggestions, VisitRows, departures
+from linnet.domains.places.sample_files import kind_of, read_histories, read_id
+from linnet.domains.places.samples import Samples
+from linnet.domains.places.scorer import Scorer
+from linnet.domains.places.scores import Ranking
+from linnet.domains.places.systems import first_visits
+from linnet.domains.places.visits import Visits
+from linnet.errors import BadInput
+from linnet.files import new_file, refuse_existing
+from linnet.model.contract import Network, evaluating
+from linnet.records import Candidate, MissRecord, PredictionRecord
+from linnet.workbench.open import Opened, load, located, options_of
+
+ROOM = 64  # visits that a new user's arrays hold; they double when they are full
+
+
+def places_run(path: Path | str, **options: Any) -> tuple[Opened, PlacesData, PlacesCodec]:
+    """An opened run on places; any other run is refused. `options` are those of `load`."""
+    opened = load(path, **options)
+    data, codec = opened.run.data, opened.codec
+    if not isinstance(data, PlacesData) or not isinstance(codec, PlacesCodec):
+        raise BadInput(f"{path} is a run on {data.domain}, and only runs on places name next places")
+    return opened, data, codec
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One record a history, in the order of the file; what was repaired in it, and how long the naming took."""
+
+    records: tuple[PredictionRecord, ...]
+    notes: tuple[str, ...]
+    seconds: float  # from histories in memory to named places; opening the run and reading the file not counted
+    batch: int
+
+    def __iter__(self) -> Iterator[PredictionRecord]:
+        return iter(self.records)
+
+
+def predict(
+    path: Path | str, file: Path, *, k: int = 10, settings: tuple[str, ...] = (), **options: Any
+) -> Predictions:  # fmt: skip
+    """The k most probable next places of every history, in the order of the file.
+
+    `settings` may hold batch, the temperature of the probabilities, and the filter of copying networks; `options`
+    are those of `load`.
+    """
+    if k < 1:
+        raise BadInput(f"k is {k}; it must be at least 1")
+    if not file.exists():
+        raise BadInput(f"there is no file {file}")
+    opened, data, codec = places_run(path, **options)
+    filters = {"filter": ""} if data.reads == "history" else {}
+    chosen = options_of(list(settings), batch=256, temperature=1.0, **filters)
+    histories = read_histories(file, codec, data.reading)
+    began = time.perf_counter()
+    rows = data.rows(histories.visits, histories.samples, codec)
+    named = answers(opened.network, rows, chosen["batch"], opened.region, chosen.get("filter", ""))
+    heat = chosen["temperature"]
+    if named.ranking is not None:
+        warmed = named.ranking if heat == 1 else named.spread.warmed(named.ranking, heat)
+        found = _from_ranking(warmed, histories.visits.places, k)
+    else:
+        assert named.dense is not None
+        found = _from_dense(named.dense / heat, codec, k)
+    records = tuple(_record(name, *one) for name, one in zip(histories.ids, found, strict=True))
+    return Predictions(records, histories.notes, time.perf_counter() - began, chosen["batch"])
+
+
+def _from_ranking(ranking: Ranking, names: np.ndarray, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    for entries in map(slice, ranking.starts[:-1], ranking.starts[1:]):
+        best = np.argsort(-ranking.score[entries], kind="stable")[:k]
+        yield names[ranking.label[entries][best]], ranking.score[entries][best]
+
+
+def _from_dense(logits: np.ndarray, codec: PlacesCodec, k: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """A copying network can also copy the class of unseen places; it is named as such."""
+    names = np.array(codec.tokens, object)
+    for row in logits:
+        shares = np.exp(row - row.max())
+        shares[0] = shares[len(names) :] = 0  # padding, and room in the tables that no place has taken
+        shares /= shares.sum()
+        best = np.argsort(-shares, kind="stable")[: min(k, int((shares > 0).sum()))]  # forgotten places have none
+        yield names[best], shares[best]
+
+
+def _record(name: Any, places: np.ndarray, shares: np.ndarray) -> PredictionRecord:
+    return PredictionRecord(id=name, candidates=_candidates(places.tolist(), shares.tolist()))
+
+
+def _candidates(places: Iterable[Name], shares: Iterable[float]) -> tuple[Candidate, ...]:
+    pairs = zip(places, shares, strict=True)
+    return tuple(Candidate(value=place, probability=float(share)) for place, share in pairs)
+
+
+# --- people who are followed ------------------------------------------------------------------------
+
+
+@dataclass
+class Followed:
+    """One user's visits: the first `count` entries of each array."""
+
+    name: int | str
+    user: int  # id of the codec
+    count: int = 0
+    place: np.ndarray = field(default_factory=lambda: np.zeros(ROOM, np.int32))
+    start: np.ndarray = field(default_factory=lambda: np.zeros(ROOM, np.int64))
+    end: np.ndarray = field(default_factory=lambda: np.zeros(ROOM, np.int64))
+
+    def add(self, place: int, start: int, end: int) -> None:
+        if self.count + 1 == len(self.place):  # one entry stays free for the visit to come
+            columns = (self.place, self.start, self.end)
+            self.place, self.start, self.end = (np.resize(column, 2 * len(column)) for column in columns)
+        self.place[self.count], self.start[self.count], self.end[self.count] = place, start, end
+        self.count += 1
+
+    def visits(self, places: int) -> Visits:
+        """The user's own table; its last row is a stand-in for the visit to come."""
+        rows, last = self.count + 1, self.count - 1
+        self.place[self.count] = self.place[last]
+        self.start[self.count] = self.end[self.count] = self.end[last]
+        nothing, names = np.zeros(rows, np.int32), np.empty(places, np.int8)  # names themselves are not read
+        columns = self.place[:rows], self.start[:rows], self.end[:rows]
+        return Visits(nothing, *columns, nothing, np.arange(rows), np.array([self.name], object), names)
+
+
+class Follower:
+    """`visit` takes what happened, `next` predicts what comes: the same as `linnet predict` for the same visits.
+
+    `suggestions` places of each kind where the user has never been are weighed, as the run was trained to do, and
+    the `longest` latest visits count: `Follower.of` takes both from the run.
+    """
+
+    def __init__(self, network: Network, codec: PlacesCodec, *, suggestions: int = 0, longest: int = 4096) -> None:
+        if not isinstance(network, Scorer):
+            raise BadInput(
+                "a follower needs the scorer (the recipes places and places-ensemble), and this run has another "
+                "network: use linnet predict"
+            )
+        self.network, self.codec, self.longest, self.suggestions = network, codec, longest, suggestions
+        self._place_kind, self._user_kind = kind_of(codec.places), kind_of(codec.users)
+        self._users = {name: number + FIRST for number, name in enumerate(codec.users) if name is not None}
+        self._numbers = {name: number for number, name in enumerate(codec.places) if name is not None}
+        self._names: list[Name] = list(codec.places)
+        self._ids = codec.place_ids(np.array([*codec.places, None], object)[:-1])
+        self._trees = [codec.tree(level) for level in codec.levels]
+        self._suggested = Suggestions.of(codec, suggestions, self._ids)
+        self._followed: dict[int | str, Followed] = {}
+
+    @classmethod
+    def of(cls, opened: Opened) -> Follower:
+        """A follower with what the run knows and weighs."""
+        data, codec = opened.run.data, opened.codec
+        if not isinstance(data, PlacesData) or not isinstance(codec, PlacesCodec):
+            raise BadInput(f"this is a run on {data.domain}, and only runs on places name next places")
+        return cls(opened.network, codec, suggestions=data.suggestions, longest=data.longest)
+
+    def visit(self, user: int | str, place: int | str, start: int, end: int | None = None) -> None:
+        """A stay from `start` to `end` (seconds on the user's local clock); a check-in has no end."""
+        user, place = read_id("the user", user, self._user_kind), read_id("the place", place, self._place_kind)
+        end = start if end is None else end
+        if end < start:
+            raise BadInput(f"the visit of {user!r} ends before it begins")
+        who = self._followed.setdefault(user, Followed(user, self._users.get(user, 1)))
+        if who.count and start < who.start[who.count - 1]:
+            raise BadInput(f"the visit of {user!r} begins before the visit before it")
+        if place not in self._numbers:
+            self._numbers[place] = len(self._names)
+            self._names.append(place)
+            self._ids = np.append(self._ids, 1)
+        who.add(self._numbers[place], start, end)
+
+    def next(self, user: int | str, k: int = 10) -> tuple[Candidate, ...]:
+        """The k most probable next places: where the user has been, and what is suggested."""
+        if k < 1:
+            raise BadInput(f"k is {k}; it must be at least 1")
+        user = read_id("the user", user, self._user_kind)
+        who = self._followed.get(user)
+        if who is None:
+            raise BadInput(f"nothing is known about user {user!r} yet; give a visit first")
+        with evaluating(self.network):
+            batch = pad(self.rows(who).gather(np.zeros(1, np.int64)))
+            scored = self.network.predict(batch.to(self.network.device))
+            top = torch.topk(scored.logp, min(k, len(scored.logp)))
+        names = [self._names[number] for number in scored.options.place[top.indices].tolist()]
+        return _candidates(names, top.values.exp().tolist())
+
+    def rows(self, who: Followed) -> VisitRows:
+        """What the network reads: one row, made as those of training and of `predict` are."""
+        cells = tuple(tree[self._ids] for tree in self._trees)
+        lookup = Lookup(self._ids, np.array([who.user]), cells, self._suggested)
+        zero, first = np.zeros(1, np.int64), max(0, who.count - self.longest)
+        history, starts = np.arange(first, who.count, dtype=np.int32), np.array([0, who.count - first])
+        samples = Samples(zero + who.count, starts, history, zero, zero, np.full(1, 2, np.int8))
+        visits = who.visits(len(self._ids))
+        return VisitRows(visits, samples, self.codec, True, self.longest, self.suggestions, known_ids=lookup)
+
+
+# --- misses -----------------------------------------------------------------------------------------
+
+
+def misses(
+    path: Path | str, data: Sequence[Path], *, split: str | None = None, n: int = 20, map_file: Path | None = None,
+    checkpoint: int | None = None, remark: Callable[[str], None] | None = None,
+) -> list[MissRecord]:  # fmt: skip
+    """The n samples whose true place surprised the run most, those with the surest wrong answer first.
+
+    `remark` gets how the files were read, and what was repaired in them.
+    """
+    opened, domain, codec = places_run(path, checkpoint=checkpoint)
+    if not isinstance(opened.network, Scorer):
+        raise BadInput("misses are listed for runs of the scorer, which names every place by itself")
+    part, note = domain.read(codec, located(data), split), remark or (lambda _: None)
+    for text in part.notes:
+        note(text)
+    rows = visit_rows(part)
+    if map_file is not None:
+        _drawable(rows, map_file)
+    named = answers(opened.network, rows, 256, opened.region)
+    assert named.ranking is not None
+    sure, missed = named.spread.best, named.tables["open"].rank > 1
+    order = np.argsort(np.where(missed, -sure, np.inf), kind="stable")
+    found = [int(index) for index in order[:n] if missed[index]]
+    if map_file is not None:
+        draw_map(rows, found, map_file)
+        note(f"{map_file} loads its maps and scripts from servers of others when it is opened")
+    return [record(rows, named.ranking, index) for index in found]
+
+
+def record(rows: VisitRows, ranking: Ranking, index: int) -> MissRecord:
+    visits, samples, name = rows.visits, rows.samples, rows.visits.places.tolist()
+    entries = slice(ranking.starts[index], ranking.starts[index + 1])
+    labels, scores = ranking.label[entries], ranking.score[entries]
+    truth, last = int(visits.place[samples.target[index]]), int(samples.last[index])
+    own = scores[labels == truth]
+    probability = float(own[0]) if len(own) else 0.0
+    return MissRecord(
+        user=visits.users[visits.user[last]].item(),
+        left=str(np.datetime64(int(departures(visits)[last]), "s")).replace("T", " "),
+        here=name[visits.place[last]],
+        went=name[truth],
+        probability=probability,
+        rank=float((scores > probability).sum() + 1) if len(own) else None,
+        said=name[int(labels[scores.argmax()])],
+        said_probability=float(scores.max()),
+        first_visit=bool(first_visits(rows)[index]),
+    )
+
+
+def _drawable(rows: VisitRows, file: Path) -> None:
+    """Refuse a map that cannot be drawn, before anything is predicted."""
+    try:
+        import folium  # noqa: F401
+    except ImportError:
+        raise BadInput("the map needs folium: pip install linnet[map]") from None
+    if rows.visits.lonlat is None:
+        raise BadInput("these visits have no coordinates to draw; give lon and lat columns")
+    refuse_existing(file, force=False, option="--map")
+
+
+def draw_map(rows: VisitRows, found: Sequence[int], file: Path) -> None:
+    """An HTML page: the user's places as circles, each miss as a line from where he was to where he went."""
+    import folium
+
+    visits, chosen = rows.visits, np.array(found, int)
+    assert visits.lonlat is not None
+    here, went = (visits.place[rows_of[chosen]] for rows_of in (rows.samples.last, rows.samples.target))
+    shown = np.unique(np.concatenate([here, went]))
+    places = visits.lonlat[shown]
+    page = folium.Map(location=np.nanmean(places[:, ::-1], 0).tolist() if len(shown) else [0, 0], zoom_start=11)
+    for place, (lon, lat) in zip(shown.tolist(), places.tolist(), strict=True):
+        if np.isfinite(lon):
+            folium.CircleMarker([lat, lon], radius=5, tooltip=str(visits.places[place])).add_to(page)
+    for index, source, goal in zip(found, here.tolist(), went.tolist(), strict=True):
+        line = visits.lonlat[[source, goal]][:, ::-1]
+        if np.isfinite(line).all():
+            user = visits.users[visits.user[rows.samples.target[index]]]
+            folium.PolyLine(line.tolist(), tooltip=f"user {user}", color="crimson").add_to(page)
+    with new_file(file) as hidden:
+        page.save(str(hidden))
