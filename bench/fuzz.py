@@ -32,6 +32,7 @@ from typing import Any
 from bench.mutations import TOML, mutate, rehash
 
 SECONDS = 20.0  # of processor time for one mutant
+HANGS = 300.0  # seconds without a word from a worker
 MEMORY = 4 << 30  # bytes on top of what a worker takes when it starts
 
 
@@ -308,10 +309,10 @@ def outcomes(name: str, seed: int, numbers: list[int], valid: Path) -> dict[int,
         ours, theirs = context.Pipe()
         worker = context.Process(target=work, args=(name, seed, numbers, valid, theirs))
         worker.start()
-        current, began = numbers[0], 0.0
+        current, began, heard = numbers[0], 0.0, time.monotonic()
         while True:
             if ours.poll(0.5):
-                message = ours.recv()
+                message, heard = ours.recv(), time.monotonic()
                 if message is None:
                     break
                 if isinstance(message, int):
@@ -319,11 +320,15 @@ def outcomes(name: str, seed: int, numbers: list[int], valid: Path) -> dict[int,
                 else:
                     found[current] = message
                 continue
-            if not worker.is_alive() or (began and processor_seconds(worker.pid or 0) - began > SECONDS):
-                kind = "slow" if worker.is_alive() else "crash"
-                found[current] = Outcome(kind, f"exit code {worker.exitcode}" if kind == "crash" else "over 20 s")
-                worker.kill()
-                break
+            spent = processor_seconds(worker.pid or 0) - began if worker.is_alive() else 0.0
+            if not worker.is_alive():
+                found[current] = Outcome("crash", f"exit code {worker.exitcode}")
+            elif began and spent > SECONDS or time.monotonic() - heard > HANGS:
+                found[current] = Outcome("slow", f"over {SECONDS:.0f} s" if spent > SECONDS else "hangs")
+            else:
+                continue
+            worker.kill()
+            break
         worker.join()
         numbers = [number for number in numbers if number not in found]
     return found

@@ -27,7 +27,7 @@ from linnet.records import BenchRecord
 from linnet.training.resolve import settle
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 from linnet.training.schedules import Constant
-from linnet.untrusted import in_words
+from linnet.untrusted import mistake_text
 
 EXACT = 2e-3  # between ours and a peer, both in float32: of nats, and as a share of the norms of a gradient
 USED = 0.03  # the same as they are timed: rounding of bfloat16 moves small gradients by some per cent
@@ -72,7 +72,7 @@ class Shape:
         except ValidationError as error:
             shape = f"{self.depth}x{self.width} with {self.heads} heads"
             raise BadInput(
-                f"there is no model of the shape {shape}: {'; '.join(map(in_words, error.errors()))}"
+                f"there is no model of the shape {shape}: {'; '.join(map(mistake_text, error.errors()))}"
             ) from None
 
     def run(self, precision: str, compile: str, threads: int = 0, device: str = "auto") -> Run:

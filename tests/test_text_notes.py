@@ -71,7 +71,7 @@ def test_scoring_takes_the_fields_and_documents_that_training_takes(run: Path, t
     poem.write_text("one\ntwo\n\nthree\n")
     assert linnet("eval", run, "--data", poem, "--set", "documents=paragraph").exit_code == 0
     refused = linnet("eval", run, "--data", poem, "--set", "documents=page")
-    assert refused.exit_code == 2 and "documents: Input should be 'line', 'paragraph' or 'file'" in refused.stderr
+    assert refused.exit_code == 2 and "it is one of 'line', 'paragraph' or 'file'" in refused.stderr
 
 
 def test_text_that_was_trained_on_is_named(run: Path, tmp_path: Path) -> None:

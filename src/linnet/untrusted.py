@@ -256,7 +256,7 @@ def checked(kind: Any, value: object, where: object) -> Any:
     try:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
-        said = "; ".join(in_words(mistake) for mistake in error.errors()[:3])
+        said = "; ".join(mistake_text(mistake) for mistake in error.errors()[:3])
         raise BadInput(f"{where}: {said}" if where else said) from None
 
 
@@ -283,10 +283,10 @@ _BOUNDS = {
 }
 
 
-def in_words(mistake: ErrorDetails, name: str | None = None) -> str:
+def mistake_text(mistake: ErrorDetails, name: str | None = None) -> str:
     """One mistake of a validation in plain words, with its key."""
     key = ".".join(map(str, mistake["loc"])) if name is None else name
-    kind, given = mistake["type"], shown(mistake["input"])
+    kind, given, context = mistake["type"], shown(mistake["input"]), mistake.get("ctx", {})
     if kind == "missing":
         return f"{key} is missing"
     if kind == "extra_forbidden":
@@ -295,9 +295,14 @@ def in_words(mistake: ErrorDetails, name: str | None = None) -> str:
         text = mistake["msg"].removeprefix("Value error, ")
         return f"{key}: {text}" if key else text
     if kind in _BOUNDS:
-        return f"{key} is {given}, not {_BOUNDS[kind].format(**mistake.get('ctx', {}))}"
+        return f"{key} is {given}; it has to be {_BOUNDS[kind].format(**context)}"
     if kind == "literal_error":
-        return f"{key} is {given}; it is one of {mistake.get('ctx', {}).get('expected')}"
+        return f"{key} is {given}; it is one of {context['expected']}"
+    if kind == "union_tag_invalid":
+        name, tags = context["discriminator"][1:-1], context["expected_tags"]
+        return f"{key}.{name} is '{context['tag']}'; it is one of {tags}"
+    if kind == "union_tag_not_found":
+        return f"{key}.{context['discriminator'][1:-1]} is missing"
     expected = _EXPECTED.get(kind.partition("_")[0])
     if expected:
         return f"{key} is {given}, not {expected}".lstrip()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from linnet.errors import BadInput
 from linnet.model.config import ModelConfig
-from linnet.untrusted import Fields, in_words, shown
+from linnet.untrusted import Fields, mistake_text, shown
 
 REQUIRED = object()
 TRAINING_ONLY = frozenset({"dropout", "init_std", "scaled_residual", "loss"})  # settings that no longer matter
@@ -80,7 +80,7 @@ def validated(fields: Fields, dotted: Mapping[str, Any]) -> ModelConfig:
     try:
         return ModelConfig.model_validate(tree)
     except ValidationError as error:
-        raise BadInput(f"{fields.source}: {'; '.join(map(in_words, error.errors()))}") from None
+        raise BadInput(f"{fields.source}: {'; '.join(map(mistake_text, error.errors()))}") from None
 
 
 def settled(config: ModelConfig) -> dict[str, Any]:

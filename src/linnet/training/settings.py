@@ -115,25 +115,21 @@ def upgraded(tree: Mapping[str, Any], source: str) -> dict[str, Any]:
 
 def explain(error: ValidationError, tree: Mapping[str, Any], prefix: str, known: Sequence[str]) -> str:
     """The first mistakes of a validation, in words."""
-    found = []
-    for mistake in error.errors()[:3]:
-        where = dotted(mistake["loc"], tree)
-        where = ".".join(part for part in (prefix, where) if part)
-        if mistake["type"] == "extra_forbidden":
-            found.append(f'unknown key "{where}"{nearest_key(where, known)}')
-        else:
-            got = mistake["input"] if isinstance(mistake["input"], str | int | float | bool) else None
-            value = "" if got is None else f" (it is {got!r})"
-            found.append(f"{where or 'settings'}: {mistake['msg'].removeprefix('Value error, ')}{value}")
-    return "; ".join(found)
+    found: dict[str, str] = {}  # of values that may have one of several types the first mistake
+    for mistake in error.errors():
+        key = dotted(mistake["loc"], tree, missing=mistake["type"] == "missing")
+        key = ".".join(part for part in (prefix, key) if part)
+        hint = nearest_key(key, known) if mistake["type"] == "extra_forbidden" else ""
+        found.setdefault(key, untrusted.mistake_text(mistake, key) + hint)
+    return "; ".join(list(found.values())[:3])
 
 
-def dotted(location: Iterable[int | str], tree: Any) -> str:
-    """Where a mistake is, without the names of the kinds that were chosen on the way there."""
+def dotted(location: Sequence[int | str], tree: Any, *, missing: bool) -> str:
+    """Where a mistake is, without the names of kinds and types that were tried on the way there."""
     keys = []
     for part in location:
         inside = tree if isinstance(tree, Mapping) else {}
-        if part in inside or part != inside.get("kind"):
+        if part in inside or isinstance(part, int) or (missing and part is location[-1]):
             keys.append(str(part))
             tree = inside.get(part)
     return ".".join(keys)

@@ -37,6 +37,7 @@ from linnet.errors import BadInput
 from linnet.records import Baseline
 from linnet.rows import Rows
 from linnet.tokenization import TokenizerCodec
+from linnet.untrusted import mistake_text
 
 TOKENS_PER_PARAMETER = 20  # where a given amount of computing gains most (Hoffmann et al., 2022)
 MOST_ROUNDS = 8.0  # of one text; more were not tried (dev/LOG.md)
@@ -168,7 +169,7 @@ class TextData(TokenDomain):
         try:
             return TextData.model_validate({**self.model_dump(), **options}), {}
         except ValidationError as error:
-            raise BadInput(f"--set: {error.errors()[0]['loc'][0]}: {error.errors()[0]['msg']}") from None
+            raise BadInput(f"--set: {mistake_text(error.errors()[0])}") from None
 
     @property
     def _reading(self) -> Reading:

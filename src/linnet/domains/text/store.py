@@ -29,7 +29,7 @@ from linnet.errors import BadInput
 from linnet.files import in_words, locked, sync, write_atomically
 from linnet.rows import Rows
 from linnet.tokenization import TokenizerCodec
-from linnet.untrusted import read_object
+from linnet.untrusted import mistake_text, read_object
 
 FORMAT = 3
 SEGMENT_TOKENS = 1 << 26
@@ -362,7 +362,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(stored)
     except ValidationError as error:
-        reason = error.errors()[0]["msg"]
+        reason = mistake_text(error.errors()[0])
         raise BadInput(f"{path} is damaged: {reason}; delete the store and encode it again") from None
 
 

@@ -1,0 +1,98 @@
+"""Mutated files of other people's: each is read, or refused as bad input; `bench/fuzz.py` draws thousands more."""
+
+from __future__ import annotations
+
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.mutations import mutate, rehash
+from foreign_models import CORPUS, folder_of, llama_config, portable, trained
+from linnet import workbench
+from linnet.domains.text.finding import find_sources
+from linnet.domains.text.sources import Reading, Tally, read_passages
+from linnet.errors import BadInput, RunFailed
+from linnet.exchange.families import Portable
+from linnet.exchange.gguf_model import read_gguf, write_gguf
+from linnet.exchange.hf import read_folder
+from linnet.tokenization import TokenizerCodec
+from tiny_runs import train_tiny
+
+CONFIG = llama_config(vocabulary=330)
+
+
+def hugging_face(at: Path) -> None:
+    folder_of(at, CONFIG, trained())
+
+
+def gguf(at: Path) -> None:
+    pytest.importorskip("gguf", reason="gguf is not installed (linnet[gguf])")
+    at.mkdir()
+    write_gguf(at / "m.gguf", Portable(CONFIG, portable(CONFIG).weights, trained()), "f32", "m")
+
+
+def tokenizer(at: Path) -> None:
+    at.mkdir()
+    (at / "tokenizer.json").write_text(trained().content)
+
+
+def run(at: Path) -> None:
+    train_tiny(at, "ema=0.9", steps=2)
+
+
+def text(at: Path) -> None:
+    at.mkdir()
+    (at / "rows.jsonl").write_text("".join(f'{{"text": "{i} fox", "split": "train"}}\n' for i in range(20)))
+    (at / "lines.txt").write_text("\n".join(CORPUS))
+
+
+def use_tokenizer(at: Path) -> None:
+    codec = TokenizerCodec.read(at)
+    assert len(codec.tokens) > 0 and codec.unknown in (None, *range(len(codec.tokens)))
+    codec.decode(codec.encode("the fox").ids)
+    assert codec.pieces is None or len(codec.pieces) == len(codec.tokens)
+
+
+def use_run(at: Path) -> None:
+    workbench.show(at)
+    workbench.generate(at, ["1+2="], max_tokens=1)
+    workbench.export_run(at, at.with_name("copy"), to="run", force=True)
+
+
+def use_text(at: Path) -> None:
+    list(read_passages(find_sources([str(file) for file in at.iterdir()]), Reading(), Tally()))
+
+
+FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
+    "Hugging Face": (hugging_face, read_folder),
+    "GGUF": (gguf, lambda at: read_gguf(at / "m.gguf")),
+    "tokenizer": (tokenizer, use_tokenizer),
+    "run": (run, use_run),
+    "text": (text, use_text),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@given(seed=st.integers(0, 1 << 30))
+@settings(max_examples=25)
+def test_mutants_are_read_or_refused(name: str, seed: int, tmp_path_factory: pytest.TempPathFactory) -> None:
+    make, use = FORMATS[name]
+    whole = tmp_path_factory.getbasetemp() / f"whole {name}"
+    if not whole.exists():
+        make(whole)
+    mutant, draw = whole.with_name("mutant"), random.Random(seed)
+    shutil.rmtree(mutant, ignore_errors=True)
+    shutil.copytree(whole, mutant)
+    mutate(draw.choice(sorted(file for file in mutant.rglob("*") if file.is_file())), draw)
+    for checkpoint in mutant.glob("checkpoints/*"):
+        rehash(checkpoint)
+    try:
+        use(mutant)
+    except (BadInput, RunFailed) as error:
+        assert str(error) and "\n" not in str(error)[:200]
