@@ -23,7 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -225,8 +225,8 @@ def rows_of(work: Callable[..., Iterator[Row]], *arguments: Any, **options: Any)
 class Report:
     """All rows so far, and the time."""
 
-    def __init__(self, limit: float, out: Path | None) -> None:
-        self.began, self.limit, self.out = time.monotonic(), limit, out
+    def __init__(self, limit: float, out: Path | None, match: Sequence[str] = ()) -> None:
+        self.began, self.limit, self.out, self.match = time.monotonic(), limit, out, match
         self.rows: list[Row] = []
         self.spare = Apart()  # loads its libraries while the measurement before it runs
 
@@ -246,6 +246,8 @@ class Report:
 
     def measure(self, section: str, name: str, work: Any, *arguments: Any, **options: Any) -> None:
         """Run one measurement in a process; what goes wrong becomes a row too."""
+        if self.match and not any(words in f"{section} {name}" for words in self.match):
+            return
         if self.left < LEAST:
             return self.add(section, {"name": name, "skipped": f"{max(0.0, self.left):.0f} s are left"})
         ends = time.monotonic() + min(CAPS.get(section.split()[0], 60.0), self.left)
@@ -316,13 +318,14 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="small shapes, for a trial without a GPU")
     parser.add_argument("--limit", type=float, default=480.0, help="seconds for everything (%(default)s)")
     parser.add_argument("--only", default=",".join(SECTIONS), help="sections, by commas (%(default)s)")
+    parser.add_argument("--match", action="append", help="measurements with these words only; may be repeated")
     parser.add_argument("--titles", help="a file of titles for the headlines; without it lines are drawn")
     parser.add_argument("--out", type=Path, help="a JSON file for all rows")
     given = parser.parse_args()
     chosen = given.only.split(",")
     if unknown := set(chosen) - set(SECTIONS):
         parser.error(f"no section is called {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
-    plan, report = Plan(given.device, given.tiny), Report(given.limit, given.out)
+    plan, report = Plan(given.device, given.tiny), Report(given.limit, given.out, given.match or ())
     if "machine" in chosen:
         report.measure("machine", "machine", machine, plan)
     if "tests" in chosen:
