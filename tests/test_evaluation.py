@@ -241,6 +241,21 @@ def test_long_blocks_cover_the_truth_of_one_document(total: int) -> None:
     assert covered >= 0.93 * 2 * 200
 
 
+def test_blocks_count_the_characters_of_scored_tokens_alone():
+    """Of one long conversation: what is asked in it is neither predicted nor counted."""
+    scored = np.arange(2000) % 400 >= 100
+    data = Rows.of_ids(np.full(2000, 2), np.array([0, 2000]), scored, np.array([1500]), np.array([1500]))
+    units = Units.of(data, LETTERS, "document")
+    assert units.name == "7 blocks of 1 document"
+    np.testing.assert_allclose(units.characters, np.add.reduceat(scored, units.edges[:-1], dtype=float))
+
+
+def test_few_rows_of_numbers_are_cut_into_blocks_too():
+    data = Rows({"x": np.zeros((3000, 2))}, np.array([0, 3000]), np.ones(3000, bool))
+    units = Units.of(data, LETTERS, "row")
+    assert units.name == "11 blocks of 1 row" and not units.characters.any()
+
+
 @settings(max_examples=100, deadline=None)
 @given(lengths=st.lists(st.integers(1, 4000), min_size=1, max_size=40), seed=st.integers(0, 9))
 def test_units_are_the_rows_or_cut_them_and_leave_nothing_out(lengths: list[int], seed: int) -> None:

@@ -118,7 +118,7 @@ class Units:
     """What a score varies with: the rows, or long blocks where there are few rows or one outweighs the others."""
 
     edges: np.ndarray  # int64 [units + 1]: the tokens that they begin with, and how many tokens there are
-    characters: np.ndarray  # [units]
+    characters: np.ndarray  # [units], of their scored tokens
     utf8_bytes: np.ndarray
     name: str  # as "120 documents"
 
@@ -141,11 +141,12 @@ class Units:
         # The first token of a row is not scored, so that it is no block of its own.
         cuts = [np.linspace(starts[i] + 1, starts[i + 1], parts[i] + 1)[1:-1] for i in np.flatnonzero(parts > 1)]
         edges = np.sort(np.concatenate([starts, *(cut.astype(np.int64) for cut in cuts)]))
-        rows, ids = np.repeat(np.arange(len(parts)), parts), np.asarray(source.ids[:])
-        sizes = []
-        for written, total in zip(written_sizes(codec), (characters, utf8_bytes), strict=True):
-            inside = np.add.reduceat(written[ids], edges[:-1])
-            sizes.append(inside * (total / np.maximum(np.bincount(rows, inside), 1))[rows])
+        sizes, rows = [np.zeros(len(edges) - 1)] * 2, np.repeat(np.arange(len(parts)), parts)
+        if source.row_characters is not None:
+            ids, scored = np.asarray(source.ids[:]), np.asarray(source.scored[:])
+            for i, (written, total) in enumerate(zip(written_sizes(codec), (characters, utf8_bytes), strict=True)):
+                inside = np.add.reduceat(written[ids] * scored, edges[:-1])
+                sizes[i] = inside * (total / np.maximum(np.bincount(rows, inside), 1))[rows]
         others = "" if len(lengths) == 1 else "; others may differ by more"
         return cls(edges, sizes[0], sizes[1], f"{len(edges) - 1:,} blocks of {name}{others}")
 
