@@ -53,7 +53,7 @@ def test_characters_and_bytes_are_those_of_the_texts(tmp_path: Path) -> None:
         assert part.rows.targets == len(part.rows.ids) - len(found)
 
 
-def test_the_tail_is_held_out_where_that_is_asked(tmp_path: Path) -> None:
+def test_the_tail_is_held_out_where_that_is_set(tmp_path: Path) -> None:
     path = corpus(tmp_path / "c.txt", 50)
     assert parts(TextData(paths=(path,), split="tail", validation=0.2, tokenizer=SMALL))[1] == sentences(50)[-10:]
     whole = path.read_text()
@@ -124,14 +124,14 @@ def test_the_pieces_of_a_document_that_was_cut_stay_in_one_part(
         assert all("".join(train + validation).count(f"{word} ") == 60 for word in words[0] | words[1])
 
 
-def test_what_is_met_in_validation_files_is_said(tmp_path: Path) -> None:
+def test_what_is_met_in_validation_files_is_noted(tmp_path: Path) -> None:
     train, held = corpus(tmp_path / "a.txt", 50), tmp_path / "b.txt"
     held.write_text("one\n\ntwo\n")
     data = TextData(paths=(train,), validation_paths=(held,), tokenizer=SMALL)
     assert "validation files: left out: 1 empty document" in data.load(1).notes
 
 
-def test_a_sample_is_drawn_and_said(tmp_path: Path) -> None:
+def test_a_sample_is_drawn_and_noted(tmp_path: Path) -> None:
     path = corpus(tmp_path / "c.txt")
     data = TextData(paths=(path,), sample=50, tokenizer=SMALL)
     train, validation = parts(data)

@@ -80,7 +80,7 @@ def test_a_folder_is_read_in_the_order_of_paths_without_hidden_files(tmp_path: P
     )
 
 
-def test_a_file_of_an_unknown_kind_is_read_as_lines_and_that_is_said(tmp_path: Path) -> None:
+def test_a_file_of_an_unknown_kind_is_read_as_lines_and_that_is_noted(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text('[{"text": "one"}]\n')
     assert read(path)[0] == ['[{"text": "one"}]']
@@ -164,7 +164,7 @@ def test_the_offset_counts_a_byte_order_mark(tmp_path: Path) -> None:
     assert "byte 5 (0xff)" in message(path)
 
 
-def test_a_byte_order_mark_is_dropped_and_said(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_dropped_and_noted(tmp_path: Path) -> None:
     path = tmp_path / "bom.txt"
     path.write_bytes(b"\xef\xbb\xbfhello\n")
     documents, tally = read(path)
@@ -172,7 +172,7 @@ def test_a_byte_order_mark_is_dropped_and_said(tmp_path: Path) -> None:
     assert tally.remarks() == ("dropped: the byte-order mark of 1 file",)
 
 
-def test_mixed_line_ends_are_read_as_lf_and_said(tmp_path: Path) -> None:
+def test_mixed_line_ends_are_read_as_lf_and_noted(tmp_path: Path) -> None:
     path = tmp_path / "mixed.txt"
     path.write_bytes(b"one\r\ntwo\rthree\nfour\x0bstill four\xe2\x80\xa8and still")
     documents, tally = read(path)

@@ -187,7 +187,7 @@ def test_training_in_another_process_gives_the_same_file() -> None:
     assert len(printed) == 1
 
 
-def test_a_vocabulary_that_the_corpus_cannot_support_is_shrunk_and_said() -> None:
+def test_a_vocabulary_that_the_corpus_cannot_support_is_shrunk_and_noted() -> None:
     wanted = Tokenizing(vocabulary=16_000)
     assert supported(wanted, 5_000_000) == (16_000, ())
     size, notes = supported(wanted, 147_000)
