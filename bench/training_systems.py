@@ -24,7 +24,7 @@ from linnet.domains.tokens import decoder
 from linnet.errors import RunFailed
 from linnet.exchange.families import LLAMA
 from linnet.exchange.tensors import written_tensors
-from linnet.machine import PRECISIONS, autocast, synchronize
+from linnet.machine import PRECISIONS, autocast, graph_cache, synchronize
 from linnet.model.config import ModelConfig
 from linnet.model.kernels import BLOCK
 from linnet.model.model import Model
@@ -98,6 +98,7 @@ class Trainer:
         self.device, self.precision = device, precision
         self.optim = torch.optim.AdamW(self.model.parameters(), lr=1e-3, weight_decay=0, fused=True)
         if compiled:
+            graph_cache()
             self.model.compile()
 
     def backward(self, batch: Batch) -> Tensor:

@@ -119,7 +119,9 @@ class Steps:
             raise
         except Exception as error:  # the compiler or what it made; the eager pass has just succeeded
             network.zero_grad(set_to_none=True)
-            lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+            lines = [
+                line.strip() for line in str(error).partition("Set TORCHDYNAMO")[0].splitlines() if line.strip()
+            ]
             return f"compiling failed: {' '.join(lines[:2]) or type(error).__name__}"
         return difference(expected, found, precision, exact=comparable(network))
 
