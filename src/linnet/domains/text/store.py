@@ -362,8 +362,7 @@ def _read_manifest(folder: Path) -> Manifest:
     try:
         return Manifest.model_validate(stored)
     except ValidationError as error:
-        reason = mistake_text(error.errors()[0])
-        raise BadInput(f"{path} is damaged: {reason}; delete the store and encode it again") from None
+        raise BadInput(f"{path} is damaged: {mistake_text(error.errors()[0])}; delete the store") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
