@@ -82,7 +82,7 @@ class Session:
     """A run that is loaded once and generates many times. The opened model stays as it was."""
 
     opened: Opened
-    runners: dict[tuple[Weights, Compiling | None], Runner] = field(default_factory=dict)
+    runners: dict[tuple[Weights, bool | None], Runner] = field(default_factory=dict)
 
     @classmethod
     def open(
@@ -168,11 +168,11 @@ class Session:
         elif compile == "auto":
             tokens = max((decoding.limit(config, request.prompt) for request in requests), default=0)
             compiling = Compiling.choose(config, weights, device, len(requests), rows, tokens)
-        key = (weights, compiling)
+        single = None if compiling is None else compiling.single
+        key = (weights, single)
         if key not in self.runners:
-            single = compiling is not None and compiling.single
             columns = self.opened.run.data.further_columns(self.opened.codec)
-            self.runners[key] = Runner(packed(model, weights, single=single), compiling, columns=columns)
+            self.runners[key] = Runner(packed(model, weights, single=bool(single)), compiling, columns=columns)
         return self.runners[key]
 
 
