@@ -124,6 +124,8 @@ def test_the_form_follows_device_and_shape(wide, monkeypatch):
     assert kernels.attention_form(cpu, 128, 128, compiled=False, dropout=0.1) == "explicit"
     assert kernels.attention_form(cpu, 1024, 1024, compiled=False, dropout=0.1) == "blocked"
     assert kernels.attention_form(cuda, 128, 128, compiled=True, dropout=0.1) == "fused"
+    assert kernels.attention_form(cuda, 1, 128, compiled=True) == "multiply_sum"
+    assert kernels.attention_form(cuda, 1, 128, compiled=False) == "fused"
 
 
 @pytest.mark.parametrize("form", ["explicit", "blocked", "fused", "multiply_sum"])

@@ -99,7 +99,8 @@ class Loop:
     ) -> None:
         self.runner, self.decoding, self.device, self.after = runner, decoding, runner.device, after
         self.fixed, self.slots, self.graphs = runner.fixed, slots, Graphs(runner.device)
-        self.memory: Memory = runner.empty(rows, slots, after=after).take()
+        # One slot more than is ever read: to a compiler, reading all of them would be a graph of its own.
+        self.memory: Memory = runner.empty(rows, slots + self.fixed, after=after).take()
         self.buffers = Buffers.of(runner, decoding.sampling, rows, slots)
         self.turn = torch.zeros(1, dtype=torch.int64, device=self.device)  # which token of the round trip it is
         self.drawn = torch.zeros(burst, rows, 3, dtype=torch.float64, device=self.device)  # see `draw`

@@ -29,6 +29,7 @@ SHARED_ROWS = 8
 REFILL = 8  # waiting requests are admitted when one row in so many is empty
 CROWDED = 0.75  # a batch with fewer living rows than this is compacted
 PREFILL_TOKENS = 1024  # tokens of prompts that are computed at once; more would only need more memory
+PREFILL_ON_A_GPU = 1 << 15  # which few tokens do not keep busy
 
 
 @dataclass
@@ -213,7 +214,7 @@ class Scheduler:
 
     def _passes(self, rows: Sequence[Row]) -> Iterator[tuple[Row, ...]]:
         """Rows whose prompts are computed in one pass, so many that it does not need much memory of its own."""
-        most = max(PREFILL_TOKENS, len(self.rows) * self.slots // 16)
+        most = max(PREFILL_ON_A_GPU if self.fixed else PREFILL_TOKENS, len(self.rows) * self.slots // 16)
         together: list[Row] = []
         tokens = 0
         for prompt, samples in groupby(rows, key=lambda row: row.request.prompt):

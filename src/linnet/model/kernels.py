@@ -6,8 +6,9 @@ values to rounding, dropout in distribution. `explicit` attention is the referen
 
 A CPU with AVX-512 wants plain batched products (its fused kernel is slow forward and backward) and, for long rows,
 blocks that skip the masked half; other CPUs without dropout, and CUDA with its flash kernel, want the fused form;
-one compiled query wants a multiply and a sum. A compiler inlines what depends on positions alone into all of its
-uses, and on processors adds up gradients of embeddings by atomic additions: both are custom operators there.
+one compiled query wants a multiply and a sum on both. A compiler inlines what depends on positions alone into all
+of its uses, and on processors adds up gradients of embeddings by atomic additions: there both are custom
+operators.
 The measurements are in dev/LOG.md.
 Legend: B = rows, H = heads, Hk = key-value heads, G = H / Hk, T = queries, S = keys, P = shared keys,
 D = head width, N = rows of logits, V = vocabulary, W = width.
@@ -73,11 +74,13 @@ def attention_form(
 
     With dropout torch has no fused kernel for processors.
     """
+    compiled = torch.compiler.is_compiling() if compiled is None else compiled
+    if queries == 1 and compiled and not dropout:
+        return "multiply_sum"  # on CUDA too: the fused kernels take a mask slowly, or leave most of a tile empty
     if device.type == "cuda":
         return "explicit" if _PART and dropout else "fused"  # whose own dropout knows nothing of parts
     if queries == 1:
-        compiled = torch.compiler.is_compiling() if compiled is None else compiled
-        return "multiply_sum" if compiled else "explicit"
+        return "explicit"
     if not WIDE and not dropout:
         return "fused"
     return "blocked" if queries >= 2 * BLOCK else "explicit"
