@@ -126,7 +126,7 @@ LISTS = {"h_place": [1], "h_start_min": [5], "h_duration": [5], "h_day_diff": [0
         ({"visits": [visit("a", True)]}, "visit 1, start: a text or a number is needed, not true or false"),
         ({"visits": [visit("a", 10**30)]}, "visit 1, start: a number of 31 digits is too large"),
         ({**LISTS, "h_place": [1, 2]}, "differ in length"),
-        ({**LISTS, "h_start_min": ["x"]}, "h_start_min is a whole number from 0 to 1439, not 'x'"),
+        ({**LISTS, "h_start_min": ["x"]}, "h_start_min.0 is 'x', not an integer"),
     ],
 )
 def test_wrong_fields_are_named_and_coordinates_are_not_shown(

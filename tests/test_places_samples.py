@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from linnet.domains.places.checking import check, default_recipe, leaks
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.sample_files import read_samples, sample_lines, write_samples
+from linnet.domains.places.sample_files import read_samples, sample_lines
 from linnet.domains.places.samples import (
     CHECK_INS,
     PUBLISHED,
@@ -25,6 +25,7 @@ from linnet.domains.places.samples import (
 )
 from linnet.domains.places.visits import Visits, legacy_ids
 from linnet.errors import BadInput
+from linnet.files import write_lines
 from places_tables import random_visits
 
 
@@ -145,7 +146,7 @@ def test_read_then_written_samples_are_equal(tmp_path: Path, name: str) -> None:
     part = divide(visits, PUBLISHED)
     samples = make_samples(visits, part, PUBLISHED)
     path = tmp_path / name
-    write_samples(path, visits, samples, legacy_ids(visits, part))
+    write_lines(path, sample_lines(visits, samples, legacy_ids(visits, part)))
     again, read = read_samples([path])
     assert leaks(again, read) == []
     unknown = {"start_day", "legacy", "h_legacy"}  # counted from a first day, and over train places, of all visits
@@ -163,15 +164,15 @@ def test_read_then_written_samples_are_equal(tmp_path: Path, name: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"h_place": None}, "line 1 lacks h_place"),
+        ({"h_place": None}, "line 1: h_place is missing"),
         ({"h_weekday": [1]}, "differ in length"),
-        ({"split": "dev"}, 'split "dev" is none of'),
-        ({"h_day_diff": -1}, "after the target's day"),
-        ({"start_day": "x"}, "s.jsonl line 1: start_day is a whole number, not 'x'"),
-        ({"weekday": 7}, "s.jsonl line 1: weekday is a whole number from 0 to 6, not 7"),
-        ({"place": None}, "s.jsonl line 1: place is a whole number or a text, not None"),
-        ({"h_place": "gym"}, "s.jsonl line 1: h_place is a list, one entry a visit, not 'gym'"),
-        ({"s2_l11": "35f05134"}, "s2_l11 is the token of an S2 cell of level 11, not '35f05134'"),
+        ({"split": "dev"}, "split is 'dev'; it is one of 'train', 'validation' or 'test'"),
+        ({"h_day_diff": -1}, "h_day_diff.0 is -1, not at least 0"),
+        ({"start_day": "x"}, "s.jsonl line 1: start_day is 'x', not an integer"),
+        ({"weekday": 7}, "s.jsonl line 1: weekday is 7, not at most 6"),
+        ({"place": None}, "s.jsonl line 1: place.* is None, not an integer"),
+        ({"h_place": "gym"}, "s.jsonl line 1: h_place is 'gym', not a list"),
+        ({"s2_l11": "35f05134"}, "s2_l11 is a token of an S2 cell of level 11, not '35f05134'"),
         ({"place": "gym"}, r"place is a text \(s.jsonl line 1\) and a number"),
     ],
 )
@@ -211,7 +212,7 @@ def test_samples_that_are_there_twice_are_refused(tmp_path: Path) -> None:
     part = divide(visits, PUBLISHED)
     path = tmp_path / "s.jsonl"
     samples = make_samples(visits, part, PUBLISHED)
-    write_samples(path, visits, samples, legacy_ids(visits, part))
+    write_lines(path, sample_lines(visits, samples, legacy_ids(visits, part)))
     with pytest.raises(BadInput, match=f"{len(samples)} of {2 * len(samples)} samples are there twice"):
         read_samples([path, path])
     record = check([path, path])

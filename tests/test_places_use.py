@@ -22,12 +22,13 @@ from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.privacy import disclosure, forget, users_of_places
-from linnet.domains.places.sample_files import read_histories, write_samples
+from linnet.domains.places.sample_files import read_histories, sample_lines
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.domains.places.use import misses, places_run, predict
 from linnet.domains.places.verbs import visit_table
 from linnet.domains.places.visits import legacy_ids, mark_of
 from linnet.errors import BadInput
+from linnet.files import write_lines
 from linnet.records import BenchRecord
 from linnet.training.checkpoint import RunFolder
 from places_tables import random_visits
@@ -122,7 +123,7 @@ def test_published_samples_are_histories(runs: dict[str, Path], tmp_path: Path) 
     visits = random_visits(1, users=5, visits=80)
     part = divide(visits, PUBLISHED)
     samples = make_samples(visits, part, PUBLISHED)
-    write_samples(tmp_path / "s.jsonl", visits, samples, legacy_ids(visits, part))
+    write_lines(tmp_path / "s.jsonl", sample_lines(visits, samples, legacy_ids(visits, part)))
     _, _, codec = places_run(runs["tiny-places"])
     found = read_histories(tmp_path / "s.jsonl", codec, Reading())
     order = np.argsort(samples.part, kind="stable")
@@ -209,7 +210,8 @@ def test_a_forgotten_user_does_not_come_back(stays: Path, histories: Path, tmp_p
 def test_samples_of_a_forgotten_user_are_left_out(stays: Path, tmp_path: Path) -> None:
     table = visit_table([stays], SPLIT[:1], "", "", "").table()
     path, without = tmp_path / "samples.jsonl", tmp_path / "without.jsonl"
-    write_samples(path, table.visits, table.samples, legacy_ids(table.visits, table.part))
+    legacy = legacy_ids(table.visits, table.part)
+    write_lines(path, sample_lines(table.visits, table.samples, legacy))
     lines = path.read_text().splitlines(keepends=True)
     without.write_text("".join(line for line in lines if json.loads(line)["user"] != 102))
 

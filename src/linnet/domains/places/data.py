@@ -16,13 +16,13 @@ from linnet.domains.places.checking import Table, read_table
 from linnet.domains.places.cleaning import Reading, ingest
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.features import Augmentation, Cut, VisitRows
-from linnet.domains.places.sample_files import writable, write_samples, write_visits
+from linnet.domains.places.sample_files import sample_lines, writable, write_visits
 from linnet.domains.places.samples import PUBLISHED, GivenRecipe, Recipe, Samples, make_samples
 from linnet.domains.places.settings import FULL_IS_NOT_READ, CopyConfig, ScorerConfig
 from linnet.domains.places.sources import JSON, files_of, parse_mapping
 from linnet.domains.places.visits import PARTS, ClusterRule, StayRule, Visits, legacy_ids
 from linnet.errors import BadInput, nearest
-from linnet.files import refuse_existing
+from linnet.files import refuse_existing, write_lines
 from linnet.model.config import NetworkConfig
 from linnet.records import DataRecord
 from linnet.rows import RowSource
@@ -101,7 +101,8 @@ class PlacesData(Domain):
         refuse_existing(out, force=force)
         table = self.table()
         clock = table.recipe is not None and table.recipe.calendar == "local"
-        write_samples(out, table.visits, table.samples, legacy_ids(table.visits, table.part), local=clock)
+        lines = sample_lines(table.visits, table.samples, legacy_ids(table.visits, table.part), local=clock)
+        write_lines(out, lines)
         rows = {name: int((table.samples.part == number).sum()) for number, name in enumerate(PARTS)}
         return DataRecord(path=str(out), rows=rows, counts={}, problems=table.problems, notes=table.notes)
 

@@ -15,12 +15,14 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NotRequired
 
 import numpy as np
+from pydantic import ConfigDict, Field, StrictInt, StrictStr
+from typing_extensions import TypedDict
 
 from linnet.domains.places import cells as s2
 from linnet.domains.places import sources
@@ -32,113 +34,95 @@ from linnet.domains.places.times import MONDAY
 from linnet.domains.places.visits import DAY, MINUTE, NO_PART, PARTS, Visits
 from linnet.errors import BadInput
 from linnet.files import new_file, refuse_existing, write_lines
+from linnet.untrusted import checked, shown
 from linnet.untrusted import kind_of as json_kind
-from linnet.untrusted import shown
 
 if TYPE_CHECKING:
     import polars as pl
 
 LONGEST = 2879  # minutes; durations are capped in the published files
-_PER_VISIT = ("h_place", "h_weekday", "h_start_min", "h_day_diff")
-_OPTIONAL = ("h_duration", "h_visit")
-_ANY = 1e9
-_WHOLE = {  # field -> the least and the most that it may be
-    "start_day": (-_ANY, _ANY), "weekday": (0, 6), "start_min": (0, 1439), "duration": (0, _ANY),
-    "h_weekday": (0, 6), "h_start_min": (0, 1439), "h_duration": (0, _ANY), "h_day_diff": (-_ANY, _ANY),
-}  # fmt: skip
-_TARGET = ("user", "place", "start_day", "weekday", "start_min")
 _WHOLE_TEXT = re.compile(r"[+-]?[0-9]{1,18}(\.0+)?")
+_MOST = 10**9
+_Id = Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | StrictStr
+_Number = Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | None
+_Day = Annotated[int, Field(ge=-_MOST, le=_MOST)]
+_Minutes = Annotated[int, Field(ge=0, le=_MOST)]
+_Weekday = Annotated[int, Field(ge=0, le=6)]
+_Minute = Annotated[int, Field(ge=0, le=1439)]
 Line = tuple[str, int, dict[str, Any]]  # where it stands, its line, the object
+
+
+class HistoryLine(TypedDict):
+    """What a line to predict from has; further keys are cells and what is not read."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    h_place: list[_Id]
+    h_weekday: list[_Weekday]
+    h_start_min: list[_Minute]
+    h_day_diff: list[_Minutes]  # days before that of the target
+    h_duration: NotRequired[list[_Minutes] | None]
+    h_visit: NotRequired[list[_Number] | None]
+
+
+class SampleLine(HistoryLine):
+    """A sample, which has a target."""
+
+    user: _Id
+    place: _Id
+    start_day: _Day
+    weekday: _Weekday
+    start_min: _Minute
+    duration: NotRequired[_Minutes]
+    visit: NotRequired[_Number]
+    split: NotRequired[Literal["train", "validation", "test"]]
 
 
 def read_samples(paths: Sequence[Path]) -> tuple[Visits, Samples]:
     """The visits that these samples mention, and the samples on them."""
-    records = [(where, record) for path in paths for where, _, record in json_lines(path)]
-    if not records:
+    lines = [line for path in paths for line in json_lines(path)]
+    if not lines:
         raise BadInput(f"{paths[0]} holds no sample")
-    levels = levels_of(records[0][1])
-    for where, record in records:
-        _complete(where, record, levels)
-    _one_kind_of_name(records)
-    _each_once(records)
-    table = _mentioned([record for _, record in records])
-    visits, row_of = _visits(table)
-    history = [row_of[key] for _, record in records for key in _history_keys(record)]
-    lengths = np.array([len(record["h_place"]) for _, record in records])
-    target = np.array([row_of[_target_key(record)] for _, record in records], np.int64)
-    part = np.array([_part(where, record) for where, record in records], np.int8)
+    levels = levels_of(lines[0][2])
+    records = [_complete(SampleLine, where, record, levels) for where, _, record in lines]
+    places = [[record["place"], *record["h_place"]] for record in records]
+    for what, names in (("user", [[record["user"]] for record in records]), ("place", places)):
+        _one_kind(what, [where for where, _, _ in lines], names)
+    _each_once([where for where, _, _ in lines], records)
+    visits, row_of = _visits(_mentioned(records, levels))
+    history = [row_of[key] for record in records for key in _history_keys(record)]
+    lengths = np.array([len(record["h_place"]) for record in records])
+    target = np.array([row_of[_target_key(record)] for record in records], np.int64)
+    part = np.array([PARTS.index(record.get("split", PARTS[0])) for record in records], np.int8)
     of_visit = np.full(len(visits), NO_PART, np.int8)
     of_visit[history] = np.repeat(part, lengths)
     of_visit[target] = part
-    end = train_end(visits, of_visit)[visits.user[target]]
-    begin = visits.bounds[visits.user[target]]
+    begin, end = visits.bounds[visits.user[target]], train_end(visits, of_visit)[visits.user[target]]
+    end = np.maximum(np.minimum(end, target), begin)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    samples = Samples(
-        target, starts, np.array(history, np.int32), begin, np.maximum(np.minimum(end, target), begin), part
-    )
-    return visits, samples
+    return visits, Samples(target, starts, np.array(history, np.int32), begin, end, part)
 
 
-def _complete(where: str, record: dict[str, Any], levels: Sequence[int], *, target: bool = True) -> None:
-    """Refuse a line that lacks something, or holds something of another kind; the field is named.
-
-    Histories to predict from need no target.
-    """
-    needed = (*_TARGET, *_PER_VISIT) if target else _PER_VISIT
-    cells = [name for level in levels for name in (f"s2_l{level}", f"h_s2_l{level}") if target or name[0] == "h"]
-    if missing := [name for name in (*needed, *cells) if name not in record]:
-        beside = f" and, as the first line, {', '.join(cells)}" if cells else ""
-        raise BadInput(f"{where} lacks {', '.join(missing)}; a sample has {', '.join(needed)}{beside}")
-    lists = [*_PER_VISIT, *(f"h_s2_l{level}" for level in levels)]
-    lists += [name for name in _OPTIONAL if record.get(name)]
-    for name in lists:
-        if not isinstance(record[name], list):
-            raise BadInput(f"{where}: {name} is a list, one entry a visit, not {record[name]!r}")
-    lengths = {name: len(record[name]) for name in lists}
+def _complete(kind: Any, where: str, record: dict[str, Any], levels: Sequence[int]) -> dict[str, Any]:
+    """The record with its types, or the field that is wrong."""
+    found: dict[str, Any] = checked(kind, record, where)
+    for level in levels:
+        for name in (f"h_s2_l{level}", *([f"s2_l{level}"] if kind is SampleLine else [])):
+            tokens = found.get(name)
+            if not isinstance(tokens, list if name[0] == "h" else str):
+                raise BadInput(f"{where} lacks {name}, which the first line has")
+            for token in tokens if isinstance(tokens, list) else [tokens]:
+                if not isinstance(token, str) or cell_level(token) != level:
+                    raise BadInput(
+                        f"{where}: {name} is the token of an S2 cell of level {level}, not {shown(token)}"
+                    )
+    lengths = {
+        name: len(values) for name, values in found.items() if name[:2] == "h_" and isinstance(values, list)
+    }
     if len(set(lengths.values())) != 1:
         raise BadInput(f"{where}: the lists of its history differ in length: {lengths}")
-    if lengths["h_place"] == 0:
+    if not found["h_place"]:
         raise BadInput(f"{where} has an empty history")
-    _right_kinds(where, record, levels, target=target)
-    if min(record["h_day_diff"]) < 0:
-        raise BadInput(f"{where}: h_day_diff {min(record['h_day_diff'])} is a day after the target's day")
-
-
-def _right_kinds(where: str, record: dict[str, Any], levels: Sequence[int], *, target: bool) -> None:
-    for name, (least, most) in _WHOLE.items():
-        values = (record.get(name) or []) if name.startswith("h_") else [record.get(name, 0)] if target else []
-        if set(map(type, values)) <= {int} and all(least <= value <= most for value in values):
-            continue  # as nearly all are; what follows looks for the one to be named
-        for value in values:
-            whole = isinstance(value, int | float) and not isinstance(value, bool) and value == value // 1
-            if not whole or not least <= value <= most:
-                bounds = f" from {least} to {most:.0f}" if most < _ANY else f" from {least}" if least == 0 else ""
-                raise BadInput(f"{where}: {name} is a whole number{bounds}, not {value!r}")
-    names = {"h_place": record["h_place"]}
-    names |= {"user": [record["user"]], "place": [record["place"]]} if target else {}
-    for name, values in names.items():
-        for value in values:
-            if type(value) is not str and not _is_id(value):
-                raise BadInput(f"{where}: {name} is a whole number or a text, not {shown(value)}")
-    for name, values in (("visit", [record.get("visit")]), ("h_visit", record.get("h_visit") or [])):
-        for value in values:
-            if value is not None and not _is_id(value):
-                raise BadInput(f"{where}: {name} is a whole number, not {shown(value)}")
-    _part(where, record)
-    for level in levels:
-        _tokens_of(where, level, f"h_s2_l{level}", record[f"h_s2_l{level}"])
-        if target:
-            _tokens_of(where, level, f"s2_l{level}", [record[f"s2_l{level}"]])
-
-
-def _is_id(value: object) -> bool:
-    return type(value) is int and abs(value) < 1 << 63
-
-
-def _tokens_of(where: str, level: int, name: str, tokens: Sequence[Any]) -> None:
-    for token in tokens:
-        if not isinstance(token, str) or cell_level(token) != level:
-            raise BadInput(f"{where}: {name} is the token of an S2 cell of level {level}, not {token!r}")
+    return found
 
 
 @functools.lru_cache(100_000)
@@ -148,27 +132,23 @@ def cell_level(token: str) -> int:
     return int(s2.levels(found)[0]) if found[0] else -1
 
 
-def _one_kind_of_name(records: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def _one_kind(what: str, places: Sequence[str], names: Iterable[Sequence[int | str]]) -> None:
     """Numbers and texts side by side would be sorted, and compared, as texts."""
-    for names in (("user",), ("place", "h_place")):
-        first: dict[bool, str] = {}
-        for where, record in records:
-            for name in names:
-                values = record[name] if name.startswith("h_") else [record[name]]
-                for kind in set(map(type, values)):
-                    first.setdefault(kind is str, where)
-        if len(first) > 1:
-            raise BadInput(f"{names[0]} is a text ({first[True]}) and a number ({first[False]}); use one of them")
+    first: dict[bool, str] = {}
+    for where, some in zip(places, names, strict=True):
+        for name in some:
+            first.setdefault(isinstance(name, str), where)
+    if len(first) > 1:
+        raise BadInput(f"{what} is a text ({first[True]}) and a number ({first[False]}); use one of them")
 
 
-def _each_once(records: Sequence[tuple[str, dict[str, Any]]]) -> None:
+def _each_once(lines: Sequence[str], records: Sequence[dict[str, Any]]) -> None:
     """Refuse a sample that is there twice, as those of a file that was given twice are."""
     seen: dict[_Key, str] = {}
     again = []
-    for where, record in records:
+    for where, record in zip(lines, records, strict=True):
         key = (record.get("split"), _target_key(record), tuple(_history_keys(record)))
-        first = seen.setdefault(key, where)
-        if first is not where:
+        if (first := seen.setdefault(key, where)) is not where:
             again.append((where, first))
     if again:
         where, first = again[0]
@@ -178,42 +158,29 @@ def _each_once(records: Sequence[tuple[str, dict[str, Any]]]) -> None:
         )
 
 
-def _part(where: str, record: dict[str, Any]) -> int:
-    split = record.get("split", "train")
-    if not isinstance(split, str) or split not in PARTS:
-        raise BadInput(f'{where}: split "{split}" is none of {", ".join(PARTS)}')
-    return PARTS.index(split)
-
-
 _Key = tuple[Any, ...]  # (user, day, minute, place, visit id or None)
 
 
 def _history_keys(record: dict[str, Any]) -> list[_Key]:
-    ids = record.get("h_visit") or [None] * len(record["h_place"])
+    ids, user = record.get("h_visit") or [None] * len(record["h_place"]), record["user"]
     days = [record["start_day"] - apart for apart in record["h_day_diff"]]
-    user = record["user"]
-    return [
-        (user, *rest) for rest in zip(days, record["h_start_min"], record["h_place"], ids, strict=True)
-    ]  # fmt: skip
+    return [(user, *rest) for rest in zip(days, record["h_start_min"], record["h_place"], ids, strict=True)]
 
 
 def _target_key(record: dict[str, Any]) -> _Key:
     return (record["user"], record["start_day"], record["start_min"], record["place"], record.get("visit"))
 
 
-def _mentioned(records: Sequence[dict[str, Any]]) -> dict[_Key, tuple[int, int, tuple[str, ...]]]:
-    """Each visit once: (weekday, duration, cell tokens)."""
-    found: dict[_Key, tuple[int, int, tuple[str, ...]]] = {}
-    levels = levels_of(records[0])
+_Mentioned = dict[_Key, tuple[int, int, tuple[str, ...]]]  # (weekday, duration, cell tokens) of each visit
+
+
+def _mentioned(records: Sequence[dict[str, Any]], levels: Sequence[int]) -> _Mentioned:
+    found: _Mentioned = {}
     for record in records:
-        cells = list(zip(*[record[f"h_s2_l{level}"] for level in levels], strict=True)) or [()] * len(
-            record["h_place"]
-        )
-        durations = record.get("h_duration") or [0] * len(record["h_place"])
-        for key, weekday, minutes, cell in zip(
-            _history_keys(record), record["h_weekday"], durations, cells, strict=True
-        ):
-            found[key] = (weekday, minutes, cell)
+        count = len(record["h_place"])
+        cells = zip(*(record[f"h_s2_l{level}"] for level in levels), strict=True) if levels else [()] * count
+        known = zip(record["h_weekday"], record.get("h_duration") or [0] * count, cells, strict=True)
+        found |= zip(_history_keys(record), known, strict=True)
         own = tuple(record[f"s2_l{level}"] for level in levels)
         found.setdefault(_target_key(record), (record["weekday"], record.get("duration", 0), own))
     return found
@@ -223,7 +190,7 @@ def levels_of(record: dict[str, Any]) -> list[int]:
     return sorted(int(name[6:]) for name in record if name.startswith("h_s2_l"))
 
 
-def _visits(table: dict[_Key, tuple[int, int, tuple[str, ...]]]) -> tuple[Visits, dict[_Key, int]]:
+def _visits(table: _Mentioned) -> tuple[Visits, dict[_Key, int]]:
     keys = sorted(table, key=lambda key: (key[0], key[1], key[2], -1 if key[4] is None else key[4]))
     users, user = np.unique(np.array([key[0] for key in keys]), return_inverse=True)
     places, place = np.unique(np.array([key[3] for key in keys]), return_inverse=True)
@@ -248,15 +215,8 @@ def _visits(table: dict[_Key, tuple[int, int, tuple[str, ...]]]) -> tuple[Visits
     return visits, {key: row for row, key in enumerate(keys)}
 
 
-def write_samples(
-    path: Path, visits: Visits, samples: Samples, legacy: np.ndarray, *, local: bool = False
-) -> None:
-    """One JSON object a line, train first; `legacy` is [P]. Times are those of the clock that was asked for."""
-    write_lines(path, sample_lines(visits, samples, legacy, local=local))
-
-
 def sample_lines(visits: Visits, samples: Samples, legacy: np.ndarray, *, local: bool = False) -> Iterator[str]:
-    """The lines of the file."""
+    """One JSON object a line, train first; `legacy` is [P]. Times are those of the local or of the UTC clock."""
     day = visits.day(local=local)
     since = day - day[visits.bounds[:-1]][visits.user]
     columns = {
@@ -280,7 +240,7 @@ def sample_lines(visits: Visits, samples: Samples, legacy: np.ndarray, *, local:
         record["h_day_diff"] = [of_day[target] - of_day[row] for row in rows]
         record |= {f"h_s2_l{level}": [names[of_place[row]] for row in rows] for level, names in tokens.items()}
         record |= {name: lists[name][target] for name in ("visit", "place", "legacy")}
-        record |= {"start_day": of_day[target]}
+        record["start_day"] = of_day[target]
         record |= {name: lists[name][target] for name in ("weekday", "start_min", "duration")}
         record |= {f"s2_l{level}": names[of_place[target]] for level, names in tokens.items()}
         yield json.dumps(record, separators=(",", ":")) + "\n"
@@ -367,7 +327,7 @@ def _published_frame(records: Sequence[Line]) -> pl.DataFrame:
     }
     marks: dict[str, list[int]] = {name: [] for name in (sources.RECORD, sources.LINE, sources.VISIT)}
     for index, (where, line, record) in enumerate(records):
-        _complete(where, record, levels, target=False)
+        record = _complete(HistoryLine, where, record, levels)
         count, apart = len(record["h_place"]), record["h_day_diff"]
         # The last visit's weekday fixes the week; only differences of days matter beside it.
         base = 7 * 1000 + MONDAY + record["h_weekday"][-1] + apart[-1]
