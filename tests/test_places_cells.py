@@ -28,12 +28,6 @@ def test_ids_are_those_of_s2cell(seed: int, level: int) -> None:
     assert (cells.levels(ids) == level).all()
 
 
-@pytest.mark.parametrize("point", [(0, 0), (0, 90), (0, -90), (180, 0), (-180, 1e-308), (45, 45)])
-def test_corners_of_the_cube_have_cells(point: tuple[float, float]) -> None:
-    ids = cells.cell_ids(np.array([float(point[0])]), np.array([float(point[1])]), 11)
-    assert ids[0] == s2cell.lat_lon_to_cell_id(point[1], point[0], 11)
-
-
 @given(st.integers(0, 10**6))
 def test_levels_nest(seed: int) -> None:
     lon, lat = sphere(seed)

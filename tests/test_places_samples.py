@@ -172,7 +172,7 @@ def test_read_then_written_samples_are_equal(tmp_path: Path, name: str) -> None:
         ({"weekday": 7}, "s.jsonl line 1: weekday is 7, not at most 6"),
         ({"place": None}, "s.jsonl line 1: place.* is None, not an integer"),
         ({"h_place": "gym"}, "s.jsonl line 1: h_place is 'gym', not a list"),
-        ({"s2_l11": "35f05134"}, "s2_l11 is a token of an S2 cell of level 11, not '35f05134'"),
+        ({"s2_l11": "35f05134"}, "s2_l11 is the token of an S2 cell of level 11, not '35f05134'"),
         ({"place": "gym"}, r"place is a text \(s.jsonl line 1\) and a number"),
     ],
 )
