@@ -234,3 +234,12 @@ def test_differences_are_found_by_part(precision: str) -> None:
     other = expected | {"a.weight": torch.randn(50)}
     assert difference(expected, other, precision, exact=False) == "", "other values were dropped"
     assert "gradients of a" in difference(expected, expected | {"a.weight": nan}, precision, exact=False)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_whole_passes_as_graphs_train_as_eager_steps_do(tmp_path: Path) -> None:
+    for compiled in ("graphs", "off"):
+        train_tiny(tmp_path / compiled, f"compile={compiled}", steps=12, device="cuda", precision="bfloat16")
+    assert not [note for note in logged(tmp_path / "graphs", "note") if "not compiled" in note["text"]]
+    assert losses(tmp_path / "graphs") == pytest.approx(losses(tmp_path / "off"), rel=0.02)
