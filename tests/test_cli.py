@@ -299,7 +299,7 @@ def test_interrupting_is_clean_and_resume_goes_on(tmp_path: Path) -> None:
     assert shown["state"] == "unfinished" and 3 <= shown["step"] < 2000
 
 
-@pytest.mark.parametrize("recipe", sorted(name for name in registry().recipes if "places" not in name))
+@pytest.mark.parametrize("recipe", sorted(registry().recipes))
 def test_every_setting_of_a_recipe_has_a_meaning_and_can_be_set(recipe: str) -> None:
     """What `linnet recipes NAME` lists is what `--set` takes; meanings stand at the settings themselves."""
     (described, *settings) = workbench.recipes(recipe)

@@ -256,8 +256,8 @@ def checked(kind: Any, value: object, where: object) -> Any:
     try:
         return _adapter(kind).validate_python(value)
     except ValidationError as error:
-        said = "; ".join(mistake_text(mistake) for mistake in error.errors()[:3])
-        raise BadInput(f"{where}: {said}" if where else said) from None
+        mistakes = "; ".join(mistake_text(mistake) for mistake in error.errors()[:3])
+        raise BadInput(f"{where}: {mistakes}" if where else mistakes) from None
 
 
 _EXPECTED = {

@@ -58,10 +58,10 @@ class Face:
             self.out.write(text)
             self.out.flush()
 
-    def remark(self, said: object) -> None:
+    def remark(self, text: object) -> None:
         """A line for people, beside the records."""
         if os.environ.get("RANK", "0") == "0":
-            typer.echo(str(said), err=True)
+            typer.echo(str(text), err=True)
 
     def progress(self, course: Course) -> TrainingProgress:
         """The progress line of a run that is about to start."""

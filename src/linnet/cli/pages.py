@@ -48,15 +48,15 @@ def section(name: str, verb: Callable[..., Any]) -> str:
     for parameter in inspect.signature(verb).parameters.values():
         if hints[parameter.name] is typer.Context:
             continue
-        kind, said = typing.get_args(hints[parameter.name])[:2]
-        if isinstance(said, ArgumentInfo):
-            arguments.append((said.metavar or parameter.name.upper(), said, parameter.default))
+        kind, described = typing.get_args(hints[parameter.name])[:2]
+        if isinstance(described, ArgumentInfo):
+            arguments.append((described.metavar or parameter.name.upper(), described, parameter.default))
         else:
-            options.append(option_row(parameter, kind, said))
+            options.append(option_row(parameter, kind, described))
     usage = " ".join([name, "[OPTIONS]", *(argument_usage(shown, default) for shown, _, default in arguments)])
     lines = [f"## {name}", "", f"`{usage}`", "", inspect.cleandoc(verb.__doc__ or ""), ""]
     if arguments:
-        lines += [*(f"- `{shown}`: {said.help}" for shown, said, _ in arguments), ""]
+        lines += [*(f"- `{shown}`: {described.help}" for shown, described, _ in arguments), ""]
     lines += ["| option | value | |", "|---|---|---|", *options, ""]
     return "\n".join(lines)
 
@@ -65,9 +65,11 @@ def argument_usage(shown: str, default: object) -> str:
     return shown if default is inspect.Parameter.empty else f"[{shown} ...]"
 
 
-def option_row(parameter: inspect.Parameter, kind: object, said: OptionInfo) -> str:
+def option_row(parameter: inspect.Parameter, kind: object, described: OptionInfo) -> str:
     # In an Annotated option the first name stands where the default would be.
-    names = ", ".join(f"`{name}`" for name in (said.default, *(said.param_decls or ())) if isinstance(name, str))
+    names = ", ".join(
+        f"`{name}`" for name in (described.default, *(described.param_decls or ())) if isinstance(name, str)
+    )
     known = parameter.default
     if known is inspect.Parameter.empty:
         default = " (needed)"
@@ -75,14 +77,14 @@ def option_row(parameter: inspect.Parameter, kind: object, said: OptionInfo) -> 
         default = ""
     else:
         default = f" (default: {' '.join(map(str, known)) if isinstance(known, tuple) else known})"
-    help_text = (said.help or "").replace("|", "\\|")
-    return f"| {names} | {value_of(kind, said)} | {help_text}{default} |"
+    help_text = (described.help or "").replace("|", "\\|")
+    return f"| {names} | {value_of(kind, described)} | {help_text}{default} |"
 
 
-def value_of(kind: object, said: OptionInfo) -> str:
+def value_of(kind: object, described: OptionInfo) -> str:
     """What follows the option: nothing for a switch, the choices, or the kind of value."""
-    if said.metavar:
-        return said.metavar
+    if described.metavar:
+        return described.metavar
     if isinstance(kind, types.UnionType):
         (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
     if typing.get_origin(kind) is tuple:

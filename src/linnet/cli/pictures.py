@@ -151,8 +151,8 @@ def run(record: RunRecord) -> RenderableType:
         "trained": f"{record.steps:,} steps, {record.tokens:,} tokens, {record.seconds:.1f} s on {record.device} "
         f"({record.tokens_per_second:,.0f} tokens/s)",
     }
-    said = [Text(note, style="dim") for note in record.notes]
-    return Group(pairs(facts), scores(record.scores), *systems(record.systems), *said)
+    notes = [Text(note, style="dim") for note in record.notes]
+    return Group(pairs(facts), scores(record.scores), *systems(record.systems), *notes)
 
 
 def systems(rows: Sequence[System]) -> list[RenderableType]:
@@ -373,8 +373,8 @@ def bench(record: BenchRecord) -> RenderableType:
     grid.add_row("linnet", number(record.ours), "")
     for name, value in record.peers.items():
         ratio = record.ratios.get(name)
-        said = "not run here" if value is None else number(value)
-        grid.add_row(Text(name), said, "" if ratio is None else f"{ratio:.2f}")
+        shown = "not run here" if value is None else number(value)
+        grid.add_row(Text(name), shown, "" if ratio is None else f"{ratio:.2f}")
     times = "1 repeat" if record.n == 1 else f"{record.n} repeats"
     heading = Text(f"{record.name}, {times}, {record.machine}")
     return Group(heading, grid, Text(record.note, style="dim")) if record.note else Group(heading, grid)

@@ -146,8 +146,8 @@ def read_vocabulary(file: GgufFile, size: int) -> tuple[TokenizerCodec, tuple[st
     begin_is_added = fields.flag("tokenizer.ggml.add_bos_token", pre == "llama-bpe")
     fields.refuse()
     if kind != "gpt2" or pre not in PRE_TOKENIZERS:
-        told = f"tokenizer.ggml.model={shown(kind)} with tokenizer.ggml.pre={shown(pre)}"
-        raise BadInput(f"{file.path}: {told} cannot be read; import the Hugging Face folder instead")
+        names = f"tokenizer.ggml.model={shown(kind)} with tokenizer.ggml.pre={shown(pre)}"
+        raise BadInput(f"{file.path}: {names} cannot be read; import the Hugging Face folder instead")
     if len(tokens) != size or len(kinds) != size:
         counts = f"tokenizer.ggml.tokens has {len(tokens)} entries, tokenizer.ggml.token_type {len(kinds)}"
         raise BadInput(f"{file.path}: {counts}, and token_embd.weight {size} rows")

@@ -128,8 +128,8 @@ class ArithmeticCodec:
         question, equals, rest = self._text(ids).partition("=")
         if not question and not equals:
             return ""
-        asked = self._question_out(question)
-        return asked + equals + self._rest_out(asked, rest)
+        question_text = self._question_out(question)
+        return question_text + equals + self._rest_out(question_text, rest)
 
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         before, whole = self.decode(prompt), self.decode([*prompt, *ids])
@@ -246,24 +246,24 @@ class ArithmeticCodec:
         signed = self.signs and self.task != "base"
         if self.task == "base":
             name = {"b": " to binary", "x": " to hex"}.get(inner[-1:], "?")
-            asked = self._numbers_out(inner[:-1], signed, self.reverse == "all") + name
+            question_text = self._numbers_out(inner[:-1], signed, self.reverse == "all") + name
         else:
-            asked = self._numbers_out(inner, signed, self.reverse == "all")
-        return asked if self._gives(asked, inner + "=") else f"?{inner}"
+            question_text = self._numbers_out(inner, signed, self.reverse == "all")
+        return question_text if self._gives(question_text, inner + "=") else f"?{inner}"
 
-    def _rest_out(self, asked: str, rest: str) -> str:
+    def _rest_out(self, question_text: str, rest: str) -> str:
         steps, ended, answer = rest.partition(">") if self.scratchpad else ("", "", rest)
         if self.scratchpad and not ended:
             return f"?{rest}" if rest else ""
-        said = self._numbers_out(answer, self.negative_answers, self.reverse != "none")
-        if asked.startswith("?") or not said:
+        answer_text = self._numbers_out(answer, self.negative_answers, self.reverse != "none")
+        if question_text.startswith("?") or not answer_text:
             return f"?{steps}{ended}{answer}" if answer or ended else ""
         try:
-            question, read = read_value(self.task, self.signs, f"{asked}={said}")
+            question, read = read_value(self.task, self.signs, f"{question_text}={answer_text}")
             right = self._answer_in(question, read) == answer
         except BadInput:
             right = False
-        return said if right else f"?{answer}"
+        return answer_text if right else f"?{answer}"
 
     def _gives(self, question: str, inner: str) -> bool:
         """Whether this question is what the inner form stands for."""

@@ -53,14 +53,14 @@ def frame_sums(codec: ArithmeticCodec, operands: np.ndarray, counts: np.ndarray,
         width = codec.width
         cells.number(operands[:, place], there, width, codec.signs, codec.reverse == "all")
     cells.symbol(cells.id_of("="), everywhere)
-    asked = cells.width
+    question_width = cells.width
     answers = sum_answers(codec.task, operands, counts)
     width = None if codec.width is None else codec.answer_width()
     cells.number(answers, everywhere, width, codec.negative_answers, codec.reverse != "none")
     cells.symbol(codec.end, everywhere)
     ids, kept = np.concatenate(cells.ids, 1), np.concatenate(cells.kept, 1)
     wanted = np.zeros(ids.shape, bool)
-    wanted[:, asked if supervise == "answer" else 1 :] = True
+    wanted[:, question_width if supervise == "answer" else 1 :] = True
     starts = np.concatenate([[0], np.cumsum(kept.sum(1))]).astype(np.int64)
     characters = digit_counts(answers) + (answers < 0)
     if supervise == "all":

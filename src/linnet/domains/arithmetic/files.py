@@ -94,17 +94,17 @@ def read_rows(paths: Sequence[Path], task: Task | None) -> list[Row]:
 
 def _read_json(line: Line, task: Task | None) -> Row:
     stored = parse_object(line.text, "the line")
-    for asked, said in _KEYS:
-        if asked in stored and said in stored:
-            text = f"{stored[asked]}={stored[said]}"
+    for question_key, answer_key in _KEYS:
+        if question_key in stored and answer_key in stored:
+            text = f"{stored[question_key]}={stored[answer_key]}"
             break
     else:
         raise BadInput(f"the row has the keys {', '.join(stored)}; it needs input and gold, or expr and result")
     steps, split = stored.get("steps") or (), stored.get("split")
     if not isinstance(steps, list | tuple) or not all(isinstance(step, str) for step in steps):
         raise BadInput("steps has to be a list of texts")
-    said_task = stored.get("task")
-    task = task or (TASK_NAMES.get(said_task) if isinstance(said_task, str) else None)
+    named_task = stored.get("task")
+    task = task or (TASK_NAMES.get(named_task) if isinstance(named_task, str) else None)
     return _row(line, task, text, None if split is None else split_name(str(split)), tuple(steps))
 
 

@@ -1,4 +1,4 @@
-"""Problems as framed rows, and which of their tokens a model is asked for.
+"""Problems as framed rows, and which of their tokens a model predicts.
 
 Three ways to the same bytes: `example` (one value, the oracle), `frame_texts` (many texts at once) and
 `linnet.domains.arithmetic.columns` (sums as digit matrices).
@@ -26,28 +26,28 @@ def example(codec: ArithmeticCodec, question: str, answer: str, supervise: Super
     Characters are those that a person reads: of the answer, of the steps, or of question, `=`, steps and answer.
     """
     inner = codec.inner(question, answer)
-    asked, worked, said = len(inner.question), len(inner.steps), len(inner.answer)
-    first, last = _span(supervise, asked, worked, said)
-    scored = np.zeros(asked + worked + said + 1, bool)
+    questions, steps, answers = len(inner.question), len(inner.steps), len(inner.answer)
+    first, last = _span(supervise, questions, steps, answers)
+    scored = np.zeros(questions + steps + answers + 1, bool)
     scored[first:last] = True
-    characters = _characters(supervise, question, worked, answer)
+    characters = _characters(supervise, question, steps, answer)
     ids = codec.ids("".join(inner)).astype(np.int64)
     return Example(Encoded(ids), scored, characters, characters)
 
 
-def _span(supervise: Supervise, asked: int, worked: int, said: int) -> tuple[int, int]:
+def _span(supervise: Supervise, questions: int, steps: int, answers: int) -> tuple[int, int]:
     """First and one past the last scored token, counted without the begin token."""
     if supervise == "answer":
-        return asked + worked, asked + worked + said + 1
+        return questions + steps, questions + steps + answers + 1
     if supervise == "steps":
-        return asked, asked + worked
-    return 0, asked + worked + said + 1
+        return questions, questions + steps
+    return 0, questions + steps + answers + 1
 
 
-def _characters(supervise: Supervise, question: str, worked: int, answer: str) -> int:
+def _characters(supervise: Supervise, question: str, steps: int, answer: str) -> int:
     if supervise == "answer":
         return len(answer)
-    return worked if supervise == "steps" else len(question) + 1 + worked + len(answer)
+    return steps if supervise == "steps" else len(question) + 1 + steps + len(answer)
 
 
 def frame_texts(codec: ArithmeticCodec, pairs: Iterable[tuple[str, str]], supervise: Supervise) -> Rows:
@@ -57,10 +57,10 @@ def frame_texts(codec: ArithmeticCodec, pairs: Iterable[tuple[str, str]], superv
     characters: list[int] = []
     for question, answer in pairs:
         inner = codec.inner(question, answer)
-        asked, worked, said = len(inner.question), len(inner.steps), len(inner.answer)
+        questions, steps, answers = len(inner.question), len(inner.steps), len(inner.answer)
         texts.append("".join(inner))
-        spans.append((*_span(supervise, asked, worked, said), asked + worked + said))
-        characters.append(_characters(supervise, question, worked, answer))
+        spans.append((*_span(supervise, questions, steps, answers), questions + steps + answers))
+        characters.append(_characters(supervise, question, steps, answer))
     first, last, length = np.array(spans, dtype=np.int64).reshape(-1, 3).T
     starts = np.concatenate([[0], np.cumsum(length + 2)]).astype(np.int64)
     ids = np.full(starts[-1], codec.end, np.uint16)

@@ -152,8 +152,8 @@ def false_steps(task: Task, question: str, steps: Sequence[str]) -> list[tuple[i
     for number, step in enumerate(steps):
         reason = ""
         if step.startswith("Result:"):
-            said = step.removeprefix("Result:").replace(" ", "")
-            reason = "" if said == solve(task, question) else f"the result is {solve(task, question)}"
+            result = step.removeprefix("Result:").replace(" ", "")
+            reason = "" if result == solve(task, question) else f"the result is {solve(task, question)}"
         elif step.startswith("Final carry:"):
             reason = "" if step.removeprefix("Final carry:").strip() == str(passed_on) else f"it is {passed_on}"
         elif not step.startswith(_NO_EQUATION):

@@ -28,7 +28,7 @@ Range = tuple[int, int]
 
 def make_arithmetic(
     out: Annotated[Path, typer.Option("--out", help="The folder for train, dev and test.", show_default=False)],
-    task: Annotated[Task, typer.Option("--task", help="What is asked.")] = Task.add,
+    task: Annotated[Task, typer.Option("--task", help="The kind of problem.")] = Task.add,
     instances: Annotated[int, typer.Option("--instances", help="Rows of the three files together.")] = 20_000,
     with_steps: Annotated[bool, typer.Option("--with-steps", help="Write the steps to each answer.")] = False,
     digits: Annotated[Range, typer.Option("--digits", help="Fewest and most digits of an operand.")] = (1, 3),
@@ -56,7 +56,9 @@ def make_arithmetic(
 
 def check_arithmetic(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.", show_default=False)],
-    task: Annotated[Task | None, typer.Option("--task", help="What is asked, where rows do not say.")] = None,
+    task: Annotated[
+        Task | None, typer.Option("--task", help="The kind of problem, where rows do not name it.")
+    ] = None,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:

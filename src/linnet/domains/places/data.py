@@ -47,26 +47,40 @@ class PlacesData(Domain):
     `reads` = history is the form of the published networks: no past at all, no times.
     """
 
-    domain: Literal["places"] = "places"
-    paths: tuple[str, ...] = ()
-    columns: str = ""  # role=column, …
-    tz: str = "UTC"
-    local: str = ""
-    levels: tuple[int, ...] = (11, 13, 14)
+    domain: Literal["places"] = Field("places", description="kind of sequences")
+    paths: tuple[str, ...] = Field((), description="tables of visits, check-ins or fixes, or samples")
+    columns: str = Field("", description="role=column, …")
+    tz: str = Field("UTC", description="zone of times that name none")
+    local: str = Field("", description="zone whose hours count; empty: that of the times")
+    levels: tuple[int, ...] = Field((11, 13, 14), description="of S2 cells, coarse to fine")
     stays: StayRule = StayRule()
     clusters: ClusterRule = ClusterRule()
-    protocol: Literal["", "published", "check-ins"] = ""  # of samples; empty: by what the table holds
-    recipe: GivenRecipe = GivenRecipe()  # what is to differ from the protocol
-    information: Literal["same", "full"] = "same"
-    reads: Literal["past", "history"] = "past"
-    every_visit: bool = True  # train on every train visit with a history, not only on those of the protocol
-    cut: float = Field(0.6, gt=0, le=1)  # training forgets places (and visits) back to this share of its day
-    jitter: float = Field(0.0, ge=0)  # minutes by which the visits of training rows move
-    subsequences: float = Field(0.0, ge=0, le=1)  # share of training rows that keep only their latest visits
-    select: Literal["loss", "acc@1", "legacy.acc@1", "strict.acc@1", "mrr"] = "loss"  # makes a checkpoint the best
-    suggestions: int = Field(16, ge=0)  # places of each kind where the user has never been
-    longest: int = Field(4096, ge=1)
-    forgotten: tuple[str, ...] = ()  # marks of users whom training leaves out: linnet forget
+    protocol: Literal["", "published", "check-ins"] = Field(
+        "", description="of samples; empty: by what the table holds"
+    )
+    recipe: GivenRecipe = Field(GivenRecipe(), description="what is to differ from the protocol")
+    information: Literal["same", "full"] = Field(
+        "same", description="what a prediction may use: the train part, or everything earlier"
+    )
+    reads: Literal["past", "history"] = Field(
+        "past", description="everything that is known, or the history of a sample alone"
+    )
+    every_visit: bool = Field(
+        True, description="train on every train visit with a history, not only on those of the protocol"
+    )
+    cut: float = Field(
+        0.6, gt=0, le=1, description="training forgets places (and visits) back to this share of its day"
+    )
+    jitter: float = Field(0.0, ge=0, description="minutes by which the visits of training rows move")
+    subsequences: float = Field(
+        0.0, ge=0, le=1, description="share of training rows that keep only their latest visits"
+    )
+    select: Literal["loss", "acc@1", "legacy.acc@1", "strict.acc@1", "mrr"] = Field(
+        "loss", description="makes a checkpoint the best"
+    )
+    suggestions: int = Field(16, ge=0, description="places of each kind where the user has never been")
+    longest: int = Field(4096, ge=1, description="latest visits of a row")
+    forgotten: tuple[str, ...] = Field((), description="marks of users whom training leaves out: linnet forget")
 
     @field_validator("recipe", mode="before")
     @classmethod
@@ -287,7 +301,7 @@ def other_clusters(codec: PlacesCodec, table: Table, paths: Sequence[Path], trai
     if same and not moved:
         return []
     named = ", ".join(path.name for path in paths)
-    said = (
+    text = (
         f"{named} names no places, and clusters of coordinates have numbers that mean something in one reading "
         f"alone: make one table of the training files and these (linnet data make visits --data … --data … "
         f"--out visits.csv), train on it and score on it"
@@ -298,8 +312,8 @@ def other_clusters(codec: PlacesCodec, table: Table, paths: Sequence[Path], trai
             if moved
             else ""
         )
-        raise BadInput(f"{share}{said}")
-    return [f"warning: {said}; here the numbers lie in the same cells as in training"]
+        raise BadInput(f"{share}{text}")
+    return [f"warning: {text}; here the numbers lie in the same cells as in training"]
 
 
 def visit_rows(part: Part) -> VisitRows:

@@ -79,10 +79,10 @@ def lessen(folder: RunFolder, step: int, codec: PlacesCodec, rare: Rare, fewer_t
         "and embeddings of users are not used, so predictions and scores of the people it was trained on change"
     )
     done = "dropped" if rare == "drop" else "left with their coarsest cell"
-    said = (
+    text = (
         f"{int(few.sum())} places visited by fewer than {fewer_than} users were {done}, and users lost their names"
     )
-    return (*disclosure(less, fewer_than), said, counted)
+    return (*disclosure(less, fewer_than), text, counted)
 
 
 def forget(path: Path | str, user: str) -> NoteRecord:

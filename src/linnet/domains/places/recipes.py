@@ -17,6 +17,8 @@ def places() -> Run:
     """The strongest: candidate visits over all that is known, scored with learned kernels."""
     return Run(
         recipe="places",
+        precision="float32",  # in bfloat16 the validation loss chose the wrong checkpoint (dev/LOG.md)
+        threads=1,  # its operations are small: a second thread costs more than it brings
         data=PlacesData(),
         model=ScorerConfig(),
         optim=OptimConfig(
@@ -42,6 +44,7 @@ def published(recipe: str, encoder: Literal["gru", "transformer"]) -> Run:
         shape = PUBLISHED.model_copy(update={"encoder": encoder, **narrower})
     return Run(
         recipe=recipe,
+        precision="float32",
         data=PlacesData(reads="history", select="legacy.acc@1"),
         model=shape,
         optim=OptimConfig(

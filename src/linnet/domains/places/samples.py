@@ -28,14 +28,14 @@ class Recipe(BaseModel):
 
     by: Literal["day", "time", "user", "column"] = "time"
     fractions: tuple[float, float, float] = (0.6, 0.2, 0.2)
-    days: int | None = 7  # of the calendar; None = no bound
-    most: int | None = None  # latest visits only; None = no bound
-    least: int = 3  # visits that a history needs
+    days: int | None = Field(7, description="of the calendar; None = no bound")
+    most: int | None = Field(None, description="latest visits only; None = no bound")
+    least: int = Field(3, description="visits that a history needs")
     same_part: bool = True
-    skip_days: int = 7  # days at the begin of each user's part without targets
-    all_parts: bool = True  # only users with samples in all three parts
+    skip_days: int = Field(7, description="days at the begin of each user's part without targets")
+    all_parts: bool = Field(True, description="only users with samples in all three parts")
     calendar: Literal["utc", "local"] = "local"
-    seed: int = 0  # of a split by user
+    seed: int = Field(0, description="of a split by user")
 
     def in_words(self) -> str:
         shares = ":".join(f"{100 * share:g}" for share in self.fractions)
@@ -57,16 +57,16 @@ class GivenRecipe(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    by: Literal["day", "time", "user", "column"] | None = None
-    fractions: tuple[float, float, float] | None = None
-    days: int | None = Field(None, ge=0)
-    most: int | None = Field(None, ge=0)
-    least: int | None = Field(None, ge=0)
-    same_part: bool | None = None
-    skip_days: int | None = Field(None, ge=0)
-    all_parts: bool | None = None
-    calendar: Literal["utc", "local"] | None = None
-    seed: int | None = None
+    by: Literal["day", "time", "user", "column"] | None = Field(None, description="what parts are cut by")
+    fractions: tuple[float, float, float] | None = Field(None, description="shares of train, validation and test")
+    days: int | None = Field(None, ge=0, description="length of a history")
+    most: int | None = Field(None, ge=0, description="visits of a history at most")
+    least: int | None = Field(None, ge=0, description="visits of a history at least")
+    same_part: bool | None = Field(None, description="histories stay within a part")
+    skip_days: int | None = Field(None, ge=0, description="days of a user without samples")
+    all_parts: bool | None = Field(None, description="only users with samples in all parts")
+    calendar: Literal["utc", "local"] | None = Field(None, description="whose days count")
+    seed: int | None = Field(None, description="of a random split")
 
     @classmethod
     def of(cls, recipe: Recipe) -> GivenRecipe:
@@ -268,15 +268,15 @@ def parts_without_samples(
     causes = [number for number in empty if alone[number] == 0]
     found = {}
     for number in [*causes, *(number for number in empty if number not in causes)]:
-        said = f"the {PARTS[number]} part has no samples (visits: {had}): "
+        text = f"the {PARTS[number]} part has no samples (visits: {had}): "
         if number in causes:
-            found[number] = said + _why_empty(visits, part, number, recipe)
+            found[number] = text + _why_empty(visits, part, number, recipe)
         elif causes:
             blocking = " and ".join(PARTS[cause] for cause in causes)
             hint = f"; {_RELAXED}" if causes == [2] else ""  # training needs the two others in any case
-            found[number] = f"{said}every user needs samples in all parts, and there are none in {blocking}{hint}"
+            found[number] = f"{text}every user needs samples in all parts, and there are none in {blocking}{hint}"
         else:
-            found[number] = f"{said}no user has samples in all parts; {_RELAXED}"
+            found[number] = f"{text}no user has samples in all parts; {_RELAXED}"
     return found
 
 

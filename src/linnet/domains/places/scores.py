@@ -5,7 +5,7 @@ rank of the truth is #{better} + (#{equal} + 1) / 2, so an undecided tie never c
 
 - open: the true place has to be named.
 - legacy: places unseen in training are one class (id 1), which counts when it is right.
-- strict: a target unseen in training never counts, whatever is said.
+- strict: a target unseen in training never counts, whatever is predicted.
 
 Legend: n = samples, C = candidates of all samples, U = users, R = resamples.
 """
@@ -114,8 +114,8 @@ def weighted_f1(ranked: Ranked, weight: np.ndarray | None = None) -> float:
     weight = np.ones(len(ranked.truth)) if weight is None else weight
     truth, first = ranked.truth % size, ranked.first % size  # -1 becomes a class of its own
     right = np.bincount(truth, weight * ((ranked.rank <= 1) & (ranked.truth >= 0)), size)
-    true, said = np.bincount(truth, weight, size), np.bincount(first, weight, size)
-    return float((true * 2 * right / np.maximum(true + said, 1e-300)).sum() / max(true.sum(), 1e-300))
+    true, predicted = np.bincount(truth, weight, size), np.bincount(first, weight, size)
+    return float((true * 2 * right / np.maximum(true + predicted, 1e-300)).sum() / max(true.sum(), 1e-300))
 
 
 def calibration_error(confidence: np.ndarray, hit: np.ndarray, bins: int = 15) -> float:

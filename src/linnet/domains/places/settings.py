@@ -28,25 +28,33 @@ FULL_IS_NOT_READ = (
 class CopyConfig(NetworkConfig):
     """Defaults are the published GRU network of 620,808 parameters."""
 
-    kind: Literal["copy"] = "copy"
-    encoder: Literal["gru", "transformer"] = "gru"
-    places: int = Field(0, ge=0)  # ids of places, 0 for padding and 1 for unseen ones among them
-    cells: tuple[int, int, int] = (0, 0, 0)
-    users: int = Field(0, ge=0)
-    width: int = Field(96, ge=4)
-    place_width: int = Field(48, ge=1)
-    cell_widths: tuple[int, int, int] = (24, 24, 32)
-    narrow: int = Field(48, ge=1)  # of the recurrent state and of the generator
-    heads: int = Field(4, ge=1)
-    depth: int = Field(1, ge=1)
-    dropout: float = Field(0.25, ge=0, lt=1)
-    level_weights: tuple[float, float, float, float] = (0.05, 0.10, 0.15, 0.70)  # cells coarse to fine, place
-    levels: Literal["heads", "tree"] = "heads"  # tree: a cell's probability is the sum over its places
-    smoothing: float = Field(0.0, ge=0, lt=1)
-    focal: float = Field(0.0, ge=0)  # the loss weighs (1 - p) ** focal: less where the network is sure
-    filter: Literal["none", "hard", "soft"] = "none"  # what cells may do to places when predicting
-    filter_level: int = Field(0, ge=0, lt=LEVELS)  # which cells: the coarse ones of the recurrent network
-    alpha: float = Field(0.1, ge=0)  # of the soft filter: p(place) * p(cell) ** alpha
+    kind: Literal["copy"] = Field("copy", description="which network")
+    encoder: Literal["gru", "transformer"] = Field("gru", description="of the history")
+    places: int = Field(0, ge=0, description="ids of places, 0 for padding and 1 for unseen ones among them")
+    cells: tuple[int, int, int] = Field((0, 0, 0), description="how many of each level; 0: from the data")
+    users: int = Field(0, ge=0, description="how many; 0: from the data")
+    width: int = Field(96, ge=4, description="channels")
+    place_width: int = Field(48, ge=1, description="channels of a place")
+    cell_widths: tuple[int, int, int] = Field((24, 24, 32), description="channels of cells, coarse to fine")
+    narrow: int = Field(48, ge=1, description="of the recurrent state and of the generator")
+    heads: int = Field(4, ge=1, description="of attention over the history")
+    depth: int = Field(1, ge=1, description="layers of the encoder")
+    dropout: float = Field(0.25, ge=0, lt=1, description="share of values that training zeroes")
+    level_weights: tuple[float, float, float, float] = Field(
+        (0.05, 0.10, 0.15, 0.70), description="cells coarse to fine, place"
+    )
+    levels: Literal["heads", "tree"] = Field(
+        "heads", description="tree: a cell's probability is the sum over its places"
+    )
+    smoothing: float = Field(0.0, ge=0, lt=1, description="share of a target that is spread over all places")
+    focal: float = Field(0.0, ge=0, description="the loss weighs (1 - p) ** focal: less where the network is sure")
+    filter: Literal["none", "hard", "soft"] = Field(
+        "none", description="what cells may do to places when predicting"
+    )
+    filter_level: int = Field(
+        0, ge=0, lt=LEVELS, description="which cells: the coarse ones of the recurrent network"
+    )
+    alpha: float = Field(0.1, ge=0, description="of the soft filter: p(place) * p(cell) ** alpha")
 
     @field_validator("level_weights", mode="before")
     @classmethod
@@ -92,12 +100,12 @@ class CopyConfig(NetworkConfig):
 class ScorerConfig(NetworkConfig):
     """`kernels` ways to weigh a past visit, and a small network over what they add up to for each candidate."""
 
-    kind: Literal["scorer"] = "scorer"
-    kernels: int = Field(32, ge=1)
-    hidden: int = Field(64, ge=1)
-    members: int = Field(1, ge=1)  # scorers whose probabilities are averaged
-    dropout: float = Field(0.15, ge=0, lt=1)
-    legacy_weight: float = Field(0.5, ge=0)  # of the loss in which unseen places are one class
+    kind: Literal["scorer"] = Field("scorer", description="which network")
+    kernels: int = Field(32, ge=1, description="ways to weigh a past visit")
+    hidden: int = Field(64, ge=1, description="channels of the network over their sums")
+    members: int = Field(1, ge=1, description="scorers whose probabilities are averaged")
+    dropout: float = Field(0.15, ge=0, lt=1, description="share of values that training zeroes")
+    legacy_weight: float = Field(0.5, ge=0, description="of the loss in which unseen places are one class")
 
     @property
     def channels(self) -> int:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 MINUTE, DAY = 60, 86_400
 PARTS = ("train", "validation", "test")
@@ -137,10 +137,12 @@ class StayRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    metres: float = 200.0  # dist_threshold
-    minutes: float = 30.0  # time_threshold
-    gap_minutes: float = 24 * 60.0  # gap_threshold: a longer silence before the closing fix voids the stay
-    include_last: bool = True
+    metres: float = Field(200.0, description="dist_threshold")
+    minutes: float = Field(30.0, description="time_threshold")
+    gap_minutes: float = Field(
+        24 * 60.0, description="gap_threshold: a longer silence before the closing fix voids the stay"
+    )
+    include_last: bool = Field(True, description="the last stay of a user counts")
 
 
 @dataclass(frozen=True)
@@ -220,9 +222,9 @@ class ClusterRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    metres: float = 20.0  # epsilon
-    least: int = 2  # num_samples, the point itself counted
-    by: Literal["dataset", "user"] = "dataset"  # agg_level
+    metres: float = Field(20.0, description="epsilon")
+    least: int = Field(2, description="num_samples, the point itself counted")
+    by: Literal["dataset", "user"] = Field("dataset", description="agg_level")
 
 
 def cluster(lon: np.ndarray, lat: np.ndarray, rule: ClusterRule, user: np.ndarray) -> np.ndarray:
