@@ -111,23 +111,23 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
             shutil.copy(folder.at(20) / name, path)
         case "a folder":
             path.mkdir()
-    said: list[str] = []
-    found = folder.newest(said.append)
+    notes: list[str] = []
+    found = folder.newest(notes.append)
     assert found is not None and equal(found, checkpoint_of(20))
-    assert len(said) == 1 and str(folder.at(40)) in said[0] and "left aside" in said[0]
-    assert name == "loop.json" or name in said[0]
+    assert len(notes) == 1 and str(folder.at(40)) in notes[0] and "left aside" in notes[0]
+    assert name == "loop.json" or name in notes[0]
 
 
 @settings(max_examples=60)
-@given(name=st.sampled_from(FILES), place=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@given(name=st.sampled_from(FILES), position=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_no_altered_byte_goes_unnoticed(
-    tmp_path_factory: pytest.TempPathFactory, name: str, place: float, flip: int
+    tmp_path_factory: pytest.TempPathFactory, name: str, position: float, flip: int
 ) -> None:
     folder = RunFolder.create(tmp_path_factory.mktemp("flips") / "run")
     folder.save(checkpoint_of(20))
     path = folder.at(20) / name
     content = bytearray(path.read_bytes())
-    content[int(place * len(content))] ^= flip
+    content[int(position * len(content))] ^= flip
     path.write_bytes(content)
     found = folder.newest(lambda text: None)
     assert found is None or (name == "loop.json" and equal(found, checkpoint_of(20))), "white space may change"
@@ -138,9 +138,9 @@ def test_without_a_whole_checkpoint_there_is_none(folder: RunFolder) -> None:
     for step in (20, 40):
         folder.save(checkpoint_of(step))
         (folder.at(step) / "loop.json").write_text("[]")
-    said: list[str] = []
-    assert folder.newest(said.append) is None
-    assert [str(folder.at(step)) in text for step, text in zip((40, 20), said, strict=True)] == [True, True]
+    notes: list[str] = []
+    assert folder.newest(notes.append) is None
+    assert [str(folder.at(step)) in text for step, text in zip((40, 20), notes, strict=True)] == [True, True]
 
 
 def test_the_newest_and_the_best_stay(folder: RunFolder) -> None:
@@ -222,15 +222,15 @@ def test_a_save_that_is_killed_at_any_operation_leaves_old_or_new(folder: RunFol
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 256 kB."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    mount = tmp_path / "disk"
+    mount.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], capture_output=True, text=True
+        ["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(mount)], capture_output=True, text=True
     )
     if mounted.returncode:
         pytest.skip(f"a small disk cannot be mounted here: {mounted.stderr.strip()}")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
+    yield mount
+    subprocess.run(["umount", "-l", str(mount)], check=True)
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_half_one(small_disk: Path) -> None:

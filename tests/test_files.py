@@ -189,7 +189,7 @@ def test_what_was_replaced_comes_back_when_the_rest_fails(tmp_path: Path) -> Non
         make_folder(path, "old")
         with disk(swaps=swaps), pytest.raises(ZeroDivisionError), new_folder(path, MODEL, force=True) as new:
             new.write("config.json", b"new")
-            new.place()
+            new.install()
             assert new.path.name == path.name and content(path) == {"config.json": b"new"}
             _ = 1 / 0
         assert content(path) == folder_of("old")

@@ -179,11 +179,11 @@ def test_a_display_survives_work_that_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "said"),
+    ("number", "text"),
     [(0, "0"), (987, "987"), (1234, "1.23k"), (99960, "100k"), (4.56e6, "4.56M"), (2e12, "2T")],
 )
-def test_short_numbers(number: float, said: str) -> None:
-    assert short(number) == said
+def test_short_numbers(number: float, text: str) -> None:
+    assert short(number) == text
 
 
 def test_times_and_sizes() -> None:
@@ -219,8 +219,8 @@ def test_json_lines_that_were_lost_leave_no_hole(tmp_path: Path) -> None:
 def test_names_that_trackers_group_by() -> None:
     assert scalars(step())["train/loss"] == 0.12345
     assert "train/gpu_use" not in scalars(step())
-    said = ValidationRecord(step=5, loss=1.0, ema_loss=0.5, tokens=9, attention_entropy=(0.1, 0.2))
-    assert scalars(said) == {
+    record = ValidationRecord(step=5, loss=1.0, ema_loss=0.5, tokens=9, attention_entropy=(0.1, 0.2))
+    assert scalars(record) == {
         "validation/loss": 1.0,
         "validation/ema_loss": 0.5,
         "validation/attention_entropy/0": 0.1,

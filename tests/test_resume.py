@@ -17,20 +17,15 @@ from pathlib import Path
 import pytest
 import torch
 
-from faults import tree
 from linnet import workbench
-from linnet.domains.arithmetic.data import ArithmeticData
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.errors import BadInput, RunFailed
+from linnet.errors import BadInput
 from linnet.machine import compiler_at_hand
-from linnet.training import sinks
 from linnet.training.checkpoint import RunFolder
 from linnet.training.guards import Stopped
-from linnet.training.learner import Learner
 from linnet.training.log import Diverged
-from linnet.training.sinks import Sink
 from text_corpora import corpus
-from tiny_runs import MUON, TINY, Killed, Watching, bits, logged, train_tiny
+from tiny_runs import MUON, TINY, Killed, Watching, agree, bits, logged, train_tiny
 
 STEPS = 18  # two epochs and a half; validations at 4, 8, 12, 16 and 18
 RECIPES: dict[str, tuple[str, ...]] = {
@@ -66,19 +61,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
 def killed_at(out: Path, name: str, step: int) -> None:
     with pytest.raises(Killed):
         train_tiny(out, *RECIPES[name], steps=STEPS, progress=Watching(step))
-
-
-def agree(stopped: Path, undisturbed: Path) -> None:
-    """The same bits, the same record, and every step logged once with the same numbers."""
-    assert bits(stopped) == bits(undisturbed)
-    assert RunFolder(stopped).steps() == RunFolder(undisturbed).steps()
-    told = [(r["step"], r["loss"], r["lr"], r["grad_norm"], r["tokens"]) for r in logged(stopped)]
-    assert told == [(r["step"], r["loss"], r["lr"], r["grad_norm"], r["tokens"]) for r in logged(undisturbed)]
-    assert [step for step, *_ in told] == list(range(1, len(told) + 1))
-    assert logged(stopped, "validation") == logged(undisturbed, "validation")
-    records = [json.loads((path / "record.json").read_text()) for path in (stopped, undisturbed)]
-    timed = ("path", "seconds", "tokens_per_second")
-    assert len({json.dumps({k: v for k, v in r.items() if k not in timed}) for r in records}) == 1
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -119,11 +101,11 @@ def test_a_killed_run_on_files_ends_with_the_bits_of_the_undisturbed_one(
         write_check_ins(data, generate(Process(users=8, visits=40, own=6, venues=100)))
     else:
         data = corpus(tmp_path / "corpus.txt", 60)
-    asked = {"data": [data], "settings": ["eval_every=5", *settings], "steps": 12}
-    workbench.train(recipe, out=tmp_path / "whole", **asked)
+    options = {"data": [data], "settings": ["eval_every=5", *settings], "steps": 12}
+    workbench.train(recipe, out=tmp_path / "whole", **options)
     out = tmp_path / "run"
     with pytest.raises(Killed):
-        workbench.train(recipe, out=out, progress=Watching(3), **asked)
+        workbench.train(recipe, out=out, progress=Watching(3), **options)
     for step in (8, 11):
         with pytest.raises(Killed):
             workbench.resume(out, progress=Watching(step))
@@ -132,11 +114,11 @@ def test_a_killed_run_on_files_ends_with_the_bits_of_the_undisturbed_one(
 
 
 def test_a_killed_run_in_bfloat16_ends_with_the_bits_of_the_undisturbed_one(tmp_path: Path) -> None:
-    asked = {"steps": 8, "precision": "bfloat16"}
-    train_tiny(tmp_path / "whole", "accumulation=2", **asked)
+    options = {"steps": 8, "precision": "bfloat16"}
+    train_tiny(tmp_path / "whole", "accumulation=2", **options)
     out = tmp_path / "run"
     with pytest.raises(Killed):
-        train_tiny(out, "accumulation=2", progress=Watching(6), **asked)
+        train_tiny(out, "accumulation=2", progress=Watching(6), **options)
     workbench.resume(out)
     agree(out, tmp_path / "whole")
     train_tiny(tmp_path / "float32", "accumulation=2", steps=8, precision="float32")
@@ -264,8 +246,8 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
     path.write_bytes(content[:-40] if damage == "cut" else content[:-40] + b"0" * 40)
     watching = Watching()
     workbench.resume(out, progress=watching)
-    said = [record.text for record in watching.records if record.kind == "note"]
-    assert any(f"{path.parent} is broken" in text and "left aside" in text for text in said)
+    notes = [record.text for record in watching.records if record.kind == "note"]
+    assert any(f"{path.parent} is broken" in text and "left aside" in text for text in notes)
     assert [record.step for record in watching.records if record.kind == "step"][0] == 9
     assert any("000012 is broken" in note["text"] for note in logged(out, "note"))
     agree(out, undisturbed(name))
@@ -288,7 +270,7 @@ def test_metrics_that_lost_their_end_stay_readable(tmp_path: Path, cut: int) -> 
     killed_at(out, "adamw, cosine", 10)
     metrics = out / "metrics.jsonl"
     lines = metrics.read_bytes().splitlines(keepends=True)
-    fourth = [place for place, line in enumerate(lines) if line.startswith(b'{"kind":"step"')][3]
+    fourth = [index for index, line in enumerate(lines) if line.startswith(b'{"kind":"step"')][3]
     metrics.write_bytes(b"".join(lines[:fourth]) + lines[fourth][:cut])
     workbench.resume(out)
     assert [record["step"] for record in logged(out)] == [1, 2, 3, *range(9, STEPS + 1)]
@@ -323,137 +305,6 @@ def test_data_that_changed_are_refused(tmp_path: Path) -> None:
         workbench.resume(out)
     data.write_text("\n".join(lines))
     workbench.resume(out)
-
-
-# What a run leaves behind when it does not begin, and what it replaces.
-
-
-class Watched(Watching):
-    """Sees what is in a folder when the first step is shown."""
-
-    def __init__(self, folder: Path, error: BaseException | None = None) -> None:
-        super().__init__(1, error)
-        self.folder = folder
-        self.before: dict[str, bytes] = {}
-
-    def write(self, record: object) -> None:
-        if record.kind == "note":
-            self.before = tree(self.folder)
-        super().write(record)
-
-
-def failing_before_its_first_step() -> dict[str, tuple[type[BaseException], str, Callable[[Path, bool], object]]]:
-    """Ways in which a run does not come to its first step."""
-
-    def out_of_memory(out: Path, force: bool) -> None:
-        train_tiny(out, "model.width=100000000", force=force)
-
-    def no_tracker(out: Path, force: bool) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setitem(sys.modules, "wandb", None)
-            train_tiny(out, 'training.sinks=["wandb"]', force=force)
-
-    def bad_data(out: Path, force: bool) -> None:
-        (out.parent / "bad.txt").write_text("no sums at all")
-        train_tiny(out, data=[out.parent / "bad.txt"], force=force)
-
-    def nameless_data(out: Path, force: bool) -> None:
-        (file := out.parent / os.fsdecode(b"caf\xe9.txt")).write_text("1+1=2\n" * 30)
-        try:
-            train_tiny(out, data=[file], force=force)
-        finally:
-            file.unlink()
-
-    def defect(out: Path, force: bool) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(Learner, "step", lambda *_: 1 / 0)
-            train_tiny(out, force=force)
-
-    def interrupted(out: Path, force: bool) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ArithmeticData, "load", lambda *_: signal.raise_signal(signal.SIGINT))
-            train_tiny(out, force=force)
-
-    return {
-        "out of memory": (RunFailed, "out of memory", out_of_memory),
-        "a missing tracker": (BadInput, "pip install", no_tracker),
-        "bad data": (BadInput, "bad.txt", bad_data),
-        "a file whose name is not UTF-8": (BadInput, "is no UTF-8, so no run can remember it", nameless_data),
-        "a defect": (ZeroDivisionError, "", defect),
-        "an interrupt": (KeyboardInterrupt, "", interrupted),
-    }
-
-
-@pytest.mark.parametrize("name", failing_before_its_first_step())
-def test_a_run_that_does_not_begin_replaces_nothing(tmp_path: Path, undisturbed: Undisturbed, name: str) -> None:
-    error, words, attempt = failing_before_its_first_step()[name]
-    out = tmp_path / "run"
-    with pytest.raises(error, match=words or None):
-        attempt(out, False)
-    assert out.exists() == (name == "an interrupt"), "what is left after an interrupt can be resumed"
-    shutil.rmtree(out, ignore_errors=True)
-    shutil.copytree(undisturbed("adamw, cosine"), out)
-    before = tree(out)
-    with pytest.raises(error, match=words or None):
-        attempt(out, True)
-    assert tree(out) == before
-    assert {path.name for path in tmp_path.iterdir()} <= {"run", "bad.txt"}
-
-
-def test_a_run_is_replaced_when_the_new_one_has_done_a_step(tmp_path: Path, undisturbed: Undisturbed) -> None:
-    out = tmp_path / "run"
-    shutil.copytree(undisturbed("adamw, cosine"), out)
-    old, watched = tree(out), Watched(out)
-    with pytest.raises(Killed):
-        train_tiny(out, progress=watched, force=True, seed=2)
-    assert watched.before == old, "until then the old one is as it was"
-    assert sorted(tree(out)) == ["codec.json", "metrics.jsonl", "run.toml"]
-    assert [path.name for path in tmp_path.iterdir()] == ["run"]
-    workbench.resume(out)
-    train_tiny(tmp_path / "other", seed=2)
-    agree(out, tmp_path / "other")
-
-
-def test_a_tracker_that_fails_brings_the_old_run_back(
-    tmp_path: Path, undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """One that is installed, and cannot be opened when the first step is done."""
-    out = tmp_path / "run"
-    shutil.copytree(undisturbed("adamw, cosine"), out)
-    before = tree(out)
-
-    pytest.importorskip("tensorboard")
-
-    def refuses(*_: object) -> Sink:
-        raise ConnectionError("no network")
-
-    monkeypatch.setattr(sinks, "TensorBoard", refuses)
-    with pytest.raises(ConnectionError, match="no network"):
-        train_tiny(out, 'training.sinks=["tensorboard"]', force=True)
-    assert tree(out) == before and [path.name for path in tmp_path.iterdir()] == ["run"]
-
-
-def test_a_run_is_only_resumed_once_at_a_time(tmp_path: Path, undisturbed: Undisturbed) -> None:
-    out = tmp_path / "run"
-
-    class Meddling(Watching):
-        def write(self, record: object) -> None:
-            if record.kind == "step":
-                for use in (lambda: workbench.resume(out), lambda: train_tiny(out, force=True)):
-                    with pytest.raises(BadInput, match="(run|new) is in use: another process is writing it"):
-                        use()
-            super().write(record)
-
-    name = "adamw, cosine"
-    killed_at(out, name, 5)
-    with pytest.raises(Killed):
-        workbench.resume(out, progress=Meddling(10))
-    workbench.resume(out)
-    agree(out, undisturbed(name))
-    out = tmp_path / "new"
-    for force in (False, True):
-        with pytest.raises(Killed):
-            train_tiny(out, progress=Meddling(2), force=force)
 
 
 def test_a_broken_best_checkpoint_is_named_and_the_next_is_scored(
@@ -574,11 +425,11 @@ def test_the_command_line_ends_at_a_checkpoint_when_interrupted_and_survives_sig
     process = started(out, *settings)
     wait_for_steps(out, process, 15)
     process.send_signal(signal.SIGINT)
-    printed, said = process.communicate()
+    printed, errors = process.communicate()
     assert process.returncode == 130
     assert printed == ""
-    assert re.search(rf"stopped at step \d+ of 150; go on with: linnet resume {out}", said)
-    assert "Traceback" not in said
+    assert re.search(rf"stopped at step \d+ of 150; go on with: linnet resume {out}", errors)
+    assert "Traceback" not in errors
     stopped_at = RunFolder(out).steps()[-1]
     assert len(logged(out)) == stopped_at
 

@@ -80,3 +80,16 @@ def logged(path: Path, kind: str = "step") -> list[dict[str, Any]]:
     """The records of one kind in the metrics of a run."""
     lines = (path / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return [record for record in map(json.loads, lines) if record["kind"] == kind]
+
+
+def agree(stopped: Path, undisturbed: Path) -> None:
+    """The same bits, the same record, and every step logged once with the same numbers."""
+    assert bits(stopped) == bits(undisturbed)
+    assert RunFolder(stopped).steps() == RunFolder(undisturbed).steps()
+    steps = [(r["step"], r["loss"], r["lr"], r["grad_norm"], r["tokens"]) for r in logged(stopped)]
+    assert steps == [(r["step"], r["loss"], r["lr"], r["grad_norm"], r["tokens"]) for r in logged(undisturbed)]
+    assert [step for step, *_ in steps] == list(range(1, len(steps) + 1))
+    assert logged(stopped, "validation") == logged(undisturbed, "validation")
+    records = [json.loads((path / "record.json").read_text()) for path in (stopped, undisturbed)]
+    timed = ("path", "seconds", "tokens_per_second")
+    assert len({json.dumps({k: v for k, v in r.items() if k not in timed}) for r in records}) == 1

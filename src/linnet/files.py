@@ -268,7 +268,7 @@ def new_files(paths: Sequence[Path], *, force: bool = True) -> Iterator[list[Pat
 
 
 class NewFolder:
-    """A folder on its way: `path` is hidden until `place` gives it its name. What was there is kept aside until
+    """A folder on its way: `path` is hidden until `install` gives it its name. What was there is kept aside until
     the end, and comes back if the rest fails."""
 
     def __init__(self, final: Path) -> None:
@@ -285,7 +285,7 @@ class NewFolder:
             finally:
                 os.close(handle)
 
-    def place(self) -> None:
+    def install(self) -> None:
         if self.path == self.final:
             return
         _flush(self.path)
@@ -336,7 +336,7 @@ def new_folder(path: Path, layout: Layout | None = None, *, force: bool = False)
             with in_words(path, hidden=new.path):
                 yield new
             with in_words(path):
-                new.place()
+                new.install()
         except BaseException:
             with contextlib.suppress(OSError):
                 new.undo()

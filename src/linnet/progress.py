@@ -75,18 +75,20 @@ class Display:
     def _redraw(self, text: str, share: float | None) -> None:
         from rich.console import Console
         from rich.live import Live
+        from rich.markup import escape
         from rich.progress_bar import ProgressBar
         from rich.table import Table
-        from rich.text import Text
 
         if self._live is None:
             console = Console(file=self.stream, force_terminal=True)
             self._live = Live(console=console, auto_refresh=False, redirect_stdout=False)
             self._live.start()
         row = Table.grid(padding=(0, 1))
-        cells: list[ProgressBar | Text] = [Text(text, no_wrap=True, overflow="ellipsis")]
+        cells: list[ProgressBar | str] = [escape(text)]
         if share is not None and self._live.console.width > 3 * BAR:
+            row.add_column()
             cells.insert(0, ProgressBar(1.0, share, width=BAR))
+        row.add_column(no_wrap=True, overflow="ellipsis")
         row.add_row(*cells)
         self._live.update(row, refresh=True)
 

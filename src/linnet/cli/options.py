@@ -176,7 +176,9 @@ LocalOption = Annotated[
     str | None,
     typer.Option("--local", metavar="ZONE", help="The zone whose hours count.", show_default=False),
 ]
-ForceOption = Annotated[bool, typer.Option("--force", help="Replace what exists at --out.")]
+ForceOption = Annotated[
+    bool, typer.Option("--force", help="Replace what linnet wrote at --out, and nothing else.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Write JSON lines, one record each, and nothing else.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
 

@@ -62,8 +62,8 @@ class TrainingProgress:
 
     def write(self, record: Record) -> None:
         if isinstance(record, StepRecord):
-            parts = facts(self._course, record, self._validation, self._peak)
-            self._progress.update(record.step, *parts, at_once=not self._begun)
+            shown = facts(self._course, record, self._validation, self._peak)
+            self._progress.update(record.step, *shown, at_once=not self._begun)
             self._begun = True
         elif isinstance(record, ValidationRecord):
             self._validation = record

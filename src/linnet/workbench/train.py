@@ -212,7 +212,7 @@ def open_sinks(
             new = replacing.enter_context(files.new_folder(folder.path, RUN, force=True))
             for name, content in parts.items():
                 new.write(name, content)
-            new.place()
+            new.install()
         else:
             if start is None:
                 folder.remove_final()
