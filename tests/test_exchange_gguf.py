@@ -41,7 +41,7 @@ from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, 
 from linnet.tokenization import TokenizerCodec
 from small_models import random_ids
 
-gguf = pytest.importorskip("gguf", reason="gguf is not installed (linnet[gguf])")
+gguf = pytest.importorskip("gguf", reason="gguf is not installed (linnet-sequences[gguf])")
 
 
 def wide(**changes: Any) -> ModelConfig:

@@ -42,7 +42,7 @@ CLOSE = 2e-5  # between two orders of the same float32 sums
 
 @pytest.fixture(scope="module")
 def hf() -> Any:
-    library = pytest.importorskip("transformers", reason="transformers is not installed (linnet[hf])")
+    library = pytest.importorskip("transformers", reason="transformers is not installed (linnet-sequences[hf])")
     library.utils.logging.set_verbosity_error()
     library.utils.logging.disable_progress_bar()
     return library

@@ -32,7 +32,7 @@ def hugging_face(at: Path) -> None:
 
 
 def gguf(at: Path) -> None:
-    pytest.importorskip("gguf", reason="gguf is not installed (linnet[gguf])")
+    pytest.importorskip("gguf", reason="gguf is not installed (linnet-sequences[gguf])")
     at.mkdir()
     write_gguf(at / "m.gguf", Portable(CONFIG, portable(CONFIG).weights, trained()), "f32", "m")
 

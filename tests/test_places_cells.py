@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from linnet.domains.places import cells
 from linnet.errors import BadInput
 
-s2cell = pytest.importorskip("s2cell", reason="s2cell is not installed (linnet[places])")
+s2cell = pytest.importorskip("s2cell", reason="s2cell is not installed (linnet-sequences[places])")
 
 
 def sphere(seed: int, points: int = 40) -> tuple[np.ndarray, np.ndarray]:

@@ -14,7 +14,7 @@ from linnet.domains.places.cleaning import Ingested, Reading, ingest
 from linnet.domains.places.sources import parse_mapping
 from linnet.errors import BadInput
 
-pl = pytest.importorskip("polars", reason="polars is not installed (linnet[places])")
+pl = pytest.importorskip("polars", reason="polars is not installed (linnet-sequences[places])")
 
 HOUR = 3600
 

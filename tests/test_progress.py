@@ -267,7 +267,7 @@ def test_tensorboard_reads_back_what_was_written(tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore")  # the warnings of a tracker are its own affair
 def test_trackio_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    pytest.importorskip("trackio", reason="trackio is an extra of its own: pip install linnet[trackio]")
+    pytest.importorskip("trackio", reason="trackio is an extra of its own: pip install linnet-sequences[trackio]")
     folder = tmp_path / "run"
     folder.mkdir()
     (sink,) = open_trackers(["trackio"], folder, "arithmetic", {"model": {"depth": 2}})
@@ -283,7 +283,7 @@ def test_trackio_keeps_what_was_written(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.filterwarnings("ignore")
 def test_wandb_writes_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WANDB_MODE", "offline")
-    pytest.importorskip("wandb", reason="wandb is an extra of its own: pip install linnet[wandb]")
+    pytest.importorskip("wandb", reason="wandb is an extra of its own: pip install linnet-sequences[wandb]")
     (sink,) = open_trackers(["wandb"], tmp_path, "arithmetic", {"model": {"depth": 2}})
     sink.write(step(1))
     sink.close()

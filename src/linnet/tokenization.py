@@ -197,7 +197,7 @@ def tokenizers_library() -> Any:
     try:
         import tokenizers
     except ImportError as error:
-        raise BadInput("text needs the tokenizers library: pip install linnet[text]") from error
+        raise BadInput("text needs the tokenizers library: pip install linnet-sequences[text]") from error
     return tokenizers
 
 

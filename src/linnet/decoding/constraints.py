@@ -40,7 +40,7 @@ class Pattern:
         try:
             import regex
         except ImportError as error:
-            raise BadInput("patterns need the regex library: pip install linnet[text]") from error
+            raise BadInput("patterns need the regex library: pip install linnet-sequences[text]") from error
         try:
             return regex.compile(self.expression)
         except regex.error as error:

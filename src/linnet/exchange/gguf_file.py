@@ -32,7 +32,7 @@ def library() -> Any:
     try:
         import gguf
     except ImportError as error:
-        raise BadInput("GGUF needs the gguf library: pip install linnet[gguf]") from error
+        raise BadInput("GGUF needs the gguf library: pip install linnet-sequences[gguf]") from error
     return gguf
 
 

@@ -145,4 +145,6 @@ def open_trackers(
 
 
 def _absent(name: str) -> BadInput:
-    return BadInput(f"this run asks for the tracker {name}, which is not installed: pip install linnet[{name}]")
+    return BadInput(
+        f"this run asks for the tracker {name}, which is not installed: pip install linnet-sequences[{name}]"
+    )

@@ -23,7 +23,7 @@ def cell_ids(lon: np.ndarray, lat: np.ndarray, level: int = LEAF) -> np.ndarray:
     try:
         import s2cell
     except ImportError:
-        raise BadInput("cells of coordinates need s2cell: pip install linnet[places]") from None
+        raise BadInput("cells of coordinates need s2cell: pip install linnet-sequences[places]") from None
     _known_level(level)
     points = zip(np.asarray(lat, np.float64).tolist(), np.asarray(lon, np.float64).tolist(), strict=True)
     return np.array([s2cell.lat_lon_to_cell_id(y, x, level) for y, x in points], np.uint64)

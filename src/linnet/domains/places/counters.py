@@ -238,7 +238,7 @@ def fit_ranker(
     try:
         import lightgbm
     except ImportError:
-        raise BadInput("the boosted ranker needs lightgbm: pip install linnet[places]") from None
+        raise BadInput("the boosted ranker needs lightgbm: pip install linnet-sequences[places]") from None
     others = count_others(visits, part, label)
     sets: list[Any] = []
     for samples in (train, validation):

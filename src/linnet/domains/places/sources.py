@@ -84,7 +84,7 @@ def need_polars():  # type: ignore[no-untyped-def]  # noqa: ANN201 - a module
     try:
         import polars
     except ImportError:
-        raise BadInput("reading tables needs polars: pip install linnet[places]") from None
+        raise BadInput("reading tables needs polars: pip install linnet-sequences[places]") from None
     return polars
 
 

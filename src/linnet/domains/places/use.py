@@ -271,7 +271,7 @@ def _drawable(rows: VisitRows, file: Path) -> None:
     try:
         import folium  # noqa: F401
     except ImportError:
-        raise BadInput("the map needs folium: pip install linnet[map]") from None
+        raise BadInput("the map needs folium: pip install linnet-sequences[map]") from None
     if rows.visits.lonlat is None:
         raise BadInput("these visits have no coordinates to draw; give lon and lat columns")
     refuse_existing(file, force=False, option="--map")

@@ -105,7 +105,7 @@ def misses(
 ) -> None:
     """List the most surprising next places.
 
-    The surest wrong answers come first. A map needs the extra linnet[map] and visits with coordinates.
+    The surest wrong answers come first. A map needs the extra linnet-sequences[map] and visits with coordinates.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.places.use import misses

@@ -338,7 +338,7 @@ def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Pa
     try:
         import polars
     except ImportError as error:
-        raise BadInput("Parquet files need polars: pip install linnet[text]") from error
+        raise BadInput("Parquet files need polars: pip install linnet-sequences[text]") from error
     row = 0
     try:
         table = polars.scan_parquet(source.name)
@@ -367,7 +367,9 @@ def _hub_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passag
     try:
         import datasets
     except ImportError as error:
-        raise BadInput(f"{source.name} needs the datasets library: pip install linnet[datasets]") from error
+        raise BadInput(
+            f"{source.name} needs the datasets library: pip install linnet-sequences[datasets]"
+        ) from error
     name, config, split = hub_name(source.name)
     try:
         rows = enumerate(datasets.load_dataset(name, config, split=split, streaming=True), start=1)
