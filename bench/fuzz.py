@@ -50,7 +50,7 @@ class Format:
 RUN = "run/run.toml run/codec.json run/record.json run/metrics.jsonl run/checkpoints/*/*"
 GENERATE = "generate {d}/run |1 2| --max-tokens 2 --seed 1"
 RESUME = "resume {d}/run\nexport {d}/run {d}/copy --to run"
-TRAIN_PLACES = "data check places {m}\ntrain tiny-places --data {m} --out {d}/new --steps 1"
+TRAIN_PLACES = "train tiny-places --data {m} --out {d}/new --steps 1\ndata check places {m}"
 TRAIN_TEXT = "train tiny-text --data {d}/few.txt --tokenizer {d}/t/tokenizer.json --out {d}/new --steps 1"
 PREDICT = "predict {d}/run --file {d}/histories.jsonl"
 FORMATS = {
@@ -62,7 +62,7 @@ FORMATS = {
         RUN,
         f"show {{d}}/run\nruns {{d}}\ngenerate {{d}}/run 1+2= --max-tokens 2\n{RESUME}\neval {{d}}/run --set n=4",
     ),
-    "run-places": Format(RUN, f"show {{d}}/run\n{PREDICT}\n{RESUME}\nforget {{d}}/run --user 1"),
+    "run-places": Format(RUN, f"show {{d}}/run\n{PREDICT}\n{RESUME}\nforget {{d}}/run --user u00001"),
     "visits": Format("v.csv v.parquet v.csv.gz", TRAIN_PLACES),
     "samples": Format("s.jsonl s.jsonl.gz", TRAIN_PLACES),
     "histories": Format("histories.jsonl", PREDICT),
@@ -88,7 +88,7 @@ data check arithmetic {d}/sums.txt
 data make arithmetic --out {d}/new --task add --instances 50 --digits 1,2
 inspect attention {d}/run |The fox|
 predict {d}/places --file {d}/histories.jsonl -k 3
-forget {d}/places --user 1
+forget {d}/places --user u00001
 show {d}/run
 runs {d}
 resume {d}/run""".splitlines()

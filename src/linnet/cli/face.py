@@ -110,7 +110,7 @@ def explain(error: BaseException) -> tuple[str, int]:
         where = f"{error.filename}: " if error.filename else ""
         full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO)
         return f"{where}{error.strerror[:1].lower()}{error.strerror[1:]}", 1 if full else 2
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
         return "out of memory", 1
     first = (str(error).splitlines() or [""])[0]
     return f"{type(error).__name__}: {first} (a defect of linnet; --debug shows where)", 1

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from linnet.model.config import IdColumn, ModelConfig, NumberColumn
+from linnet.errors import BadInput
+from linnet.machine import memory_bytes
+from linnet.model.config import IdColumn, ModelConfig, NetworkConfig, NumberColumn
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,16 @@ class Costs:
     training_bytes: int
     context: int = 1  # steps of a row at most
     passes: int = 1  # readings of a row for one loss
+
+
+def refuse_too_large(config: NetworkConfig) -> None:
+    """A network whose weights alone take more than the memory of this machine is refused before it is made."""
+    found, memory = config.costs(), memory_bytes()
+    if found is not None and memory and 4 * found.parameters > memory:
+        needed, there = (f"{size / 1e9:,.1f} GB" for size in (4 * found.parameters, memory))
+        raise BadInput(
+            f"{found.parameters:,} parameters take {needed}, and this machine has {there}: make the model smaller"
+        )
 
 
 def norm_parameters(config: ModelConfig, width: int) -> int:

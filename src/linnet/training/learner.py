@@ -20,6 +20,7 @@ from linnet.codecs import Codec
 from linnet.data import Batch
 from linnet.machine import autocast
 from linnet.model.contract import Network, Objective
+from linnet.model.costs import refuse_too_large
 from linnet.model.kernels import Part, drawing_for, nothing_dropped
 from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
 from linnet.training.compiling import Function, Steps
@@ -48,6 +49,7 @@ class Learner:
     def __init__(self, run: Run, codec: Codec, device: torch.device, processes: Processes) -> None:
         self.run, self.device, self.processes = run, device, processes
         torch.manual_seed(draw(run.seed, -1, 0, 0))
+        refuse_too_large(run.model)
         self.network: Network = run.data.network(run.model, codec).to(device)
         self.optims = optimizers(self.network, run.optim)
         self.ema = Average(self.network, run.optim.ema) if run.optim.ema else None

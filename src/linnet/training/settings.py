@@ -66,6 +66,8 @@ def parse(tree: Mapping[str, Any], source: str) -> Run:
     for key, value in flatten(tree).items():
         if isinstance(value, bool) and not isinstance(read.get(key), bool):  # pydantic takes true for 1
             raise BadInput(f"{source}: {key} is no switch; it cannot be {str(value).lower()}")
+        if isinstance(value, int) and value > untrusted.LARGEST and not key.endswith("seed"):
+            raise BadInput(f"{source}: {key} is {value}; it has to be at most {untrusted.LARGEST}")
     return run
 
 

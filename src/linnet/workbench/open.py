@@ -19,6 +19,7 @@ from linnet.errors import BadInput, nearest
 from linnet.files import is_utf8, write_atomically
 from linnet.machine import autocast, automatic_precision
 from linnet.model.contract import Network
+from linnet.model.costs import refuse_too_large
 from linnet.model.model import Model
 from linnet.records import RunRecord
 from linnet.training.checkpoint import Damaged, RunFolder, load_weights
@@ -134,6 +135,7 @@ def load(
         there = ", ".join(map(str, folder.steps()))
         raise BadInput(f"{path} has no checkpoint of step {step}; there is {there}")
     codec = read_codec(folder, run)
+    refuse_too_large(run.model)
     network = run.data.network(run.model, codec)
     name = "ema.safetensors" if run.optim.ema else "weights.safetensors"
     try:

@@ -20,6 +20,7 @@ from linnet.codecs import Encoded
 from linnet.domains.places import cells as s2
 from linnet.domains.places.visits import Visits
 from linnet.errors import BadInput
+from linnet.untrusted import checked
 
 FIRST = 2  # the id of the first known thing; 0 pads, 1 is unseen
 Name = int | str | None  # None = forgotten
@@ -260,17 +261,47 @@ class PlacesCodec:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> PlacesCodec:
-        return cls(
-            tuple(stored["places"]),
-            tuple(stored["users"]),
-            tuple(sorted(map(int, stored["cells"]))),
-            {int(level): tuple(names) for level, names in stored["cells"].items()},
-            {int(level): tuple(ids) for level, ids in stored["cell_of_place"].items()},
-            Moves(
-                np.array(stored["pairs"], np.int64).reshape(-1, 4),
-                np.array(stored["stays"], np.int64).reshape(-1, 3),
-            ),
+        kept: _Stored = checked(_Stored, stored, "")
+        places, users = len(kept.places) + FIRST, len(kept.users) + FIRST
+        if set(kept.cells) != set(kept.cell_of_place):
+            raise BadInput("cells and cell_of_place have the same levels, and here they do not")
+        for level, ids in kept.cell_of_place.items():
+            if len(ids) != len(kept.places) or any(not 1 <= i < len(kept.cells[level]) + FIRST for i in ids):
+                raise BadInput(
+                    f"cell_of_place.{level} is no list of one cell for each of {len(kept.places)} places"
+                )
+        moves = Moves(
+            _table(kept.pairs, "pairs", (users, places, places)), _table(kept.stays, "stays", (users, places))
         )
+        codec = cls(kept.places, kept.users, tuple(sorted(kept.cells)), kept.cells, kept.cell_of_place, moves)
+        for level in codec.levels:
+            codec._cells(level)
+        return codec
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """What codec.json holds; tables are looked at apart, since they may be long."""
+
+    places: tuple[Name, ...]
+    users: tuple[Name, ...]
+    cells: dict[int, tuple[str | None, ...]]
+    cell_of_place: dict[int, tuple[int, ...]]
+    pairs: Any
+    stays: Any
+
+
+def _table(rows: Any, name: str, sizes: tuple[int, ...]) -> np.ndarray:
+    """int64 rows of ids below these sizes and a count, in this order."""
+    try:
+        table = np.array(rows if isinstance(rows, list) else None)
+    except ValueError:  # rows of several lengths
+        table = np.array(None)
+    table = table.reshape(0, len(sizes) + 1).astype(np.int64) if rows == [] else table
+    fits = table.dtype == np.int64 and table.ndim == 2 and table.shape[1] == len(sizes) + 1
+    if not fits or (table < 1).any() or (table[:, :-1] >= np.array(sizes)).any():
+        raise BadInput(f"{name} is no list of rows of {len(sizes)} known ids and a count")
+    return table
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ distribution, counts and recency, and a gate. `scorer` scores candidate visits o
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
@@ -38,7 +39,7 @@ class CopyConfig(NetworkConfig):
     cell_widths: tuple[int, int, int] = Field((24, 24, 32), description="channels of cells, coarse to fine")
     narrow: int = Field(48, ge=1, description="of the recurrent state and of the generator")
     heads: int = Field(4, ge=1, description="of attention over the history")
-    depth: int = Field(1, ge=1, description="layers of the encoder")
+    depth: int = Field(1, ge=1, le=1000, description="layers of the encoder")
     dropout: float = Field(0.25, ge=0, lt=1, description="share of values that training zeroes")
     level_weights: tuple[float, float, float, float] = Field(
         (0.05, 0.10, 0.15, 0.70), description="cells coarse to fine, place"
@@ -87,7 +88,7 @@ class CopyConfig(NetworkConfig):
             return None
         from linnet.domains.places.copying import CopyModel
 
-        return parameters_alone(CopyModel(self), ema)
+        return parameters_alone(CopyModel, self, ema)
 
     def sized(self, needed: tuple[int, ...], users: int) -> CopyConfig:
         """Tables as large as asked for, and larger where the data need more."""
@@ -103,7 +104,7 @@ class ScorerConfig(NetworkConfig):
     kind: Literal["scorer"] = Field("scorer", description="which network")
     kernels: int = Field(32, ge=1, description="ways to weigh a past visit")
     hidden: int = Field(64, ge=1, description="channels of the network over their sums")
-    members: int = Field(1, ge=1, description="scorers whose probabilities are averaged")
+    members: int = Field(1, ge=1, le=100, description="scorers whose probabilities are averaged")
     dropout: float = Field(0.15, ge=0, lt=1, description="share of values that training zeroes")
     legacy_weight: float = Field(0.5, ge=0, description="of the loss in which unseen places are one class")
 
@@ -122,10 +123,13 @@ class ScorerConfig(NetworkConfig):
     def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
         from linnet.domains.places.scorer import Scorer
 
-        return parameters_alone(Scorer(self), ema)
+        return parameters_alone(Scorer, self, ema)
 
 
-def parameters_alone(network: nn.Module, ema: bool) -> Costs:
+def parameters_alone(network: Callable[[Any], nn.Module], config: NetworkConfig, ema: bool) -> Costs:
     """Costs of a network whose work depends on its rows: parameters, and the memory that they take in training."""
-    count = sum(parameter.numel() for parameter in network.parameters())
+    import torch
+
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in network(config).parameters())
     return Costs(count, 0, 0, count * (20 if ema else 16))
