@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
+from linnet.errors import BadInput
 from linnet.model import kernels
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
-from linnet.model.costs import activation_bytes, costs
+from linnet.model.costs import activation_bytes, costs, refuse_too_large
 from linnet.model.model import Model
 from small_models import configs, random_ids, random_model, small_config
 
@@ -138,3 +139,9 @@ def test_the_estimate_grows_with_batch_and_averaged_weights():
     one, more, averaged = costs(config), costs(config, batch_tokens=101), costs(config, ema=True)
     assert more.training_bytes - one.training_bytes == 100 * activation_bytes(config)
     assert averaged.training_bytes - one.training_bytes == 4 * one.parameters
+
+
+def test_a_network_beyond_the_memory_of_the_machine_is_refused():
+    refuse_too_large(small_config())
+    with pytest.raises(BadInput, match="make the model smaller"):
+        refuse_too_large(small_config(width=1 << 24, feedforward=FeedForwardConfig(kind="gelu")))

@@ -355,6 +355,17 @@ def test_a_follower_takes_new_users_and_places() -> None:
         follower.visit("me", 4, 0)
 
 
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("users", [["a"]]), ("cells", {}), ("pairs", [[9999, 2, 2, 1]]), ("pairs", [[2, 2]]), ("stays", "none")],
+)
+def test_a_broken_codec_is_bad_input(key: str, value: object) -> None:
+    stored = json.loads(json.dumps(world().codec.to_json()))
+    PlacesCodec.from_json(stored)
+    with pytest.raises(BadInput, match=key):
+        PlacesCodec.from_json({**stored, key: value})
+
+
 def test_forgetting_a_user_in_the_codec() -> None:
     codec = world().codec
     again = PlacesCodec.from_json(json.loads(json.dumps(codec.to_json())))

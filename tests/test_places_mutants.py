@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -21,6 +20,8 @@ from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.domains.places.visits import legacy_ids
 from linnet.errors import BadInput
 from places_tables import random_visits
+
+pl = pytest.importorskip("polars", reason="polars is not installed (linnet-sequences[places])")
 
 VISITS = random_visits(1, users=5, visits=80)
 PART = divide(VISITS, PUBLISHED)
