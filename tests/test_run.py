@@ -262,7 +262,7 @@ def test_a_setting_reaches_its_place(setting: str, read: Any) -> None:
         ("steps=2.5", "training.steps is 2.5, not an integer"),
         ("steps=0", "training.steps is 0; it has to be at least 1"),
         ("steps=true", "training.steps is no switch; it cannot be true"),
-        ("model.width=9999999999", "model.width is 9999999999; it has to be at most 2147483647"),
+        ("model.width=4294967296", "model.width is 4294967296; it has to be at most 2147483647"),
         ("lr=true", "optim.lr is no switch; it cannot be true"),
         ("lr=-1", "optim.lr is -1; it has to be more than 0"),
         ("head.tied=maybe", "model.head.tied is 'maybe', not true or false"),
