@@ -230,7 +230,7 @@ def test_runs_are_ranked_with_the_settings_that_differ(tmp_path: Path) -> None:
         train_tiny(tmp_path / "runs" / "stopped", progress=Watching(5), steps=8)
     (tmp_path / "runs" / "no run").mkdir()
     listed = workbench.runs([tmp_path / "runs"])
-    assert [row.rank for row in listed] == [1, 2, 3, 4]
+    assert [row.rank for row in listed] == [1, 2, 3, None]
     assert Path(listed[-1].path).name == "stopped" and listed[-1].value is None
     assert [row.state for row in listed] == ["finished"] * 3 + ["unfinished"]
     assert [row.step for row in listed] == [8, 8, 8, 4]
@@ -242,6 +242,14 @@ def test_runs_are_ranked_with_the_settings_that_differ(tmp_path: Path) -> None:
     only = workbench.runs([tmp_path / "runs" / "a", tmp_path / "runs" / "b"])
     assert {tuple(row.settings) for row in only} == {("optim.lr",)}
     assert all(isinstance(row, ListedRunRecord) for row in only)
+
+
+def test_runs_of_other_recipes_are_ranked_apart(tmp_path: Path) -> None:
+    for name, lr in {"a": 0.01, "b": 0.02}.items():
+        train_tiny(tmp_path / name, f"lr={lr}", steps=8)
+    workbench.train("arithmetic", out=tmp_path / "other", settings=TINY, steps=8)
+    ranks = {Path(row.path).name: row.rank for row in workbench.runs([tmp_path])}
+    assert sorted((ranks["a"], ranks["b"])) == [1, 2] and ranks["other"] == 1
 
 
 def test_a_folder_without_runs_has_none(tmp_path: Path) -> None:

@@ -260,10 +260,10 @@ class ShowRecord(Record):
 
 
 class ListedRunRecord(Record):
-    """One row of `linnet runs`: its rank, and the settings in which the listed runs differ."""
+    """One row of `linnet runs`: its rank in its recipe, score and data, and the settings that differ."""
 
     kind: Literal["listed"] = "listed"
-    rank: int
+    rank: int | None  # None: no score yet
     path: str
     recipe: str
     state: str

@@ -278,7 +278,7 @@ def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
     for record in records:
         value = "" if record.value is None else number(record.value)
         given = "\n".join(f"{name}={one}" for name, one in record.settings.items() if one is not None)
-        known = (str(record.rank), Text(record.path), record.recipe, record.state, f"{record.step:,}")
+        known = (str(record.rank or "-"), Text(record.path), record.recipe, record.state, f"{record.step:,}")
         grid.add_row(*known, record.score, value, Text(given))
     return grid
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -74,26 +75,32 @@ def folders(paths: Sequence[Path]) -> Iterator[RunFolder]:
 
 
 def runs(paths: Sequence[Path]) -> list[ListedRunRecord]:
-    """The runs by recipe, the best of each first, with the settings in which they differ."""
+    """The runs by recipe, score and data, ranked within each group, with the settings in which they differ."""
     found: list[tuple[RunFolder, Run]] = []
     for folder in folders(paths):
         found.append((folder, read_run(folder)))
     rows = [(folder, run, scores_of(folder)) for folder, run in found]
 
-    def order(row: tuple[RunFolder, Run, tuple[Score, ...]]) -> tuple[str, bool, float, str]:
+    def group(run: Run, scores: tuple[Score, ...]) -> tuple[str, bool, str, str]:
+        paths = flatten(without_unused(run)).get("data.paths")
+        return run.recipe, not scores, scores[0].name if scores else "", repr(paths)
+
+    def order(row: tuple[RunFolder, Run, tuple[Score, ...]]) -> tuple[tuple[str, bool, str, str], float, str]:
         folder, run, scores = row
         value = (-scores[0].value if rises(scores[0].name) else scores[0].value) if scores else 0.0
-        return run.recipe, not scores, value, str(folder.path)
+        return group(run, scores), value, str(folder.path)
 
     flat = [flatten(without_unused(run)) for _, run in found]
     differing = differing_keys(flat)
     listed = []
-    for rank, (folder, run, scores) in enumerate(sorted(rows, key=order), start=1):
+    ranks: Counter[tuple[str, bool, str, str]] = Counter()
+    for folder, run, scores in sorted(rows, key=order):
+        ranks[group(run, scores)] += 1
         settings = flatten(without_unused(run))
         done = folder.steps()
         listed.append(
             ListedRunRecord(
-                rank=rank,
+                rank=ranks[group(run, scores)] if scores else None,
                 path=str(folder.path),
                 recipe=run.recipe,
                 state=state_of(folder),
@@ -108,5 +115,5 @@ def runs(paths: Sequence[Path]) -> list[ListedRunRecord]:
 
 def differing_keys(flat: Sequence[dict[str, Any]]) -> list[str]:
     """The settings that are not the same in all runs; what only names a run is left out."""
-    keys = dict.fromkeys(key for settings in flat for key in settings if key != "recipe")
+    keys = dict.fromkeys(key for settings in flat for key in settings if key not in ("format", "recipe"))
     return [key for key in keys if len({repr(settings.get(key)) for settings in flat}) > 1]
