@@ -14,7 +14,7 @@ import pytest
 from faults import tree
 from linnet import workbench
 from linnet.domains.arithmetic.data import ArithmeticData
-from linnet.errors import BadInput, RunFailed
+from linnet.errors import BadInput
 from linnet.training import sinks
 from linnet.training.learner import Learner
 from linnet.training.sinks import Sink
@@ -46,7 +46,7 @@ class Watched(Watching):
 def failing_before_its_first_step() -> dict[str, tuple[type[BaseException], str, Callable[[Path, bool], object]]]:
     """Ways in which a run does not come to its first step."""
 
-    def out_of_memory(out: Path, force: bool) -> None:
+    def beyond_memory(out: Path, force: bool) -> None:
         train_tiny(out, "model.width=100000000", force=force)
 
     def no_tracker(out: Path, force: bool) -> None:
@@ -76,7 +76,7 @@ def failing_before_its_first_step() -> dict[str, tuple[type[BaseException], str,
             train_tiny(out, force=force)
 
     return {
-        "out of memory": (RunFailed, "out of memory", out_of_memory),
+        "beyond the memory": (BadInput, "make the model smaller", beyond_memory),
         "a missing tracker": (BadInput, "pip install", no_tracker),
         "bad data": (BadInput, "bad.txt", bad_data),
         "a file whose name is not UTF-8": (BadInput, "is no UTF-8, so no run can remember it", nameless_data),
