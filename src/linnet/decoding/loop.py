@@ -18,7 +18,7 @@ from torch import Tensor
 
 from linnet.decoding.requests import Decoding, Sampling
 from linnet.decoding.runner import Ids, Runner
-from linnet.decoding.sampling import Drawn, allowed_ids, draw, first_noise, later_noise, listed, seen_ids
+from linnet.decoding.sampling import Drawn, Draws, allowed_ids, draw, first_noise, later_noise, listed, seen_ids
 from linnet.decoding.scheduler import Row, Step
 from linnet.model.state import KeyValues, Memory, State
 
@@ -68,16 +68,21 @@ class Buffers:
     tokens: Tensor  # int64 [R]: read next
     last: Tensor  # int64 [R]: the last position that a row may read
     prompt: Tensor  # int64 [R]: tokens of the prompt
-    noise: Tensor  # float64 [R, L]: random numbers of the tokens after the first
+    noise: Tensor | None  # float64 [R, L]: random numbers of the tokens after the first; greedy rows need none
     seen: Tensor | None  # bool [R, V]: ids that a repetition penalty makes rarer
 
     @classmethod
     def of(cls, runner: Runner, sampling: Sampling, rows: int, slots: int) -> Buffers:
         tokens = torch.zeros(rows, dtype=torch.int64, device=runner.device)
-        noise = tokens.new_zeros(rows, 1 if sampling.greedy else slots, dtype=torch.float64)
+        noise = None if sampling.greedy else tokens.new_zeros(rows, slots, dtype=torch.float64)
         penalised = sampling.repetition_penalty != 1
         seen = tokens.new_zeros(rows, runner.vocabulary, dtype=torch.bool) if penalised else None
         return cls(tokens, tokens.clone(), tokens.clone(), noise, seen)
+
+    def clear(self, shared: int) -> None:
+        """Empty rows have read what all share, and go no further."""
+        self.last.fill_(shared)
+        self.prompt.fill_(shared)
 
     def rows(self, kept: Tensor) -> Buffers:
         """Only these rows go on, in this order, at the beginning of the same buffers."""
@@ -103,9 +108,10 @@ class Loop:
         self.memory: Memory = runner.empty(rows, slots + self.fixed, after=after).take()
         self.buffers = Buffers.of(runner, decoding.sampling, rows, slots)
         self.turn = torch.zeros(1, dtype=torch.int64, device=self.device)  # which token of the round trip it is
-        self.drawn = torch.zeros(burst, rows, 3, dtype=torch.float64, device=self.device)  # see `draw`
+        # What a recorded step draws, its three parts as float64, which holds all of them.
+        self.drawn = torch.zeros(burst, rows, 3, dtype=torch.float64, device=self.device)
         self.whole = self.memory, self.buffers
-        self.buffers.last.fill_(self.memory.shared)
+        self.buffers.clear(self.memory.shared)
 
     @classmethod
     def begin(
@@ -146,7 +152,7 @@ class Loop:
             for kept, new in zip(mine.shared or (), theirs.shared or (), strict=True):
                 kept.copy_(new)
         self.memory.lengths.fill_(self.memory.shared)
-        self.buffers.last.fill_(self.memory.shared)
+        self.buffers.clear(self.memory.shared)
 
     def _keep(self, state: State) -> None:
         after = state.take()
@@ -168,8 +174,9 @@ class Loop:
     def first(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
         """The first tokens of these rows, from the logits [n, V] after their prompts."""
         seen = None if self.buffers.seen is None else self._seen(rows)
-        uniform = first_noise(rows, self.decoding.sampling).to(self.device)
-        return listed(draw(logits, self.decoding, uniform, seen, self._allowed(rows))[None])
+        uniform = first_noise(rows, self.decoding.sampling)
+        uniform = None if uniform is None else uniform.to(self.device)
+        return listed([draw(logits, self.decoding, uniform, seen, self._allowed(rows))])
 
     def admit(self, indices: Sequence[int], rows: Sequence[Row]) -> None:
         """These rows read the first tokens of their samples next."""
@@ -177,7 +184,7 @@ class Loop:
         buffers.tokens[where] = torch.tensor([row.drawn[-1] for row in rows], device=self.device)
         buffers.last[where] = torch.tensor([row.last for row in rows], device=self.device)
         buffers.prompt[where] = torch.tensor([len(row.request.prompt) for row in rows], device=self.device)
-        if not self.decoding.sampling.greedy:
+        if buffers.noise is not None:
             buffers.noise[where] = later_noise(rows, self.slots).to(self.device)
         if buffers.seen is not None:
             buffers.seen[where] = self._seen(rows)
@@ -190,18 +197,30 @@ class Loop:
 
     def run(self, step: Step) -> Drawn:
         """What the rows of this step draw; the other rows of the batch are empty."""
-        rows, indices, reach = len(self.buffers.tokens), list(step.indices), step.reach
-        self.turn.zero_()
+        rows, indices = len(self.buffers.tokens), list(step.indices)
         if self.fixed and self.decoding.constraint is None:
-            shared, most = self.memory.shared, self.runner.network.config.context - 1
-            reach = min(shared + (reach - shared) // SPAN * SPAN + SPAN - 1, shared + self.slots - 1, most)
-            for _ in range(step.tokens):
-                self.graphs.run((rows, reach), lambda: self._once(slice(rows), reach, None, ()))
-        else:
-            where = slice(rows) if len(indices) == rows else torch.tensor(indices, device=self.device)
-            for _ in range(step.tokens):
-                self._once(where, reach, self._allowed(step.rows), self._before(step))
-        return listed(self.drawn[: step.tokens, indices])
+            return self._recorded(rows, indices, step)
+        where = slice(rows) if len(indices) == rows else torch.tensor(indices, device=self.device)
+        allowed, before = self._allowed(step.rows), self._before(step)
+        return listed([self._once(where, step.reach, allowed, before) for _ in range(step.tokens)])
+
+    def _recorded(self, rows: int, indices: Sequence[int], step: Step) -> Drawn:
+        """All rows draw, in steps of one of few shapes; what they drew is read once."""
+        shared, most = self.memory.shared, self.runner.network.config.context - 1
+        reach = shared + (step.reach - shared) // SPAN * SPAN + SPAN - 1
+        reach = min(reach, shared + self.slots - 1, most)
+
+        def once() -> None:
+            tokens, logprobs, ties = self._once(slice(rows), reach, None, ())
+            parts = tokens, logprobs, torch.zeros_like(tokens) if ties is None else ties
+            self.drawn[self.turn, :rows] = torch.stack([part.double() for part in parts], dim=-1)
+            self.turn += 1
+
+        self.turn.zero_()
+        for _ in range(step.tokens):
+            self.graphs.run((rows, reach), once)
+        host = self.drawn[: step.tokens, indices].cpu()
+        return listed([Draws(turn[:, 0].long(), turn[:, 1], turn[:, 2].bool()) for turn in host])
 
     def _before(self, step: Step) -> Ids:
         """What each row of the batch has read before its next token, where its model reads further columns."""
@@ -212,23 +231,23 @@ class Loop:
             ids[index] = (*row.request.prompt, *row.drawn[:-1])
         return ids
 
-    def _once(self, where: Tensor | slice, reach: int, allowed: Tensor | None, before: Ids) -> None:
-        """One token of these rows; none of them has read more than `reach` tokens before it."""
+    def _once(self, where: Tensor | slice, reach: int, allowed: Tensor | None, before: Ids) -> Draws:
+        """One token of these rows, none of which has read more than `reach` tokens before it."""
         buffers = self.buffers
-        lengths = torch.minimum(self.memory.lengths, buffers.last).clamp(max=reach)
+        lengths = torch.minimum(self.memory.lengths, buffers.last)
         state = State(replace(self.memory, lengths=lengths, filled=reach))
         logits, state = self.runner.step(state, buffers.tokens, where, before)
         self._keep(state)
-        turn = (lengths - buffers.prompt).clamp(0, buffers.noise.shape[1] - 1)
-        uniform = buffers.noise.gather(1, turn[:, None])[where, 0]
-        seen = None if buffers.seen is None else buffers.seen[where]
+        uniform = seen = None
+        if buffers.noise is not None:
+            uniform = buffers.noise.gather(1, (lengths - buffers.prompt)[:, None])[where, 0]
+        if buffers.seen is not None:
+            seen = buffers.seen[where]
         drawn = draw(logits, self.decoding, uniform, seen, allowed)
-        tokens = drawn[:, 0].long()
-        buffers.tokens[where] = tokens
+        buffers.tokens[where] = drawn.tokens
         if seen is not None and buffers.seen is not None:
-            buffers.seen[where] = seen.scatter(1, tokens[:, None], True)
-        self.drawn[self.turn, where] = drawn
-        self.turn += 1
+            buffers.seen[where] = seen.scatter(1, drawn.tokens[:, None], True)
+        return drawn
 
     def _seen(self, rows: Sequence[Row]) -> Tensor:
         return seen_ids(rows, self.runner.vocabulary).to(self.device)

@@ -26,7 +26,8 @@ def generate(model: Model, request: Request, decoding: Decoding, columns: Column
             logits = model.head(hidden[:, -1])
             seen = seen_ids([row], logits.shape[1]) if decoding.sampling.repetition_penalty != 1 else None
             allowed = allowed_ids([row], logits.shape[1]) if decoding.constraint is not None else None
-            uniform = first_noise([row], decoding.sampling).to(logits.device)
-            ((tokens, logprobs, ties),) = listed(draw(logits, decoding, uniform, seen, allowed)[None])
+            uniform = first_noise([row], decoding.sampling)
+            uniform = None if uniform is None else uniform.to(logits.device)
+            ((tokens, logprobs, ties),) = listed([draw(logits, decoding, uniform, seen, allowed)])
             row.take(tokens, logprobs, ties, decoding)
     return row.sample

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,6 +22,15 @@ from linnet.errors import BadInput
 
 Drawn = list[tuple[list[int], list[float], list[bool]]]  # of each row: tokens, log-probabilities, ties
 
+
+class Draws(NamedTuple):
+    """One token for each of n rows."""
+
+    tokens: Tensor  # int64 [n]
+    logprobs: Tensor  # [n]: under the model
+    ties: Tensor | None  # bool [n]: whether another token was as likely; None where that is not counted
+
+
 COLDEST = 1e-30  # temperatures below are greedy in float32 all the same
 LIKELIEST = 256  # candidates among which a nucleus is looked for before everything is sorted
 BLOCK = 128
@@ -28,12 +38,15 @@ NEAR = 1e-4  # logits this close to each other may change their order in another
 
 
 def draw(
-    logits: Tensor, decoding: Decoding, uniform: Tensor, seen: Tensor | None = None, allowed: Tensor | None = None
-) -> Tensor:
-    """Draw a token for each row from its logits [n, V] and one uniform number a row [n].
+    logits: Tensor,
+    decoding: Decoding,
+    uniform: Tensor | None,
+    seen: Tensor | None = None,
+    allowed: Tensor | None = None,
+) -> Draws:
+    """Draw a token for each row from its logits [n, V] and one uniform number a row [n], or greedily.
 
     `seen` [n, V] marks the ids that a repetition penalty makes rarer, `allowed` [n, V] those that may come.
-    Returns tokens, their log-probabilities under the model, and whether another was as likely: float64 [n, 3].
     """
     logits, sampling = logits.float(), decoding.sampling
     shaped = logits
@@ -44,20 +57,24 @@ def draw(
         shaped = shaped.masked_fill(~allowed, -math.inf)
     tokens = choose(shaped, sampling, uniform)
     logprobs = logits.gather(-1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-    tied = near_ties(shaped) if decoding.count_ties else torch.zeros_like(tokens)
-    return torch.stack((tokens.double(), logprobs.double(), tied.double()), dim=-1)
+    return Draws(tokens, logprobs, near_ties(shaped) if decoding.count_ties else None)
 
 
-def listed(drawn: Tensor) -> Drawn:
-    """What n rows drew one token after the other [K, n, 3], as numbers of each row."""
-    host = drawn.transpose(0, 1).cpu()
-    parts = host[..., 0].long().tolist(), host[..., 1].tolist(), host[..., 2].bool().tolist()
-    return list(zip(*parts, strict=True))
+def listed(draws: Sequence[Draws]) -> Drawn:
+    """What n rows drew one token after the other, as numbers of each row."""
+    columns = []
+    for tokens, logprobs, ties in draws:
+        tied = [False] * len(tokens) if ties is None else ties.tolist()
+        columns.append(zip(tokens.tolist(), logprobs.tolist(), tied, strict=True))
+    rows = (zip(*row, strict=True) for row in zip(*columns, strict=True))
+    return [(list(tokens), list(logprobs), list(ties)) for tokens, logprobs, ties in rows]
 
 
-def first_noise(rows: Sequence[Row], sampling: Sampling) -> Tensor:
+def first_noise(rows: Sequence[Row], sampling: Sampling) -> Tensor | None:
     """The random number [n] of the first token of each row; greedy rows need none."""
-    return torch.tensor([0.0 if sampling.greedy else row.noise.random() for row in rows], dtype=torch.float64)
+    if sampling.greedy:
+        return None
+    return torch.tensor([row.noise.random() for row in rows], dtype=torch.float64)
 
 
 def later_noise(rows: Sequence[Row], most: int) -> Tensor:
@@ -90,9 +107,9 @@ def allowed_ids(rows: Sequence[Row], vocabulary: int) -> Tensor:
     return allowed
 
 
-def choose(logits: Tensor, sampling: Sampling, uniform: Tensor) -> Tensor:
-    """Ids [n] for logits [n, V] and one uniform number a row [n]."""
-    if sampling.greedy:
+def choose(logits: Tensor, sampling: Sampling, uniform: Tensor | None) -> Tensor:
+    """Ids [n] for logits [n, V] and one uniform number a row [n]; without any, the likeliest ones."""
+    if sampling.greedy or uniform is None:
         return logits.argmax(-1)
     below = logits.float() - logits.amax(-1, keepdim=True)  # so that no temperature overflows
     if math.isinf(sampling.temperature):

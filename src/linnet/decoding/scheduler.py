@@ -88,11 +88,11 @@ class Row:
         if math.isnan(sum(logprobs)):
             raise RunFailed("the probabilities of the next token are not numbers (NaN)")
         if not stopping.strings and decoding.constraint is None and stopping.final.isdisjoint(tokens):
-            count = min(len(tokens), self.left)
-            self.drawn += tokens[:count]
-            self.logprobs += logprobs[:count]
-            self.ties += sum(ties[:count])
-            self.stop = None if self.left else "length"
+            left = self.limit - before
+            self.drawn += tokens[:left]
+            self.logprobs += logprobs[:left]
+            self.ties += sum(ties[:left])
+            self.stop = None if len(tokens) < left else "length"
             return tuple(self.drawn[before:])
         for token, logprob, tie in zip(tokens, logprobs, ties, strict=True):
             self.logprobs.append(logprob)
@@ -243,7 +243,7 @@ class Scheduler:
         rows = tuple(row for row in self.rows if row is not None)
         # Requests that wait take the rows of those that end, so the round trips are shorter.
         most = max(1, self.burst // 2) if self.waiting else self.burst
-        return Step(rows, indices, min(most, max(row.left for row in rows)), compact)
+        return Step(rows, indices, most if most == 1 else min(most, max(row.left for row in rows)), compact)
 
     def _compacted(self) -> tuple[int, ...] | None:
         """Empty rows go when they are many."""
