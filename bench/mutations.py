@@ -190,84 +190,93 @@ def safetensors_of(content: bytes, draw: random.Random) -> bytes:
     return struct.pack("<Q", size) + header + data
 
 
+GgufKey = tuple[bytes, int, Any]  # its name, its kind, its value
+GgufTensor = list[Any]  # its name, shape, kind and offset
+GGUF_CODES = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q"}
+GGUF_TEXT, GGUF_LIST = 8, 9
+
+
 def gguf_of(content: bytes, draw: random.Random) -> bytes:
     """Keys with other types, values and counts; tensors with other names, shapes, kinds and offsets."""
-    stream, numbers = (
-        io.BytesIO(content),
-        {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q"},
-    )
+    keys, tensors, data = _gguf_parts(content)
+    for _ in range(draw.choice([1, 1, 2, 4])):
+        _change_gguf(keys, tensors, draw)
+    found = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys))
+    for name, kind, given in keys:
+        found += _gguf_value(GGUF_TEXT, name) + struct.pack("<I", kind) + _gguf_value(kind, given)
+    for name, shape, kind, offset in tensors:
+        head = struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
+        found += _gguf_value(GGUF_TEXT, name) + head
+    return found + bytes(-len(found) % 32) + data
+
+
+def _gguf_parts(content: bytes) -> tuple[list[GgufKey], list[GgufTensor], bytes]:
+    stream = io.BytesIO(content)
 
     def take(code: str) -> Any:
         return struct.unpack(f"<{code}", stream.read(struct.calcsize(f"<{code}")))[0]
 
-    def text() -> bytes:
-        return stream.read(take("Q"))
-
     def value(kind: int) -> Any:
-        if kind == 9:
+        if kind == GGUF_LIST:
             inner, count = take("I"), take("Q")
             return inner, [value(inner) for _ in range(count)]
-        return text() if kind == 8 else take(numbers[kind])
-
-    def packed(kind: int, given: Any) -> bytes:
-        if kind == 9:
-            return struct.pack("<IQ", given[0], len(given[1])) + b"".join(
-                packed(given[0], one) for one in given[1]
-            )
-        return struct.pack("<Q", len(given)) + given if kind == 8 else struct.pack(f"<{numbers[kind]}", given)
+        return stream.read(take("Q")) if kind == GGUF_TEXT else take(GGUF_CODES[kind])
 
     stream.read(8)
     tensor_count, key_count = take("Q"), take("Q")
-    keys = [(text(), kind := take("I"), value(kind)) for _ in range(key_count)]
-    tensors = [[text(), [take("Q") for _ in range(take("I"))], take("I"), take("Q")] for _ in range(tensor_count)]
-    data = content[-(-stream.tell() // 32) * 32 :]
+    keys = [(value(GGUF_TEXT), kind := take("I"), value(kind)) for _ in range(key_count)]
+    tensors = [
+        [value(GGUF_TEXT), [take("Q") for _ in range(take("I"))], take("I"), take("Q")]
+        for _ in range(tensor_count)
+    ]
+    return keys, tensors, content[-(-stream.tell() // 32) * 32 :]
+
+
+def _gguf_value(kind: int, given: Any) -> bytes:
+    if kind == GGUF_LIST:
+        inner, values = given
+        return struct.pack("<IQ", inner, len(values)) + b"".join(_gguf_value(inner, one) for one in values)
+    if kind == GGUF_TEXT:
+        return struct.pack("<Q", len(given)) + given
+    return struct.pack(f"<{GGUF_CODES[kind]}", given)
+
+
+def _odd_gguf_value(draw: random.Random) -> tuple[int, Any]:
+    """A kind, and a value of it that hardly any key should have."""
     odd: list[tuple[int, Any]] = [
-        (4, draw.choice(INTEGERS) & 0xFFFFFFFF),
-        (10, draw.choice(INTEGERS)),
-        (5, -1),
-        (7, True),
-    ]
-    odd += [
+        (4, draw.choice(INTEGERS) & 0xFFFFFFFF), (10, draw.choice(INTEGERS)), (5, -1), (7, True),
         (6, draw.choice([math.nan, math.inf, 0.0, -1.0, 1e30])),
-        (8, b""),
-        (8, draw.choice([b"a", b"\xff", b"none"])),
-    ]
-    odd += [
-        (9, (4, [])),
-        (9, (8, [b"a", b"a"])),
-        (9, (5, [1, -1])),
-        (9, (9, [(9, (9, [(4, [1])]))])),
-        (9, (7, [True])),
-    ]
-    for _ in range(draw.choice([1, 1, 2, 4])):
-        at, one = draw.randrange(len(keys)), tensors[draw.randrange(len(tensors))]
-        match draw.randrange(10):
-            case 0:
-                keys.pop(at) if len(keys) > 1 else None
-            case 1:
-                keys.append((draw.choice([keys[at][0], b"general.alignment", b"x"]), *draw.choice(odd)))
-            case 2:
-                one[0] = draw.choice([b"", b"x", tensors[0][0], one[0] + b"."])
-            case 3:
-                one[1] = draw.choice(
-                    [[], [0], one[1][::-1], [*one[1], 1], [draw.choice(INTEGERS)], [2**32, 2**32], [1] * 5]
-                )
-            case 4:
-                one[2] = draw.choice([0, 1, 2, 8, 12, 30, 39, 99, 2**32 - 1])
-            case 5:
-                one[3] = draw.choice(INTEGERS)
-            case 6 if keys[at][1] == 9 and keys[at][2][1]:
-                kept = list(keys[at][2][1])
-                kept[draw.randrange(len(kept))] = kept[draw.choice([0, -1])]
-                keys[at] = (keys[at][0], 9, (keys[at][2][0], kept[: draw.choice([len(kept), 1, len(kept) // 2])]))
-            case _:
-                keys[at] = (keys[at][0], *draw.choice(odd))
-    found = struct.pack("<4sIQQ", b"GGUF", 3, len(tensors), len(keys))
-    for name, kind, given in keys:
-        found += packed(8, name) + struct.pack("<I", kind) + packed(kind, given)
-    for name, shape, kind, offset in tensors:
-        found += packed(8, name) + struct.pack(f"<I{len(shape)}QIQ", len(shape), *shape, kind, offset)
-    return found + bytes(-len(found) % 32) + data
+        (GGUF_TEXT, b""), (GGUF_TEXT, draw.choice([b"a", b"\xff", b"none"])),
+        (GGUF_LIST, (4, [])), (GGUF_LIST, (8, [b"a", b"a"])), (GGUF_LIST, (5, [1, -1])),
+        (GGUF_LIST, (9, [(9, (9, [(4, [1])]))])), (GGUF_LIST, (7, [True])),
+    ]  # fmt: skip
+    return draw.choice(odd)
+
+
+def _change_gguf(keys: list[GgufKey], tensors: list[GgufTensor], draw: random.Random) -> None:
+    at, one = draw.randrange(len(keys)), tensors[draw.randrange(len(tensors))]
+    name, kind, given = keys[at]
+    match draw.randrange(10):
+        case 0:
+            keys.pop(at) if len(keys) > 1 else None
+        case 1:
+            keys.append((draw.choice([name, b"general.alignment", b"x"]), *_odd_gguf_value(draw)))
+        case 2:
+            one[0] = draw.choice([b"", b"x", tensors[0][0], one[0] + b"."])
+        case 3:
+            shape = one[1]
+            odd = [[], [0], shape[::-1], [*shape, 1], [draw.choice(INTEGERS)], [2**32, 2**32], [1] * 5]
+            one[1] = draw.choice(odd)
+        case 4:
+            one[2] = draw.choice([0, 1, 2, 8, 12, 30, 39, 99, 2**32 - 1])
+        case 5:
+            one[3] = draw.choice(INTEGERS)
+        case 6 if kind == GGUF_LIST and given[1]:
+            kept = list(given[1])
+            kept[draw.randrange(len(kept))] = kept[draw.choice([0, -1])]
+            keys[at] = (name, kind, (given[0], kept[: draw.choice([len(kept), 1, len(kept) // 2])]))
+        case _:
+            keys[at] = (name, *_odd_gguf_value(draw))
 
 
 def parquet_of(content: bytes, draw: random.Random) -> bytes:

@@ -246,6 +246,8 @@ def test_made_files_are_clean_and_can_be_trained_on(tmp_path, task):
     fields = ["input", "gold", "task", "seed", "ground_truth_rule", "steps", "split", "instance_id"]
     assert list(first) == fields and first["seed"] == 1
     material = ArithmeticData(task=task, paths=(tmp_path,)).load(0)
+    assert any("scratchpad=true" in note for note in material.notes)
+    assert not ArithmeticData(task=task, paths=(tmp_path,), scratchpad=True).load(0).notes
     assert len(material.train.rows) == 160 and len(material.validation.questions) == 20
     with pytest.raises(BadInput, match="--force"):
         make(tmp_path, space, 200, 2)

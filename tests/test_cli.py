@@ -251,6 +251,20 @@ def test_what_a_library_prints_does_not_reach_standard_output(capsys: pytest.Cap
     assert json.loads(said.out)["kind"] == "scores" and said.err == "50% done\n"
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["generate", "R", "--temperature", "hot"], "'--temperature': it is 'hot', not a number"),
+        (["generate", "R", "-n", "0"], "'-n': it is '0'; it has to be at least 1"),
+        (["generate", "R", "--seed", "1.5"], "'--seed': it is '1.5', not an integer"),
+        (["export", "R", "--to", "onnx"], "'--to': 'onnx' is not one of 'hf', 'gguf', 'run'"),
+    ],
+)
+def test_a_wrong_argument_is_named_in_plain_words(arguments: list[str], words: str) -> None:
+    refused = linnet(*arguments)
+    assert refused.exit_code == 2 and words in refused.stderr
+
+
 def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "linnet", *map(str, arguments)]
 

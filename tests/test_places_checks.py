@@ -82,7 +82,7 @@ def test_a_part_that_nobody_wrote_is_named_with_the_rows_of_each(tmp_path: Path)
     assert code == 2 and "would give" in said[0] and "data.recipe.least=1" in said[0]
 
 
-def test_what_was_mended_stands_beside_a_refusal(tmp_path: Path) -> None:
+def test_what_was_repaired_stands_beside_a_refusal(tmp_path: Path) -> None:
     text = table(tmp_path / "v.csv", columns="user,start,end,lon,lat").read_text().splitlines()
     far = [line.rsplit(",", 2)[0] + f",{row / 10},{row / 20}" for row, line in enumerate(text[1:], 1)]
     (tmp_path / "noise.csv").write_text("\n".join([text[0], *far]) + "\n")
@@ -153,7 +153,7 @@ def test_numbers_of_other_clusters_are_refused(clustered: tuple[Path, Path], tmp
 
 
 @pytest.mark.parametrize("verb", [["eval"], ["inspect", "misses"]])
-def test_scoring_says_what_was_mended(clustered: tuple[Path, Path], tmp_path: Path, verb: list[str]) -> None:
+def test_scoring_says_what_was_repaired(clustered: tuple[Path, Path], tmp_path: Path, verb: list[str]) -> None:
     run, path = clustered
     lines = path.read_text().splitlines()
     (tmp_path / "twice.csv").write_text("\n".join([*lines, lines[5]]) + "\n")

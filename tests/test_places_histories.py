@@ -1,4 +1,4 @@
-"""Predicting from histories after users were forgotten or dropped, and what is said about wrong or mended ones."""
+"""Predicting from histories after users were forgotten or dropped, and what wrong or repaired ones are called."""
 
 from __future__ import annotations
 

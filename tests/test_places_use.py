@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,14 +18,14 @@ from faults import tree
 from linnet import workbench
 from linnet.cli.app import build
 from linnet.cli.pictures import draw
-from linnet.domains.places.cleaning import Reading
+from linnet.domains.places.cleaning import Reading, ingest
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.privacy import disclosure, forget, users_of_places
 from linnet.domains.places.sample_files import read_histories, sample_lines
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
-from linnet.domains.places.use import misses, places_run, predict
+from linnet.domains.places.use import departure_text, misses, places_run, predict
 from linnet.domains.places.verbs import visit_table
 from linnet.domains.places.visits import legacy_ids, mark_of
 from linnet.errors import BadInput
@@ -243,11 +244,26 @@ def test_copies_tell_less(runs: dict[str, Path], tmp_path: Path) -> None:
     assert not weights["embed.tables.3.weight"][torch.from_numpy(rows) + FIRST].any()
 
 
+def test_days_that_are_numbers_are_not_shown_as_dates(tmp_path: Path) -> None:
+    rows = [
+        f"{user},{day},{600 + 10 * user},{day},{700 + 10 * user},p{day % 3},3"
+        for user in (1, 2)
+        for day in (5, 12)
+    ]
+    table = "user,start_day,start_min,end_day,end_min,place,weekday\n" + "\n".join(rows)
+    (tmp_path / "days.csv").write_text(table)
+    visits = ingest([tmp_path / "days.csv"]).visits
+    assert [departure_text(visits, row) for row in range(4)] == [
+        "day 0 (Thu) 11:50", "day 7 (Thu) 11:50", "day 0 (Thu) 12:00", "day 7 (Thu) 12:00",
+    ]  # fmt: skip
+
+
 def test_misses_and_their_map(runs: dict[str, Path], stays: Path, tmp_path: Path) -> None:
     found = misses(runs["tiny-places"], [stays], n=5)
     assert 0 < len(found) <= 5
     assert [miss.said_probability for miss in found] == sorted((m.said_probability for m in found), reverse=True)
     assert all(miss.said != miss.went for miss in found)
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", miss.left) for miss in found)
     pytest.importorskip("folium")
     page = tmp_path / "misses.html"
     misses(runs["tiny-places"], [stays], n=5, map_file=page)

@@ -44,6 +44,7 @@ def ends_text(decoder: Mapping[str, Any] | None, names: Sequence[str | None]) ->
 
 
 def whole(piece: bytes) -> bool:
+    """Whether these bytes are complete characters."""
     try:
         piece.decode()
     except UnicodeDecodeError:

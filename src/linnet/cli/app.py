@@ -6,14 +6,32 @@ Verbs import what they need when they are called, so that `linnet --help` answer
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from linnet import __version__
 from linnet.cli import bench, exchange, generate, inside, machine, runs
 from linnet.cli.groups import Groups
 from linnet.domains.registry import registry, resolve
+
+
+class PlainWords(TyperGroup):
+    """Says of an argument that cannot be used what it is and what it has to be, in our own words."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as wrong:
+            from pydantic import ValidationError
+
+            from linnet.untrusted import mistake_text
+
+            if isinstance(wrong.__cause__, ValidationError):
+                mistake = wrong.__cause__.errors()[0]
+                wrong.message = mistake_text(mistake, "" if mistake["type"] == "value_error" else "it")
+            raise
 
 
 def _version(wanted: bool) -> None:
@@ -34,6 +52,7 @@ def build() -> typer.Typer:
     """The whole command line as one object, for `main`, the help pages and the tests."""
     app = typer.Typer(
         name="linnet",
+        cls=PlainWords,
         callback=_linnet,
         no_args_is_help=True,
         add_completion=False,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from linnet.errors import BadInput
+from linnet.tokenized_text import whole
 
 REMEMBERED = 256  # beginnings of which a pattern still knows what follows
 
@@ -49,7 +50,7 @@ class Pattern:
     @functools.cached_property
     def _texts(self) -> tuple[str, ...]:
         """What each id writes; nothing for those that are not allowed."""
-        return tuple(piece.decode(errors="ignore") if _whole(piece) else "" for piece in self.pieces)
+        return tuple(piece.decode(errors="ignore") if whole(piece) else "" for piece in self.pieces)
 
     @functools.cached_property
     def _by_first(self) -> Mapping[str, Sequence[tuple[int, str]]]:
@@ -91,11 +92,3 @@ class Pattern:
         if not going and not complete:
             raise BadInput(f"no token of this model goes on from {written!r} in the pattern {self.expression!r}")
         return tuple(going)
-
-
-def _whole(piece: bytes) -> bool:
-    try:
-        piece.decode()
-    except UnicodeDecodeError:
-        return False
-    return True

@@ -18,7 +18,6 @@ from linnet.model import masks
 from linnet.model.columns import ColumnInput, IdHead, NumberHead, head_of
 from linnet.model.config import ModelConfig
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
-from linnet.model.costs import Costs, costs
 from linnet.model.heads import Head
 from linnet.model.inputs import Inputs, Output
 from linnet.model.kernels import attention_form
@@ -231,9 +230,6 @@ class Model(Network):
         tokens, dropout = self.config.context, self.config.dropout
         form = attention_form(self.device, tokens, tokens, dropout=dropout, compiled=compiled)
         return (f"attention at {tokens} tokens: {form}",)
-
-    def costs(self) -> Costs:
-        return costs(self.config)
 
     def taps(self) -> Mapping[str, tuple[str, ...]]:
         return points(self.config)

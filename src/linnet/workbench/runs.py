@@ -67,7 +67,7 @@ def folders(paths: Sequence[Path]) -> Iterator[RunFolder]:
     """The runs that these paths are, or hold one level down."""
     for path in paths:
         if not path.is_dir():
-            raise BadInput(f"there is no folder {path}")
+            raise BadInput(f"there is no folder {path}; name one with runs in it, or make one with linnet train")
         inside = [path, *sorted(entry for entry in path.iterdir() if entry.is_dir())]
         for folder in inside:
             if (folder / "run.toml").is_file():

@@ -17,7 +17,7 @@ from linnet.codecs import Codec
 from linnet.domains.arithmetic.codec import ArithmeticCodec, Reverse
 from linnet.domains.arithmetic.columns import frame_sums, sum_texts
 from linnet.domains.arithmetic.drawing import draw_distinct, draw_training_sums, draw_training_texts
-from linnet.domains.arithmetic.files import read_rows, split_name
+from linnet.domains.arithmetic.files import Row, read_rows, split_name
 from linnet.domains.arithmetic.problems import Space, Task, groups_of, operands_of, solve
 from linnet.domains.arithmetic.reading import checked_pairs, codec_for, part_rows
 from linnet.domains.arithmetic.rows import Supervise, frame_texts
@@ -123,8 +123,13 @@ class ArithmeticData(TokenDomain):
             codec,
             Part(frame_texts(codec, checked_pairs(train, codec), self.supervised)),
             self._part(codec, checked_pairs(validation, codec)),
-            (*self._notes(), *notes),
+            (*self._notes(), *notes, *self._unread_steps(rows)),
         )
+
+    def _unread_steps(self, rows: Sequence[Row]) -> tuple[str, ...]:
+        if self.scratchpad or not any(row.steps for row in rows):
+            return ()
+        return ("the rows have steps, which are not trained on: --set scratchpad=true puts them before answers",)
 
     def _notes(self) -> tuple[str, ...]:
         if self.scratchpad and self.supervise == "answer":

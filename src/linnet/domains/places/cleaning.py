@@ -252,6 +252,7 @@ def _visits(
         found_cells,
         lonlat,
         **optional,
+        dated="start_day" not in columns,
     )
 
 

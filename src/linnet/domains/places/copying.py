@@ -24,7 +24,6 @@ from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.settings import CopyConfig
 from linnet.errors import BadInput
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
-from linnet.model.costs import Costs
 from linnet.model.inputs import Inputs, Output
 from linnet.model.kernels import drop
 from linnet.model.layers import Dropout, sinusoids
@@ -275,11 +274,6 @@ class CopyModel(Network):
     def tree(self) -> tuple[Tensor, Tensor, Tensor]:
         """[V] each: the cell of every place, coarse to fine."""
         return (self.cell_of_place0, self.cell_of_place1, self.cell_of_place2)  # type: ignore[return-value]
-
-    def costs(self) -> Costs:
-        costs = self.config.costs()
-        assert costs is not None, "a network has sizes"
-        return costs
 
     def taps(self) -> Mapping[str, tuple[str, ...]]:
         return TAPS

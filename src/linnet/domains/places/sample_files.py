@@ -210,7 +210,7 @@ def _visits(table: _Mentioned) -> tuple[Visits, dict[_Key, int]]:
         by_level[int(s2.levels(ids[:1])[0])] = of_place
     visits = Visits(
         user.astype(np.int32), place.astype(np.int32), start, start + minutes * MINUTE,
-        np.zeros(len(keys), np.int32), identifier, users, places, by_level,
+        np.zeros(len(keys), np.int32), identifier, users, places, by_level, dated=False,
     )  # fmt: skip
     return visits, {key: row for row, key in enumerate(keys)}
 

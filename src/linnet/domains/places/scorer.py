@@ -23,7 +23,6 @@ from linnet.domains.places.features import RECENT, SEEN, SUGGESTION
 from linnet.domains.places.settings import ScorerConfig
 from linnet.domains.places.visits import DAY
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
-from linnet.model.costs import Costs
 from linnet.model.inputs import Inputs, Output
 from linnet.model.layers import Dropout
 from linnet.model.taps import Edit, Taps
@@ -332,11 +331,6 @@ class Scorer(Network):
         super().__init__()
         self.config = config
         self.members = nn.ModuleList(Member(config) for _ in range(config.members))
-
-    def costs(self) -> Costs:
-        costs = self.config.costs()
-        assert costs is not None, "a scorer has no open sizes"
-        return costs
 
     def taps(self) -> Mapping[str, tuple[str, ...]]:
         return {f"members.{n}.{name}": axes for n in range(self.config.members) for name, axes in TAPS.items()}

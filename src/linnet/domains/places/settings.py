@@ -17,8 +17,6 @@ from linnet.model.costs import Costs
 if TYPE_CHECKING:
     from torch import nn
 
-EAGER = "networks of places read rows of many lengths, which a compiler would compile one by one"
-ONLY_HERE = "its network points at past visits, and other programs draw ids from one vocabulary"
 LEVELS = 3  # cell levels, coarse to fine
 FULL_IS_NOT_READ = (
     "data.information=full changes the rules that count, and them alone: this network reads the history of a "
@@ -26,7 +24,19 @@ FULL_IS_NOT_READ = (
 )
 
 
-class CopyConfig(NetworkConfig):
+class VisitNetworkConfig(NetworkConfig):
+    """What both kinds of networks share: they run eagerly, and nowhere but here."""
+
+    @property
+    def eager_reason(self) -> str:
+        return "networks of places read rows of many lengths, which a compiler would compile one by one"
+
+    @property
+    def only_here(self) -> str:
+        return "its network points at past visits, and other programs draw ids from one vocabulary"
+
+
+class CopyConfig(VisitNetworkConfig):
     """Defaults are the published GRU network of 620,808 parameters."""
 
     kind: Literal["copy"] = Field("copy", description="which network")
@@ -75,14 +85,6 @@ class CopyConfig(NetworkConfig):
     def channels(self) -> int:
         return self.width
 
-    @property
-    def eager_reason(self) -> str:
-        return EAGER
-
-    @property
-    def only_here(self) -> str:
-        return ONLY_HERE
-
     def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
         if not (self.places and all(self.cells) and self.users):
             return None
@@ -98,7 +100,7 @@ class CopyConfig(NetworkConfig):
         return self.model_copy(update=sizes)
 
 
-class ScorerConfig(NetworkConfig):
+class ScorerConfig(VisitNetworkConfig):
     """`kernels` ways to weigh a past visit, and a small network over what they add up to for each candidate."""
 
     kind: Literal["scorer"] = Field("scorer", description="which network")
@@ -111,14 +113,6 @@ class ScorerConfig(NetworkConfig):
     @property
     def channels(self) -> int:
         return self.hidden
-
-    @property
-    def eager_reason(self) -> str:
-        return EAGER
-
-    @property
-    def only_here(self) -> str:
-        return ONLY_HERE
 
     def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
         from linnet.domains.places.scorer import Scorer

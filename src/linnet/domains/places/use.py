@@ -24,7 +24,7 @@ from linnet.domains.places.samples import Samples
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranking
 from linnet.domains.places.systems import first_visits
-from linnet.domains.places.visits import Visits
+from linnet.domains.places.visits import DAY, MINUTE, WEEKDAYS, Visits
 from linnet.errors import BadInput
 from linnet.files import new_file, refuse_existing
 from linnet.model.contract import Network, evaluating
@@ -255,7 +255,7 @@ def record(rows: VisitRows, ranking: Ranking, index: int) -> MissRecord:
     probability = float(own[0]) if len(own) else 0.0
     return MissRecord(
         user=visits.users[visits.user[last]].item(),
-        left=str(np.datetime64(int(departures(visits)[last]), "s")).replace("T", " "),
+        left=departure_text(visits, int(last)),
         here=name[visits.place[last]],
         went=name[truth],
         probability=probability,
@@ -264,6 +264,16 @@ def record(rows: VisitRows, ranking: Ranking, index: int) -> MissRecord:
         said_probability=float(scores.max()),
         first_visit=bool(first_visits(rows)[index]),
     )
+
+
+def departure_text(visits: Visits, row: int) -> str:
+    """Date and time on the local clock; where the source numbers days, the day since the user's first."""
+    moment = int(departures(visits)[row])
+    if visits.dated:
+        return str(np.datetime64(moment, "s")).replace("T", " ")
+    first = int(visits.day()[visits.bounds[visits.user[row]]])
+    day, minute = moment // DAY, moment % DAY // MINUTE
+    return f"day {day - first} ({WEEKDAYS[(day + 3) % 7]}) {minute // 60:02}:{minute % 60:02}"
 
 
 def _drawable(rows: VisitRows, file: Path) -> None:

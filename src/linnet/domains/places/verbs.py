@@ -67,7 +67,8 @@ def predict(
         count = len(found.records)
         one = 1000 * found.seconds / count
         face.remark(
-            f"{count} histories, {one:.2f} ms a prediction in batches of {min(found.batch, count)} "
+            f"{count} {'history' if count == 1 else 'histories'}, {one:.2f} ms a prediction "
+            f"in batches of {min(found.batch, count)} "
             f"({count / found.seconds:,.0f}/s; opening the run and reading the file not counted)"
         )
 

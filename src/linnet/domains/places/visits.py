@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 MINUTE, DAY = 60, 86_400
+WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 PARTS = ("train", "validation", "test")
 NO_PART = -1
 
@@ -36,6 +37,7 @@ class Visits:
     lonlat: np.ndarray | None = None  # float64 [P, 2], NaN = unknown
     part: np.ndarray | None = None  # int8 [N]: index into PARTS, NO_PART = none; None = the source has no split
     target: np.ndarray | None = None  # bool [N]: visits that may be predicted; None = all
+    dated: bool = True  # False: days are numbers in the source, and dates are invented
 
     def __len__(self) -> int:
         return len(self.user)
