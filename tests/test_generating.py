@@ -223,7 +223,7 @@ def test_options_reach_the_samples(writer: Path, tmp_path: Path) -> None:
     [
         (["--stop", ""], "a stop string is empty"),
         (["--stop", "a\\q"], "\\q stands for nothing"),
-        (["-n", "0"], "greater than or equal to 1"),
+        (["-n", "0"], "it has to be at least 1"),
         (["--choices", "absent.txt"], "absent.txt"),
         (["--stop-id", "77777"], "stop id 77777"),
     ],
