@@ -1,10 +1,14 @@
-"""Intervals of 95 %: of shares, and of ratios of sums over independent units such as documents."""
+"""Intervals of 95 %: of shares, of ratios of sums over independent units, and of paired differences."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
+
+from linnet.errors import BadInput
 
 LEVEL = 0.95
 NORMAL = 1.959963984540054
@@ -61,3 +65,49 @@ def student(freedom: float) -> float:
     mass = np.cumsum(np.cos(angle[:-1] + angle[1] / 2) ** (freedom - 1))
     found = float(np.interp(LEVEL * mass[-1], mass, angle[1:]))
     return math.sqrt(freedom) * math.tan(found)
+
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # from weights of units [R, units] to the values under them [R]
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One statistic minus another on the same units; `p` of no difference is two-sided."""
+
+    value: float
+    low: float
+    high: float
+    p: float
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """Units drawn with replacement: weights [R, units] say how often each was drawn, for every statistic."""
+
+    weights: np.ndarray
+
+    @classmethod
+    def draw(cls, units: int, seed: int = 0, resamples: int = 2000) -> Bootstrap:
+        if units < 1:
+            raise BadInput("there is no unit to draw an interval from")
+        rng = np.random.default_rng(seed)
+        drawn = rng.multinomial(units, np.full(units, 1 / units), resamples)
+        return cls(drawn.astype(np.float64))
+
+    def interval(self, statistic: Statistic) -> tuple[float, float]:
+        """95 %; draws in which the statistic has no value are left out."""
+        values = statistic(self.weights)
+        values = values[np.isfinite(values)]
+        if not len(values):
+            return float("nan"), float("nan")
+        low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+        return float(low), float(high)
+
+    def difference(self, ours: Statistic, theirs: Statistic) -> Difference:
+        """Ours minus theirs, paired: both under the same draws."""
+        low, high = self.interval(lambda weights: ours(weights) - theirs(weights))
+        every = np.ones((1, self.weights.shape[1]))
+        apart = ours(self.weights) - theirs(self.weights)
+        tail = min(float((apart <= 0).mean()), float((apart >= 0).mean()))
+        value = float(ours(every)[0] - theirs(every)[0])
+        return Difference(value, low, high, min(1.0, 2 * max(tail, 1 / len(apart))))
