@@ -16,8 +16,10 @@ from linnet.model.config import (
     NormConfig,
     RotaryScaling,
 )
+from linnet.model.contract import Network
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
+from linnet.model.taps import Affine
 
 POSITIONS = ("rotary", "sinusoidal", "learned", "none")
 MIXERS = ("attention", "gru", ("attention", "gru"))
@@ -68,6 +70,24 @@ def vectors_then_ids(vectors: torch.Tensor, ids: torch.Tensor, **rest: Any) -> I
 
 def random_ids(rows: int, tokens: int, *, vocabulary: int = 13, seed: int = 0) -> torch.Tensor:
     return torch.randint(vocabulary, (rows, tokens), generator=torch.Generator().manual_seed(seed))
+
+
+def taps_without_effect(network: Network, read: Any) -> list[str]:
+    """The names of taps where an edit changes nothing; each of them fires."""
+    names, deaf = tuple(network.taps()), []
+    with torch.inference_mode(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        plain = network(read, keep=names)
+        assert list(plain.kept) == list(names)
+        for name in names:
+            value = plain.kept[name]
+            edit = Affine(torch.full((), 0.5), torch.rand(value.shape).to(value))
+            for one in (edit, lambda x: x * 0.5 + torch.rand(x.shape).to(x)):
+                changed = network(read, edit=((name, one),)).hidden
+                known = plain.hidden.isfinite() & changed.isfinite()
+                if bool((changed - plain.hidden)[known].abs().max() < 1e-5):
+                    deaf.append(name)
+    return deaf
 
 
 @st.composite

@@ -20,7 +20,7 @@ TAPPED = (
 
 
 class CutOut(ast.NodeTransformer):
-    """`taps.at(name, x)` becomes `x`, and `taps.asks(...)` becomes False."""
+    """`taps.at(name, x)` becomes `x`, and any other call of taps becomes False."""
 
     def __init__(self) -> None:
         self.cuts = 0

@@ -132,7 +132,8 @@ def test_taps_are_what_their_names_say():
 def test_patching_a_value_by_itself_changes_nothing_and_by_another_changes_what_follows(config, data):
     model = random_model(config)
     ids, other = random_ids(ROWS, TOKENS), random_ids(ROWS, TOKENS, seed=1)
-    name = data.draw(st.sampled_from([n for n in points(config) if "scores" not in n and "pos_embed" not in n]))
+    special = ("scores", "pos_embed", "gru.hook")  # functions see the gates of one position at a time
+    name = data.draw(st.sampled_from([n for n in points(config) if not any(part in n for part in special)]))
     with torch.inference_mode():
         plain, foreign = model(ids, keep=(name,)), model(other, keep=(name,))
         itself = model(ids, edit=((name, lambda _: plain.kept[name]),))
@@ -258,7 +259,7 @@ def test_torch_itself_says_that_it_cannot_compile_a_recurrent_layer_whole():
 def without_taps() -> Iterator[type[Model]]:
     """The class `Model` of a copy of the package's source, made without taps."""
     with tapless_model() as (bare, cuts):
-        assert cuts == 23  # every call in the files that are copied; none other is left
+        assert cuts == 32  # every call in the files that are copied; none other is left
         yield bare
 
 

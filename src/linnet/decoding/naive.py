@@ -11,9 +11,16 @@ from linnet.decoding.scheduler import Row
 from linnet.model.contract import evaluating
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
+from linnet.model.taps import Edit
 
 
-def generate(model: Model, request: Request, decoding: Decoding, columns: Columns | None = None) -> Sample:
+def generate(
+    model: Model,
+    request: Request,
+    decoding: Decoding,
+    columns: Columns | None = None,
+    edit: tuple[tuple[str, Edit], ...] = (),
+) -> Sample:
     """One sample for one request: the same as `linnet.decoding.engine.generate`, only slower."""
     decoding.check(model.config, [request])
     row = Row.of(0, request, decoding.limit(model.config, request.prompt), decoding)
@@ -22,7 +29,8 @@ def generate(model: Model, request: Request, decoding: Decoding, columns: Column
             ids = [*request.prompt, *row.drawn]
             further = {} if columns is None else columns(ids)
             read = {"ids": torch.tensor([ids])} | {k: torch.from_numpy(v)[None] for k, v in further.items()}
-            hidden = model(Inputs({name: values.to(model.device) for name, values in read.items()})).hidden
+            inputs = Inputs({name: values.to(model.device) for name, values in read.items()})
+            hidden = model(inputs, edit=edit).hidden
             logits = model.head(hidden[:, -1])
             seen = seen_ids([row], logits.shape[1]) if decoding.sampling.repetition_penalty != 1 else None
             allowed = allowed_ids([row], logits.shape[1]) if decoding.constraint is not None else None

@@ -32,6 +32,7 @@ from linnet.machine import graph_cache
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.model.state import State
+from linnet.model.taps import Edit
 
 if TYPE_CHECKING:
     from linnet.decoding.loop import Loop
@@ -51,6 +52,7 @@ class Runner:
     `columns` gives the further columns that a model reads beside the tokens, from all ids of a row so far: known
     in advance, constant, or computed. Then each call needs what its rows have read `before`, too.
     Where loops are `fixed`, as on a GPU, they keep their tensors and what was recorded of them for the next call.
+    `edit` holds in every call; its rows have to be one, since rows of a batch come and go.
     """
 
     def __init__(
@@ -60,6 +62,7 @@ class Runner:
         *,
         columns: Columns | None = None,
         fixed: bool | None = None,
+        edit: tuple[tuple[str, Edit], ...] = (),
     ) -> None:
         if network.config.columns and columns is None:
             raise ValueError(f"this model reads further columns: {', '.join(network.config.columns)}")
@@ -68,7 +71,8 @@ class Runner:
         self.vocabulary = network.config.vocabulary
         self.fixed = self.device.type == "cuda" if fixed is None else fixed
         # The memory of a recurrent layer is another tensor after each step, and columns are made on the host.
-        self.fixed &= "gru" not in network.config.mixers and self.columns is None
+        self.fixed &= "gru" not in network.config.mixers and self.columns is None and not edit
+        self.edit = edit
         self.loops: dict[Hashable, Loop] = {}
         self.notes: list[str] = []
         self.compile_seconds = 0.0  # of the first compiled step
@@ -143,7 +147,8 @@ class Runner:
         for row, given in zip(padded, ids, strict=True):
             row[: len(given)] = torch.tensor(given)
         columns = {"ids": padded.to(self.device), **self._further(ids, before)}
-        output = self.network(Inputs(columns, lengths=lengths.to(self.device)), state)
+        inputs = Inputs(columns, lengths=lengths.to(self.device))
+        output = self.network(inputs, state, edit=self.edit)
         assert output.state is not None
         return output.hidden, output.state
 
@@ -160,7 +165,7 @@ class Runner:
         return {name: pad([row[name] for row in rows], batch_first=True).to(self.device) for name in names}
 
     def _eager(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
-        output = self.network(ids, state)
+        output = self.network(ids, state, edit=self.edit)
         assert output.state is not None
         return output.hidden[:, -1], output.state
 

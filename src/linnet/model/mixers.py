@@ -6,16 +6,18 @@ Legend: B = rows, T = new tokens, S = slots, H = heads, Hk = key-value heads, D 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.model.config import ModelConfig
 from linnet.model.kernels import Mask, attend
 from linnet.model.layers import Embedding, Joined, norm, rotate, rotation
 from linnet.model.state import KeyValues, LayerMemory, Recurrent
-from linnet.model.taps import Taps
+from linnet.model.taps import RECURRENT, Taps
 
 
 @dataclass(frozen=True)
@@ -62,28 +64,49 @@ class Attention(nn.Module):
         self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps, name: str
     ) -> tuple[Tensor, LayerMemory | None]:
         rows, tokens, _ = x.shape
+        q, k, v = self.project(x, frame)
+        q = taps.at(f"{name}.attn.hook_q", q).transpose(1, 2)
+        k = taps.at(f"{name}.attn.hook_k", k).transpose(1, 2)
+        v = taps.at(f"{name}.attn.hook_v", v).transpose(1, 2)
+        if frame.rotation is not None:
+            q, k = rotate(q, *frame.rotation), rotate(k, *frame.rotation)
+            q = taps.at(f"{name}.attn.hook_rot_q", q.transpose(1, 2)).transpose(1, 2)
+            k = taps.at(f"{name}.attn.hook_rot_k", k.transpose(1, 2)).transpose(1, 2)
+        memory, k, v = self._remember(memory, k.to(v.dtype), v, frame)
+        shared = memory.shared if isinstance(memory, KeyValues) else None
+        mixed = self._attend(q.to(v.dtype), k, v, shared, frame.mask, taps, name)
+        z = taps.at(f"{name}.attn.hook_z", mixed.transpose(1, 2))
+        return self.out(z.reshape(rows, tokens, -1)), memory
+
+    def project(self, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, T, H, D], keys and values [B, T, Hk, D] of x [B, T, W], before any rotation."""
         parts = self.qkv(x).split(self.widths, dim=-1)
-        q, k, v = (part.view(rows, tokens, -1, self.head_width) for part in parts)
+        q, k, v = (part.view(*x.shape[:2], -1, self.head_width) for part in parts)
+        return self._finished(q, k, v, frame)
+
+    def project_apart(self, x: Sequence[Tensor], frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """The same where every head reads an input of its own: x is [B, T, H, W], and [B, T, Hk, W] twice."""
+        weights = self.qkv.weight.split(self.widths)
+        biases = [None] * 3 if self.qkv.bias is None else self.qkv.bias.split(self.widths)
+        made: list[Tensor] = []
+        for read, weight, bias in zip(x, weights, biases, strict=True):
+            one = torch.einsum("bthw,hdw->bthd", read, weight.view(-1, self.head_width, weight.shape[-1]))
+            made.append(one if bias is None else one + bias.view(-1, self.head_width))
+        q, k, v = made
+        return self._finished(q, k, v, frame)
+
+    def _finished(self, q: Tensor, k: Tensor, v: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
+        """With the norms of queries and keys, and the values that are looked up by token."""
         if self.q_norm is not None and self.k_norm is not None:
             # In the numbers of its weights: torch has no fused norm for values of another precision.
-            q, k = self.q_norm(q.to(self.q_norm.weight.dtype)), self.k_norm(k.to(self.k_norm.weight.dtype))
+            dtype = self.q_norm.get_parameter("weight").dtype
+            q, k = self.q_norm(q.to(dtype)), self.k_norm(k.to(dtype))
         if self.values is not None and frame.ids is not None:
             found = self.values(frame.ids)
             if frame.present is not None:
                 found = found * frame.present[..., None]
             v = v + found.view(v.shape).to(v.dtype)
-        q = taps.at(f"{name}.hook_q", q).transpose(1, 2)
-        k = taps.at(f"{name}.hook_k", k).transpose(1, 2)
-        v = taps.at(f"{name}.hook_v", v).transpose(1, 2)
-        if frame.rotation is not None:
-            q, k = rotate(q, *frame.rotation), rotate(k, *frame.rotation)
-            q = taps.at(f"{name}.hook_rot_q", q.transpose(1, 2)).transpose(1, 2)
-            k = taps.at(f"{name}.hook_rot_k", k.transpose(1, 2)).transpose(1, 2)
-        memory, k, v = self._remember(memory, k.to(v.dtype), v, frame)
-        shared = memory.shared if isinstance(memory, KeyValues) else None
-        mixed = self._attend(q.to(v.dtype), k, v, shared, frame.mask, taps, name)
-        z = taps.at(f"{name}.hook_z", mixed.transpose(1, 2))
-        return self.out(z.reshape(rows, tokens, -1)), memory
+        return q, k, v
 
     def _remember(
         self, memory: LayerMemory | None, k: Tensor, v: Tensor, frame: Frame
@@ -109,9 +132,8 @@ class Attention(nn.Module):
     ) -> Tensor:
         dropout = self.dropout if self.training else 0.0
         observe = None
-        if taps.includes(f"{name}.hook_attn_scores", f"{name}.hook_pattern"):
-            layer = name.removesuffix("attn")
-            observe = lambda point, x: taps.at(layer + point, x)  # noqa: E731
+        if taps.includes(f"{name}.attn.hook_attn_scores", f"{name}.attn.hook_pattern"):
+            observe = lambda point, x: taps.at(f"{name}.{point}", x)  # noqa: E731
         return attend(q, k, v, mask, dropout, shared=shared, observe=observe)
 
 
@@ -134,13 +156,49 @@ class Gru(nn.Module):
     def forward(
         self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps, name: str
     ) -> tuple[Tensor, LayerMemory | None]:
-        if memory is None:
-            return self.gru(x)[0], None
-        assert isinstance(memory, Recurrent)
-        states, last = self.gru(x, memory.hidden[None].to(x.dtype))
+        before = None
+        if memory is not None:
+            assert isinstance(memory, Recurrent)
+            before = memory.hidden.to(x.dtype)
+        if taps.includes(*(f"{name}.{gate}" for gate in RECURRENT)):
+            states = self._explicit(x, before, taps, name)
+        else:
+            states = self.gru(x, None if before is None else before[None])[0]
+        if before is None or memory is None:
+            return states, None
         if frame.lengths is None:
-            return states, Recurrent(last[0])
+            return states, Recurrent(states[:, -1])
         # A row ends where its own tokens end; a row without new tokens keeps what it had.
-        place = (frame.lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
-        ended = states.gather(1, place)[:, 0]
-        return states, Recurrent(torch.where(frame.lengths[:, None] > 0, ended, memory.hidden.to(ended.dtype)))
+        last = (frame.lengths - 1).clamp(min=0)[:, None, None].expand(-1, 1, states.shape[2])
+        ended = states.gather(1, last)[:, 0]
+        return states, Recurrent(torch.where(frame.lengths[:, None] > 0, ended, before.to(ended.dtype)))
+
+    def _explicit(self, x: Tensor, before: Tensor | None, taps: Taps, name: str) -> Tensor:
+        """One position after the other, with its gates in the open: the reference for torch's layer.
+
+        An edit by a function sees one position at a time here.
+        """
+        hidden = x.new_zeros(len(x), x.shape[2]) if before is None else before
+        steps, states = [], []
+        read = self._product("ih", x)
+        for index in range(x.shape[1]):
+            step = taps.step(index)
+            hidden = self._next(read[:, index], hidden, step, f"{name}.gru")
+            steps.append(step)
+            states.append(hidden)
+        taps.join(steps)
+        return torch.stack(states, dim=1)
+
+    def _next(self, read: Tensor, hidden: Tensor, taps: Taps, name: str) -> Tensor:
+        """The state after one more position: read [B, 3 W] is what the input adds to each gate."""
+        own = self._product("hh", hidden)
+        (reset, update, new), (own_reset, own_update, own_new) = read.chunk(3, -1), own.chunk(3, -1)
+        reset = taps.at(f"{name}.hook_reset", torch.sigmoid(reset + own_reset)[:, None])[:, 0]
+        update = taps.at(f"{name}.hook_update", torch.sigmoid(update + own_update)[:, None])[:, 0]
+        candidate = taps.at(f"{name}.hook_candidate", torch.tanh(new + reset * own_new)[:, None])[:, 0]
+        state = (1 - update) * candidate + update * hidden
+        return taps.at(f"{name}.hook_state", state[:, None])[:, 0]
+
+    def _product(self, name: str, x: Tensor) -> Tensor:
+        """All gates at once, from the input (ih) or from the state before (hh)."""
+        return F.linear(x, self.gru.get_parameter(f"weight_{name}_l0"), self.gru.get_parameter(f"bias_{name}_l0"))

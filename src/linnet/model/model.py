@@ -45,15 +45,26 @@ class Block(nn.Module):
     ) -> tuple[Tensor, LayerMemory | None]:
         name = self.name
         x = taps.at(f"{name}.hook_resid_pre", x)
-        normed = taps.at(f"{name}.ln1.hook_normalized", self.ln1(x))
-        mixed, memory = self.mixer(normed, memory, frame, taps, f"{name}.attn")
+        mixed, memory = self.mix(x, memory, frame, taps)
         before = x
-        x = x + self.dropout(taps.at(f"{name}.hook_attn_out", mixed))
+        x = x + self.dropout(mixed)
         if not self.parallel:
             before = x = taps.at(f"{name}.hook_resid_mid", x)
-        normed = taps.at(f"{name}.ln2.hook_normalized", self.ln2(before))
-        x = x + self.dropout(taps.at(f"{name}.hook_mlp_out", self.feedforward(normed, taps, f"{name}.mlp")))
+        x = x + self.dropout(self.feed(before, taps))
         return taps.at(f"{name}.hook_resid_post", x), memory
+
+    def mix(
+        self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps
+    ) -> tuple[Tensor, LayerMemory | None]:
+        """What the mixer adds to the residual stream x."""
+        normed = taps.at(f"{self.name}.ln1.hook_normalized", self.ln1(x))
+        mixed, memory = self.mixer(normed, memory, frame, taps, self.name)
+        return taps.at(f"{self.name}.hook_attn_out", mixed), memory
+
+    def feed(self, x: Tensor, taps: Taps) -> Tensor:
+        """What the feed-forward adds to the residual stream x."""
+        normed = taps.at(f"{self.name}.ln2.hook_normalized", self.ln2(x))
+        return taps.at(f"{self.name}.hook_mlp_out", self.feedforward(normed, taps, f"{self.name}.mlp"))
 
 
 class Model(Network):
@@ -124,6 +135,7 @@ class Model(Network):
         self._refuse(inputs, state, tokens)
         memory = None if state is None else state.take().room_for(tokens)
         frame = self._frame(inputs, memory, tokens)
+        begin_taps(taps, frame, inputs, memory)
         x = self._embed(inputs, frame, taps)
         layers: list[LayerMemory] = []
         for index, block in enumerate(self.blocks):
@@ -136,6 +148,39 @@ class Model(Network):
         new = tokens if frame.lengths is None else frame.lengths
         lengths, filled = memory.lengths + new, memory.filled + tokens
         return Output(hidden, State(Memory(tuple(layers), lengths, filled, memory.shared)), taps.kept)
+
+    def forward_from(
+        self,
+        layer: int,
+        residual: Tensor,
+        inputs: Inputs | Tensor | Batch,
+        *,
+        keep: tuple[str, ...] = (),
+        edit: tuple[tuple[str, Edit], ...] = (),
+    ) -> Output:
+        """The rest of a call without a state, from the residual stream [B, T, W] in front of this layer.
+
+        `inputs` are those of the whole call; taps before this layer are not there.
+        """
+        inputs = Inputs.of(inputs)
+        taps = Taps(lambda: self._taps_from(layer), keep, edit)
+        self._refuse(inputs, None, inputs.shape[1])
+        frame = self._frame(inputs, None, inputs.shape[1])
+        begin_taps(taps, frame, inputs, None)
+        for block in self.blocks[layer:]:
+            residual, _ = block(residual, None, frame, taps)
+        return Output(taps.at("ln_final.hook_normalized", self.final_norm(residual)), None, taps.kept)
+
+    def _taps_from(self, layer: int) -> dict[str, tuple[str, ...]]:
+        """The taps that are passed from this layer on."""
+        table = list(self.taps().items())
+        first = f"blocks.{layer}.hook_resid_pre" if layer < len(self.blocks) else "ln_final.hook_normalized"
+        return dict(table[[name for name, _ in table].index(first) :])
+
+    def frame(self, inputs: Inputs | Tensor | Batch) -> Frame:
+        """Positions and mask of a call without a state, for those who run single layers."""
+        inputs = Inputs.of(inputs)
+        return self._frame(inputs, None, inputs.shape[1])
 
     def _frame(self, inputs: Inputs, memory: Memory | None, tokens: int) -> Frame:
         """Positions and mask of this call, made in one place."""
@@ -237,6 +282,10 @@ class Model(Network):
     def groups(self) -> Groups:
         joined = {module.weight: module.widths for module in self.modules() if isinstance(module, Joined)}
         return grouped(self, (*embedding_tables(self), self.head.weight), joined)
+
+
+def begin_taps(taps: Taps, frame: Frame, inputs: Inputs, memory: Memory | None) -> None:
+    taps.begin(frame.positions, whole=memory is None and inputs.documents is None and inputs.ancestors is None)
 
 
 def within_documents(documents: Tensor, index: Tensor) -> Tensor:
