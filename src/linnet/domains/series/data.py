@@ -1,0 +1,146 @@
+"""The `[data]` part of a run on series: files, how they are read, and what is predicted from which windows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from linnet.codecs import Codec
+from linnet.domains.contract import Domain, Material, Part, Region, Scored
+from linnet.domains.series.codec import SeriesCodec
+from linnet.domains.series.folders import Files, chosen_files
+from linnet.domains.series.settings import ResidualConfig
+from linnet.domains.series.sources import Reading, parse_roles, parse_where, read_table
+from linnet.domains.series.tables import SeriesTable
+from linnet.errors import BadInput
+from linnet.model.config import NetworkConfig
+from linnet.rows import RowSource
+
+if TYPE_CHECKING:
+    from linnet.data import Plan
+    from linnet.domains.series.windows import ForecastRows
+    from linnet.model.contract import Network
+    from linnet.training.run import Run
+
+NEEDS = "series need --data: a CSV or Parquet table, a .ts file, or a folder of them"
+
+
+class SeriesData(Domain):
+    """`task` is what a run predicts. What is 0 or empty follows from the files by the rules of the guide."""
+
+    domain: Literal["series"] = Field("series", description="kind of sequences")
+    task: Literal["forecast", "classes"] = Field("forecast", description="what is predicted")
+    paths: tuple[str, ...] = Field((), description="tables of series, .ts files, or folders of them")
+    columns: str = Field("", description="id=COLUMN+COLUMN, time=, value=, channel=, label=, group=")
+    where: str = Field("", description="rows of a long table that are read: COLUMN=VALUE, …")
+    frequency: str = Field("", description="hourly, weekly, …; empty: by times, file names, or not known")
+    season: int = Field(0, ge=0, description="steps that scale errors; 0: by the frequency, or detected")
+    horizon: int = Field(0, ge=0, description="steps of a forecast; 0: by the frequency")
+    histories: tuple[float, ...] = Field(
+        (1.5,), min_length=1, description="lengths that are seen, in longest cycles; never below two horizons"
+    )
+    held: int = Field(1, ge=0, description="horizons at the end of each series that only validation sees")
+    recent: int = Field(20, ge=1, description="horizons before them in which training windows end")
+
+    @property
+    def reading(self) -> Reading:
+        return Reading(parse_roles(self.columns), parse_where(self.where), labelled=self.task == "classes")
+
+    @classmethod
+    def network_config(cls, kind: str | None) -> type[NetworkConfig]:
+        return ResidualConfig
+
+    @classmethod
+    def codec_from(cls, stored: Mapping[str, Any]) -> Codec:
+        return SeriesCodec.from_json(stored)
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        return tuple(Path(path) for path in self.paths)
+
+    def load(self, seed: int, codec: Codec | None = None) -> Material:
+        """Read the files of the training part, and keep the end of each series aside."""
+        from linnet.domains.series.forecasts import forecast_material
+
+        files = chosen_files(self.files)
+        if not files.train:
+            raise BadInput(f"there is nothing to learn from: {', '.join(map(str, files.test))} is a test part"
+                           if files.test else NEEDS)  # fmt: skip
+        table = read_table(files.train, self.reading)
+        table = replace(table, notes=(*files.notes, *table.notes))
+        assert codec is None or isinstance(codec, SeriesCodec)
+        return forecast_material(self, table, codec)
+
+    def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
+        """The test part of these files after its history, or the last horizon of each series."""
+        from linnet.domains.series.forecasts import forecast_part
+
+        assert isinstance(codec, SeriesCodec)
+        if split not in (None, "test"):
+            raise BadInput(f'files of series have a test part and no "{split}"; leave --split out')
+        return forecast_part(codec, *self._tables(chosen_files(paths)))
+
+    def _tables(self, files: Files) -> tuple[SeriesTable, SeriesTable | None]:
+        if not files.train:
+            raise BadInput(f"{files.test[0]} is a test part; give the file with the history before it, too")
+        table = read_table(files.train, self.reading)
+        table = replace(table, notes=(*files.notes, *table.notes))
+        return table, read_table(files.test, self.reading) if files.test else None
+
+    def sized(self, config: NetworkConfig, material: Material) -> NetworkConfig:
+        codec = material.codec
+        assert isinstance(codec, SeriesCodec) and isinstance(config, ResidualConfig)
+        sizes = {"histories": config.histories or codec.histories, "horizon": codec.horizon}
+        return config.model_copy(update=sizes)
+
+    def network(self, config: NetworkConfig, codec: Codec) -> Network:
+        from linnet.domains.series.residual import Residual
+
+        assert isinstance(config, ResidualConfig)
+        return Residual(config)
+
+    def plan(self, rows: RowSource, run: Run) -> Plan:
+        from linnet.domains.series.windows import ForecastPlan
+
+        return ForecastPlan(forecast_rows(rows), run.training.batch, run.seed)
+
+    def judge(self, network: Network, part: Part, *, batch: int, region: Region) -> float:
+        from linnet.domains.series.forecasts import mean_loss
+
+        return mean_loss(network, forecast_rows(part.rows), batch, region)
+
+    def score(
+        self, network: Network, codec: Codec, part: Part, *, batch: int, region: Region, **options: Any
+    ) -> Scored:
+        from linnet.domains.series.scoring import score_forecasts
+
+        return score_forecasts(network, forecast_rows(part.rows), batch, region)
+
+    def unused(self, run: Run) -> Mapping[str, str]:
+        return {
+            "training.packing": "rows are windows of one length",
+            "augment": "windows of numbers have no tokens to mask, and are drawn at random",
+        }
+
+    def remarks(self, run: Run, material: Material) -> tuple[str, ...]:
+        if self.held:
+            return ()
+        return ("data.held=0: training sees the end of each series, so the scores of this run are no test",)
+
+
+def forecast_rows(rows: RowSource) -> ForecastRows:
+    from linnet.domains.series.windows import ForecastRows
+
+    assert isinstance(rows, ForecastRows), "a run that forecasts gathers windows of its table"
+    return rows
+
+
+def lengths_of(histories: Sequence[float], cycle: int, horizon: int) -> tuple[int, ...]:
+    """Steps of each history: so many of the longest cycle, and at least two horizons."""
+    base = max(cycle, 1)
+    return tuple(max(2 * horizon, int(np.ceil(share * base))) for share in histories)

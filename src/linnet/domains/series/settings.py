@@ -1,0 +1,76 @@
+"""The choices that make networks of series. Sizes are 0 until the data are known.
+
+`residual` forecasts: members that each see a history of their own length, averaged. `convolution` names classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from linnet.model.config import NetworkConfig
+from linnet.model.costs import Costs
+
+if TYPE_CHECKING:
+    from torch import nn
+
+LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
+Level = Annotated[float, Field(gt=0, lt=1)]
+
+
+class SeriesNetworkConfig(NetworkConfig):
+    """What networks of series share: their operations are few and large, and nobody else has them."""
+
+    @property
+    def eager_reason(self) -> str:
+        return "its operations are few and large, so a compiler has little to join"
+
+    @property
+    def only_here(self) -> str:
+        return "its network reads windows of numbers, and other programs read ids of one vocabulary"
+
+
+class ResidualConfig(SeriesNetworkConfig):
+    """Blocks of linear layers; each takes its part out of the history and adds its part to the forecast."""
+
+    kind: Literal["residual"] = Field("residual", description="which network")
+    histories: tuple[int, ...] = Field((), description="steps that members see; empty: by the rule of the data")
+    horizon: int = Field(0, ge=0, description="steps of a forecast; 0: from the data")
+    seeds: int = Field(1, ge=1, le=100, description="members for each history")
+    blocks: int = Field(6, ge=1, le=1000, description="of a member")
+    layers: int = Field(3, ge=1, le=100, description="of a block")
+    width: int = Field(256, ge=1, description="channels of a layer")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of values that training zeroes")
+    quantiles: tuple[Level, ...] = Field(LEVELS, description="levels, 0.5 among them")
+    median_weight: float = Field(
+        0.5, ge=0, le=1, description="of the median in the loss; the other levels share the rest"
+    )
+
+    @model_validator(mode="after")
+    def _in_order(self) -> ResidualConfig:
+        levels = list(self.quantiles)
+        if levels != sorted(set(levels)) or 0.5 not in levels:
+            raise ValueError(f"quantiles must rise and hold 0.5, and {levels} do not")
+        return self
+
+    @property
+    def channels(self) -> int:
+        return self.width
+
+    def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
+        if not (self.histories and self.horizon):
+            return None
+        from linnet.domains.series.residual import Residual
+
+        return counted_costs(Residual, self, ema, max(self.histories))
+
+
+def counted_costs(network: Callable[[Any], nn.Module], config: NetworkConfig, ema: bool, context: int) -> Costs:
+    """Costs of a network that reads a row at once: parameters, a product with each of them, and their memory."""
+    import torch
+
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in network(config).parameters())
+    return Costs(count, 2 * count // context, 0, count * (20 if ema else 16), context)

@@ -1,0 +1,95 @@
+"""Times of steps: how far apart they are, and where values are missing between them.
+
+Rules: a time that runs backwards is refused. Where at least nine of ten steps are a whole number of the commonest
+spacing apart, a longer gap becomes missing values. Else, and where times repeat, steps keep the order of the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from linnet.errors import BadInput
+
+EVEN = 0.9  # share of steps that have to be a whole number of spacings apart
+SLACK = 0.05  # of a spacing; months and leap days are further apart than that, and are told by name
+MOST_MISSING = 20  # inserted steps for each one that is there
+CALENDAR = (28 * 86400, 367 * 86400)  # spacings between which months, quarters and years lie
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Times in seconds [rows]; `dated` where they are dates, else they are numbers of an unknown unit."""
+
+    seconds: np.ndarray
+    dated: bool
+
+    def take(self, rows: np.ndarray) -> Moments:
+        return Moments(self.seconds[rows], self.dated)
+
+
+@dataclass(frozen=True)
+class Steps:
+    """Where each row goes in its series; `spacing` in seconds is 0 where it is not known."""
+
+    index: np.ndarray
+    spacing: float
+    note: str = ""
+
+
+def moments_of(cells: Sequence[Any], column: str, where: Callable[[int], str]) -> Moments:
+    """Numbers (milliseconds in a column that ends in _ms) or dates of ISO 8601."""
+    try:
+        numbers = np.array(cells, np.float64)
+        return Moments(
+            numbers / 1000 if column.lower().endswith("_ms") else numbers, column.lower().endswith("ms")
+        )
+    except (TypeError, ValueError):
+        pass
+    found = np.empty(len(cells))
+    for index, cell in enumerate(cells):
+        try:
+            text = str(cell).strip().removesuffix("Z").replace("/", "-")
+            found[index] = np.datetime64(text, "ms").astype(np.int64) / 1000
+        except ValueError:
+            raise BadInput(
+                f'{where(index)}: "{cell}" is no time; use numbers or dates such as 2024-05-31'
+            ) from None
+        if text.lower() in ("nat", "none", ""):
+            raise BadInput(f"{where(index)}: the time is missing")
+    return Moments(found, True)
+
+
+def even_steps(moments: Moments, where: Callable[[int], str]) -> Steps:
+    """The steps of one series by the rules above."""
+    times = moments.seconds
+    order = np.arange(len(times))
+    if not np.isfinite(times).all():
+        raise BadInput(f"{where(int((~np.isfinite(times)).argmax()))}: the time is missing")
+    apart = np.diff(times)
+    if (apart < 0).any():
+        raise BadInput(
+            f"{where(int((apart < 0).argmax()) + 1)}: the time runs backwards; sort the rows of a series"
+        )
+    if not len(apart):
+        return Steps(order, 0.0)
+    spacing = float(np.median(apart))
+    told = spacing if moments.dated else 0.0
+    if not (apart > 0).all():
+        return Steps(order, told if spacing > 0 else 0.0, "times repeat; steps are taken in the order of the file")
+    if CALENDAR[0] <= told <= CALENDAR[1]:
+        whole = np.maximum(1, np.round(apart / spacing))
+        even = np.abs(apart / spacing - whole) < 0.2
+    else:
+        whole = np.round(apart / spacing)
+        even = (np.abs(apart / spacing - whole) < SLACK) & (whole > 0)
+    if even.mean() < EVEN:
+        return Steps(order, told, "times are uneven; steps are taken in the order of the file")
+    index = np.concatenate([[0], np.cumsum(np.maximum(whole, 1))]).astype(np.int64)
+    if index[-1] + 1 > MOST_MISSING * len(times):
+        return Steps(order, told, "gaps are far longer than the data; steps are taken in the order of the file")
+    missing = int(index[-1]) + 1 - len(times)
+    return Steps(index, told, "gaps in the times become missing values" if missing else "")

@@ -1,0 +1,169 @@
+"""Forecasts: scaling, windows that never look ahead, sorted quantiles, any history and horizon, and whole runs."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linnet import workbench
+from linnet.domains.series.codec import SeriesCodec
+from linnet.domains.series.forecasts import forecast
+from linnet.domains.series.residual import Residual
+from linnet.domains.series.scaling import scaled
+from linnet.domains.series.settings import ResidualConfig
+from linnet.domains.series.tables import Series, SeriesTable
+from linnet.domains.series.windows import ForecastPlan, training_windows
+from linnet.errors import BadInput
+
+HISTORY, HORIZON = 12, 4
+CODEC = SeriesCodec("forecast", ("value",), horizon=HORIZON, histories=(6, HISTORY), typical=0.1)
+WINDOWS = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=HISTORY)
+
+
+def network(seed: int = 0) -> Residual:
+    """Random weights everywhere, the zero heads of a fresh network included."""
+    torch.manual_seed(seed)
+    config = ResidualConfig(histories=CODEC.histories, horizon=HORIZON, blocks=2, layers=1, width=8)
+    found = Residual(config)
+    for parameter in found.parameters():
+        torch.nn.init.normal_(parameter, std=0.3)
+    return found.eval()
+
+
+def right_aligned(*histories: list[float]) -> np.ndarray:
+    windows = np.full((len(histories), HISTORY), np.nan)
+    for row, one in enumerate(histories):
+        windows[row, HISTORY - len(one) :] = one
+    return windows
+
+
+def table(*parts: np.ndarray) -> SeriesTable:
+    return SeriesTable.of([Series(f"S{n}", p[:, None], f"row {n}") for n, p in enumerate(parts)], ("value",))
+
+
+@settings(max_examples=50, deadline=None)
+@given(history=WINDOWS, level=st.sampled_from([0.0, 1.0, -1e6, 1e6]), factor=st.sampled_from([0.01, 1.0, 1e6]))
+def test_forecasts_move_with_the_level_and_the_unit_of_the_series(history, level, factor) -> None:
+    model = network()
+    windows = right_aligned([round(x, 2) for x in history])
+    plain = forecast(model, CODEC, windows, 8, nullcontext)
+    window, moved = scaled(windows, 0.0), scaled(factor * windows + level, 0.0)
+    np.testing.assert_allclose(moved.scale, factor * window.scale, rtol=1e-6, atol=1e-9 * (abs(level) + factor))
+    if len(history) > 1 and window.scale[0] > 0.05:
+        other = forecast(model, CODEC, factor * windows, 8, nullcontext)
+        np.testing.assert_allclose(other.quantiles, factor * plain.quantiles, rtol=1e-4, atol=1e-3 * factor)
+    assert (np.diff(plain.quantiles, axis=-1) >= 0).all() and np.isfinite(plain.quantiles).all()
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, 1e6, -1e9])
+@pytest.mark.parametrize("length", [2, HISTORY])
+def test_a_series_that_never_moved_keeps_its_value(value: float, length: int) -> None:
+    found = forecast(network(), CODEC, right_aligned([value] * length), 8, nullcontext, horizon=9)
+    np.testing.assert_array_equal(found.quantiles, value)
+
+
+def test_a_single_value_has_the_spread_of_a_typical_step() -> None:
+    found = forecast(network(), CODEC, right_aligned([200.0]), 8, nullcontext)
+    assert found.quantiles.std() > 0
+    np.testing.assert_allclose(scaled(right_aligned([200.0]), 0.1).scale, 20.0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 64])
+def test_a_forecast_does_not_depend_on_the_others_in_its_batch(size: int) -> None:
+    random = np.random.default_rng(3)
+    windows = right_aligned(*(list(random.normal(size=n) * 10**n) for n in (1, 2, 5, 9, 12, 12)))
+    whole = forecast(network(), CODEC, windows, 6, nullcontext, horizon=7)
+    parts = forecast(network(), CODEC, windows, size, nullcontext, horizon=7)
+    scale = np.abs(whole.quantiles).max((1, 2), keepdims=True)
+    np.testing.assert_allclose(parts.quantiles / scale, whole.quantiles / scale, atol=1e-6)
+
+
+def test_longer_horizons_begin_with_the_shorter_forecast_and_spread_further() -> None:
+    windows = right_aligned(list(np.random.default_rng(1).normal(size=HISTORY).cumsum()))
+    short, long = (forecast(network(), CODEC, windows, 8, nullcontext, horizon=h) for h in (HORIZON, 3 * HORIZON))
+    np.testing.assert_array_equal(long.quantiles[:, :HORIZON], short.quantiles)
+    wide = long.at(0.9) - long.at(0.1)
+    assert (wide[0, HORIZON:] >= wide[0, HORIZON - 1] - 1e-9).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4), held=st.sampled_from([0, HORIZON]))
+def test_training_windows_never_see_what_is_held_out(lengths: list[int], held: int) -> None:
+    """Steps count up, so that a value says where it is from."""
+    source = table(*(100.0 * n + np.arange(length) for n, length in enumerate(lengths)))
+    train, validation = training_windows(source, CODEC, held, recent=10)
+    everything = np.arange(len(train))
+    past, future = train.histories(everything, HISTORY), train.futures(everything, HORIZON)
+    seen = np.concatenate([past, future], 1)
+    kept = {int(series) for series in validation.series}
+    for row, series in enumerate(train.series):
+        last = lengths[series] - (held if series in kept else 0)
+        assert np.nanmax(seen[row]) < 100 * series + last
+        assert np.nanmin(seen[row]) >= 100 * series
+        known = seen[row][np.isfinite(seen[row])]
+        np.testing.assert_array_equal(np.diff(known), 1)
+        assert np.isfinite(past[row]).any() and np.isfinite(future[row]).any()
+    assert kept == {n for n, length in enumerate(lengths) if held and length > held + 1}
+    truth = validation.futures(np.arange(len(validation)), HORIZON)
+    for row, series in enumerate(validation.series):
+        np.testing.assert_array_equal(
+            truth[row], 100 * series + np.arange(lengths[series] - held, lengths[series])
+        )
+
+
+def test_batches_are_functions_of_the_step_and_hold_finite_numbers() -> None:
+    source = table(np.array([5.0]), np.array([1.0, 2.0]), np.full(40, 7.0), np.array([1e6, np.nan, 1e6 + 1, 0.0]))
+    train, _ = training_windows(source, CODEC, 0, recent=10)
+    plan = ForecastPlan(train, 16, seed=4)
+    for step in range(3):
+        one, again = plan.batch(step), plan.batch(step)
+        assert all(torch.equal(one[name], again[name]) and torch.isfinite(one[name]).all() for name in one)
+
+
+def test_members_learn_apart_and_the_mean_is_judged() -> None:
+    train, _ = training_windows(table(np.arange(40.0) ** 1.5), CODEC, 0, recent=10)
+    batch, model = train.batch(np.arange(8)), network()
+    found = model(batch)
+    assert found.hidden.shape == (2, 8, HORIZON, 13)
+    alone = [model.loss(type(found)(member[None], None, {}), batch) for member in found.hidden]
+    model.train()
+    torch.testing.assert_close(model.loss(found, batch), torch.stack(alone).sum())
+    model.eval()
+    mean = type(found)(found.hidden.mean(0, keepdim=True), None, {})
+    torch.testing.assert_close(model.loss(found, batch), model.loss(mean, batch))
+
+
+def series_file(path: Path, count: int = 12, length: int = 60, first: int = 0) -> Path:
+    """Sums of a cycle of 7 and a slope, one a row."""
+    steps = np.arange(first, first + length)
+    rows = [50 + n + 0.3 * steps + 5 * np.sin(2 * np.pi * (steps + n) / 7) for n in range(count)]
+    lines = ["id," + ",".join(f"v{i}" for i in range(length))]
+    lines += [f"D{n}," + ",".join(f"{value:.3f}" for value in row) for n, row in enumerate(rows)]
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_a_run_learns_a_cycle_and_scores_the_test_part(tmp_path: Path) -> None:
+    """From the file to scores; after a hundred steps the last value is beaten by far."""
+    series_file(tmp_path / "Daily-train.csv")
+    series_file(tmp_path / "Daily-test.csv", length=14, first=60)
+    record = workbench.train("tiny-forecast", data=[tmp_path], out=tmp_path / "run", steps=150)
+    scores = {score.name: score for score in record.scores}
+    assert scores["owa"].value < 0.6 and scores["owa"].n == 12
+    found = workbench.evaluate(tmp_path / "run", data=[tmp_path])
+    tested = {score.name: score for score in found.scores}
+    assert tested["owa"].value < 0.8 and tested["owa"].value != scores["owa"].value
+    assert {row.name for row in found.systems} >= {"this run", "naive", "Theta"}
+    last = {
+        score.name: score
+        for score in workbench.evaluate(tmp_path / "run", data=[tmp_path / "Daily-train.csv"]).scores
+    }
+    assert last["owa"].value == pytest.approx(scores["owa"].value)
+    with pytest.raises(BadInput, match="test part"):
+        workbench.evaluate(tmp_path / "run", data=[tmp_path / "Daily-test.csv"])

@@ -1,0 +1,139 @@
+"""Tables of series: the same series from wide, long and Parquet files, and what is wrong with a file in words."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linnet.domains.series.folders import chosen_files
+from linnet.domains.series.seasons import RHYTHMS, cycle_of, timing
+from linnet.domains.series.sources import Reading, parse_roles, parse_where, read_table
+from linnet.domains.series.tables import SeriesTable
+from linnet.errors import BadInput
+
+NUMBERS = st.floats(-1e9, 1e9, allow_nan=False, width=32)
+SERIES = st.lists(st.lists(NUMBERS, min_size=1, max_size=8), min_size=1, max_size=5)
+
+
+def written(path: Path, text: str) -> Path:
+    path.write_text(text)
+    return path
+
+
+def read(path: Path, columns: str = "", where: str = "", *, labelled: bool = False) -> SeriesTable:
+    return read_table([path], Reading(parse_roles(columns), parse_where(where), labelled))
+
+
+@settings(max_examples=30, deadline=None)
+@given(series=SERIES)
+def test_wide_and_long_tables_hold_the_same_series(tmp_path_factory: pytest.TempPathFactory, series) -> None:
+    folder = tmp_path_factory.mktemp("tables")
+    width = max(map(len, series))
+    wide = [",".join(["V1", *(f"V{i + 2}" for i in range(width))])]
+    wide += [",".join([f"S{n}", *map(repr, one), *[""] * (width - len(one))]) for n, one in enumerate(series)]
+    long = ["id,time,value"] + [f"S{n},{t},{v!r}" for n, one in enumerate(series) for t, v in enumerate(one)]
+    first = read(written(folder / "wide.csv", "\n".join(wide)))
+    (folder / "long.csv.gz").write_bytes(gzip.compress("\n".join(long).encode()))
+    second = read(folder / "long.csv.gz")
+    assert first.names == second.names == tuple(f"S{n}" for n in range(len(series)))
+    np.testing.assert_array_equal(first.starts, second.starts)
+    np.testing.assert_array_equal(first.values, second.values)
+    np.testing.assert_array_equal(first.values[:, 0], [value for one in series for value in one])
+
+
+def test_parquet_is_read_as_the_same_table(tmp_path: Path) -> None:
+    polars = pytest.importorskip("polars")
+    frame = polars.DataFrame({"id": ["a", "a", "b"], "value": [1.0, None, 3.0]})
+    frame.write_parquet(tmp_path / "one.parquet")
+    frame.write_csv(tmp_path / "one.csv")
+    first, second = read(tmp_path / "one.parquet"), read(tmp_path / "one.csv")
+    np.testing.assert_array_equal(first.values, second.values)
+    assert first.names == second.names == ("a", "b")
+
+
+def test_missing_cells_and_gaps_in_the_times_become_missing_values(tmp_path: Path) -> None:
+    dates = ["2024-01-01", "2024-01-02", "2024-01-05", *(f"2024-01-{day:02}" for day in range(6, 29))]
+    rows = [f"{date},{number if number != 1 else 'NA'}" for number, date in enumerate(dates)]
+    table = read(written(tmp_path / "gaps.csv", "\n".join(["date,value", *rows])))
+    np.testing.assert_array_equal(table.values[:6, 0], [0, np.nan, np.nan, np.nan, 2, 3])
+    assert table.spacing == 86400 and any("gaps" in note for note in table.notes)
+    assert timing(table).frequency == "daily"
+
+
+def test_repeated_times_keep_the_order_of_the_file(tmp_path: Path) -> None:
+    table = read(written(tmp_path / "bursts.csv", "t_ms,ax,ay\n0,1,2\n0,3,4\n10,5,6\n"))
+    np.testing.assert_array_equal(table.values, [[1, 2], [3, 4], [5, 6]])
+    assert table.channels == ("ax", "ay") and "times repeat" in table.notes[0]
+
+
+def test_ids_join_columns_and_rows_can_be_chosen(tmp_path: Path) -> None:
+    text = "subject,device,recording,t,x,label\ns1,phone,1,0,1,SIT\ns1,watch,1,0,2,SIT\ns2,phone,1,0,3,WALK\n"
+    table = read(written(tmp_path / "har.csv", text), where="device=phone")
+    assert table.names == ("s1/1", "s2/1") and table.groups == ("s1", "s2")
+    assert table.labels is not None and table.labels.tolist() == ["SIT", "WALK"]
+
+
+def test_channels_of_a_channel_column_lie_side_by_side_and_short_ones_are_named(tmp_path: Path) -> None:
+    text = "id,channel,value\na,x,1\na,y,10\na,x,2\na,y,20\na,x,3\n"
+    table = read(written(tmp_path / "channels.csv", text))
+    np.testing.assert_array_equal(table.values, [[1, 10], [2, 20], [3, np.nan]])
+    assert "x 3, y 2" in table.problems[0]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("id,value\na,1\na,much\n", r'row 3, column value: "much" is no number'),
+        ("id,value\na,1\na,inf\n", "row 3, column value: inf is not a finite number"),
+        ("V1,V2\nW1,1\nW2,2,3\n", "row 3 has 3 cells, and the first row has 2"),
+        ("id,time,value\na,2,1\na,1,1\n", "row 3: the time runs backwards"),
+        ("id,time,value\na,soon,1\n", 'row 2, column time: "soon" is no time'),
+        ("label,v1\nA,1\n,2\n", "row 3, column label: the label is missing"),
+        ("id,value\na,\n", "a has no value and is left out"),
+        ("", "is empty"),
+    ],
+)
+def test_what_is_wrong_is_named_with_file_and_row(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(BadInput, match=said):
+        read(written(tmp_path / "wrong.csv", text))
+
+
+def test_a_folder_keeps_its_test_part_and_other_tables_aside(tmp_path: Path) -> None:
+    for name, text in {
+        "Weekly-train.csv": "V1,V2,V3\nW1,1,2\n",
+        "Weekly-test.csv": "V1,V2\nW1,3\n",
+        "scores.csv": "a,b\n1,2\n",
+        "README.md": "words",
+    }.items():
+        written(tmp_path / name, text)
+    found = chosen_files([tmp_path])
+    assert [file.name for file in (*found.train, *found.test)] == ["Weekly-train.csv", "Weekly-test.csv"]
+    assert "scores.csv" in found.notes[0]
+    table = read_table(found.train, Reading())
+    assert table.frequency == "weekly" and timing(table).cycle == 52
+    joined, ends = table.continued(read_table(found.test, Reading()))
+    np.testing.assert_array_equal(joined.values[:, 0], [1, 2, 3])
+    assert ends.tolist() == [2]
+
+
+@settings(max_examples=20, deadline=None)
+@given(period=st.integers(3, 60), level=st.sampled_from([0.0, 1e6]), seed=st.integers(0, 99))
+def test_a_cycle_is_found_whatever_the_level(period: int, level: float, seed: int) -> None:
+    random = np.random.default_rng(seed)
+    shape = random.normal(size=period)
+    values = level + np.tile(shape, 12) + 0.05 * random.normal(size=12 * period)
+    assert cycle_of(values) == period
+    assert cycle_of(np.full(100, level)) == 1
+
+
+def test_a_frequency_is_given_or_told_or_refused(tmp_path: Path) -> None:
+    table = read(written(tmp_path / "any.csv", "id,value\n" + "".join(f"a,{n * n}\n" for n in range(30))))
+    assert timing(table, "hourly").season == RHYTHMS["hourly"].season
+    assert "given" in timing(table, season=7).words and timing(table, season=7).cycle == 7
+    with pytest.raises(BadInput, match='did you mean "weekly"'):
+        timing(table, "weekl")
