@@ -181,13 +181,51 @@ class MissRecord(Record):
     first_visit: bool
 
 
-class AttentionRecord(Record):
+class Grid(Record):
+    """Numbers along named axes; `labels` names the entries of an axis, which are counted where it has none."""
+
+    name: str
+    axes: tuple[str, ...]
+    labels: dict[str, tuple[str, ...]] = {}
+    values: list[Any]
+
+
+class AnalysisRecord(Record):
+    """What an analysis of a network found: numbers along named axes, and facts beside them.
+
+    `tokens` are what the model read; they name the entries of axes of positions. `further` holds other grids.
+    """
+
+    kind: str
+    title: str = ""
+    axes: tuple[str, ...]
+    labels: dict[str, tuple[str, ...]] = {}
+    tokens: tuple[str, ...] = ()
+    values: list[Any]
+    unit: str = ""
+    facts: dict[str, float | int | str] = {}
+    further: tuple[Grid, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def grids(self) -> tuple[Grid, ...]:
+        """All grids, with the tokens at the axes of positions."""
+        positions = {axis: self.tokens for axis in ("position", "query", "key") if self.tokens}
+        own = Grid(name=self.unit or self.kind, axes=self.axes, labels=self.labels, values=self.values)
+        known = [
+            {axis: positions[axis] for axis in grid.axes if axis in positions} for grid in (own, *self.further)
+        ]
+        return tuple(
+            grid.model_copy(update={"labels": names | grid.labels})
+            for grid, names in zip((own, *self.further), known, strict=True)
+        )
+
+
+class AttentionRecord(AnalysisRecord):
     """Attention of one sequence: `values[layer][head][query][key]`."""
 
     kind: Literal["attention"] = "attention"
     axes: tuple[str, ...] = ("layer", "head", "query", "key")
-    tokens: tuple[str, ...]
-    values: list[Any]
 
 
 class BenchRecord(Record):

@@ -1,8 +1,9 @@
-"""Verbs that look inside a model."""
+"""What the verbs of `linnet inspect` share: each of them computes one record, which is shown or written."""
 
 from __future__ import annotations
 
-import io
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,46 +12,59 @@ import typer
 from linnet.cli.face import speaking
 from linnet.cli.groups import Groups
 from linnet.cli.options import CheckpointOption, DebugOption, ForceOption, JsonOption, RunArgument
-from linnet.files import refuse_existing, write_atomically
+from linnet.files import refuse_existing
 
 if TYPE_CHECKING:
-    from linnet.records import AttentionRecord
+    from linnet.records import AnalysisRecord
 
-ArraysOption = Annotated[
+AnalysisOption = Annotated[
     Path | None,
-    typer.Option("--out", help="Write arrays into this .npz file instead of showing them.", show_default=False),
+    typer.Option(
+        "--out",
+        help="Write into this file instead of showing: .npz, .json, .svg or .png.",
+        show_default=False,
+    ),
 ]
+TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="What the model reads.", show_default=False)]
+
+
+@contextlib.contextmanager
+def answering(
+    out: Path | None, *, force: bool, json: bool, debug: bool
+) -> Iterator[Callable[[AnalysisRecord], None]]:
+    """Where a verb hands its record: to be shown, or written into `out`."""
+    with speaking(json=json, debug=debug) as face:
+        if out is not None:
+            from linnet.figures import refuse_suffix
+
+            refuse_suffix(out)
+            refuse_existing(out, force=force)
+
+        def answer(record: AnalysisRecord) -> None:
+            if out is None:
+                face.show(record)
+            else:
+                from linnet.figures import save
+
+                save(record, out)
+
+        yield answer
 
 
 def attention(
     run: RunArgument,
-    text: Annotated[str, typer.Argument(metavar="TEXT", help="What the model reads.", show_default=False)],
+    text: TextArgument,
     checkpoint: CheckpointOption = None,
-    out: ArraysOption = None,
+    out: AnalysisOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
     """Show where each head looks."""
-    with speaking(json=json, debug=debug) as face:
-        if out is not None:
-            refuse_existing(out, force=force)
+    with answering(out, force=force, json=json, debug=debug) as answer:
         from linnet import workbench
 
-        record = workbench.attention(run, text, checkpoint=checkpoint)
-        if out is None:
-            face.show(record)
-        else:
-            write_arrays(record, out)
-
-
-def write_arrays(record: AttentionRecord, out: Path) -> None:
-    """The record as NumPy arrays: `values`, and the names of its `axes` and `tokens`."""
-    import numpy as np
-
-    content = io.BytesIO()
-    np.savez(content, values=np.array(record.values, np.float32), axes=record.axes, tokens=record.tokens)
-    write_atomically(out, content.getvalue())
+        answer(workbench.attention(run, text, checkpoint=checkpoint))
 
 
 def join(groups: Groups) -> None:

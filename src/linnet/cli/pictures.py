@@ -14,7 +14,9 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from linnet.cli.analyses import analysis
 from linnet.records import (
+    AnalysisRecord,
     AttentionRecord,
     BenchRecord,
     DataRecord,
@@ -81,6 +83,8 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return tokenizer(record)
         case AttentionRecord():
             return attention(record, shades)
+        case AnalysisRecord():
+            return analysis(record, shades)
         case ShowRecord():
             return shown(record)
         case DataRecord():

@@ -1,0 +1,104 @@
+"""Records of analyses drawn for people: bars for one axis, a table or a shaded square for two.
+
+Axes before the last two give one table each.
+"""
+
+from __future__ import annotations
+
+from rich.columns import Columns
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from linnet.figures import labels_of, split
+from linnet.records import AnalysisRecord, Grid
+
+MOST_COLUMNS = 16  # of numbers; wider tables are shaded
+MOST_ROWS = 24  # of bars; those of the largest values are shown
+BAR = 30
+DARKER_FROM = (0.05, 0.2, 0.4, 0.7)  # shares of the largest magnitude at which the next shade begins
+
+
+def analysis(record: AnalysisRecord, shades: str) -> RenderableType:
+    """The title, the facts, every grid, and the notes."""
+    facts = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+    for name, value in record.facts.items():
+        facts.add_row(Text(name, style="dim"), Text(value if isinstance(value, str) else number(value)))
+    parts: list[RenderableType] = [Text(record.title or record.kind, style="bold"), facts]
+    for grid in record.grids:
+        parts += [Text(""), *grid_pictures(grid, shades)]
+    return Group(*parts, *(Text(note, style="dim") for note in record.notes))
+
+
+def grid_pictures(grid: Grid, shades: str) -> list[RenderableType]:
+    if len(grid.axes) == 1:
+        return bars(grid)
+    panels = split(grid)
+    if all(len(panel.values[0]) <= MOST_COLUMNS for panel in panels if panel.values):
+        return [numbers(panel) for panel in panels]
+    legend = ", ".join(f"{shade} from {limit:g}" for shade, limit in zip(shades[1:], DARKER_FROM, strict=True))
+    squares = Columns([square(panel, shades) for panel in panels], padding=(1, 4))
+    return [squares, Text(f"shares of the largest value: {legend}; - marks negative ones", style="dim")]
+
+
+def bars(grid: Grid) -> list[RenderableType]:
+    """One row an entry, the largest first where there are too many to show."""
+    labels = labels_of(grid, grid.axes[0], len(grid.values))
+    entries = [(label, value) for label, value in zip(labels, grid.values, strict=True)]
+    left = len(entries) - MOST_ROWS
+    if left > 0:
+        entries = sorted(entries, key=lambda entry: -abs(entry[1] or 0.0))[:MOST_ROWS]
+    most = max((abs(value) for _, value in entries if value is not None), default=0.0) or 1.0
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    table.add_column(grid.axes[0])
+    table.add_column(grid.name, justify="right", no_wrap=True)
+    table.add_column("")
+    for label, value in entries:
+        length = 0 if value is None else round(BAR * abs(value) / most)
+        table.add_row(Text(label), number(value), ("#" if (value or 0) >= 0 else "-") * length)
+    return (
+        [table, Text(f"and {left:,} smaller ones (--json and --out have all)", style="dim")]
+        if left > 0
+        else [table]
+    )
+
+
+def numbers(panel: Grid) -> RenderableType:
+    """A table of numbers with the names of both axes."""
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
+    table.add_column(panel.name)
+    for label in labels_of(panel, panel.axes[1], len(panel.values[0]) if panel.values else 0):
+        table.add_column(Text(label), justify="right", no_wrap=True)
+    for label, row in zip(labels_of(panel, panel.axes[0], len(panel.values)), panel.values, strict=True):
+        table.add_row(Text(label), *(number(value) for value in row))
+    return table
+
+
+def square(panel: Grid, shades: str) -> RenderableType:
+    """Shaded cells, two columns each."""
+    values = panel.values
+    most = max((abs(value) for row in values for value in row if value is not None), default=0.0) or 1.0
+    rows, columns = labels_of(panel, panel.axes[0], len(values)), labels_of(panel, panel.axes[1], len(values[0]))
+    width = min(12, max(map(len, rows)))
+    head = " " * (width + 1) + "".join(f"{label[:1]} " for label in columns)
+    lines = [
+        f"{label[:width]:>{width}} " + "".join(cell(value, most, shades) for value in row)
+        for label, row in zip(rows, values, strict=True)
+    ]
+    return Group(Text(panel.name, style="bold"), Text("\n".join([head, *lines]), no_wrap=True))
+
+
+def cell(value: float | None, most: float, shades: str) -> str:
+    if value is None:
+        return "? "
+    shade = shades[sum(abs(value) / most >= limit for limit in DARKER_FROM)]
+    return shade + ("-" if value < 0 and shade != shades[0] else shade)
+
+
+def number(value: float | None) -> str:
+    """Four digits that count."""
+    if value is None:
+        return "?"
+    if isinstance(value, int) or value == 0:
+        return f"{value:,}" if isinstance(value, int) else "0"
+    return f"{value:.1e}" if abs(value) < 5e-4 else f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"

@@ -1,0 +1,192 @@
+"""Records of analyses as files: arrays (.npz), JSON, and pictures (.svg, .png) by matplotlib, the extra `plot`.
+
+The same record gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from linnet.errors import BadInput
+from linnet.files import write_atomically
+from linnet.records import AnalysisRecord, Grid
+
+if TYPE_CHECKING:
+    import numpy as np
+
+LINES = ("step", "share")  # a last axis of these is drawn as lines along it
+MOST_BARS = 40
+MOST_PANELS = 64
+INCH = 0.22  # of a cell of a heat map
+
+
+def refuse_suffix(out: Path) -> None:
+    """Say at once that a file of this name cannot be written."""
+    if out.suffix not in FORMS:
+        raise BadInput(f'--out "{out}": the name has to end in {", ".join(FORMS)}')
+    if out.suffix in (".svg", ".png"):
+        _matplotlib()
+
+
+def save(record: AnalysisRecord, out: Path) -> None:
+    """Write the record in the form that the name of the file asks for."""
+    refuse_suffix(out)
+    write_atomically(out, FORMS[out.suffix](record))
+
+
+def arrays(record: AnalysisRecord) -> bytes:
+    """`values`, the names of its `axes`, `tokens` and `labels`; further grids under their names."""
+    import numpy as np
+
+    named: dict[str, Any] = {"values": array(record.values), "axes": record.axes, "tokens": record.tokens}
+    named |= {f"labels.{axis}": labels for axis, labels in record.labels.items()}
+    for grid in record.further:
+        named |= {grid.name: array(grid.values), f"{grid.name}.axes": grid.axes}
+        named |= {f"{grid.name}.labels.{axis}": labels for axis, labels in grid.labels.items()}
+    content = io.BytesIO()
+    np.savez(content, **named)
+    return content.getvalue()
+
+
+def array(values: Any) -> np.ndarray:
+    import numpy as np
+
+    return np.array(values, np.float32)
+
+
+def picture(suffix: str) -> Callable[[AnalysisRecord], bytes]:
+    def draw(record: AnalysisRecord) -> bytes:
+        matplotlib = _matplotlib()
+        with matplotlib.rc_context({"svg.hashsalt": "linnet", "font.size": 8, "svg.fonttype": "path"}):
+            figure = drawn(record)
+            content = io.BytesIO()
+            metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+            figure.savefig(content, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
+        return content.getvalue()
+
+    return draw
+
+
+def drawn(record: AnalysisRecord) -> Any:
+    """A figure with all panels of all grids, four beside each other."""
+    from matplotlib.figure import Figure
+
+    panels = [panel for grid in record.grids for panel in split(grid)][:MOST_PANELS]
+    columns = min(4, len(panels))
+    widths, heights = zip(*(measured(panel) for panel in panels), strict=True)
+    rows = math.ceil(len(panels) / columns)
+    figure = Figure(figsize=(max(widths) * columns, max(heights) * rows), layout="constrained")
+    figure.suptitle(record.title or record.kind)
+    for number, panel in enumerate(panels, 1):
+        draw_panel(figure.add_subplot(rows, columns, number), panel)
+    return figure
+
+
+def split(grid: Grid) -> list[Grid]:
+    """Grids of at most two axes: one for each index of the axes before."""
+    if len(grid.axes) <= 2:
+        return [grid]
+    axis, found = grid.axes[0], []
+    for number, values in enumerate(grid.values):
+        label = labels_of(grid, axis, len(grid.values))[number]
+        rest = {name: labels for name, labels in grid.labels.items() if name != axis}
+        name = f"{axis} {label}" if len(grid.axes) == 3 else f"{grid.name}, {axis} {label}"
+        inner = Grid(name=name, axes=grid.axes[1:], labels=rest, values=values)
+        parts = split(inner)
+        many = len(grid.axes) > 3
+        found += [
+            part.model_copy(update={"name": f"{axis} {label}, {part.name}"}) if many else part for part in parts
+        ]
+    return found
+
+
+def labels_of(grid: Grid, axis: str, size: int) -> tuple[str, ...]:
+    """The name of each entry of an axis."""
+    labels = grid.labels.get(axis, ())
+    return labels if len(labels) == size else tuple(map(str, range(size)))
+
+
+def measured(panel: Grid) -> tuple[float, float]:
+    """Inches of a panel."""
+    if panel.axes[-1] in LINES:
+        return 4.5, 3.2
+    if len(panel.axes) == 1:
+        return 4.5, 1 + 0.16 * min(MOST_BARS, len(panel.values))
+    return 1.5 + INCH * max(8, len(panel.values[0])), 1 + INCH * max(6, len(panel.values))
+
+
+def draw_panel(axes: Any, panel: Grid) -> None:
+    axes.set_title(panel.name)
+    axes.set_xlabel(panel.axes[-1])
+    if panel.axes[-1] in LINES:
+        draw_lines(axes, panel)
+    elif len(panel.axes) == 1:
+        draw_bars(axes, panel)
+    else:
+        draw_map(axes, panel)
+
+
+def draw_lines(axes: Any, panel: Grid) -> None:
+    lines = panel.values if len(panel.axes) == 2 else [panel.values]
+    names = labels_of(panel, panel.axes[0], len(lines)) if len(panel.axes) == 2 else (panel.name,)
+    along = [float(label) for label in labels_of(panel, panel.axes[-1], len(lines[0]))]
+    for name, line in zip(names, lines, strict=True):
+        axes.plot(along, array(line), marker=".", label=name)
+    if min(along) > 0 and max(along) > 20 * min(along):
+        axes.set_xscale("log")
+    axes.legend()
+    axes.grid(alpha=0.3)
+
+
+def draw_bars(axes: Any, panel: Grid) -> None:
+    """The largest in magnitude, where there are too many."""
+    values = array(panel.values)
+    labels = labels_of(panel, panel.axes[0], len(values))
+    chosen = sorted(range(len(values)), key=lambda i: -abs(values[i]))[:MOST_BARS]
+    chosen = sorted(chosen) if len(values) <= MOST_BARS else chosen
+    axes.barh([labels[i] for i in chosen], [float(values[i]) for i in chosen], color="tab:blue")
+    axes.invert_yaxis()
+    axes.set_ylabel(panel.axes[0])
+    axes.set_xlabel("")
+
+
+def draw_map(axes: Any, panel: Grid) -> None:
+    """A heat map; blue and red where values have both signs."""
+    values = array(panel.values)
+    most = float(abs(values[values == values]).max(initial=0.0)) or 1.0
+    signed = bool((values < 0).any())
+    colours = {"cmap": "RdBu_r", "vmin": -most} if signed else {"cmap": "Blues", "vmin": 0.0}
+    image = axes.imshow(values, vmax=most, aspect="auto", interpolation="nearest", **colours)
+    axes.figure.colorbar(image, ax=axes)
+    for set_ticks, axis, size in ((axes.set_yticks, 0, values.shape[0]), (axes.set_xticks, 1, values.shape[1])):
+        if size <= 64:
+            set_ticks(range(size), [shown(label) for label in labels_of(panel, panel.axes[axis], size)])
+    axes.tick_params(axis="x", labelrotation=90)
+    axes.set_ylabel(panel.axes[0])
+
+
+def shown(label: str) -> str:
+    """A token's name that matplotlib does not read as mathematics."""
+    return (label.strip() or repr(label)[1:-1] or "_").replace("$", r"\$")
+
+
+def _matplotlib() -> Any:
+    try:
+        import matplotlib
+    except ImportError:
+        raise BadInput(
+            "pictures need matplotlib, which is not installed: pip install linnet-sequences[plot]"
+        ) from None
+    return matplotlib
+
+
+FORMS: Mapping[str, Callable[[AnalysisRecord], bytes]] = {
+    ".npz": arrays,
+    ".json": lambda record: (record.line() + "\n").encode(),
+    ".svg": picture("svg"),
+    ".png": picture("png"),
+}
