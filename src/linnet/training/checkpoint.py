@@ -1,6 +1,6 @@
 """The run folder: what is in it, written so that being killed at any moment leaves something whole.
 
-    run.toml  codec.json  metrics.jsonl  report.md
+    run.toml  codec.json  metrics.jsonl  report.md  snapshots/NNNNNN.safetensors
     checkpoints/NNNNNN/{weights.safetensors, ema.safetensors, loop.safetensors, loop.json}
 
 Everything is written by `linnet.files`. `loop.json` holds the hash of the other files, so a checkpoint that was
@@ -26,6 +26,7 @@ from torch import Tensor
 
 from linnet import files
 from linnet.errors import BadInput, LinnetError, RunFailed
+from linnet.training.snapshots import Snapshots
 from linnet.untrusted import checked, read_object
 
 RUN = files.Layout(
@@ -33,7 +34,7 @@ RUN = files.Layout(
     "run.toml",
     (
         *("run.toml", "codec.json", "metrics.jsonl", "report.md", "record.json", "generation.json"),
-        *("checkpoints/[0-9]*/*.safetensors", "checkpoints/[0-9]*/loop.json"),
+        *("checkpoints/[0-9]*/*.safetensors", "checkpoints/[0-9]*/loop.json", "snapshots/[0-9]*.safetensors"),
         *("tensorboard/events.out.tfevents.*", "wandb/*"),
     ),
 )
@@ -117,6 +118,10 @@ class RunFolder:
     def record(self) -> Path:
         """The final run record; there only when the run is finished."""
         return self.path / "record.json"
+
+    @property
+    def snapshots(self) -> Snapshots:
+        return Snapshots(self.path / "snapshots")
 
     @property
     def checkpoints(self) -> Path:

@@ -43,14 +43,19 @@ def draw(seed: int, step: int, part: int, rank: int) -> int:
     return int.from_bytes(digest, "big")
 
 
+def fresh_network(run: Run, codec: Codec) -> Network:
+    """The network as the training of this run starts from it: the same weights for the same seed."""
+    torch.manual_seed(draw(run.seed, -1, 0, 0))
+    refuse_too_large(run.model)
+    return run.data.network(run.model, codec)
+
+
 class Learner:
     """Model, optimisers, averaged weights and loss scale, moved one step at a time."""
 
     def __init__(self, run: Run, codec: Codec, device: torch.device, processes: Processes) -> None:
         self.run, self.device, self.processes = run, device, processes
-        torch.manual_seed(draw(run.seed, -1, 0, 0))
-        refuse_too_large(run.model)
-        self.network: Network = run.data.network(run.model, codec).to(device)
+        self.network: Network = fresh_network(run, codec).to(device)
         self.optims = optimizers(self.network, run.optim)
         self.ema = Average(self.network, run.optim.ema) if run.optim.ema else None
         scaled = run.precision == "float16" and device.type == "cuda"

@@ -14,13 +14,14 @@ from linnet.domains.contract import Material, Part
 from linnet.machine import autocast
 from linnet.model.contract import Network, evaluating
 from linnet.records import ValidationRecord
-from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder
+from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, weights_of
 from linnet.training.distributed import Processes
 from linnet.training.guards import Stopped, out_of_memory_in_words, stop_signals
 from linnet.training.learner import Learner
 from linnet.training.log import Diverged, Log
 from linnet.training.run import Run
 from linnet.training.settings import without_unused
+from linnet.training.snapshots import snapshot_steps
 
 ENTROPY_ROWS = 16  # of the validation part, whose attention patterns are measured
 
@@ -56,7 +57,7 @@ def train(
     held = processes.own_rows(material.validation)
     targets = material.validation.rows.targets
     sample = run.data.plan(held.rows, run).batch(0).slice(slice(0, ENTROPY_ROWS)) if len(held.rows) else None
-    every = validation_steps(run, plan, steps)
+    every, kept = validation_steps(run, plan, steps), snapshot_steps(steps, run.training.snapshots)
     if loop.step == 0:
         introduce(run, learner.network, log)
     last = loop.step if has_stopped_early(run, loop) else steps
@@ -73,6 +74,8 @@ def train(
             loop.tokens += tokens
             log.step(loop, moved, learner.optims[-1].param_groups[0]["lr"], tokens, batches.waited)
 
+            if loop.step in kept:
+                keep_snapshot(learner, folder, loop.step, log)
             due = loop.step % every == 0 or loop.step == steps
             stopping = processes.any(stop.made, device)
             if due:
@@ -95,6 +98,14 @@ def train(
                 raise Stopped(f"stopped at step {loop.step} of {steps}; go on with: linnet resume {folder.path}")
     log.start()  # where no step was left to do
     return loop
+
+
+def keep_snapshot(learner: Learner, folder: RunFolder, step: int, log: Log) -> None:
+    """Write the weights that the run would be used with now."""
+    log.flush()
+    if learner.processes.first:
+        folder.snapshots.save(step, weights_of(learner.averaged or learner.network))
+    log.restart_clock()
 
 
 def has_stopped_early(run: Run, loop: LoopState) -> bool:

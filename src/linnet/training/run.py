@@ -7,7 +7,7 @@ first step. Its data and its network are settings of the domain that it names.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -69,6 +69,9 @@ class TrainingConfig(Part):
     prefetch: int = Field(4, ge=1, description="batches that are made ahead")
     most_parameters: int | None = Field(None, ge=1, description="a larger network is refused before it trains")
     eval_batch: int = Field(256, ge=1, description="rows that are scored together")
+    snapshots: Literal["none", "log"] | Annotated[int, Field(ge=2)] = Field(
+        "none", description="weights kept for inspection; log: 50 at log-spaced steps, or so many"
+    )
     sinks: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = Field(
         (), description="trackers that get each record"
     )

@@ -29,6 +29,17 @@ def adder10() -> Run:
     return adder("adder10", 10, instances=150_000, steps=1200)
 
 
+def carry5() -> Run:
+    """Five-digit sums as published studies of the carry write them: most significant digit first, fresh data."""
+    return Run(
+        recipe="carry5",
+        data=ArithmeticData(digits=(1, 5), reverse="none", instances=64 * 15_000),
+        model=ModelConfig(width=96, depth=2, attention=AttentionConfig(heads=3), norm=NormConfig(kind="layer")),
+        optim=OptimConfig(lr=2e-3, weight_decay=0.1, schedule=WarmupStableDecay(warmup=0.02, decay=0.4)),
+        training=TrainingConfig(steps=15_000, batch=64, snapshots="log"),
+    )
+
+
 def pilot() -> Run:
     """Expressions with brackets to depth 2, at the shape of the S5 pilot (664 thousand parameters)."""
     return Run(

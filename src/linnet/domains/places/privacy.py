@@ -111,7 +111,7 @@ def forget(path: Path | str, user: str) -> NoteRecord:
         for step in folder.steps():
             if step != opened.step:
                 files.remove(folder.at(step))
-        for left in (folder.metrics, folder.report):
+        for left in (folder.metrics, folder.report, folder.snapshots.path):
             files.remove(left)
         write_atomically(folder.codec, json.dumps(gone.codec.to_json(), ensure_ascii=False).encode())
     learned = (
