@@ -66,4 +66,3 @@ class Snapshots:
             raise BadInput(f"there is no snapshot of step {step}; there is {there}") from None
         except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
             raise BadInput(f"{self.file(step)} is no safetensors file: {error}") from None
-
