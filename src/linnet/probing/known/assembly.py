@@ -226,7 +226,7 @@ class Assembly:
         model.head.weight[:, self.out.channels] = GAIN * torch.eye(len(self.tokens))
 
     def _set_decoys(self, model: Model, random: torch.Generator) -> None:
-        """Every head and the last neurons read tokens and scratch, and write scratch, until a program claims them."""
+        """Heads and the last neurons read tokens and scratch and write scratch, until a program claims them."""
         for layer in range(self.layers):
             qkv = model.get_parameter(f"blocks.{layer}.mixer.qkv.weight")
             out = model.get_parameter(f"blocks.{layer}.mixer.out.weight")

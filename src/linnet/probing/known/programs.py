@@ -71,7 +71,7 @@ def letters(n: int) -> tuple[str, ...]:
 
 
 def shifted(length: int, back: int) -> Tensor:
-    """Scores [T, T]: 1 where the key stands `back` positions before the query; the first keys serve what is left."""
+    """Scores [T, T]: 1 where the key stands `back` steps before the query, or is the first step."""
     scores = torch.zeros(length, length)
     for query in range(length):
         scores[query, max(0, query - back)] = 1
