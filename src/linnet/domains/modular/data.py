@@ -102,8 +102,8 @@ class ModularData(TokenDomain):
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(self.p**2)
         count = max(1, min(self.p**2 - 1, round(self.share * self.p**2)))
-        parts = [Part(self.rows(pairs)) for pairs in (order[:count], np.sort(order[count:]))]
-        return Material(ModularCodec(self.p), *parts)
+        train, rest = order[:count], np.sort(order[count:])
+        return Material(ModularCodec(self.p), Part(self.rows(train)), Part(self.rows(rest)))
 
     def rows(self, pairs: np.ndarray) -> Rows:
         """The sums with these numbers, a * p + b."""

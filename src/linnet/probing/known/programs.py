@@ -110,7 +110,7 @@ def induction(sharpness: float) -> tuple[Assembly, Draw]:
 
     def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
         half = random.permutation(letters(8))[:5].tolist()
-        return [BEGIN, *half, *half], [None] * 6 + [*half[1:], half[0]]
+        return [BEGIN, *half, *half], [*[None] * 6, *half[1:], half[0]]
 
     return made, draw
 
