@@ -8,7 +8,7 @@ Legend: n = prompts, T = positions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +22,9 @@ from linnet.probing.known.assembly import Assembly, Circuit, Match, Variable
 HARD = 40.0
 BEGIN, NOTHING = "<begin>", -1
 
-Draw = Callable[[np.random.Generator], tuple[list[str], list[str | None]]]  # a prompt, and what follows each step
+Draw = Callable[
+    [np.random.Generator], tuple[list[str], Sequence[str | None]]
+]  # a prompt, and what follows each step
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def previous(sharpness: float) -> tuple[Assembly, Draw]:
     back = Match(made.position, made.position, sharpness * shifted(10, 1))
     made.attend((0, 1), [back], made.token, made.out)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
+    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
         prompt = [BEGIN, *random.choice(letters(6), 9).tolist()]
         return prompt, [None, *prompt[:-1]]
 
@@ -108,7 +110,7 @@ def induction(sharpness: float) -> tuple[Assembly, Draw]:
     same = Match(made.token, before, sharpness * torch.eye(len(made.tokens)))
     made.attend((1, 1), [same], made.token, made.out)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
+    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
         half = random.permutation(letters(8))[:5].tolist()
         return [BEGIN, *half, *half], [*[None] * 6, *half[1:], half[0]]
 
@@ -125,7 +127,7 @@ def duplicate(sharpness: float) -> tuple[Assembly, Draw]:
     values[0] = made.one("new")
     made.attend((0, 3), [same, Match(made.position, made.position, own)], made.position, made.out, values)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
+    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
         prompt = [BEGIN, *random.choice(letters(6), 7).tolist()]
         return prompt, [None, *("seen" if prompt[at] in prompt[:at] else "new" for at in range(1, 8))]
 
@@ -140,9 +142,9 @@ def reverse(sharpness: float) -> tuple[Assembly, Draw]:
         scores[5 + step, 4 - step] = sharpness  # letters stand at 1 to 4, the bar at 5
     made.attend((0, 0), [Match(made.position, made.position, scores)], made.token, made.out)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
+    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
         word = random.choice(letters(6), 4).tolist()
-        return [BEGIN, *word, "|", *word[::-1]], [None] * 5 + [*word[::-1], None]
+        return [BEGIN, *word, "|", *word[::-1]], [*[None] * 5, *word[::-1], None]
 
     return made, draw
 
@@ -158,7 +160,7 @@ def sort(sharpness: float) -> tuple[Assembly, Draw]:
             scores[query, key] = -float(key)
     made.attend((0, 2), [Match(made.token, made.token, sharpness * scores)], made.token, made.out)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
+    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
         word = random.permutation(letters(8))[:5].tolist()
         return [BEGIN, *word, "|", *sorted(word)[:4]], [None] * 6 + sorted(word)
 
@@ -177,7 +179,7 @@ def histogram(sharpness: float) -> tuple[Assembly, Draw]:
     grid = [1 / (1 + count) for count in (5, 4, 3, 2, 1)]
     made.staircase(0, {"weight": (weight, torch.ones(1))}, grid, names[::-1])
 
-    def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
+    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
         word = random.choice(letters(4), 9).tolist()
         while max(map(word.count, word)) > 5:
             word = random.choice(letters(4), 9).tolist()
@@ -195,7 +197,7 @@ def depth(sharpness: float) -> tuple[Assembly, Draw]:
     made.attend((0, 0), [counting(made, 12)], made.token, share, values)
     made.staircase(0, {"share": (share, torch.ones(1))}, [level / 12 for level in range(5)], names)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
+    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
         prompt, answers, level = [BEGIN], list[str | None]([None]), 0
         for _ in range(10):
             up = level == 0 or (level < 4 and random.random() < 0.5)
@@ -228,7 +230,7 @@ def parity(sharpness: float) -> tuple[Assembly, Draw]:
 
 
 def _of_bits(answer: Callable[[int, int], str]) -> Draw:
-    def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
+    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
         bits = random.choice(("0", "1"), 10).tolist()
         counts = [bits[: at + 1] for at in range(10)]
         return [BEGIN, *bits], [None, *(answer(seen.count("1"), seen.count("0")) for seen in counts)]
@@ -261,7 +263,7 @@ def adder(sharpness: float) -> tuple[Assembly, Draw]:
     total = {"column": (column, torch.ones(1)), "carry": (carry, torch.ones(1))}
     made.staircase(1, total, [float(n) for n in range(20)], [digits[n % 10] for n in range(20)])
 
-    def draw(random: np.random.Generator) -> tuple[list[str], list[str | None]]:
+    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
         first, second = (int(n) for n in random.integers(0, 1000, 2))
         texts = [f"{first:03d}"[::-1], f"{second:03d}"[::-1], f"{first + second:04d}"[::-1]]
         return [BEGIN, *texts[0], "+", *texts[1], "=", *texts[2][:3]], [None] * 8 + list(texts[2])
