@@ -29,6 +29,7 @@ class Reward:
     least: float | None = None
     prefix: Callable[[Ids], float] | None = None
     name: str = "reward"
+    own: bool = False
 
     def __post_init__(self) -> None:
         if self.most is not None and self.least is not None and self.least > self.most:
@@ -49,10 +50,10 @@ class Reward:
                 f"{self.name} gave {found.shape} numbers for {len(texts)} texts; it must give one for each"
             )
         for text, number in zip(texts, found.tolist(), strict=True):
-            self._check(text, number)
+            self.check(text, number)
         return found
 
-    def _check(self, text: str, number: float) -> None:
+    def check(self, text: str, number: float) -> None:
         if math.isnan(number) or number == math.inf:
             raise BadInput(
                 f"{self.name} gave {number} for {text!r}; a reward is a finite number, or -inf to exclude a text"
@@ -61,6 +62,13 @@ class Reward:
             raise BadInput(f"{self.name} gave {number} for {text!r}, above its declared limit most={self.most}")
         if self.least is not None and -math.inf < number < self.least - 1e-9:
             raise BadInput(f"{self.name} gave {number} for {text!r}, below its declared limit least={self.least}")
+
+
+def _none(texts: Sequence[str], ids: Sequence[Ids], prompt: str) -> list[float]:
+    raise RunFailed("the searched model's own log-probability is no function of the text alone")
+
+
+LOGPROB = Reward(_none, most=0.0, name="logprob", own=True)  # with lam = alpha - 1 the target is p^alpha
 
 
 def shown(texts: Sequence[str], most: int = 3) -> str:

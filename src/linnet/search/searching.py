@@ -15,4 +15,4 @@ def search(
     root: Sequence[int], step: Step, *, method: Method, reward: Reward, budget: Budget, rng: int = 0
 ) -> Tree:
     """Search after the ids `root`; the same seed `rng` and the same size of a wave give the same tree."""
-    return Tree(root, step, method, reward, rng)
+    return Tree(root, step, method, reward, rng).extend(budget)

@@ -1,0 +1,188 @@
+"""Maximum-entropy search: exact mass of visited leaves, defensive importance weights, shrinkage to the parent.
+
+At a node s let b(a|s) be the prior over what is unvisited below, p(a|s) u(sa) / u(s), and q(a|s) the same times
+m(sa), an estimate of E[exp(lam r)] below the child that is drawn towards that of its parent:
+m(sa) = (S1(sa) + c m(s)) / (S0(sa) + c), with the sums S0 of w and S1 of w exp(lam r) over rollouts through sa.
+A rollout follows q throughout with probability 1 - eps, else b, and has the weight of the mixture,
+w = B / (eps B + (1 - eps) Q) <= 1/eps, so that no branch starves because its first rollouts were poor.
+Every leaf that is drawn is new; in a wave all rollouts see the same tree, and some may meet.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from linnet.errors import BadInput
+from linnet.search.methods.contract import Draw, Method
+from linnet.search.walking import invert, roll
+
+if TYPE_CHECKING:
+    from linnet.search.tree import Tree
+
+DONE = 1e-12  # mass that counts as none
+TURNS = 8  # in which a wave looks for leaves that it does not have
+
+
+class Options(NamedTuple):
+    """What may follow a visited node: its kept children, the rest as one bucket, and visited children of the
+    rest.
+    """
+
+    tokens: np.ndarray  # -1: the bucket
+    prior: np.ndarray
+    unseen: np.ndarray
+    mean: np.ndarray  # m, relative to exp(shift)
+
+
+@dataclass(frozen=True)
+class MaxEnt(Method):
+    """`mode` says what the search is for: draws from p exp(lam r) / Z, or the best text.
+
+    `defence` is eps, `shrinkage` c.
+    """
+
+    mode: Literal["sample", "best"] = "sample"
+    defence: float = 0.5
+    shrinkage: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.mode not in ("sample", "best"):
+            raise BadInput(f'mode is "{self.mode}"; it must be "sample" or "best"')
+        if not 0 < self.defence <= 1:
+            raise BadInput(f"defence is {self.defence}; it must lie above 0 and not above 1")
+        if not self.shrinkage > 0:
+            raise BadInput(f"shrinkage is {self.shrinkage}; it must be above 0")
+
+    def wave(self, tree: Tree, k: int) -> list[Draw]:
+        return distinct(tree, k, self.defence, self.shrinkage)
+
+    def log_partition(self, tree: Tree) -> float | None:
+        if not tree.draws.count:
+            return None
+        total = tree.mass + tree.unseen * root_mean(tree)
+        return math.log(total) + tree.shift if total > 0 else -math.inf
+
+    def samples(self, tree: Tree, count: int) -> list[int]:
+        """In mode `sample`: a visited leaf with probability p g / Z, else one of the unvisited, which is
+        scored.
+        """
+        if self.mode == "best" or not tree.draws.count:
+            return super().samples(tree, count)
+        rest = tree.unseen * root_mean(tree)
+        numbers = tree.random(count)
+        visited, shares = self.visited(tree)
+        running = shares.cumsum()
+        wanted = numbers[:, -2] * ((running[-1] if len(running) else 0.0) + rest)
+        starts = np.zeros(count, dtype=np.int64)
+        known = wanted < (running[-1] if len(running) else 0.0)
+        starts[known] = visited[np.searchsorted(running, wanted[known], side="right")]
+        leaves = np.array(starts)
+        fresh = np.flatnonzero(~known)
+        leaves[fresh] = roll(
+            tree, starts[fresh], numbers[fresh], Walk(tree, np.ones(len(fresh), dtype=bool), self.shrinkage)
+        )
+        return tree.finished(leaves, numbers)
+
+    def visited(self, tree: Tree) -> tuple[np.ndarray, np.ndarray]:
+        """The visited leaves, closed ones among them, and p g of each, relative to exp(shift)."""
+        leaves = np.unique(tree.draws["leaf"])
+        gains = tree.gains(tree.nodes["reward"][leaves])
+        return leaves, np.exp(tree.nodes["logprob"][leaves] + gains - tree.shift)
+
+
+def root_mean(tree: Tree) -> float:
+    """m of the root: the mean of exp(lam r - shift) by the weights so far, 1 before the first rollout."""
+    weight = float(tree.nodes["weight"][0])
+    return float(tree.nodes["weighted"][0]) / weight if weight > 0 else 1.0
+
+
+def distinct(tree: Tree, k: int, defence: float, shrinkage: float) -> list[Draw]:
+    """At most k different unvisited leaves, in the order in which independent draws from the mixture find them.
+
+    Skipping those that this wave has is drawing without replacement: the i-th new leaf has the mixture's law
+    without the earlier ones, which have the mixture's mass `taken`, and their prior mass is no longer unvisited.
+    """
+    unseen = tree.unseen
+    if unseen <= DONE:
+        return []
+    draws: dict[int, Draw] = {}
+    taken, left = 0.0, unseen
+    for turn in range(TURNS):
+        numbers = tree.random(k - len(draws), turn)
+        walk = Walk(tree, numbers[:, -1] > defence, shrinkage)
+        leaves = roll(tree, np.zeros(len(numbers)), numbers, walk)
+        weights = 1 / (defence + (1 - defence) * np.exp(walk.ratio))  # of the prior over the mixture
+        for leaf, weight in zip(leaves.tolist(), weights.tolist(), strict=True):
+            if leaf in draws or left <= DONE * unseen or taken >= 1 - DONE:
+                continue
+            scale = math.log(1 - taken) + math.log(unseen / left)
+            draws[leaf] = Draw(leaf, math.log(weight) + scale, scale - math.log(defence))
+            prior = math.exp(tree.nodes["logprob"][leaf])
+            taken, left = taken + prior / unseen / weight, left - prior
+        if len(draws) == k or left <= DONE * unseen:
+            break
+    return list(draws.values())
+
+
+def options(tree: Tree, node: int, mean: float, shrinkage: float) -> Options:
+    """What may follow a visited node whose own m is `mean`."""
+    row = tree.nodes["row"][node]
+    children = np.array(tree.children[node])
+    unseen = 1 - tree.nodes["seen"][children]
+    weight, weighted = tree.nodes["weight"][children], tree.nodes["weighted"][children]
+    means = (weighted + shrinkage * mean) / (weight + shrinkage)
+    slots, prior = tree.nodes["slot"][children], np.exp(tree.nodes["prior"][children])
+    others = slots < 0
+    kept = np.exp(tree.rows["logprobs"][row].astype(np.float64))
+    bucket = max(0.0, float(tree.rows["rest"][row]) - float(prior[others].sum()))
+    tokens = np.concatenate((tree.rows["ids"][row], [-1], tree.nodes["token"][children[others]]))
+    result = Options(
+        tokens, np.concatenate((kept, [bucket], prior[others])), np.ones(len(tokens)), np.full(len(tokens), mean)
+    )
+    at = np.where(others, len(kept) + np.cumsum(others), slots)
+    result.unseen[at], result.mean[at] = unseen, means
+    return result
+
+
+class Walk:
+    """The guide of some rollouts on one tree, and what they gather: `ratio` is log Q - log B of each."""
+
+    def __init__(self, tree: Tree, guided: np.ndarray, shrinkage: float) -> None:
+        self.guided, self.shrinkage = guided, shrinkage
+        self.ratio = np.zeros(len(guided))
+        self.means = {0: root_mean(tree)}  # m of the nodes on the way
+
+    def __call__(self, tree: Tree, nodes: np.ndarray, rows: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        tokens = np.empty(len(nodes), dtype=np.int64)
+        visited = tree.nodes["visits"][nodes] > 0
+        for node in np.unique(nodes[visited]).tolist():
+            here = np.flatnonzero(nodes == node)
+            tokens[here] = self._choose(tree, node, rows[here], uniform[here])
+        fresh = np.flatnonzero(~visited)
+        if len(fresh):
+            tokens[fresh] = tree.draw(nodes[fresh], uniform[fresh])
+        return tokens
+
+    def _choose(self, tree: Tree, node: int, rows: np.ndarray, uniform: np.ndarray) -> np.ndarray:
+        found = options(tree, node, self.means[node], self.shrinkage)
+        left = found.prior * found.unseen
+        tilted = left * found.mean
+        if not tilted.sum() > 0:
+            tilted = left
+        guided = self.guided[rows]
+        chosen, inside = np.empty(len(rows), dtype=np.int64), np.empty(len(rows))
+        chosen[guided], inside[guided] = invert(tilted, uniform[guided])
+        chosen[~guided], inside[~guided] = invert(left, uniform[~guided])
+        self.ratio[rows] += np.log(tilted[chosen] / tilted.sum()) - np.log(left[chosen] / left.sum())
+        tokens = found.tokens[chosen].astype(np.int64)
+        for at in np.flatnonzero(tokens < 0):
+            extra = found.tokens[tree.rows["ids"].shape[1] + 1 :]
+            tokens[at] = tree.draw_rest(node, tree.full_row(node), float(inside[at]), extra.tolist())
+        children = tree.follow(np.full(len(tokens), node), tokens)
+        self.means.update(zip(children.tolist(), found.mean[chosen].tolist(), strict=True))
+        return tokens
