@@ -1,0 +1,84 @@
+"""Captions as tokens: words and marks with the space before them, and digits. All patches share one token."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+
+from linnet.codecs import Encoded, known
+from linnet.errors import BadInput, nearest
+from linnet.untrusted import checked
+
+SPECIALS = ("<begin>", "<end>", "<patch>")
+BEGIN, END, PATCH = range(len(SPECIALS))
+PIECE = re.compile(r" ?[A-Za-z]+| ?\d| ?[^A-Za-z0-9\s]|\s")
+DIGITS = tuple(f"{space}{digit}" for space in ("", " ") for digit in range(10))
+MARKS = (".", ",", ";", "-", " -")
+
+
+@dataclass(frozen=True)
+class CaptionCodec:
+    """One id a word, digit or mark, each with the space before it, so that a text comes back as it was."""
+
+    words: tuple[str, ...]
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> CaptionCodec:
+        """The pieces of these texts, and every digit and mark of a number."""
+        seen: set[str] = set()
+        for text in texts:
+            seen.update(PIECE.findall(text))
+        return cls(tuple(sorted(seen | set(DIGITS) | set(MARKS))))
+
+    @property
+    def begin(self) -> int:
+        return BEGIN
+
+    @property
+    def end(self) -> int:
+        return END
+
+    @property
+    def tokens(self) -> tuple[str, ...]:
+        return (*SPECIALS, *self.words)
+
+    @property
+    def pieces(self) -> tuple[bytes, ...]:
+        return (b"",) * len(SPECIALS) + tuple(word.encode() for word in self.words)
+
+    @property
+    def rewriting(self) -> tuple[str, ...]:
+        return ()
+
+    def encode(self, value: str) -> Encoded:
+        numbers = {word: number for number, word in enumerate(self.words, len(SPECIALS))}
+        found = []
+        for piece in PIECE.findall(value):
+            if piece not in numbers:
+                words = [word.strip() for word in self.words]
+                raise BadInput(
+                    f'the captions of this run have no word "{piece.strip()}"{nearest(piece.strip(), words)}'
+                )
+            found.append(numbers[piece])
+        return Encoded(np.array(found, np.int64))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        tokens = self.tokens
+        return "".join(tokens[i] for i in known(ids, len(tokens)) if i >= len(SPECIALS))
+
+    def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
+        return self.decode(ids)
+
+    def settled(self, ids: Sequence[int]) -> int:
+        return len(ids)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": "captions", "words": list(self.words)}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> CaptionCodec:
+        return cast(CaptionCodec, checked(cls, stored, ""))

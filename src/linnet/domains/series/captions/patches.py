@@ -1,0 +1,61 @@
+"""A series as patches of numbers, with its scale as digits, so that amounts and positions can be said.
+
+Legend: n = values, P = patches.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from linnet.errors import BadInput
+
+LENGTH = 8  # values of a patch
+MOST = 192  # values that a caption is about; of a longer series the last ones
+CLIP = 8.0  # deviations
+EXPONENTS = 12  # 1e-4 to 1e7
+DIGIT = 10
+SCALE = 1 + EXPONENTS + 3 * DIGIT
+WIDTH = 2 * LENGTH + 3 * DIGIT + 2 * SCALE
+
+
+def patches(values: np.ndarray) -> np.ndarray:
+    """float32 [P, WIDTH]: deviations from the mean, a mask, the step at which each begins, mean and deviation."""
+    x = np.asarray(values, np.float64)
+    if not len(x) or not np.isfinite(x).all():
+        raise BadInput("a series needs at least one value, all of them finite numbers")
+    x = x[-MOST:]
+    count = -(-len(x) // LENGTH)
+    mean, deviation = float(x.mean()), float(x.std())
+    padded = np.zeros(count * LENGTH)
+    padded[: len(x)] = np.clip((x - mean) / max(deviation, 1e-9 * max(1.0, abs(mean))), -CLIP, CLIP)
+    there = np.zeros(count * LENGTH)
+    there[: len(x)] = 1
+    found = np.zeros((count, WIDTH), np.float32)
+    found[:, :LENGTH] = padded.reshape(count, LENGTH)
+    found[:, LENGTH : 2 * LENGTH] = there.reshape(count, LENGTH)
+    for row in range(count):
+        found[row, 2 * LENGTH : 2 * LENGTH + 3 * DIGIT] = digits(row * LENGTH + 1)
+    found[:, -2 * SCALE :] = np.concatenate([scale(mean), scale(deviation)])
+    return found
+
+
+def digits(number: int) -> np.ndarray:
+    """The last three digits of a number, each as ten switches."""
+    found = np.zeros((3, DIGIT), np.float32)
+    found[np.arange(3), [number // 100 % 10, number // 10 % 10, number % 10]] = 1
+    return found.ravel()
+
+
+def scale(number: float) -> np.ndarray:
+    """The sign, the exponent and the first three digits of a number, as switches."""
+    found = np.zeros(SCALE, np.float32)
+    if number == 0:
+        return found
+    exponent = int(np.floor(np.log10(abs(number))))
+    first = round(abs(number) / 10.0 ** (exponent - 2))
+    if first == 1000:
+        first, exponent = 100, exponent + 1
+    found[0] = np.sign(number)
+    found[1 + min(max(exponent + 4, 0), EXPONENTS - 1)] = 1
+    found[1 + EXPONENTS :] = digits(first)
+    return found

@@ -1,0 +1,190 @@
+"""From a caption to the claims that it makes, for the reward: clauses are told apart and sorted by their words.
+
+Wordings beyond those of `grammar` are read too, such as "does not rise", "the 37th value" or "about 1,240". A
+clause that names no kind of fact makes no claim.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from linnet.domains.series.captions.facts import Claim, Measures, Third, Verdict, check
+
+
+def words(text: str) -> re.Pattern[str]:
+    """Any of these words or phrases; a star stands for any ending, a comma parts phrases."""
+    phrases = [phrase.strip().replace("*", r"\w*") for phrase in text.split(",")]
+    return re.compile(rf"\b(?:{'|'.join(phrases)})\b")
+
+
+SUBJECT = words(
+    "the, there, it, its, a, an, no, nothing, both, every, values, volatility, fluctuations, from, around, "
+    "at, in, on, by, near, early, late, halfway, close, later, neither"
+)
+CONJUNCTION = re.compile(
+    r",?\s+(?:and|but|while|whereas|although|though|yet|then)\s+(?=(?:also\s+)?" + SUBJECT.pattern + ")"
+)
+STOP = re.compile(r"(?<!\d)[.!?](?=\s|$)|(?<=\d)[.!?](?=\s+\D|\s*$)|[;:]")
+NEGATION = re.compile(r"\b(?:no|not|never|nothing|neither|without|lacks?|none|hardly any|free of)\b|n't\b")
+ORDINAL = r"(?!\s*(?:%|percent|st\b|nd\b|rd\b|th\b))"
+AMOUNT = re.compile(r"(?<![\w.])([-–]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?)" + ORDINAL)
+STEP = re.compile(
+    r"\b(?:step|index|point|position|observation|sample|time|t\s*=|number)\s*#?\s*(\d+)"
+    r"|\b(\d+)(?:st|nd|rd|th)\s+(?:value|step|point|observation|sample)"
+)
+ROUGHLY = r"(?:about |around |roughly )?"
+UNIT = r"(?:step|point|value|sample|week|day|month|hour)s?"
+PERIOD = re.compile(
+    rf"\bperiod(?:icity)?\s+(?:of|is|at|about|around|close to|near|=)*\s*{ROUGHLY}(\d+)|\bevery\s+{ROUGHLY}(\d+)\b"
+    rf"|\b(\d+)[- ]{UNIT}\s+(?:cycle|period|season|pattern)|\bcycles?\s+of\s+{ROUGHLY}(\d+)"
+    r"|\b(?:length|lag|season)\s+(?:of\s+)?(\d+)|(\d+)\s+steps"
+)
+THIRDS: Sequence[tuple[Third, re.Pattern[str]]] = (
+    ("middle", words("middle, halfway, central*, centre, center, midway, mid")),
+    ("early", words("early, first third, start, beginning, opening, first part, onset")),
+    ("late", words("late, last third, final third, end, closing, final part, last part, towards the close")),
+)
+UP = words("up, upward*, rise, rises, rising, rose, climb*, increas*, grow*, gain*, higher, above, exceed*")
+DOWN = words(
+    "down, downward*, fall*, fell, declin*, decreas*, drop*, lower, below, sink*, lose, loses, losing, "
+    "descend*, plunge*, plummet*"
+)
+FLAT = words("flat, same, steady, stable, constant, equal*, unchanged, keep, keeps, as high as, as large, alike")
+LOUDER = words(
+    "grow*, larger, noisier, more volatile, rise, rises, increas*, wider, widen*, louder, rougher, bigger, "
+    "higher, up, more noise, more noisy, more scatter, more variable"
+)
+QUIETER = words(
+    "shrink*, smaller, calmer, less volatile, less noisy, less scatter*, less variable, less noise, fall*, "
+    "decreas*, narrow*, quieter, smoother, settles, lower, down, declin*, calms"
+)
+NOISE = words(
+    "nois*, scatter*, volatil*, fluctuat*, calmer, calms, variab*, variance, spread, wobbl*, smoother, "
+    "rougher, quieter"
+)
+SEASON = words(r"cycl*, season*, repeat*, period*, recurr*, every \d+ steps, oscillat*, regular pattern, returns")
+JUMP = words(
+    "sudden*, jump*, abrupt*, break, level shift*, step up, step down, steps up, steps down, upward step, "
+    "downward step, no step, shift, shifts, at once, leap*, plunge*, plummet*"
+)
+MAXIMUM = words("peak*, maximum, highest, the top, max, high point, tops out")
+MINIMUM = words("the low, low point, minimum, lowest, bottom*, trough*, min")
+HALVES = words("half, halves")
+TREND = words(
+    "trend*, overall, direction, from start to end, from beginning to end, whole record, whole series, drift*"
+)
+LEVEL = words("averag*, mean, typical*, lie around, level, hover*, centred, centered")
+UPWARD = words("up, upward*, rise, rises, rising, climb*, higher, leap*, jump, jumps")
+SIDED = words("up, down, upward, downward, drop, rise, fall")
+
+
+def clauses(text: str) -> list[str]:
+    plain = text.lower().replace("\N{MINUS SIGN}", "-")
+    found = [clause for sentence in STOP.split(plain) for clause in CONJUNCTION.split(sentence)]
+    return [clause.strip() for clause in found if clause and clause.strip()]
+
+
+def read(text: str) -> tuple[Claim, ...]:
+    """The claims of a caption, one for each clause that makes one, in their order."""
+    return tuple(claim for clause in clauses(text) if (claim := claim_of(clause)) is not None)
+
+
+def has(pattern: re.Pattern[str], clause: str) -> bool:
+    return pattern.search(clause) is not None
+
+
+def claim_of(clause: str) -> Claim | None:
+    """The claim of one clause. The order decides where a clause has words of two kinds."""
+    if has(NOISE, clause):
+        return directed("volatility", clause, ("grows", LOUDER), ("shrinks", QUIETER), ("steady", FLAT))
+    if has(MAXIMUM, clause):
+        return extreme("maximum", clause)
+    if has(MINIMUM, clause):
+        return extreme("minimum", clause)
+    if has(JUMP, clause):
+        return jump(clause)
+    if has(SEASON, clause) and "trend" not in clause:
+        return season(clause)
+    if has(HALVES, clause):
+        return halves(clause)
+    if has(TREND, clause):
+        return directed("trend", clause, ("up", UP), ("down", DOWN), ("flat", FLAT))
+    if has(LEVEL, clause):
+        amount = amount_of(clause)
+        return None if amount is None else Claim("level", amount=amount, negated=negated(clause))
+    return None
+
+
+def negated(clause: str) -> bool:
+    return NEGATION.search(clause) is not None
+
+
+def amount_of(clause: str) -> float | None:
+    """The first number that is no step."""
+    found = AMOUNT.search(STEP.sub(" ", clause))
+    return None if found is None else float(found.group(1).replace(",", "").replace("–", "-"))
+
+
+def first_number(found: re.Match[str] | None) -> int | None:
+    return None if found is None else next(int(group) for group in found.groups() if group is not None)
+
+
+def positioned(clause: str) -> tuple[int | None, Third | None]:
+    """The step or the third that a clause names."""
+    step = first_number(STEP.search(clause))
+    third = None if step is not None else next((name for name, pattern in THIRDS if has(pattern, clause)), None)
+    return step, third
+
+
+def directed(kind: str, clause: str, *values: tuple[str, re.Pattern[str]]) -> Claim | None:
+    """A claim whose value is named by words; without one, a negation says that there is no change."""
+    named = next((value for value, pattern in values if has(pattern, clause)), None)
+    level = values[-1][0]
+    if named is None:
+        return Claim(kind, level) if negated(clause) else None
+    if re.search(r"\bno (?:clear |obvious |visible )?(?:trend|change)\b", clause):
+        return Claim(kind, level)
+    return Claim(kind, named, negated=negated(clause))
+
+
+def extreme(kind: str, clause: str) -> Claim:
+    step, third = positioned(clause)
+    return Claim(kind, step=step, third=third, amount=amount_of(clause), negated=negated(clause))
+
+
+def jump(clause: str) -> Claim | None:
+    step, third = positioned(clause)
+    side = "down" if has(DOWN, clause) else "up" if has(UPWARD, clause) else ""
+    if negated(clause):
+        stated = has(SIDED, clause)
+        return Claim("jump", side, step=step, third=third, negated=True) if stated else Claim("jump", "none")
+    return Claim("jump", side, step=step, third=third) if side else None
+
+
+def season(clause: str) -> Claim | None:
+    period = first_number(PERIOD.search(clause))
+    if negated(clause):
+        return Claim("season", "present", period=period, negated=True) if period else Claim("season", "none")
+    return Claim("season", "present", period=period)
+
+
+def halves(clause: str) -> Claim | None:
+    """Which half is named first decides the direction."""
+    found = directed("halves", clause, ("same", FLAT), ("higher", UP), ("lower", DOWN), ("same", FLAT))
+    second, first = (
+        re.search(words, clause) for words in (r"\b(?:second|later|latter)\b", r"\b(?:first|earlier)\b")
+    )
+    if (
+        found is None
+        or found.value == "same"
+        or first is None
+        or (second is not None and second.start() < first.start())
+    ):
+        return found
+    return Claim("halves", "lower" if found.value == "higher" else "higher", negated=found.negated)
+
+
+def verdicts(text: str, found: Measures) -> tuple[tuple[Claim, Verdict], ...]:
+    """Each claim of a caption with whether it holds."""
+    return tuple((claim, check(claim, found)) for claim in read(text))

@@ -1,0 +1,42 @@
+"""What a search on captions maximises: facts of the caption that hold, by `reading` and `facts`.
+
+Each kind counts once. A true claim adds 1, a true one that says little (a maximum without a position, "it is
+periodic") adds a quarter, a false one takes 1; a claim that is unclear counts neither way. Five true facts are 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from linnet.domains.series.captions.facts import Claim, Measures, Verdict
+from linnet.domains.series.captions.reading import verdicts
+
+ENOUGH = 5  # true facts of a full reward
+VAGUE = 0.25
+
+
+def worth(claim: Claim, verdict: Verdict) -> float:
+    if verdict == "true":
+        return 1.0 if claim.specific else VAGUE
+    return -1.0 if verdict == "false" else 0.0
+
+
+def fact_reward(text: str, found: Measures) -> float:
+    """Between 0 and 1. A kind that is stated twice counts by the worse statement."""
+    kinds: dict[str, float] = {}
+    for claim, verdict in verdicts(text, found):
+        value = worth(claim, verdict)
+        kinds[claim.kind] = min(value, kinds.get(claim.kind, value))
+    return min(1.0, max(0.0, sum(kinds.values()) / ENOUGH))
+
+
+@dataclass(frozen=True)
+class FactReward:
+    """The reward of captions about one series, in the form that a search calls."""
+
+    found: Measures
+    most: float = 1.0
+
+    def __call__(self, texts: Sequence[str], ids: Sequence[Sequence[int]], prompt: str) -> list[float]:
+        return [fact_reward(text, self.found) for text in texts]

@@ -1,0 +1,97 @@
+"""How many facts captions state, and how many are true: by `judging`, which nothing is trained or searched on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from linnet.domains.contract import Scored
+from linnet.domains.series.captions import judging
+from linnet.domains.series.captions.facts import KINDS
+from linnet.intervals import ratio_interval, wilson
+from linnet.records import Baseline, Score
+
+NOTHING = "the same caption for every series"
+CONSTANT = (
+    "there is no clear trend; there is no sudden jump; no season is visible; the maximum is reached late on; "
+    "the minimum is reached early on; volatility is steady; both halves have the same mean."
+)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """Statements of one caption by kind: true, false, and too close to call. A kind said twice counts once."""
+
+    true: frozenset[str]
+    false: frozenset[str]
+    unclear: frozenset[str]
+
+    @classmethod
+    def of(cls, text: str, numbers: judging.Numbers) -> Tally:
+        found: dict[bool | None, set[str]] = {True: set(), False: set(), None: set()}
+        for statement in judging.statements(text):
+            if statement.says_something:
+                found[judging.judge(statement, numbers)].add(statement.kind)
+        wrong = frozenset(found[False])
+        return cls(frozenset(found[True]) - wrong, wrong, frozenset(found[None]) - wrong - found[True])
+
+    @property
+    def decided(self) -> int:
+        return len(self.true) + len(self.false)
+
+    @property
+    def said(self) -> int:
+        return self.decided + len(self.unclear)
+
+
+def table(tallies: Sequence[Tally]) -> tuple[np.ndarray, np.ndarray]:
+    """[captions, kinds]: whether a kind is stated truly, and whether it is stated and can be decided."""
+    true = np.array([[kind in tally.true for kind in KINDS] for tally in tallies], float)
+    false = np.array([[kind in tally.false for kind in KINDS] for tally in tallies], float)
+    return true, true + false
+
+
+def macro(true: np.ndarray, decided: np.ndarray) -> np.ndarray:
+    """The share of true statements of each kind, averaged over the kinds that any caption states."""
+    sums, counts = true.sum(-2), decided.sum(-2)
+    shares = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+    return np.asarray(shares.sum(-1) / np.maximum((counts > 0).sum(-1), 1))
+
+
+def macro_interval(true: np.ndarray, decided: np.ndarray, draws: int = 2000) -> tuple[float, float]:
+    """The bootstrap interval of `macro` over captions."""
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(draws):
+        chosen = random.integers(len(true), size=len(true))
+        found.append(float(macro(true[chosen], decided[chosen])))
+    low, high = np.quantile(found, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def fact_scores(texts: Sequence[str], numbers: Sequence[judging.Numbers]) -> Scored:
+    """`facts_true` over all kinds and by kind, and `facts_said`, beside one caption for all series."""
+    tallies = [Tally.of(text, one) for text, one in zip(texts, numbers, strict=True)]
+    constant = [Tally.of(CONSTANT, one) for one in numbers]
+    (true, decided), (plain_true, plain_decided) = table(tallies), table(constant)
+    low, high = macro_interval(true, decided)
+    overall = Baseline(name=NOTHING, value=float(macro(plain_true, plain_decided)))
+    value, note = float(macro(true, decided)), "mean of the kinds; a writer by rules has 1"
+    scores = [Score(name="facts_true", value=value, n=len(texts), low=low, high=high, baseline=overall, note=note)]
+    for index, kind in enumerate(KINDS):
+        right, n = int(true[:, index].sum()), int(decided[:, index].sum())
+        if n:
+            counted = max(1.0, float(plain_decided[:, index].sum()))
+            baseline = Baseline(name=NOTHING, value=float(plain_true[:, index].sum()) / counted)
+            low, high = wilson(right, n)
+            name = f"facts_true.kind={kind}"
+            scores.append(Score(name=name, value=right / n, n=n, low=low, high=high, baseline=baseline))
+    said = np.array([tally.said for tally in tallies], float)
+    low, high = ratio_interval(said, np.ones_like(said))
+    baseline = Baseline(name=NOTHING, value=float(np.mean([one.said for one in constant])))
+    scores.append(
+        Score(name="facts_said", value=float(said.mean()), n=len(said), low=low, high=high, baseline=baseline)
+    )
+    return Scored(tuple(scores))

@@ -1,0 +1,31 @@
+"""`linnet caption RUN --file series.csv`: a caption of each series, and whether each of its facts holds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from linnet.cli.face import speaking
+from linnet.cli.groups import Groups
+from linnet.cli.options import DebugOption, JsonOption, RunArgument
+
+
+def caption(
+    run: RunArgument,
+    file: Annotated[list[Path], typer.Option("--file", help="Series, in any form that `train forecast` reads.")],
+    rules: Annotated[bool, typer.Option("--rules", help="Write by rules instead of the model.")] = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Write a caption of each series, and mark which of its facts are true."""
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.series.captions.use import captioned
+
+        for record in captioned(run, file, rules=rules):
+            face.show(record)
+
+
+def join(groups: Groups) -> None:
+    groups.top.command("caption")(caption)

@@ -1,0 +1,79 @@
+"""Captions of a trained model: greedy ones of many series at once, and a runner of one series for searches."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+
+from linnet.codecs import Codec
+from linnet.decoding.runner import Runner
+from linnet.domains.series.captions.codec import BEGIN, END, PATCH
+from linnet.domains.series.captions.patches import WIDTH, patches
+from linnet.model.contract import evaluating
+from linnet.model.inputs import Inputs
+from linnet.model.model import Model
+from linnet.rows import IDS
+
+PATCHES = "patches"  # the column of numbers
+
+
+def framed(numbers: np.ndarray, steps: int) -> np.ndarray:
+    """float32 [steps, WIDTH]: the patches after the begin token, and nothing at the words."""
+    found = np.zeros((steps, WIDTH), np.float32)
+    found[1 : 1 + len(numbers)] = numbers
+    return found
+
+
+def prompt_of(numbers: np.ndarray) -> tuple[int, ...]:
+    """The ids that stand for a series: begin, and one for each patch."""
+    return (BEGIN, *[PATCH] * len(numbers))
+
+
+def runner_of(model: Model, values: np.ndarray) -> tuple[Runner, tuple[int, ...]]:
+    """A runner for captions of this series, and the ids of its prompt."""
+    numbers = patches(values)
+
+    def columns(ids: Sequence[int]) -> Mapping[str, np.ndarray]:
+        return {PATCHES: framed(numbers, len(ids))}
+
+    return Runner(model, columns=columns), prompt_of(numbers)
+
+
+def greedy(model: Model, codec: Codec, found: Sequence[np.ndarray], *, rows: int = 64) -> list[str]:
+    """The likeliest words of each series, one after the other."""
+    texts = [""] * len(found)
+    order = sorted(range(len(found)), key=lambda index: len(found[index]))
+    for first in range(0, len(order), rows):
+        batch = order[first : first + rows]
+        for index, ids in zip(batch, _greedy(model, [patches(found[index]) for index in batch]), strict=True):
+            texts[index] = codec.decode(ids)
+    return texts
+
+
+def _greedy(model: Model, numbers: Sequence[np.ndarray]) -> list[list[int]]:
+    lengths = torch.tensor([len(one) + 1 for one in numbers])
+    steps = int(lengths.max())
+    ids = torch.full((len(numbers), steps), PATCH)
+    ids[:, 0] = BEGIN
+    values = torch.from_numpy(np.stack([framed(one, steps) for one in numbers]))
+    longest = model.config.context - steps
+    words: list[list[int]] = [[] for _ in numbers]
+    with evaluating(model):
+        inputs = Inputs(
+            {IDS: ids.to(model.device), PATCHES: values.to(model.device)}, lengths=lengths.to(model.device)
+        )
+        output = model(inputs, model.empty_state(len(numbers), steps + longest))
+        last = output.hidden[torch.arange(len(numbers)), lengths - 1]
+        nothing = torch.zeros(len(numbers), 1, WIDTH, device=model.device)
+        for _ in range(longest):
+            drawn = model.head(last).argmax(-1)
+            for row, token in zip(words, drawn.tolist(), strict=True):
+                if not row or row[-1] != END:
+                    row.append(token)
+            if all(row[-1] == END for row in words):
+                break
+            output = model(Inputs({IDS: drawn[:, None], PATCHES: nothing}), output.state)
+            last = output.hidden[:, -1]
+    return words
