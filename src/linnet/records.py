@@ -166,6 +166,23 @@ class PredictionRecord(Record):
     candidates: tuple[Candidate, ...]
 
 
+class Fact(Record):
+    """One statement of a caption: its kind, what it says, and whether it holds; None: too close to call."""
+
+    name: str
+    text: str
+    true: bool | None
+
+
+class CaptionRecord(Record):
+    """What a model says of a series, and whether each fact of it holds."""
+
+    kind: Literal["caption"] = "caption"
+    id: str
+    text: str
+    facts: tuple[Fact, ...]
+
+
 class MissRecord(Record):
     """A next place that a model did not expect: where the user went, and where the model was sure of."""
 

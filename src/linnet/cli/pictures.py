@@ -19,6 +19,7 @@ from linnet.records import (
     AnalysisRecord,
     AttentionRecord,
     BenchRecord,
+    CaptionRecord,
     DataRecord,
     DoctorRecord,
     ExportRecord,
@@ -95,6 +96,8 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return bench(record)
         case PredictionRecord():
             return prediction(record)
+        case CaptionRecord():
+            return caption(record)
         case ExportRecord():
             return exported(record)
         case ImportRecord():
@@ -307,6 +310,12 @@ def settings(records: Sequence[SettingRecord]) -> RenderableType:
 def prediction(record: PredictionRecord) -> RenderableType:
     places = ", ".join(f"{candidate.value} {candidate.probability:.1%}" for candidate in record.candidates)
     return Text.assemble((f"{record.id}: ", "dim"), places)
+
+
+def caption(record: CaptionRecord) -> RenderableType:
+    marks = {True: "true   ", False: "FALSE  ", None: "unclear"}
+    facts = [Text(f"  {marks[fact.true]}  {fact.name}: {fact.text}") for fact in record.facts]
+    return Group(Text(f"{record.id}: {record.text}"), *facts)
 
 
 def misses(records: Sequence[MissRecord]) -> RenderableType:

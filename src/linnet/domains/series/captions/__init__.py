@@ -16,4 +16,5 @@ REGISTRATION = Registration(
         ),
     },
     options=(Option("--series", "data.series", "Series to draw."),),
+    verbs="linnet.domains.series.captions.verbs:join",
 )

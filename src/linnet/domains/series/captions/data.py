@@ -12,6 +12,7 @@ from pydantic import Field
 
 from linnet.codecs import Codec, Encoded
 from linnet.domains.contract import Material, Part, Region, Scored
+from linnet.domains.series.baselines import filled
 from linnet.domains.series.captions import grammar, making
 from linnet.domains.series.captions.codec import PATCH, CaptionCodec
 from linnet.domains.series.captions.facts import measure
@@ -19,13 +20,9 @@ from linnet.domains.series.captions.judging import Numbers
 from linnet.domains.series.captions.patches import MOST, WIDTH, patches
 from linnet.domains.series.captions.scores import fact_scores
 from linnet.domains.series.captions.writing import PATCHES, framed, greedy
+from linnet.domains.series.folders import chosen_files
+from linnet.domains.series.sources import Reading, read_table
 from linnet.domains.tokens import TokenDomain, decoder
-
-
-def read_series(path):
-    raise BadInput("x")
-
-
 from linnet.errors import BadInput
 from linnet.rows import Example, Rows
 
@@ -54,7 +51,7 @@ class CaptionData(TokenDomain):
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         own = list(making.draw(self.series, seed))
-        own += [values for path in self.paths for _, values in read_series(path)]
+        own += [values for _, values in read_series(self.paths)]
         kept_back = list(making.draw(self.validation, seed + VALIDATION))
         texts, held = self._written(own, seed), self._written(kept_back, seed + VALIDATION)
         codec = codec or CaptionCodec.of(grammar.every_wording())
@@ -63,7 +60,7 @@ class CaptionData(TokenDomain):
     def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
         if split is not None:
             raise BadInput("files of series that are captioned have no splits")
-        found = [values for path in paths for _, values in read_series(path)]
+        found = [values for _, values in read_series(paths)]
         return replace(described(codec, found, self._written(found, 0)), source=tuple(paths))
 
     def held_out(self, codec: Codec, split: str | None, n: int, seed: int) -> Part:
@@ -115,3 +112,16 @@ def rows(codec: Codec, found: Sequence[np.ndarray], texts: Sequence[str]) -> Row
     made = Rows.frame(codec, examples)
     numbers = np.concatenate(columns) if columns else np.empty((0, WIDTH), np.float32)
     return Rows({**made.columns, PATCHES: numbers}, made.starts, made.scored, made.row_characters, made.row_bytes)
+
+
+def read_series(paths: Sequence[Path]) -> list[tuple[str, np.ndarray]]:
+    """Names and values of all series of these files, channel by channel. A missing value repeats the last one."""
+    if not paths:
+        return []
+    table = read_table(chosen_files(paths).train, Reading())
+    found = []
+    for name, first, last in zip(table.names, table.starts[:-1], table.starts[1:], strict=True):
+        for index, channel in enumerate(table.channels):
+            title = name if len(table.channels) == 1 else f"{name}.{channel}"
+            found.append((title, filled(table.values[first:last, index])))
+    return found

@@ -14,7 +14,7 @@ from linnet.cli.options import DebugOption, JsonOption, RunArgument
 
 def caption(
     run: RunArgument,
-    file: Annotated[list[Path], typer.Option("--file", help="Series, in any form that `train forecast` reads.")],
+    file: Annotated[Path, typer.Option("--file", help="A file or folder of series.", show_default=False)],
     rules: Annotated[bool, typer.Option("--rules", help="Write by rules instead of the model.")] = False,
     json: JsonOption = False,
     debug: DebugOption = False,
@@ -23,7 +23,7 @@ def caption(
     with speaking(json=json, debug=debug) as face:
         from linnet.domains.series.captions.use import captioned
 
-        for record in captioned(run, file, rules=rules):
+        for record in captioned(run, [file], rules=rules):
             face.show(record)
 
 
