@@ -29,7 +29,7 @@ WINDOWS = st.lists(st.floats(-1e3, 1e3, width=32), min_size=1, max_size=HISTORY)
 def network(seed: int = 0) -> Residual:
     """Random weights everywhere, the zero heads of a fresh network included."""
     torch.manual_seed(seed)
-    config = ResidualConfig(histories=CODEC.histories, horizon=HORIZON, blocks=2, layers=1, width=8)
+    config = ResidualConfig(lengths=CODEC.histories, outputs=HORIZON, blocks=2, layers=1, width=8)
     found = Residual(config)
     for parameter in found.parameters():
         torch.nn.init.normal_(parameter, std=0.3)

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from linnet.domains.series.checking import check
 from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.seasons import RHYTHMS, cycle_of, timing
 from linnet.domains.series.sources import Reading, parse_roles, parse_where, read_table
@@ -137,3 +138,14 @@ def test_a_frequency_is_given_or_told_or_refused(tmp_path: Path) -> None:
     assert "given" in timing(table, season=7).words and timing(table, season=7).cycle == 7
     with pytest.raises(BadInput, match='did you mean "weekly"'):
         timing(table, "weekl")
+
+
+def test_a_check_names_what_training_repairs_and_what_it_refuses(tmp_path: Path) -> None:
+    path = written(tmp_path / "some.csv", "id,v1,v2,v3\none,5,,\nstill,4,4,4\ngap,1,NA,3\nnothing,,,\n")
+    found = check([path], Reading())
+    assert found.rows["series"] == 3 and found.rows["missing values"] == 1 and not found.refused
+    assert "row 5: the series nothing has no value" in found.problems[0]
+    assert any("one (" in note and "row 2" in note for note in found.notes)
+    assert any("still (" in note and "never move" in note for note in found.notes)
+    written(path, "id,v1\na,x\n")
+    assert check([path], Reading()).refused

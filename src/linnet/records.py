@@ -183,6 +183,21 @@ class CaptionRecord(Record):
     facts: tuple[Fact, ...]
 
 
+class ForecastRecord(Record):
+    """What comes next in one series: the median is the point forecast in `mean` unless samples were averaged.
+
+    `quantiles` maps a level to its values, `paths` holds sampled futures where they were asked for, and `history`
+    the last values before the forecast, for pictures.
+    """
+
+    kind: Literal["forecast"] = "forecast"
+    id: str | int | None
+    mean: tuple[float, ...]
+    quantiles: dict[str, tuple[float, ...]]
+    paths: tuple[tuple[float, ...], ...] = ()
+    history: tuple[float | None, ...] = ()
+
+
 class MissRecord(Record):
     """A next place that a model did not expect: where the user went, and where the model was sure of."""
 

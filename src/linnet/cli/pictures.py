@@ -23,6 +23,7 @@ from linnet.records import (
     DataRecord,
     DoctorRecord,
     ExportRecord,
+    ForecastRecord,
     ImportRecord,
     ListedRunRecord,
     MissRecord,
@@ -98,6 +99,8 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return prediction(record)
         case CaptionRecord():
             return caption(record)
+        case ForecastRecord():
+            return forecast(record, ASCII_BARS if shades == PLAIN_SHADES else BARS)
         case ExportRecord():
             return exported(record)
         case ImportRecord():
@@ -316,6 +319,39 @@ def caption(record: CaptionRecord) -> RenderableType:
     marks = {True: "true   ", False: "FALSE  ", None: "unclear"}
     facts = [Text(f"  {marks[fact.true]}  {fact.name}: {fact.text}") for fact in record.facts]
     return Group(Text(f"{record.id}: {record.text}"), *facts)
+
+
+BARS = "▁▂▃▄▅▆▇█"
+ASCII_BARS = "_.-=+*#@"
+SHOWN = 40  # steps of the history
+
+
+def forecast(record: ForecastRecord, bars: str = BARS) -> RenderableType:
+    """The end of the history and the median as bars, and the outermost quantiles above and below the median."""
+    levels = sorted(record.quantiles, key=float)
+    low, high = record.quantiles[levels[0]], record.quantiles[levels[-1]]
+    shown = record.history[-SHOWN:]
+    known = [value for value in shown if value is not None]
+    bounds = min(*known, *low), max(*known, *high)
+    begin = f"{record.id}: "
+    past = begin + sparkline(shown, bounds, bars)
+    lines = []
+    for name, values in zip((levels[-1], "median", levels[0]), (high, record.mean, low), strict=True):
+        start = Text.assemble((begin, "dim"), past[len(begin) :]) if name == "median" else Text(" " * len(past))
+        numbers = ", ".join(number(value) for value in values[:6]) + (", …" if len(values) > 6 else "")
+        line = (sparkline(values, bounds, bars), "bold" if name == "median" else "dim")
+        lines.append(Text.assemble(start, line, f"  {name} ", (numbers, "dim")))
+    return Group(*lines)
+
+
+def sparkline(values: Sequence[float | None], bounds: tuple[float, float], bars: str) -> str:
+    """One character a value; a space where it is missing."""
+    low, high = bounds
+    span = (high - low) or 1.0
+    return "".join(
+        " " if value is None else bars[min(len(bars) - 1, max(0, int((value - low) / span * len(bars))))]
+        for value in values
+    )
 
 
 def misses(records: Sequence[MissRecord]) -> RenderableType:

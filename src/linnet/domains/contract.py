@@ -7,7 +7,7 @@ the defaults of everything that is a stream of ids. No torch here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from linnet.codecs import Codec
 from linnet.errors import BadInput
-from linnet.records import Baseline, Score, System
+from linnet.records import Baseline, Record, Score, System
 from linnet.rows import RowSource
 
 if TYPE_CHECKING:
@@ -75,6 +75,19 @@ class Scored:
     scores: tuple[Score, ...]
     systems: tuple[System, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One record a line of a file, in its order; what was repaired in it, and how long the predicting took."""
+
+    records: tuple[Record, ...]
+    notes: tuple[str, ...]
+    seconds: float  # opening the run and reading the file not counted
+    batch: int
+
+    def __iter__(self) -> Iterator[Record]:
+        return iter(self.records)
 
 
 class Domain(BaseModel, ABC):

@@ -55,6 +55,7 @@ class Registration:
     recipes: Mapping[str, Recipe]
     options: tuple[Option, ...] = ()
     verbs: str = ""  # a function that joins verbs to the command line
+    predict: str = ""  # a function (run, file, *, k, settings, **options of load) -> Predictions
 
 
 @dataclass(frozen=True)

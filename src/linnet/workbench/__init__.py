@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from linnet.workbench.inspect import attention
     from linnet.workbench.open import Opened, load
     from linnet.workbench.options import Options
+    from linnet.workbench.predict import predict
     from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
     from linnet.workbench.runs import runs, show
     from linnet.workbench.train import resume, train, train_seeds
@@ -34,6 +35,7 @@ __all__ = [
     "load",
     "options_of_recipe",
     "options_of_run",
+    "predict",
     "recipes",
     "resume",
     "runs",
@@ -49,6 +51,7 @@ MODULES = {
     "inspect": ("attention",),
     "open": ("Opened", "load"),
     "options": ("Options",),
+    "predict": ("predict",),
     "recipes": ("options_of_recipe", "options_of_run", "recipes"),
     "runs": ("runs", "show"),
     "train": ("resume", "train", "train_seeds"),

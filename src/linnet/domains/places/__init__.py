@@ -22,4 +22,5 @@ REGISTRATION = Registration(
         Option("--local", "data.local", "The zone whose hours count."),
     ),
     verbs=f"{_OWN}.verbs:join",
+    predict=f"{_OWN}.use:predict",
 )

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from linnet.domains.contract import Predictions
 from linnet.domains.places.answers import answers, pad
 from linnet.domains.places.codec import FIRST, Name, PlacesCodec
 from linnet.domains.places.data import PlacesData, visit_rows
@@ -41,19 +42,6 @@ def places_run(path: Path | str, **options: Any) -> tuple[Opened, PlacesData, Pl
     if not isinstance(data, PlacesData) or not isinstance(codec, PlacesCodec):
         raise BadInput(f"{path} is a run on {data.domain}, and only runs on places name next places")
     return opened, data, codec
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """One record a history, in the order of the file; what was repaired in it, and how long the naming took."""
-
-    records: tuple[PredictionRecord, ...]
-    notes: tuple[str, ...]
-    seconds: float  # from histories in memory to named places; opening the run and reading the file not counted
-    batch: int
-
-    def __iter__(self) -> Iterator[PredictionRecord]:
-        return iter(self.records)
 
 
 def predict(

@@ -15,13 +15,10 @@ from linnet.cli.options import (
     ColumnsOption,
     DataOption,
     DebugOption,
-    DeviceOption,
     ForceOption,
     JsonOption,
     LocalOption,
-    PrecisionOption,
     RunArgument,
-    SettingsOption,
     TableOption,
     ZoneOption,
 )
@@ -29,48 +26,6 @@ from linnet.errors import BadInput
 
 if TYPE_CHECKING:
     from linnet.domains.places.data import PlacesData
-
-
-def predict(
-    run: RunArgument,
-    file: Annotated[Path, typer.Option("--file", help="A table of visits, or JSON lines.", show_default=False)],
-    k: Annotated[int, typer.Option("-k", help="So many places each.")] = 10,
-    checkpoint: CheckpointOption = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
-    """Name the next places of people.
-
-    The file is a table of visits as training reads it (the history of each user), published samples, or lines such
-    as {"id": 1, "visits": [{"place": "gym", "start": "2024-05-31T18:05:00", "duration": 50}, …]}. Give all that is
-    known: the user and the places need not be known to the run.
-    """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.domains.places.use import predict
-
-        found = predict(
-            run,
-            file,
-            k=k,
-            settings=tuple(settings or ()),
-            device=device,
-            precision=precision,
-            checkpoint=checkpoint,
-        )
-        for note in found.notes:
-            face.remark(note)
-        for record in found:
-            face.show(record)
-        count = len(found.records)
-        one = 1000 * found.seconds / count
-        face.remark(
-            f"{count} {'history' if count == 1 else 'histories'}, {one:.2f} ms a prediction "
-            f"in batches of {min(found.batch, count)} "
-            f"({count / found.seconds:,.0f}/s; opening the run and reading the file not counted)"
-        )
 
 
 def forget(
@@ -222,7 +177,6 @@ def visit_table(paths: Sequence[Path], settings: Sequence[str], columns: str, tz
 
 
 def join(groups: Groups) -> None:
-    groups.top.command("predict")(predict)
     groups.top.command("forget")(forget)
     groups.inspect.command("misses")(misses)
     groups.make.command("places")(make_places)

@@ -11,12 +11,22 @@ REGISTRATION = Registration(
         "forecast": Recipe(
             f"{_OWN}.recipes:forecast", "quantiles of what comes next in series of numbers", _TABLES
         ),
+        "activity": Recipe(
+            f"{_OWN}.recipes:activity", "what somebody does, by a sensor, window by window", _TABLES
+        ),
+        "classify": Recipe(f"{_OWN}.recipes:classify", "the class of a whole series", _TABLES),
+        "tiny-classify": Recipe(
+            f"{_OWN}.recipes:tiny_classify", "a small classifier, for a first look", _TABLES, "seconds"
+        ),
         "tiny-forecast": Recipe(
             f"{_OWN}.recipes:tiny", "a small forecaster, for a first look", _TABLES, "seconds"
         ),
     },
+    verbs=f"{_OWN}.verbs:join",
+    predict=f"{_OWN}.use:predict",
     options=(
         Option("--columns", "data.columns", "Columns of a table: ROLE=COLUMN,…"),
+        Option("--where", "data.where", "Rows of a long table that are read: COLUMN=VALUE,…"),
         Option("--horizon", "data.horizon", "Steps of a forecast."),
         Option("--frequency", "data.frequency", "hourly, daily, weekly, …"),
     ),

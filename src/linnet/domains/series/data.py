@@ -13,8 +13,8 @@ from pydantic import Field
 from linnet.codecs import Codec
 from linnet.domains.contract import Domain, Material, Part, Region, Scored
 from linnet.domains.series.codec import SeriesCodec
-from linnet.domains.series.folders import Files, chosen_files
-from linnet.domains.series.settings import ResidualConfig
+from linnet.domains.series.folders import chosen_files
+from linnet.domains.series.settings import ConvolutionConfig, ResidualConfig
 from linnet.domains.series.sources import Reading, parse_roles, parse_where, read_table
 from linnet.domains.series.tables import SeriesTable
 from linnet.errors import BadInput
@@ -23,10 +23,13 @@ from linnet.rows import RowSource
 
 if TYPE_CHECKING:
     from linnet.data import Plan
+    from linnet.domains.series.labels import LabelRows
     from linnet.domains.series.windows import ForecastRows
     from linnet.model.contract import Network
     from linnet.training.run import Run
 
+FORECASTS = ("frequency", "season", "horizon", "histories", "held", "recent")  # settings of forecasts alone
+LABELS = ("length", "stride", "units", "validation")  # settings of labels alone
 NEEDS = "series need --data: a CSV or Parquet table, a .ts file, or a folder of them"
 
 
@@ -46,14 +49,27 @@ class SeriesData(Domain):
     )
     held: int = Field(1, ge=0, description="horizons at the end of each series that only validation sees")
     recent: int = Field(20, ge=1, description="horizons before them in which training windows end")
+    length: int = Field(0, ge=0, description="steps of a window with a label; 0: whole series")
+    stride: int = Field(0, ge=0, description="steps between such windows; 0: half their length")
+    units: Literal["series", "training"] = Field(
+        "series", description="a window is scaled by itself, or as the training part"
+    )
+    validation: float = Field(
+        0.2, ge=0, lt=1, description="share of groups (people, machines), or of series, that only validation sees"
+    )
 
     @property
     def reading(self) -> Reading:
         return Reading(parse_roles(self.columns), parse_where(self.where), labelled=self.task == "classes")
 
+    @property
+    def step_between_windows(self) -> int:
+        """0 where whole series are windows."""
+        return (self.stride or max(1, self.length // 2)) if self.length else 0
+
     @classmethod
     def network_config(cls, kind: str | None) -> type[NetworkConfig]:
-        return ResidualConfig
+        return ConvolutionConfig if kind == "convolution" else ResidualConfig
 
     @classmethod
     def codec_from(cls, stored: Mapping[str, Any]) -> Codec:
@@ -64,52 +80,84 @@ class SeriesData(Domain):
         return tuple(Path(path) for path in self.paths)
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
-        """Read the files of the training part, and keep the end of each series aside."""
-        from linnet.domains.series.forecasts import forecast_material
-
+        """Read the files of the training part, and keep a part of them aside."""
         files = chosen_files(self.files)
         if not files.train:
-            raise BadInput(f"there is nothing to learn from: {', '.join(map(str, files.test))} is a test part"
-                           if files.test else NEEDS)  # fmt: skip
-        table = read_table(files.train, self.reading)
-        table = replace(table, notes=(*files.notes, *table.notes))
+            raise BadInput(
+                f"there is nothing to learn from: {files.test[0]} is a test part" if files.test else NEEDS
+            )
+        table = self.table(files.train, files.notes)
         assert codec is None or isinstance(codec, SeriesCodec)
+        if self.task == "classes":
+            from linnet.domains.series.labelling import label_material
+
+            return label_material(self, table, seed, codec)
+        from linnet.domains.series.forecasts import forecast_material
+
         return forecast_material(self, table, codec)
 
-    def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
-        """The test part of these files after its history, or the last horizon of each series."""
-        from linnet.domains.series.forecasts import forecast_part
+    def table(self, files: Sequence[Path], notes: Sequence[str] = ()) -> SeriesTable:
+        """The series of these files."""
+        table = read_table(files, self.reading)
+        return replace(table, notes=(*notes, *table.notes))
 
+    def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
+        """The test part of these files (forecasts: after its history), or where there is none, all of them."""
         assert isinstance(codec, SeriesCodec)
         if split not in (None, "test"):
             raise BadInput(f'files of series have a test part and no "{split}"; leave --split out')
-        return forecast_part(codec, *self._tables(chosen_files(paths)))
+        files = chosen_files(paths)
+        if self.task == "classes":
+            from linnet.domains.series.labelling import label_part
 
-    def _tables(self, files: Files) -> tuple[SeriesTable, SeriesTable | None]:
+            return label_part(self, codec, self.table(files.test or files.train, files.notes))
+        from linnet.domains.series.forecasts import forecast_part
+
         if not files.train:
             raise BadInput(f"{files.test[0]} is a test part; give the file with the history before it, too")
-        table = read_table(files.train, self.reading)
-        table = replace(table, notes=(*files.notes, *table.notes))
-        return table, read_table(files.test, self.reading) if files.test else None
+        test = read_table(files.test, self.reading) if files.test else None
+        return forecast_part(codec, self.table(files.train, files.notes), test)
 
     def sized(self, config: NetworkConfig, material: Material) -> NetworkConfig:
         codec = material.codec
-        assert isinstance(codec, SeriesCodec) and isinstance(config, ResidualConfig)
-        sizes = {"histories": config.histories or codec.histories, "horizon": codec.horizon}
-        return config.model_copy(update=sizes)
+        assert isinstance(codec, SeriesCodec)
+        if isinstance(config, ConvolutionConfig):
+            self._refuse("forecast", "residual")
+            sizes = {"inputs": len(codec.channels), "classes": len(codec.classes), "window": codec.length}
+            return config.model_copy(update=sizes)
+        assert isinstance(config, ResidualConfig)
+        self._refuse("classes", "convolution")
+        found = {"lengths": config.lengths or codec.histories, "outputs": codec.horizon}
+        return config.model_copy(update=found)
+
+    def _refuse(self, task: str, right: str) -> None:
+        if self.task == task:
+            raise BadInput(f"data.task={task} needs a network of the kind {right}; start from another recipe")
 
     def network(self, config: NetworkConfig, codec: Codec) -> Network:
+        if isinstance(config, ConvolutionConfig):
+            from linnet.domains.series.convolution import Convolution
+
+            return Convolution(config)
         from linnet.domains.series.residual import Residual
 
         assert isinstance(config, ResidualConfig)
         return Residual(config)
 
     def plan(self, rows: RowSource, run: Run) -> Plan:
+        if self.task == "classes":
+            from linnet.domains.series.labels import LabelPlan
+
+            return LabelPlan(label_rows(rows), run.training.batch, run.seed, self.step_between_windows)
         from linnet.domains.series.windows import ForecastPlan
 
         return ForecastPlan(forecast_rows(rows), run.training.batch, run.seed)
 
     def judge(self, network: Network, part: Part, *, batch: int, region: Region) -> float:
+        if self.task == "classes":
+            from linnet.domains.series.labelling import nats
+
+            return nats(network, label_rows(part.rows), batch, region)
         from linnet.domains.series.forecasts import mean_loss
 
         return mean_loss(network, forecast_rows(part.rows), batch, region)
@@ -117,18 +165,26 @@ class SeriesData(Domain):
     def score(
         self, network: Network, codec: Codec, part: Part, *, batch: int, region: Region, **options: Any
     ) -> Scored:
+        if self.task == "classes":
+            from linnet.domains.series.labelling import score_labels
+
+            return score_labels(network, label_rows(part.rows), batch, region)
         from linnet.domains.series.scoring import score_forecasts
 
         return score_forecasts(network, forecast_rows(part.rows), batch, region)
 
     def unused(self, run: Run) -> Mapping[str, str]:
-        return {
+        found = {
             "training.packing": "rows are windows of one length",
-            "augment": "windows of numbers have no tokens to mask, and are drawn at random",
+            "augment": "windows of numbers have no tokens to mask, and are drawn or moved at random",
         }
+        other, reason = (
+            (FORECASTS, "classes are named") if self.task == "classes" else (LABELS, "this is a forecast")
+        )
+        return found | {f"data.{name}": reason for name in other}
 
     def remarks(self, run: Run, material: Material) -> tuple[str, ...]:
-        if self.held:
+        if self.held or self.task == "classes":
             return ()
         return ("data.held=0: training sees the end of each series, so the scores of this run are no test",)
 
@@ -137,6 +193,13 @@ def forecast_rows(rows: RowSource) -> ForecastRows:
     from linnet.domains.series.windows import ForecastRows
 
     assert isinstance(rows, ForecastRows), "a run that forecasts gathers windows of its table"
+    return rows
+
+
+def label_rows(rows: RowSource) -> LabelRows:
+    from linnet.domains.series.labels import LabelRows
+
+    assert isinstance(rows, LabelRows), "a run that names classes gathers labelled windows of its table"
     return rows
 
 

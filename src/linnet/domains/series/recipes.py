@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from linnet.domains.series.data import SeriesData
-from linnet.domains.series.settings import ResidualConfig
+from linnet.domains.series.settings import ConvolutionConfig, ResidualConfig
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 from linnet.training.schedules import OneCycle
 
@@ -24,6 +24,40 @@ def forecast() -> Run:
         ),
         training=TrainingConfig(steps=1200, batch=256),
     )
+
+
+def activity() -> Run:
+    """What a sensor says somebody does: windows of 256 steps of all channels, parts cut by person."""
+    return Run(
+        recipe="activity",
+        precision="float32",
+        threads=1,
+        data=SeriesData(task="classes", length=256, stride=128, units="training"),
+        model=ConvolutionConfig(members=3),
+        optim=OptimConfig(
+            lr=3e-3,
+            betas=(0.9, 0.99),
+            weight_decay=0.05,
+            schedule=OneCycle(pct_start=0.2, div=25.0, final_div=1e3),
+        ),
+        training=TrainingConfig(epochs=30, batch=64, eval_batch=64),
+    )
+
+
+def classify() -> Run:
+    """Which class a whole series belongs to; each in units of its own."""
+    run = activity()
+    training = TrainingConfig(steps=600, batch=32, eval_batch=64)
+    data = SeriesData(task="classes")
+    return run.model_copy(update={"recipe": "classify", "data": data, "training": training})
+
+
+def tiny_classify() -> Run:
+    """Seconds on any machine."""
+    run = classify()
+    training = run.training.model_copy(update={"steps": 40, "batch": 16, "eval_every": 20})
+    model = ConvolutionConfig(kernels=(5,), fixed=(2, 4), width=8, depth=1, kernel=5)
+    return run.model_copy(update={"recipe": "tiny-classify", "model": model, "training": training})
 
 
 def tiny() -> Run:

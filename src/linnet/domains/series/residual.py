@@ -32,7 +32,7 @@ class ResidualBlock(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(*pair) for pair in zip(sizes[:-1], sizes[1:], strict=True))
         self.dropout = Dropout(config.dropout)
         self.back = nn.Linear(config.width, history)
-        self.ahead = nn.Linear(config.width, config.horizon * len(config.quantiles))
+        self.ahead = nn.Linear(config.width, config.outputs * len(config.quantiles))
         for out in (self.back, self.ahead):
             nn.init.zeros_(out.weight)
             nn.init.zeros_(out.bias)
@@ -50,7 +50,7 @@ class Member(nn.Module):
 
     def __init__(self, config: ResidualConfig, history: int) -> None:
         super().__init__()
-        self.history, self.horizon = history, config.horizon
+        self.history, self.horizon = history, config.outputs
         self.blocks = nn.ModuleList(ResidualBlock(config, history) for _ in range(config.blocks))
         self.quantiles = SortedQuantiles(config)
 
@@ -80,7 +80,7 @@ class SortedQuantiles(nn.Module):
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
         self.middle = config.quantiles.index(0.5)
-        steps = torch.arange(1, config.horizon + 1, dtype=torch.float32)
+        steps = torch.arange(1, config.outputs + 1, dtype=torch.float32)
         self.register_buffer("growth", steps.sqrt()[:, None], persistent=False)
 
     def forward(self, free: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class Residual(Network):
     def __init__(self, config: ResidualConfig) -> None:
         super().__init__()
         self.config = config
-        every = [history for history in config.histories for _ in range(config.seeds)]
+        every = [history for history in config.lengths for _ in range(config.seeds)]
         self.members = nn.ModuleList(Member(config, history) for history in every)
         levels = torch.tensor(config.quantiles, dtype=torch.float32)
         others = max(1, len(levels) - 1)

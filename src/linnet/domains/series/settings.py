@@ -36,9 +36,9 @@ class ResidualConfig(SeriesNetworkConfig):
     """Blocks of linear layers; each takes its part out of the history and adds its part to the forecast."""
 
     kind: Literal["residual"] = Field("residual", description="which network")
-    histories: tuple[int, ...] = Field((), description="steps that members see; empty: by the rule of the data")
-    horizon: int = Field(0, ge=0, description="steps of a forecast; 0: from the data")
-    seeds: int = Field(1, ge=1, le=100, description="members for each history")
+    lengths: tuple[int, ...] = Field((), description="steps that members see; empty: from the data")
+    outputs: int = Field(0, ge=0, description="steps of a forecast; 0: from the data")
+    seeds: int = Field(1, ge=1, le=100, description="members for each length")
     blocks: int = Field(6, ge=1, le=1000, description="of a member")
     layers: int = Field(3, ge=1, le=100, description="of a block")
     width: int = Field(256, ge=1, description="channels of a layer")
@@ -60,11 +60,47 @@ class ResidualConfig(SeriesNetworkConfig):
         return self.width
 
     def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
-        if not (self.histories and self.horizon):
+        if not (self.lengths and self.outputs):
             return None
         from linnet.domains.series.residual import Residual
 
-        return counted_costs(Residual, self, ema, max(self.histories))
+        return counted_costs(Residual, self, ema, max(self.lengths))
+
+
+class ConvolutionConfig(SeriesNetworkConfig):
+    """Fixed and free filters of several lengths, then dilated convolutions that mix steps and channels apart."""
+
+    kind: Literal["convolution"] = Field("convolution", description="which network")
+    inputs: int = Field(0, ge=0, description="channels of the series; 0: from the data")
+    classes: int = Field(0, ge=0, description="0: from the data")
+    window: int = Field(0, ge=0, description="steps of it; 0: from the data")
+    kernels: tuple[Annotated[int, Field(ge=1)], ...] = Field((40, 20, 10), description="lengths of free filters")
+    fixed: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        (2, 4, 8, 16, 32), description="lengths of filters that find rises, falls and peaks"
+    )
+    width: int = Field(32, ge=1, description="channels of a layer")
+    depth: int = Field(2, ge=0, le=100, description="dilated layers; each doubles the dilation of the one before")
+    kernel: int = Field(15, ge=1, description="length of their filters")
+    members: int = Field(1, ge=1, le=100, description="networks whose probabilities are averaged")
+    dropout: float = Field(0.2, ge=0, lt=1, description="share of pooled values that training zeroes")
+    smoothing: float = Field(0.1, ge=0, lt=1, description="share of a target that is spread over all classes")
+    norms: bool = Field(True, description="read the length of each three channels, too, as no turn changes it")
+
+    @property
+    def channels(self) -> int:
+        return self.width
+
+    @property
+    def triples(self) -> int:
+        """Channels come in threes: the axes of an accelerometer, of a gyroscope."""
+        return self.inputs // 3 if self.norms and self.inputs % 3 == 0 else 0
+
+    def costs(self, *, rows: int = 1, ema: bool = False) -> Costs | None:
+        if not (self.inputs and self.classes and self.window):
+            return None
+        from linnet.domains.series.convolution import Convolution
+
+        return counted_costs(Convolution, self, ema, self.window)
 
 
 def counted_costs(network: Callable[[Any], nn.Module], config: NetworkConfig, ema: bool, context: int) -> Costs:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import functools
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ import numpy as np
 from linnet.domains.series.seasons import frequency_in
 from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.times import Moments, even_steps, moments_of
+from linnet.domains.series.ts_format import read_ts
 from linnet.errors import BadInput, counted, nearest
 from linnet.untrusted import lines_of
 
@@ -110,7 +112,12 @@ def read_table(paths: Sequence[Path], reading: Reading) -> SeriesTable:
     if channels is None:
         raise BadInput("no file of series was given")
     frequency = next(filter(None, (frequency_in(path.name) for path in paths)), "")
-    return SeriesTable.of(_joined(series, problems), channels, notes, problems, frequency)
+    return SeriesTable.of(_joined(series, problems), channels, counted_notes(notes), problems, frequency)
+
+
+def counted_notes(notes: Sequence[str]) -> list[str]:
+    """Each note once, with the number of series that it is about."""
+    return [note if count == 1 else f"{note} ({count} series)" for note, count in Counter(notes).items()]
 
 
 def _joined(series: Sequence[Series], problems: list[str]) -> list[Series]:
@@ -130,6 +137,8 @@ FileContent = tuple[list[Series], tuple[str, ...], list[str], list[str]]  # seri
 
 
 def read_file(path: Path, reading: Reading) -> FileContent:
+    if path.name.endswith(ARCHIVE):
+        return read_ts(path)
     cells = read_parquet(path) if path.name.endswith(PARQUET) else read_cells(path)
     headless = all(name.isdigit() for name in cells.columns)
     roles = find_roles(cells, reading, headless)
@@ -308,23 +317,20 @@ def _read_long(cells: Cells, roles: Mapping[str, tuple[str, ...]], reading: Read
     moments = _moments(cells, roles)
     labels, groups = (_texts(cells, roles, role, slice(None)) for role in ("label", "group"))
     series: list[Series] = []
-    notes: dict[str, int] = {}
+    notes: list[str] = []
     for name, rows in _by_name(names, chosen).items():
         where = f"{cells.path}, row {cells.rows[rows[0]]}"
         found, index, spacing = values[rows], np.arange(len(rows)), 0.0
         if moments is not None:
             steps = even_steps(moments.take(rows), functools.partial(_row_of, cells, rows))
             index, spacing = steps.index, steps.spacing
-            if steps.note:
-                notes[steps.note] = notes.get(steps.note, 0) + 1
+            notes += filter(None, [steps.note])
         spread = np.full((int(index[-1]) + 1, len(channels)), np.nan)
         spread[index] = found
         marks = None if labels is None else _filled(labels[rows], index)
         group = "" if groups is None else str(groups[rows[0]])
         series.append(Series(name or cells.path.name, spread, where, marks, group, spacing))
-    said = [f"{cells.path}: {note} ({counted(count, 'series')[:-1] if count == 1 else counted(count, 'series')})"
-            for note, count in notes.items()]  # fmt: skip
-    return series, channels, said, []
+    return series, channels, notes, []
 
 
 def _moments(cells: Cells, roles: Mapping[str, tuple[str, ...]]) -> Moments | None:

@@ -1,0 +1,150 @@
+"""From a table to labelled windows, from a network to probabilities, and their scores.
+
+Legend: n = windows, K = classes, U = units that intervals are drawn over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from linnet.domains.contract import Material, Part, Region, Scored
+from linnet.domains.series.codec import SeriesCodec
+from linnet.domains.series.convolution import Convolution, mean_of_members
+from linnet.domains.series.forecasts import chunks
+from linnet.domains.series.labels import FLAT, LabelRows, held_out, labelled_windows
+from linnet.domains.series.metrics import CalibrationError, MacroF1, Ratio
+from linnet.domains.series.tables import SeriesTable
+from linnet.errors import BadInput, counted
+from linnet.intervals import Bootstrap, Statistic
+from linnet.model.contract import Network, evaluating
+from linnet.records import Baseline, Score, System
+
+if TYPE_CHECKING:
+    from linnet.domains.series.data import SeriesData
+
+LEAST = 1e-12  # probability that nats are counted with at least
+
+
+def label_material(data: SeriesData, table: SeriesTable, seed: int, codec: SeriesCodec | None) -> Material:
+    """Windows to learn from and to validate on; no group is in both."""
+    if table.labels is None:
+        raise BadInput(f"{table.where[0]}: no label column was found; name it: data.columns=label=COLUMN")
+    own = codec or label_codec(data, table)
+    rows = labelled_windows(table, own, data.step_between_windows)
+    learned, kept = held_out(rows, data.validation, seed)
+    train = rows.select(learned)
+    if codec is None and data.units == "training":
+        own = standardised(own, train)
+        rows = replace(rows, codec=own)
+        train = rows.select(learned)
+    validation = rows.select(kept) if len(kept) else train
+    notes = [*table.notes, *table.problems, in_words(own, train, validation if len(kept) else None)]
+    unit = "group" if any(table.groups) else "series"
+    return Material(own, Part(train, unit=unit), Part(validation, unit=unit), tuple(notes))
+
+
+def label_codec(data: SeriesData, table: SeriesTable) -> SeriesCodec:
+    assert table.labels is not None
+    classes = tuple(np.unique(table.labels.astype(str)).tolist())
+    if len(classes) < 2:
+        raise BadInput(f"{table.where[0]}: every label is {classes[0]}; classes need at least two")
+    length = data.length or int(table.lengths.max())
+    return SeriesCodec("classes", table.channels, classes=classes, length=length)
+
+
+def standardised(codec: SeriesCodec, train: LabelRows) -> SeriesCodec:
+    """The codec with mean and deviation of each channel over the windows that are learned from."""
+    values = train.values(train.first, train.count)
+    means = np.nanmean(values, (0, 1))
+    deviations = np.nanstd(values, (0, 1))
+    deviations = np.where(deviations > FLAT * np.maximum(np.abs(means), 1e-300), deviations, 1.0)
+    return replace(codec, means=tuple(means.tolist()), deviations=tuple(deviations.tolist()))
+
+
+def in_words(codec: SeriesCodec, train: LabelRows, validation: LabelRows | None) -> str:
+    held = "none are held out, so the scores are no test"
+    if validation is not None:
+        held = (
+            f"{counted(len(validation), 'window')} of {len(set(validation.groups.tolist()))} others are held out"
+        )
+    return (
+        f"{counted(len(train), 'window')} of {codec.length} steps and {counted(len(codec.channels), 'channel')} "
+        f"from {len(set(train.groups.tolist()))} units in {len(codec.classes)} classes; {held}"
+    )
+
+
+def label_part(data: SeriesData, codec: SeriesCodec, table: SeriesTable) -> Part:
+    if len(table.channels) != len(codec.channels):
+        raise BadInput(
+            f"{table.where[0]}: {counted(len(table.channels), 'channel')}, and the run has {len(codec.channels)}"
+        )
+    rows = labelled_windows(table, codec, data.step_between_windows)
+    if table.labels is None:
+        raise BadInput(f"{table.where[0]}: scoring needs labels; name their column: data.columns=label=COLUMN")
+    return Part(rows, notes=(*table.notes, *table.problems), unit="group" if any(table.groups) else "series")
+
+
+def probabilities(network: Network, rows: LabelRows, size: int, region: Region) -> np.ndarray:
+    """float64 [n, K]"""
+    assert isinstance(network, Convolution)
+    parts = [np.empty((0, len(rows.codec.classes)))]
+    with evaluating(network), region():
+        for chosen in chunks(len(rows), size):
+            batch = rows.batch(rows.first[chosen], rows.count[chosen]).to(network.device)
+            parts.append(mean_of_members(network(batch).hidden).double().exp().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def nats(network: Network, rows: LabelRows, size: int, region: Region) -> float:
+    found = probabilities(network, rows, size, region)
+    return float(-np.log(np.maximum(found[np.arange(len(rows)), rows.truth], LEAST)).mean())
+
+
+def score_labels(network: Network, rows: LabelRows, size: int, region: Region) -> Scored:
+    """Accuracy, macro F1, calibration and nats, with intervals over units, beside the rules."""
+    found, truth = probabilities(network, rows, size, region), rows.truth
+    _, units = np.unique(rows.groups.astype(str), return_inverse=True)
+    units = units.ravel()
+    return scored_labels({"this run": found, "majority": majority(rows)}, truth, units)
+
+
+def majority(rows: LabelRows) -> np.ndarray:
+    """Shares of the classes among the windows themselves, which no other constant answer beats."""
+    shares = np.bincount(rows.truth, minlength=len(rows.codec.classes)) / len(rows)
+    return np.broadcast_to(shares, (len(rows), len(shares)))
+
+
+def scored_labels(systems: Mapping[str, np.ndarray], truth: np.ndarray, units: np.ndarray) -> Scored:
+    """Scores of the first system, with the best of the others as baseline, and a table of all."""
+    tables = {name: label_statistics(found, truth, units) for name, found in systems.items()}
+    draws = Bootstrap.draw(int(units.max()) + 1)
+    every = np.ones((1, draws.weights.shape[1]))
+    values = {name: {key: float(one(every)[0]) for key, one in table.items()} for name, table in tables.items()}
+    ours, *others = tables
+    scores = []
+    for key, statistic in tables[ours].items():
+        least = key in ("nats", "ece")
+        best = (min if least else max)(others, key=lambda name: values[name][key])
+        low, high = draws.interval(statistic)
+        baseline = Baseline(name=best, value=values[best][key])
+        scores.append(
+            Score(name=key, value=values[ours][key], n=len(truth), low=low, high=high, baseline=baseline)
+        )
+    return Scored(tuple(scores), tuple(System(name=name, values=one) for name, one in values.items()))
+
+
+def label_statistics(found: np.ndarray, truth: np.ndarray, units: np.ndarray) -> dict[str, Statistic]:
+    f1 = MacroF1.of(truth, found.argmax(1), units, found.shape[1])
+    lost = -np.log(np.maximum(found[np.arange(len(truth)), truth], LEAST))
+    size = int(units.max()) + 1
+    losses = Ratio(np.bincount(units, lost, size), np.bincount(units, minlength=size).astype(np.float64))
+    return {
+        "accuracy": f1.accuracy,
+        "macro_f1": f1,
+        "ece": CalibrationError.of(found, truth, units),
+        "nats": losses,
+    }

@@ -1,0 +1,203 @@
+"""Labels of series: windows and their majority, parts cut by group, the classifier; predictions of both kinds."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from contextlib import nullcontext
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from linnet import workbench
+from linnet.cli.face import Face
+from linnet.domains.series.codec import SeriesCodec
+from linnet.domains.series.convolution import Convolution, fixed_filters
+from linnet.domains.series.forecasts import Forecasts
+from linnet.domains.series.labelling import probabilities
+from linnet.domains.series.labels import LabelPlan, held_out, labelled_windows, normalised
+from linnet.domains.series.settings import ConvolutionConfig
+from linnet.domains.series.tables import Series, SeriesTable
+from linnet.domains.series.use import sampled_paths
+from linnet.errors import BadInput
+from linnet.records import ForecastRecord, PredictionRecord
+
+LABELS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=20), min_size=1, max_size=5)
+CODEC = SeriesCodec("classes", ("x",), classes=("a", "b", "c"), length=4)
+
+
+def table(labels: list[list[str]], groups: list[str] | None = None) -> SeriesTable:
+    series = [
+        Series(
+            f"S{n}", 1.0 * np.arange(len(one))[:, None], f"row {n}", np.array(one, object), (groups or [""] * 9)[n]
+        )
+        for n, one in enumerate(labels)
+    ]
+    return SeriesTable.of(series, ("x",))
+
+
+@settings(max_examples=50, deadline=None)
+@given(labels=LABELS, stride=st.integers(1, 5))
+def test_a_window_has_the_label_of_most_of_its_steps(labels: list[list[str]], stride: int) -> None:
+    rows = labelled_windows(table(labels), CODEC, stride)
+    wanted = []
+    for one in labels:
+        for first in range(0, max(0, len(one) - 4) + 1, stride):
+            counts = Counter(one[first : first + 4])
+            wanted.append(max("abc", key=lambda label: counts[label]))
+    assert [CODEC.classes[index] for index in rows.truth] == wanted
+    plan = LabelPlan(rows, 8, seed=1, stride=stride)
+    batch = plan.batch(0)
+    assert all(torch.equal(batch[name], plan.batch(0)[name]) for name in batch)
+    assert torch.isfinite(batch["values"]).all() and (batch["observed"].sum(1) == batch["lengths"]).all()
+
+
+@settings(max_examples=30, deadline=None)
+@given(labels=LABELS, share=st.sampled_from([0.0, 0.2, 0.5]), grouped=st.booleans(), seed=st.integers(0, 9))
+def test_no_group_is_in_both_parts(labels: list[list[str]], share: float, grouped: bool, seed: int) -> None:
+    groups = [f"person {n // 2}" for n in range(len(labels))] if grouped else None
+    rows = labelled_windows(table(labels, groups), CODEC, 2)
+    learned, kept = held_out(rows, share, seed)
+    assert sorted([*learned, *kept]) == list(range(len(rows)))
+    assert not set(rows.groups[learned]) & set(rows.groups[kept])
+    assert len(learned) > 0
+
+
+@pytest.mark.parametrize("level", [0.0, 1e6, -1e6])
+def test_windows_are_scaled_at_any_level_and_constants_become_zero(level: float) -> None:
+    random = np.random.default_rng(0)
+    windows = random.normal(size=(3, 50, 2))
+    found = normalised(windows + level, CODEC)
+    np.testing.assert_allclose(found, normalised(windows, CODEC), atol=1e-6)
+    np.testing.assert_allclose(found.std(1), 1, atol=1e-9)
+    np.testing.assert_array_equal(normalised(np.full((1, 9, 1), level), CODEC), 0)
+
+
+def test_a_label_that_a_run_does_not_know_is_named() -> None:
+    with pytest.raises(BadInput, match='row 1: this run knows no class "d"'):
+        labelled_windows(table([["a"], ["d", "b"]]), CODEC, 0)
+
+
+def test_fixed_filters_find_what_they_are_named_for() -> None:
+    for filters in fixed_filters((2, 8, 32)):
+        rise, fall, _ = filters[:, 0]
+        torch.testing.assert_close(filters.sum(-1), torch.zeros(3, 1), atol=1e-5, rtol=0)
+        torch.testing.assert_close(rise, -fall)
+        assert float((rise * torch.arange(len(rise))).sum()) > 0
+
+
+def classifier(members: int = 2, inputs: int = 1) -> Convolution:
+    torch.manual_seed(0)
+    return Convolution(
+        ConvolutionConfig(
+            inputs=inputs, classes=3, window=20, kernels=(3,), fixed=(2,), width=4, kernel=3, members=members
+        )
+    )
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_probabilities_do_not_depend_on_the_batch(size: int) -> None:
+    rows = labelled_windows(table([list("aabbccabc"), list("abcab"), list("cc"), list("b" * 20)]), CODEC, 3)
+    model = classifier()
+    model.train()(rows.batch(rows.first, rows.count))  # moves the running statistics
+    whole = probabilities(model.eval(), rows, 64, nullcontext)
+    np.testing.assert_allclose(probabilities(model, rows, size, nullcontext), whole, atol=1e-6)
+    np.testing.assert_allclose(whole.sum(1), 1, atol=1e-6)
+
+
+def test_turning_a_sensor_changes_nothing_that_lengths_of_triples_see() -> None:
+    """With the free filters at zero, only the fixed ones of the lengths are left."""
+    model = classifier(members=1, inputs=3)
+    assert model.config.triples == 1
+    rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))[0]
+    values = torch.randn(2, 20, 3)
+    squares = [(turned**2).sum(-1) for turned in (values, values @ rotation)]
+    torch.testing.assert_close(*squares)
+
+
+def write_cases(path: Path, count: int, seed: int) -> Path:
+    """Slow and fast waves, one a row."""
+    random, lines = np.random.default_rng(seed), ["label," + ",".join(f"v{i}" for i in range(32))]
+    for index in range(count):
+        period = 16 if index % 2 else 4
+        wave = np.sin(2 * np.pi * (np.arange(32) / period + random.random())) + 0.1 * random.normal(size=32)
+        lines.append(f"{'slow' if index % 2 else 'fast'}," + ",".join(f"{value:.4f}" for value in wave))
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of each kind, as `classes` and `forecast`, and the files that they learned from."""
+    folder = tmp_path_factory.mktemp("series")
+    write_cases(folder / "waves_TRAIN.csv", 60, 0)
+    write_cases(folder / "waves_TEST.csv", 40, 1)
+    workbench.train("tiny-classify", data=[folder / "waves_TRAIN.csv"], out=folder / "classes", steps=80)
+    steps = np.arange(40)
+    lines = ["id,time,value"] + [f"{n},{t},{n + t + np.sin(t)}" for n in range(4) for t in steps]
+    (folder / "long.csv").write_text("\n".join(lines))
+    settings = ["data.horizon=5", "data.season=6"]
+    workbench.train(
+        "tiny-forecast", data=[folder / "long.csv"], out=folder / "forecast", steps=8, settings=settings
+    )
+    return folder
+
+
+def test_a_classifier_tells_slow_from_fast(runs: Path) -> None:
+    found = {
+        score.name: score for score in workbench.evaluate(runs / "classes", data=[runs / "waves_TEST.csv"]).scores
+    }
+    assert found["accuracy"].value > 0.9 and found["accuracy"].n == 40
+    assert found["nats"].value < found["nats"].baseline.value
+    records = list(workbench.predict(runs / "classes", runs / "waves_TEST.csv", k=1))
+    assert len(records) == 40 and all(isinstance(record, PredictionRecord) for record in records)
+    named = [record.candidates[0].value for record in records]  # type: ignore[attr-defined]
+    assert (
+        np.mean([name == ("slow" if n % 2 else "fast") for n, name in enumerate(named)]) == found["accuracy"].value
+    )
+
+
+def test_forecasts_of_lines_have_any_history_and_horizon(runs: Path, tmp_path: Path) -> None:
+    lines = [{"id": "one", "values": [5]}, {"id": "gap", "values": [1, None, 3.5]}, {"values": list(range(500))}]
+    path = tmp_path / "some.jsonl"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    found = list(workbench.predict(runs / "forecast", path, settings=("horizon=12", "paths=3")))
+    assert [record.id for record in found] == ["one", "gap", "3"]  # type: ignore[attr-defined]
+    for record in found:
+        assert isinstance(record, ForecastRecord) and len(record.mean) == 12
+        assert {len(values) for values in record.quantiles.values()} == {12}
+        assert [len(path) for path in record.paths] == [12] * 3
+        assert record.mean == record.quantiles["0.5"]
+    path.write_text('{"id": 1, "values": [1, "much"]}')
+    with pytest.raises(BadInput, match='line 1, value 2: "much" is no number'):
+        workbench.predict(runs / "forecast", path)
+
+
+def test_a_forecast_is_drawn_with_its_band(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    record = next(iter(workbench.predict(runs / "forecast", runs / "long.csv")))
+    Face(sys.stdout, json=False).show(record)
+    drawn = capsys.readouterr().out
+    assert "0.975" in drawn and "median" in drawn and len(drawn.splitlines()) == 3
+
+
+def test_sampled_futures_follow_the_quantiles() -> None:
+    levels = (0.025, 0.1, 0.5, 0.9, 0.975)
+    quantiles = np.array([-2.0, -1, 0, 1, 3]) * np.array([1.0, 2, 4])[:, None] + 7
+    paths = sampled_paths(Forecasts(quantiles[None], levels), 4000, seed=0)[0]
+    for index, level in enumerate(levels[1:-1], 1):
+        share = (paths <= quantiles[:, index]).mean(0)
+        np.testing.assert_allclose(share, level, atol=0.03)
+    assert (paths >= quantiles[:, 0]).all() and (paths <= quantiles[:, -1]).all()
+    steps = (paths - 7) / np.array([1.0, 2, 4])
+    assert np.corrcoef(steps[:, 1], steps[:, 2])[0, 1] > 0.7
+
+
+def test_runs_without_a_series_are_refused(runs: Path, tmp_path: Path) -> None:
+    workbench.train("tiny-arithmetic", out=tmp_path / "sums", steps=1, settings=["data.instances=20"])
+    with pytest.raises(BadInput, match="predict is for runs on places, series; use linnet generate"):
+        workbench.predict(tmp_path / "sums", runs / "long.csv")
