@@ -223,6 +223,21 @@ def test_resume(before: Path, fails: Callable[[int], Fails]) -> None:
 
 
 @TWO_FAULTS
+def test_resume_beyond_the_end(before: Path, fails: Callable[[int], Fails]) -> None:
+    def lengthen(folder: Path) -> bool:
+        return succeeds(lambda: workbench.resume(folder / "out", steps=2))
+
+    settings = [*SETTINGS, "schedule=constant"]
+    for folder, steps in ((before.parent, 2), (before, 1)):
+        workbench.train("tiny-arithmetic", out=folder / "out", steps=steps, settings=settings)
+    wanted = bits(before.parent / "out")
+    for folder, _ in faulty(fails, before, lengthen):
+        assert workbench.show(folder / "out").state in ("finished", "unfinished")
+        assert lengthen(folder)
+        check_run(folder, wanted)
+
+
+@TWO_FAULTS
 def test_forget(before: Path, fails: Callable[[int], Fails]) -> None:
     write_check_ins(before / "visits.csv", generate(Process(users=5, visits=40, own=5, venues=40)))
     words = ("train", "tiny-places", "--data", "visits.csv", "--out", "out", "--steps", "2")

@@ -147,8 +147,8 @@ def write(face: Face, session: Session, prompts: list[str] | None, options: Opti
 class Page:
     """Samples as text: plain in a pipe; on a terminal with colours, and a rule between two samples."""
 
-    def __init__(self, face: Face) -> None:
-        self.face, self.terminal = face, face.terminal
+    def __init__(self, face: Face, *, prompts: bool = True, facts: bool = True) -> None:
+        self.face, self.terminal, self.prompts, self.facts = face, face.terminal, prompts, facts
         self.coloured = self.terminal and os.environ.get("TERM") != "dumb" and not os.environ.get("NO_COLOR")
 
     def write(self, records: Iterable[PieceRecord | GenerationRecord], *, live: bool) -> None:
@@ -159,7 +159,7 @@ class Page:
                 continue
             if written and self.terminal:
                 self.face.write("\N{BOX DRAWINGS LIGHT HORIZONTAL}" * shutil.get_terminal_size().columns + "\n")
-            if not begun:
+            if not begun and self.prompts:
                 self._text(record.prompt, dim=True)
             if record.kind == "piece":
                 self._text(record.text, bold=True)
@@ -168,7 +168,7 @@ class Page:
             if not begun:
                 self._text(record.text, bold=True)
             self.face.write("\n")
-            for line in about(record):
+            for line in about(record) if self.facts else ():
                 self.face.remark(f"   {line}")
             written, begun = True, False
 

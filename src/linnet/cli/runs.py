@@ -43,6 +43,12 @@ def train(
     settings: SettingsOption = None,
     steps: StepsOption = None,
     epochs: EpochsOption = None,
+    start: Annotated[
+        Path | None,
+        typer.Option(
+            "--from", metavar="RUN", help="Begin with the network and weights of a run.", show_default=False
+        ),
+    ] = None,
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="Train so many runs, OUT-seedN each, and show all.")
     ] = 1,
@@ -56,6 +62,8 @@ def train(
     For instance: linnet train arithmetic, or linnet train run.toml --set model.depth=8
 
     Ctrl-C ends the run at a checkpoint; linnet resume goes on from there. linnet recipes lists all recipes.
+    --from RUN trains a run, or an import, further on other data: same network and codec, a tenth of the learning
+    rates of RECIPE, a folder of its own.
     """
     with speaking(json=json, debug=debug) as face:
         if help:
@@ -80,6 +88,7 @@ def train(
             precision=precision,
             steps=steps,
             epochs=epochs,
+            start=start,
             force=force,
             progress=face.progress,
         ):
@@ -98,15 +107,25 @@ def recipes(
         face.show(*workbench.recipes(name))
 
 
-def resume(run: RunArgument, json: JsonOption = False, debug: DebugOption = False) -> None:
+def resume(
+    run: RunArgument,
+    steps: Annotated[
+        int | None,
+        typer.Option("--steps", min=1, help="Go on to so many steps in all, beyond the end.", show_default=False),
+    ] = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
     """Go on with a run that was stopped.
 
-    It ends with the weights that it would have had. A run that is finished is shown.
+    It ends with the weights that it would have had. A run that is finished is shown, unless --steps asks for more:
+    then the learning rate is what the schedule of a run of that length has at each step, so that it rises again
+    where it had fallen.
     """
     with speaking(json=json, debug=debug) as face:
         from linnet import workbench
 
-        face.show(workbench.resume(run, progress=face.progress))
+        face.show(workbench.resume(run, steps=steps, progress=face.progress))
 
 
 def evaluate(

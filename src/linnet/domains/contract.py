@@ -109,7 +109,8 @@ class Domain(BaseModel, ABC):
 
     @abstractmethod
     def load(self, seed: int, codec: Codec | None = None) -> Material:
-        """The training and validation parts, the same ones for the same seed. A resumed run brings its codec."""
+        """The training and validation parts, the same ones for the same seed. A run that is resumed,
+        or that begins with the weights of another, brings its codec."""
 
     @abstractmethod
     def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:

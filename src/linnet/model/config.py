@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -19,6 +19,8 @@ class Part(BaseModel):
 
 class NetworkConfig(Part):
     """The settings of a network: the `[model]` part of a run. Sizes that follow from the data are 0 until then."""
+
+    changeable: ClassVar[tuple[str, ...]] = ("dropout",)  # what trained weights do not depend on
 
     @property
     @abstractmethod
@@ -167,6 +169,8 @@ Mixer = Literal["attention", "gru"]
 
 class ModelConfig(NetworkConfig):
     """The decoder. `vocabulary` (of the tokens) and `context` are 0 until the codec and the data are known."""
+
+    changeable = ("dropout", "loss", "context")
 
     vocabulary: int = Field(0, ge=0, description="0: from the codec")
     context: int = Field(0, ge=0, description="most steps of a row; 0: from the data")

@@ -60,6 +60,9 @@ def train(
     every, kept = validation_steps(run, plan, steps), snapshot_steps(steps, run.training.snapshots)
     if loop.step == 0:
         introduce(run, learner.network, log)
+        if start is not None:
+            loss = validation_loss(run, learner, learner.network, held, targets)
+            log.note(0, f"the weights to begin with have the validation loss {loss:.4f}")
     last = loop.step if has_stopped_early(run, loop) else steps
     batches = Prefetcher(plan, loop.step, last, run.training.prefetch, pin=device.type == "cuda")
     began = time.perf_counter()
@@ -147,23 +150,15 @@ def introduce(run: Run, network: Network, log: Log) -> None:
 def validate(
     run: Run, learner: Learner, part: Part, targets: int, sample: Batch | None, loop: LoopState, log: Log
 ) -> None:
-    """Loss over the whole validation part under raw and averaged weights; decides which checkpoint is the best.
-
-    Each process judges its own rows, and their mean weighs by the targets that they have.
-    """
+    """Loss over the whole validation part under raw and averaged weights; decides which checkpoint is the best."""
     if not targets:
         return
-    processes, device = learner.processes, learner.device
-
-    def measure(network: Network) -> float:
-        size, region, own = run.training.eval_batch, lambda: autocast(device, run.precision), part.rows.targets
-        judged = run.data.judge(network, part, batch=size, region=region) if own else 0.0
-        return judged if processes.world == 1 else processes.sum(judged * own, device) / targets
-
-    loss = measure(learner.network)
-    ema_loss = None if learner.averaged is None else measure(learner.averaged)
+    loss = validation_loss(run, learner, learner.network, part, targets)
+    averaged = learner.averaged
+    ema_loss = None if averaged is None else validation_loss(run, learner, averaged, part, targets)
     chosen = loss if ema_loss is None else ema_loss
-    entropy = attention_entropy(learner.network, sample) if processes.first and sample is not None else ()
+    shown = learner.processes.first and sample is not None
+    entropy = attention_entropy(learner.network, sample) if shown and sample is not None else ()
     log.write(
         ValidationRecord(step=loop.step, loss=loss, ema_loss=ema_loss, tokens=targets, attention_entropy=entropy)
     )
@@ -173,6 +168,14 @@ def validate(
         loop.best_loss, loop.best_step, loop.worse = chosen, loop.step, 0
     else:
         loop.worse += 1
+
+
+def validation_loss(run: Run, learner: Learner, network: Network, part: Part, targets: int) -> float:
+    """Each process judges its own rows, and their mean weighs by the targets that they have."""
+    processes, device = learner.processes, learner.device
+    size, region, own = run.training.eval_batch, lambda: autocast(device, run.precision), part.rows.targets
+    judged = run.data.judge(network, part, batch=size, region=region) if own else 0.0
+    return judged if processes.world == 1 else processes.sum(judged * own, device) / targets
 
 
 def attention_entropy(network: Network, batch: Batch) -> tuple[float, ...]:

@@ -13,6 +13,7 @@ from linnet.training.compiling import choice
 from linnet.training.run import Run
 
 LOOK_EVERY = 10  # steps that a GPU runs ahead of the log
+ROUNDS_OF_TRAINED_WEIGHTS = 3.0  # of the data, where a run begins with them and names no length
 
 
 def settle(run: Run) -> Run:
@@ -43,10 +44,13 @@ def settle(run: Run) -> Run:
 def complete(run: Run, material: Material) -> Run:
     """Fill in the sizes that follow from the data, the number of steps, and whether compiling repays."""
     rows = material.train.rows
-    run = run.model_copy(update={"model": run.data.sized(run.model, material)})
+    if run.start is None:
+        run = run.model_copy(update={"model": run.data.sized(run.model, material)})
     steps = run.training.steps
     if steps is None:
-        rounds = run.training.epochs or run.data.rounds(parameters(run), rows.steps)
+        rounds = run.training.epochs or (
+            run.data.rounds(parameters(run), rows.steps) if run.start is None else ROUNDS_OF_TRAINED_WEIGHTS
+        )
         steps = max(1, round(rounds * run.data.plan(rows, run).steps_per_epoch))
     training = run.training.model_copy(update={"steps": steps, "epochs": None})
     run = run.model_copy(update={"training": training})

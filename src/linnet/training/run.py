@@ -7,6 +7,7 @@ first step. Its data and its network are settings of the domain that it names.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, SerializeAsAny, model_validator
@@ -97,6 +98,7 @@ class Augmentation(Part):
 class Run(Part):
     format: int = FORMAT
     recipe: str
+    start: Path | None = Field(None, description="a run whose network, codec and weights this one begins with")
     seed: int = Field(1, ge=0, lt=1 << 63, description="of everything random")
     device: Literal["auto", "cpu", "cuda"] = Field(
         "auto", description="where to compute; auto: a GPU where there is one"

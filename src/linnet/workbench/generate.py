@@ -107,16 +107,26 @@ class Session:
         job = self.prepare(prompts, options)
         return job.in_order(job.with_pieces())
 
+    def go_on(
+        self, prompts: Sequence[Prompt], **options: Unpack[Options]
+    ) -> Iterator[PieceRecord | GenerationRecord]:
+        """The same after prompts that are ids already."""
+        check_options(None, options)
+        job = self.job(prompts, options)
+        return job.in_order(job.with_pieces())
+
     def prepare(self, prompts: Prompts, options: Options) -> Job:
         """Read what is requested; what cannot be done is refused here."""
         check_options(prompts, options)
+        return self.job(self._prompts(prompts, options), options)
+
+    def job(self, given: Sequence[Prompt], options: Options) -> Job:
         n = options.get("n", 1)
         if n < 1:
             raise BadInput(f"n is {n}; at least one sample of each prompt is needed")
         weights, codec = weights_in(options.get("precision")), self.opened.codec
         settings = options_of(options.get("settings", ()), batch=64, compile="auto")
         rows, remark = settings["batch"], options.get("remark")
-        given = self._prompts(prompts, options)
         decoding = self._decoding(options, weights)
         requests = [Request(prompt.ids, sample) for prompt in given for sample in range(n)]
         decoding.check(self.opened.model.config, requests)

@@ -31,6 +31,7 @@ from linnet.training.sinks import JsonLines, Sink, check_trackers, open_trackers
 from linnet.untrusted import read_toml
 from linnet.workbench.evaluate import averaged_weights
 from linnet.workbench.open import load, located, read_codec, read_record, read_run
+from linnet.workbench.origin import beginning, begun_from, codec_of_start, lengthened, refuse_other_network
 from linnet.workbench.report import write_report
 
 Progress = Callable[[Course], Sink]
@@ -46,11 +47,14 @@ def prepare(
     precision: str | None = None,
     steps: int | None = None,
     epochs: float | None = None,
+    start: Path | None = None,
 ) -> Run:
-    """The run that a recipe or a .toml file means, with all changes."""
+    """The run that a recipe or a .toml file means, with all changes; `start` is a run to begin with."""
     if steps is not None and epochs is not None:
         raise BadInput("--steps and --epochs exclude each other; give one of them")
     changes: list[tuple[str, Any]] = [parse_setting(setting) for setting in settings]
+    if "start" in dict(changes):
+        raise BadInput("--set start: --from RUN begins with a run, and takes its network and its codec, too")
     if recipe.endswith(".toml"):
         tree = read_toml(Path(recipe))
         name = tree.pop("recipe", None)
@@ -59,17 +63,28 @@ def prepare(
         old = tree.get("format") == 1
         tree = upgraded(tree, recipe)
         tree.pop("format", None)
-        size = tree.pop("size", None)
-        run = changed(made(name, size), flatten(tree).items(), recipe, keep_unused=old)
+        size, stored = tree.pop("size", None), tree.pop("start", None)
+        start = Path(str(stored)) if start is None and stored is not None else start
+        run = changed(unchanged(name, size, start), flatten(tree).items(), recipe, keep_unused=old)
     else:
         sizes = dict(changes)
         changes = [pair for pair in changes if pair[0] != "size"]
-        run = made(recipe, sizes.get("size"))
+        run = unchanged(recipe, sizes.get("size"), start)
     if files := located(data):
         changes.append(("data.paths", [str(file) for file in files]))
     options = {"seed": seed, "device": device, "precision": precision, "steps": steps, "epochs": epochs}
     changes += [(key, value) for key, value in options.items() if value is not None]
-    return changed(run, changes)
+    run = changed(run, changes)
+    refuse_other_network(run)
+    return run
+
+
+def unchanged(name: str, size: object, start: Path | None) -> Run:
+    """The run of a recipe before its settings are changed: with a network of its own, or with that of a run."""
+    if start is not None and size is not None:
+        raise BadInput(f"size={size}: the network is that of {start}, which has its size already")
+    run = made(name, size)
+    return run if start is None else begun_from(run, start)
 
 
 def made(name: str, size: object = None) -> Run:
@@ -100,10 +115,11 @@ def train(
     path = Path(out) if out is not None else free_folder(run, processes)
     if processes.first:
         files.refuse_existing(path, force=force, layout=RUN)
-        files.refuse_within(path, run.data.files)
+        files.refuse_within(path, (*run.data.files, *filter(None, [run.start])))
     with claimed(path, run) if processes.first else nullcontext() as claim:
-        material = run.data.load(run.seed)
-        return go_on(RunFolder(path), complete(run, material), material, processes, progress, claim=claim)
+        material = run.data.load(run.seed, codec_of_start(run))
+        run, start = complete(run, material), beginning(run, material)
+        return go_on(RunFolder(path), run, material, processes, progress, start, claim=claim)
 
 
 @dataclass
@@ -142,11 +158,11 @@ def free_folder(run: Run, processes: Processes) -> Path:
     return Path("runs") / f"{run.recipe}-{number:03d}"
 
 
-def resume(path: Path | str, *, progress: Progress | None = None) -> RunRecord:
-    """Go on with a run; one that is finished is only shown."""
+def resume(path: Path | str, *, steps: int | None = None, progress: Progress | None = None) -> RunRecord:
+    """Go on with a run, to its end or to `steps` in all; one that is finished is only shown."""
     folder = RunFolder.open(Path(path))
     run = read_run(folder)
-    if (record := read_record(folder)) is not None:
+    if (record := read_record(folder)) is not None and steps in (None, record.steps):
         return record
     run = settle(run)
     check_trackers(run.training.sinks)
@@ -154,12 +170,17 @@ def resume(path: Path | str, *, progress: Progress | None = None) -> RunRecord:
     with files.locked(folder.path) if processes.first else nullcontext():
         notes: list[str] = []
         start = folder.newest(notes.append)
+        if steps is not None:
+            run = lengthened(run, folder, start, steps)
         if start is not None and not start.loop.data:
             notes.append(f"checkpoint {folder.at(start.loop.step)} cannot be trained on, so training begins anew")
             start = None
-        material = run.data.load(run.seed, read_codec(folder, run) if folder.codec.is_file() else None)
+        material = run.data.load(
+            run.seed, read_codec(folder, run) if folder.codec.is_file() else codec_of_start(run)
+        )
         check_data(run, material, start, folder)
-        return go_on(folder, complete(run, material), material, processes, progress, start, notes)
+        run = complete(run, material)
+        return go_on(folder, run, material, processes, progress, start or beginning(run, material), notes)
 
 
 def go_on(
@@ -186,7 +207,7 @@ def go_on(
         if progress is not None and processes.first:
             shown = stack.enter_context(closing(progress(course_of(run, done))))
         log = Log(run, torch.device(run.device), begin, shown)
-        for text in (*notes, *remarks, *([] if start else [compiling_in_words(run, material.train.rows)])):
+        for text in (*notes, *remarks, *([] if done else [compiling_in_words(run, material.train.rows)])):
             log.note(done, text)
         loop = train_loop(run, material, folder, processes, log, start)
     record = finish(folder, run, material, loop, remarks) if processes.first else unscored(folder, run, loop)
@@ -206,6 +227,8 @@ def open_sinks(
     """Write what the run was resolved to, and open its metrics and trackers; a run that was replaced goes away."""
     codec = json.dumps(material.codec.to_json(), ensure_ascii=False)
     parts = {"run.toml": to_toml(run).encode(), "codec.json": codec.encode()}
+    if run.start is not None and (ends := RunFolder(run.start).generation).is_file():
+        parts["generation.json"] = ends.read_bytes()
     offset, step = (start.loop.metrics_bytes, start.loop.step) if start else (0, 0)
     with ExitStack() as replacing:
         if claim is not None and claim.replaces:
@@ -214,10 +237,11 @@ def open_sinks(
                 new.write(name, content)
             new.install()
         else:
-            if start is None:
+            if step == 0:
                 folder.remove_final()
             for name, content in parts.items():
                 write_atomically(folder.path / name, content)
+            files.remove(folder.record)
         metrics = JsonLines(folder.metrics, offset)
         stack.enter_context(closing(metrics))
         settings = run.model_dump(mode="json")

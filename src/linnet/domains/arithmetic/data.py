@@ -107,18 +107,18 @@ class ArithmeticData(TokenDomain):
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         if self.paths:
-            return self._load_files()
+            return self._load_files(codec)
         own = self.codec()
         train = self._training_rows(own, seed)
         held_out = draw_distinct(self.space, seed, max(1, min(VALIDATION_ROWS, self.instances // 8)), "validation")
         return Material(own, Part(train), self.part(own, held_out), self._notes())
 
-    def _load_files(self) -> Material:
+    def _load_files(self, codec: Codec | None) -> Material:
         rows = read_rows(self.paths, self.task)
         if not rows:
             raise BadInput(f"{', '.join(map(str, self.paths))} has no rows")
         train, validation, notes = part_rows(rows)
-        codec = codec_for([*train, *validation], self.codec())
+        codec = codec if isinstance(codec, ArithmeticCodec) else codec_for([*train, *validation], self.codec())
         return Material(
             codec,
             Part(frame_texts(codec, checked_pairs(train, codec), self.supervised)),

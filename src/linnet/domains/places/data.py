@@ -229,6 +229,8 @@ class PlacesData(Domain):
         table = read_table(files_of(self.files), self.reading, self.recipe, self.protocol, self.forgotten)
         table.must_train()
         own = PlacesCodec.of(table.visits, table.part)
+        if isinstance(codec, PlacesCodec) and not self.forgotten:
+            own = codec
         train, validation = table.samples.of(0), table.samples.of(1)
         if self.reads == "past" and self.every_visit and table.recipe is not None:
             train = every_train_visit(table.visits, table.part, table.recipe)

@@ -39,6 +39,8 @@ class VisitNetworkConfig(NetworkConfig):
 class CopyConfig(VisitNetworkConfig):
     """Defaults are the published GRU network of 620,808 parameters."""
 
+    changeable = ("dropout", "level_weights", "smoothing", "focal", "filter", "filter_level", "alpha")
+
     kind: Literal["copy"] = Field("copy", description="which network")
     encoder: Literal["gru", "transformer"] = Field("gru", description="of the history")
     places: int = Field(0, ge=0, description="ids of places, 0 for padding and 1 for unseen ones among them")

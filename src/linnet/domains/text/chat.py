@@ -7,7 +7,7 @@ message of the assistant, and what the template has after it, is an answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from linnet.errors import BadInput
@@ -52,6 +52,17 @@ class Template(NamedTuple):
         """Marks such as <|im_end|>, which a tokenizer keeps whole."""
         whole = "".join(self.opening(role) for role in ROLES) + self.after
         return tuple(dict.fromkeys(MARKER.findall(whole)))
+
+    def conversation(self, system: str | None, exchanges: Sequence[tuple[str, str]], message: str) -> list[str]:
+        """What stands before the answer to a message, in the parts that training encodes each by itself."""
+        parts, text = [], "" if system is None else self.opening("system") + system + self.after
+        for question, answer in exchanges:
+            parts += [
+                text + self.opening("user") + question + self.after + self.opening(ANSWERS),
+                answer + self.after,
+            ]
+            text = ""
+        return [*parts, text + self.opening("user") + message + self.after + self.opening(ANSWERS)]
 
     def write(self, row: Mapping[str, Any], where: str) -> Written:
         """The document of a row with `messages`, or with `prompt` and `completion`."""

@@ -86,7 +86,7 @@ class TextData(TokenDomain):
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         """The same parts for every seed. A resumed run brings the codec that it began with."""
-        if (folder := self._folder) is None:
+        if (folder := self._folder_for(codec)) is None:
             tokenizer, parts, notes = self._read(codec)
             train, validation = (rows_in_memory(tokenizer, read(Tally())) for read in parts.values())
             return self._material(tokenizer, train, validation, notes)
@@ -140,6 +140,10 @@ class TextData(TokenDomain):
     def rounds(self, parameters: int, steps: int) -> float:
         """Short texts are read again, while a model of this size learns from them."""
         return min(MOST_ROUNDS, max(1.0, TOKENS_PER_PARAMETER * parameters / steps))
+
+    def unused(self, run: Run) -> Mapping[str, str]:
+        reason = f"the tokenizer is that of {run.start}, whose weights the run begins with"
+        return {} if run.start is None else {"data.tokenizer": reason}
 
     def remarks(self, run: Run, material: Material) -> tuple[str, ...]:
         rows, steps = material.train.rows, run.training.steps or 0
@@ -244,6 +248,15 @@ class TextData(TokenDomain):
         made_from = json.dumps([FORMAT, marks, origin.settings], sort_keys=True)
         cache = Path(os.environ.get("LINNET_CACHE") or Path.home() / ".cache" / "linnet")
         return cache / "stores" / hashlib.sha256(made_from.encode()).hexdigest()[:16]
+
+    def _folder_for(self, codec: Codec | None) -> Path | None:
+        """The same for a run that brings its tokenizer: in the cache, stores of other tokenizers are others."""
+        folder = self._folder
+        if folder is None or not isinstance(codec, TokenizerCodec) or self.store not in (None, AUTOMATIC):
+            return folder
+        found = find_store(folder) if folder.is_dir() else None
+        own = found is not None and found.manifest.tokenizer == codec.fingerprint()
+        return folder if own else folder.with_name(f"{folder.name}-{codec.fingerprint()[:16]}")
 
     def _learned_from(self, codec: TokenizerCodec) -> Rows:
         """The rows of the training part, refused where they are gone or no longer those of this tokenizer."""

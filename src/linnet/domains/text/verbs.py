@@ -1,23 +1,41 @@
-"""Verbs about tokenizers by themselves."""
+"""Verbs of text: conversations with a run, and tokenizers by themselves."""
 
 from __future__ import annotations
 
+import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linnet.cli.face import speaking
+from linnet.cli.face import Face, speaking
+from linnet.cli.generate import Page
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
+    CheckpointOption,
     DebugOption,
+    DeviceOption,
     ErrorsOption,
     ForceOption,
     JsonOption,
+    MaxTokensOption,
+    MinPOption,
+    PenaltyOption,
+    RunArgument,
     SampleOption,
+    SeedOption,
     SettingsOption,
+    TemperatureOption,
+    TopKOption,
+    TopPOption,
+    WeightsOption,
 )
+from linnet.errors import BadInput
+
+if TYPE_CHECKING:
+    from linnet.domains.text.conversation import Conversation
+    from linnet.workbench import Options
 
 Kind = StrEnum("Kind", ["bpe", "unigram", "words", "characters"])
 TextOption = Annotated[
@@ -81,8 +99,85 @@ def check(
         face.show(found)
 
 
+def chat(
+    run: RunArgument,
+    template: Annotated[
+        str | None,
+        typer.Option(
+            "--template", help="How messages are written; that of the run unless set.", show_default=False
+        ),
+    ] = None,
+    system: Annotated[
+        str | None, typer.Option("--system", help="The system message, which comes first.", show_default=False)
+    ] = None,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = 1.0,
+    top_k: TopKOption = None,
+    top_p: TopPOption = None,
+    min_p: MinPOption = None,
+    penalty: PenaltyOption = 1.0,
+    seed: SeedOption = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    precision: WeightsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Talk with a run that was trained on conversations.
+
+    Each line of standard input is a message; answers are on standard output. /new begins a new conversation,
+    and the end of the input (Ctrl-D) ends the last one.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.domains.text.conversation import Conversation
+
+        options: Options = {
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "min_p": min_p,
+            "repetition_penalty": penalty,
+            "seed": seed,
+            "precision": precision,
+            "remark": face.remark,
+        }
+        given = {"template": template, "system": system, "device": device}
+        talk(face, Conversation.open(run, options, checkpoint=checkpoint, **given))
+
+
+def talk(face: Face, conversation: Conversation) -> None:
+    """Answer each line of standard input; a message that cannot be used is named, and the next one is read."""
+    mark, refused = "> " if sys.stdin.isatty() else "", 0
+    while True:
+        typer.echo(mark, nl=False, err=True)
+        line = sys.stdin.readline()
+        if not line:
+            break
+        message = line.rstrip("\r\n")
+        if message == "/new":
+            conversation.exchanges.clear()
+        elif message:
+            try:
+                answer(face, conversation, message)
+            except BadInput as error:
+                refused += 1
+                face.remark(f"error: {error}")
+    if refused:
+        raise typer.Exit(BadInput.exit_code)
+
+
+def answer(face: Face, conversation: Conversation, message: str) -> None:
+    records = conversation.answer(message)
+    if face.json:
+        face.show(*(record for record in records if record.kind == "generation"))
+    else:
+        Page(face, prompts=False, facts=False).write(records, live=True)
+
+
 def join(groups: Groups) -> None:
     group = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Learn a tokenizer, or check one.")
     group.command("train")(train)
     group.command("check")(check)
     groups.top.add_typer(group, name="tokenizer")
+    groups.top.command("chat")(chat)
