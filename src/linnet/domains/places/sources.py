@@ -1,4 +1,4 @@
-"""Files to one table: CSV, TSV, Parquet (GeoParquet points too) and JSON lines, plain or `.gz`, one or many.
+"""Files to one table: CSV, TSV, Parquet (GeoParquet points too), JSON lines, GPX and GeoJSON, plain or `.gz`.
 
 Every row keeps the file and the line it came from, so that a problem can be shown where it stands. Each column of
 a table has a role: named by the user, or guessed from common names and shown. Roles: user, time, start, end,
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from linnet.domains.places.tracks import GEOJSON, GPX, LINE, Row, read_geojson, read_gpx
 from linnet.domains.places.visits import DAY
 from linnet.errors import BadInput, nearest
 from linnet.untrusted import kind_of, lines_of, opened, parse_object
@@ -28,8 +29,9 @@ if TYPE_CHECKING:
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 PARQUET = (".parquet", ".geoparquet", ".pq")
 JSON = (".jsonl", ".jsonl.gz")
+TABLES = TEXT + PARQUET + JSON + GPX + GEOJSON
 LATEST = 200_000_000_000  # seconds; later moments are in no calendar
-LINE, FILE, VISIT, RECORD = "__line__", "__file__", "__visit__", "__record__"  # where a row stands
+FILE, VISIT, RECORD = "__file__", "__visit__", "__record__"  # where a row stands, beside its LINE
 LONGER = "__longer__"  # the line has more fields than the table has columns
 MARKS = (LINE, FILE, VISIT, RECORD, LONGER)
 
@@ -41,9 +43,9 @@ def files_of(paths: Iterable[Path]) -> list[Path]:
         if not path.exists():
             raise BadInput(f"{path} does not exist")
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(TEXT + PARQUET + JSON))
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and p.name.endswith(TABLES))
             if not inside:
-                raise BadInput(f"folder {path} holds no file named {', '.join(TEXT + PARQUET)}")
+                raise BadInput(f"folder {path} holds no file named {', '.join(TABLES)}")
             found += inside
         else:
             found.append(path)
@@ -93,8 +95,10 @@ def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
         return _read_parquet(path)
     if path.name.endswith(JSON):
         return history_frame([(where, number, record) for where, number, record in json_lines(path)])
+    if path.name.endswith(GPX + GEOJSON):
+        return row_frame(path, read_gpx(path) if path.name.endswith(GPX) else read_geojson(path))
     if not path.name.endswith(TEXT):
-        raise BadInput(f"{path} is no table that can be read; use {', '.join(TEXT + PARQUET + JSON)}")
+        raise BadInput(f"{path} is no table that can be read; use {', '.join(TABLES)}")
     with opened(path) as stream:
         raw = stream.read()
     head = raw[: raw.find(b"\n")] if b"\n" in raw else raw
@@ -263,6 +267,20 @@ def history_frame(records: Iterable[tuple[str, int, dict[str, Any]]]) -> pl.Data
     found = {name: one_kind(columns[name]) for name in used}
     found |= {name: [mark[at] for mark in marks] for at, name in enumerate((RECORD, LINE, VISIT))}
     return pl.DataFrame(found)
+
+
+def row_frame(path: Path, rows: Sequence[Row]) -> pl.DataFrame:
+    """Rows as columns; where none names a user that is the name of the file, and the folder is a column too."""
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    columns = {}
+    for name in names:
+        values = [row.get(name) for row in rows]
+        plain = [int(value) if isinstance(value, bool) else value for value in values]
+        columns[name] = one_kind([scalar(f"{path}, {name}", value) for value in plain])
+    if not {name.lower() for name in names} & set(NAMES["user"]):
+        columns["user"] = [path.name.partition(".")[0]] * len(rows)
+    columns.setdefault("folder", [path.absolute().parent.name] * len(rows))
+    return need_polars().DataFrame(columns, strict=False)
 
 
 def scalar(where: str, value: Any) -> int | float | str | None:
