@@ -172,20 +172,22 @@ def test_one_graph_serves_every_head_row_and_position(positions):
 
 
 @settings(max_examples=20, deadline=None)
-@given(config=configs(), layer=st.integers(0, 2))
-def test_a_call_goes_on_from_the_residual_stream_of_a_layer(config, layer):
+@given(config=configs(), data=st.data())
+def test_a_call_goes_on_from_any_point_of_the_residual_stream(config, data):
     model, ids = random_model(config), random_ids(ROWS, TOKENS)
-    name = f"blocks.{layer - 1}.hook_resid_post" if layer else "blocks.0.hook_resid_pre"
-    last = "blocks.1.hook_mlp_out"
+    streams = [name for name in points(config) if "hook_resid" in name]
+    name = data.draw(st.sampled_from(streams))
+    last = "ln_final.hook_normalized"
+    edit = ((last, Affine(torch.full((), 2.0), torch.ones(()))),)
     with torch.inference_mode():
-        edit = ((last, Affine(torch.zeros(()), torch.ones(()))),) if layer < 2 else ()
-        whole = model(ids, keep=(name, "ln_final.hook_normalized"), edit=edit)
-        rest = model.forward_from(layer, whole.kept[name], ids, keep=("ln_final.hook_normalized",), edit=edit)
-    torch.testing.assert_close(rest.hidden, whole.hidden, rtol=0, atol=0)
-    torch.testing.assert_close(rest.kept["ln_final.hook_normalized"], rest.hidden, rtol=0, atol=0)
-    if layer:
+        whole = model(ids, keep=(name, last), edit=edit)
+        rest = model.forward_from(name, whole.kept[name], ids, keep=(last,), edit=edit)
+    assert torch.equal(rest.hidden, whole.hidden) and torch.equal(rest.kept[last], rest.hidden)
+    if name != streams[0]:
         with pytest.raises(BadInput, match="no tap"):
-            model.forward_from(layer, whole.kept[name], ids, keep=("blocks.0.hook_resid_pre",))
+            model.forward_from(name, whole.kept[name], ids, keep=("blocks.0.hook_resid_pre",))
+    with pytest.raises(BadInput, match='"hook_embed" is no tap of the residual stream'):
+        model.forward_from("hook_embed", whole.kept[name], ids)
 
 
 # Hooks.

@@ -95,6 +95,28 @@ class Attention(nn.Module):
         q, k, v = made
         return self._finished(q, k, v, frame)
 
+    def project_head(self, kind: str, head: int, x: Tensor, frame: Frame) -> Tensor:
+        """The queries ("q"), keys ("k") or values ("v") [B, T, D] of one head, of x [B, T, W]."""
+        first = {"q": 0, "k": self.heads, "v": self.heads + self.kv_heads}[kind] + head
+        rows = slice(first * self.head_width, (first + 1) * self.head_width)
+        made = F.linear(x, self.qkv.weight[rows], None if self.qkv.bias is None else self.qkv.bias[rows])
+        normed = {"q": self.q_norm, "k": self.k_norm, "v": None}[kind]
+        if normed is not None:
+            made = normed(made)
+        if kind == "v" and self.values is not None and frame.ids is not None:
+            found = self.values(frame.ids)
+            if frame.present is not None:
+                found = found * frame.present[..., None]
+            made = made + found.unflatten(-1, (self.kv_heads, -1))[:, :, head]
+        return made
+
+    def mix_heads(self, q: Tensor, k: Tensor, v: Tensor, frame: Frame) -> Tensor:
+        """What some heads [B, T, H', D] take from their keys and values [B, T, Hk', D], none of them rotated."""
+        q, k, v = (part.transpose(1, 2) for part in (q, k, v))
+        if frame.rotation is not None:
+            q, k = rotate(q, *frame.rotation), rotate(k, *frame.rotation)
+        return attend(q, k, v, frame.mask).transpose(1, 2)
+
     def _finished(self, q: Tensor, k: Tensor, v: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """With the norms of queries and keys, and the values that are looked up by token."""
         if self.q_norm is not None and self.k_norm is not None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.data import NEXT, PRESENT
+from linnet.errors import BadInput, nearest
 from linnet.model import masks
 from linnet.model.columns import ColumnInput, IdHead, NumberHead, head_of
 from linnet.model.config import ModelConfig
@@ -43,15 +44,16 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps
     ) -> tuple[Tensor, LayerMemory | None]:
-        name = self.name
-        x = taps.at(f"{name}.hook_resid_pre", x)
+        x = taps.at(f"{self.name}.hook_resid_pre", x)
         mixed, memory = self.mix(x, memory, frame, taps)
-        before = x
-        x = x + self.dropout(mixed)
+        return self.finish(x + self.dropout(mixed), x, taps), memory
+
+    def finish(self, x: Tensor, before: Tensor, taps: Taps) -> Tensor:
+        """The rest of the layer behind its mixer: x has what the mixer added, `before` has not."""
         if not self.parallel:
-            before = x = taps.at(f"{name}.hook_resid_mid", x)
+            before = x = taps.at(f"{self.name}.hook_resid_mid", x)
         x = x + self.dropout(self.feed(before, taps))
-        return taps.at(f"{name}.hook_resid_post", x), memory
+        return taps.at(f"{self.name}.hook_resid_post", x)
 
     def mix(
         self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps
@@ -151,31 +153,37 @@ class Model(Network):
 
     def forward_from(
         self,
-        layer: int,
+        tap: str,
         residual: Tensor,
         inputs: Inputs | Tensor | Batch,
         *,
         keep: tuple[str, ...] = (),
         edit: tuple[tuple[str, Edit], ...] = (),
     ) -> Output:
-        """The rest of a call without a state, from the residual stream [B, T, W] in front of this layer.
+        """The rest of a call without a state, from the residual stream [B, T, W] at a tap of it.
 
-        `inputs` are those of the whole call; taps before this layer are not there.
+        `inputs` are those of the whole call; only the taps from this one on are there.
         """
         inputs = Inputs.of(inputs)
-        taps = Taps(lambda: self._taps_from(layer), keep, edit)
+        table = list(self.taps().items())
+        streams = [name for name, _ in table if name.startswith("blocks.") and ".hook_resid_" in name]
+        if tap not in streams:
+            raise BadInput(f'"{tap}" is no tap of the residual stream of this model{nearest(tap, streams)}')
+        taps = Taps(lambda: dict(table[[name for name, _ in table].index(tap) :]), keep, edit)
         self._refuse(inputs, None, inputs.shape[1])
         frame = self._frame(inputs, None, inputs.shape[1])
         begin_taps(taps, frame, inputs, None)
-        for block in self.blocks[layer:]:
+        layer = int(tap.split(".")[1])
+        if tap.endswith("resid_mid"):
+            residual = self.block(layer).finish(residual, residual, taps)
+        if tap.endswith("resid_post"):
+            residual = taps.at(tap, residual)
+        for block in self.blocks[layer if tap.endswith("resid_pre") else layer + 1 :]:
             residual, _ = block(residual, None, frame, taps)
         return Output(taps.at("ln_final.hook_normalized", self.final_norm(residual)), None, taps.kept)
 
-    def _taps_from(self, layer: int) -> dict[str, tuple[str, ...]]:
-        """The taps that are passed from this layer on."""
-        table = list(self.taps().items())
-        first = f"blocks.{layer}.hook_resid_pre" if layer < len(self.blocks) else "ln_final.hook_normalized"
-        return dict(table[[name for name, _ in table].index(first) :])
+    def block(self, layer: int) -> Block:
+        return cast(Block, self.blocks[layer])
 
     def frame(self, inputs: Inputs | Tensor | Batch) -> Frame:
         """Positions and mask of a call without a state, for those who run single layers."""
