@@ -124,9 +124,12 @@ class Subject:
 
     def measure(self, hidden: Tensor) -> Tensor:
         """[E, B] of hidden vectors [E * B, T, W]."""
-        cases = self.cases
-        asked = hidden[:, cases.positions].unflatten(0, (-1, len(cases)))
-        return self.metric(self.model.head(asked).float(), cases)
+        return self.measure_answers(hidden[:, self.cases.positions])
+
+    def measure_answers(self, hidden: Tensor) -> Tensor:
+        """[E, B] of the hidden vectors [E * B, A, W] at the positions of the answers."""
+        asked = hidden.unflatten(0, (-1, len(self.cases)))
+        return self.metric(self.model.head(asked).float(), self.cases)
 
     def run(self, ids: Tensor, keep: Sequence[str] = ()) -> tuple[Tensor, Mapping[str, Tensor]]:
         """What is asked [B] of these prompts, and the values at these taps."""
