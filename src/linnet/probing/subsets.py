@@ -144,7 +144,7 @@ def shapley(table: np.ndarray) -> np.ndarray:
 
 
 def interactions(table: np.ndarray) -> np.ndarray:
-    """[n, n]: Shapley interactions: what two parts add together beyond what each of them adds; 0 on the diagonal."""
+    """[n, n]: Shapley interactions: what two parts add together beyond what each adds; 0 on the diagonal."""
     n = int(math.log2(len(table)))
     numbers, found = np.arange(len(table)), np.zeros((n, n))
     sizes = np.array([number.bit_count() for number in numbers.tolist()])
