@@ -30,6 +30,7 @@ def advance(tree: Tree, tokens: Sequence[int]) -> None:
     tree.step.release(tree.nodes["handle"][dropped].tolist())
     tree.committed = (*tree.committed, *tokens)
     shrink(tree, kept, number)
+    tree.memory.clear()
     tree.leaves = [int(number[leaf]) for leaf in tree.leaves if number[leaf] >= 0]
     tree.draws.keep(np.flatnonzero(number[tree.draws["leaf"]] >= 0))
     tree.draws["leaf"][:] = number[tree.draws["leaf"]]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class Tree(Nodes):
         self.mass = 0.0  # sum of p exp(lam r - shift) over visited leaves
         self.mean = 0.0  # sum of p r over visited leaves
         self.allowance = math.inf  # forward tokens at which a method must stop
+        self.memory: dict[str, Any] = {}  # what the method keeps from wave to wave; plain values that JSON holds
         self.notes: list[str] = []
 
     @property
@@ -245,6 +246,7 @@ class Tree(Nodes):
             scale = math.exp(self.shift - gain)
             self.mass *= scale
             self.nodes["weighted"][:] *= scale
+            self.nodes["soft"][:] *= scale
             self.shift = gain
 
     def advance(self, tokens: Sequence[int]) -> Tree:
