@@ -48,9 +48,9 @@ class Selection(Method):
         return [Draw(leaf) for leaf in leaves.tolist()]
 
     def _select(self, tree: Tree, virtual: dict[int, int], rollout: int) -> int:
-        """From the root to the first node that has no visits, or to a leaf."""
+        """From the root to the first node below it that has no visits, or to a leaf."""
         node = 0
-        while tree.nodes["kind"][node] == INNER and tree.nodes["visits"][node] > 0:
+        while tree.nodes["kind"][node] == INNER and (node == 0 or tree.nodes["visits"][node] > 0):
             arms = measured(tree, node, virtual)
             if not arms.open.any():  # what is left is below children that are not kept: the model draws
                 break

@@ -84,7 +84,9 @@ class SMC(Method):
         """What follows from the rewards of the last wave: resampling, or which moves are accepted."""
         if not run or tree.queue:
             return
-        if run["moves"] < 0:
+        if np.isnan(tree.nodes["reward"][run["proposals"] or run["leaves"]]).any():  # the search was interrupted
+            run.clear()
+        elif run["moves"] < 0:
             gains = tree.gains(tree.nodes["reward"][run["leaves"]])
             weights = np.array(run["logweights"]) + gains
             run["logz"] = float(run["logscale"] + np.logaddexp.reduce(weights) - math.log(len(weights)))
