@@ -11,6 +11,9 @@ REGISTRATION = Registration(
         "forecast": Recipe(
             f"{_OWN}.recipes:forecast", "quantiles of what comes next in series of numbers", _TABLES
         ),
+        "forecast-patches": Recipe(
+            f"{_OWN}.recipes:forecast_patches", "the same by the decoder, over patches of numbers", _TABLES
+        ),
         "activity": Recipe(
             f"{_OWN}.recipes:activity", "what somebody does, by a sensor, window by window", _TABLES
         ),
@@ -29,5 +32,17 @@ REGISTRATION = Registration(
         Option("--where", "data.where", "Rows of a long table that are read: COLUMN=VALUE,…"),
         Option("--horizon", "data.horizon", "Steps of a forecast."),
         Option("--frequency", "data.frequency", "hourly, daily, weekly, …"),
+    ),
+)
+
+TOKENS = Registration(
+    settings=f"{_OWN}.token_data:SeriesTokens",
+    recipes={
+        "forecast-tokens": Recipe(f"{_OWN}.recipes:forecast_tokens", "series as tokens, to be sampled", _TABLES),
+        "tiny-tokens": Recipe(f"{_OWN}.recipes:tiny_tokens", "a small one, for a first look", _TABLES, "seconds"),
+    },
+    options=(
+        Option("--columns", "data.columns", "Columns of a table: ROLE=COLUMN,…"),
+        Option("--where", "data.where", "Rows of a long table that are read: COLUMN=VALUE,…"),
     ),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ from linnet.domains.series.settings import ConvolutionConfig, ResidualConfig
 from linnet.domains.series.sources import Reading, parse_roles, parse_where, read_table
 from linnet.domains.series.tables import SeriesTable
 from linnet.errors import BadInput
-from linnet.model.config import NetworkConfig
+from linnet.model.config import ModelConfig, NetworkConfig
 from linnet.rows import RowSource
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ class SeriesData(Domain):
 
     @classmethod
     def network_config(cls, kind: str | None) -> type[NetworkConfig]:
-        return ConvolutionConfig if kind == "convolution" else ResidualConfig
+        if kind == "convolution":
+            return ConvolutionConfig
+        return ResidualConfig if kind == "residual" else ModelConfig
 
     @classmethod
     def codec_from(cls, stored: Mapping[str, Any]) -> Codec:
@@ -125,8 +128,12 @@ class SeriesData(Domain):
             self._refuse("forecast", "residual")
             sizes = {"inputs": len(codec.channels), "classes": len(codec.classes), "window": codec.length}
             return config.model_copy(update=sizes)
-        assert isinstance(config, ResidualConfig)
         self._refuse("classes", "convolution")
+        if isinstance(config, ModelConfig):
+            from linnet.domains.series import patches
+
+            return patches.sized(config, codec)
+        assert isinstance(config, ResidualConfig)
         found = {"lengths": config.lengths or codec.histories, "outputs": codec.horizon}
         return config.model_copy(update=found)
 
@@ -139,6 +146,10 @@ class SeriesData(Domain):
             from linnet.domains.series.convolution import Convolution
 
             return Convolution(config)
+        if isinstance(config, ModelConfig):
+            from linnet.model.model import Model
+
+            return Model(config)
         from linnet.domains.series.residual import Residual
 
         assert isinstance(config, ResidualConfig)
@@ -151,7 +162,12 @@ class SeriesData(Domain):
             return LabelPlan(label_rows(rows), run.training.batch, run.seed, self.step_between_windows)
         from linnet.domains.series.windows import ForecastPlan
 
-        return ForecastPlan(forecast_rows(rows), run.training.batch, run.seed)
+        shape = None
+        if isinstance(run.model, ModelConfig):
+            from linnet.domains.series.patches import patched
+
+            shape = functools.partial(patched, run.model)
+        return ForecastPlan(forecast_rows(rows), run.training.batch, run.seed, shape)
 
     def judge(self, network: Network, part: Part, *, batch: int, region: Region) -> float:
         if self.task == "classes":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from linnet.domains.contract import Material, Part, Region
+from linnet.domains.series import patches
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.residual import Residual
 from linnet.domains.series.scaling import scaled, typical_step
@@ -21,6 +22,7 @@ from linnet.domains.series.tables import SeriesTable
 from linnet.domains.series.windows import ForecastRows, inputs_of, naive_errors, training_windows
 from linnet.errors import BadInput, counted
 from linnet.model.contract import Network, evaluating
+from linnet.model.model import Model
 
 if TYPE_CHECKING:
     from linnet.domains.series.data import SeriesData
@@ -96,7 +98,10 @@ def mean_loss(network: Network, rows: ForecastRows, size: int, region: Region) -
     total = weight = 0.0
     with evaluating(network), region():
         for chosen in chunks(len(rows), size):
-            batch = rows.batch(chosen).to(network.device)
+            batch = rows.batch(chosen)
+            if isinstance(network, Model):
+                batch = patches.patched(network.config, batch)
+            batch = batch.to(network.device)
             total += float(network.loss(network(batch), batch))
             weight += float(batch["weights"].sum())
     return total / max(weight, 1.0)
@@ -131,8 +136,7 @@ def forecast(
     Beyond the horizon of the network the median is taken for what happened, and the spread of what follows is
     joined to that of the last step before it, as that of independent errors: the root of the sum of squares.
     """
-    assert isinstance(network, Residual)
-    levels = network.config.quantiles
+    levels = levels_of(network)
     middle, wanted = levels.index(0.5), horizon or codec.horizon
     found = _steps(network, codec, windows, size, region)
     while found.shape[1] < wanted:
@@ -145,13 +149,23 @@ def forecast(
     return Forecasts(found[:, :wanted], levels)
 
 
-def _steps(network: Residual, codec: SeriesCodec, windows: np.ndarray, size: int, region: Region) -> np.ndarray:
+def levels_of(network: Network) -> tuple[float, ...]:
+    if isinstance(network, Model):
+        return patches.columns_of(network.config)[1].quantiles
+    assert isinstance(network, Residual)
+    return network.config.quantiles
+
+
+def _steps(network: Network, codec: SeriesCodec, windows: np.ndarray, size: int, region: Region) -> np.ndarray:
     """[n, H, Q] of the network's own horizon."""
     parts = []
     with evaluating(network), region():
         for chosen in chunks(len(windows), size):
             window = scaled(windows[chosen], codec.typical)
             inputs = {name: tensor.to(network.device) for name, tensor in inputs_of(window).items()}
-            found = network(inputs).hidden.mean(0)
+            if isinstance(network, Model):
+                found = patches.quantiles(network, inputs)
+            else:
+                found = network(inputs).hidden.mean(0)
             parts.append(window.back(found.cpu().numpy()))
     return np.concatenate(parts)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from linnet.domains.series.data import SeriesData
-from linnet.domains.series.settings import ConvolutionConfig, ResidualConfig
+from linnet.domains.series.settings import LEVELS, ConvolutionConfig, ResidualConfig
+from linnet.domains.series.token_data import SeriesTokens
+from linnet.model.config import AttentionConfig, ModelConfig, NumberColumn
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 from linnet.training.schedules import OneCycle
+
+SLOW = OneCycle(pct_start=0.1, div=25.0, final_div=1e3)
 
 
 def forecast() -> Run:
@@ -20,10 +24,43 @@ def forecast() -> Run:
             lr=1e-3,
             betas=(0.9, 0.99),
             weight_decay=0.01,
-            schedule=OneCycle(pct_start=0.1, div=25.0, final_div=1e3),
+            schedule=SLOW,
         ),
         training=TrainingConfig(steps=1200, batch=256),
     )
+
+
+def forecast_patches() -> Run:
+    """The decoder of text over patches of a window; a width of 1 for what is ahead means the whole horizon."""
+    columns = {
+        "patch": NumberColumn(width=6),
+        "observed": NumberColumn(width=6),
+        "level": NumberColumn(),
+        "ahead": NumberColumn(head="quantiles", quantiles=LEVELS),
+    }
+    model = ModelConfig(width=128, depth=3, attention=AttentionConfig(heads=4), columns=columns)
+    return forecast().model_copy(update={"recipe": "forecast-patches", "model": model})
+
+
+def forecast_tokens() -> Run:
+    """One token a value: the decoder learns to write on, so that futures can be sampled and searched."""
+    return Run(
+        recipe="forecast-tokens",
+        threads=1,
+        data=SeriesTokens(),
+        model=ModelConfig(width=128, depth=3, attention=AttentionConfig(heads=4)),
+        optim=OptimConfig(lr=1e-3, schedule=SLOW),
+        training=TrainingConfig(steps=1000, batch=64),
+    )
+
+
+def tiny_tokens() -> Run:
+    """Seconds on any machine."""
+    run = forecast_tokens()
+    training = run.training.model_copy(update={"steps": 30, "batch": 16, "eval_every": 15})
+    model = ModelConfig(width=16, depth=1, attention=AttentionConfig(heads=2))
+    data = SeriesTokens(bins=64, reach=4.0)
+    return run.model_copy(update={"recipe": "tiny-tokens", "data": data, "model": model, "training": training})
 
 
 def activity() -> Run:
@@ -38,7 +75,7 @@ def activity() -> Run:
             lr=3e-3,
             betas=(0.9, 0.99),
             weight_decay=0.05,
-            schedule=OneCycle(pct_start=0.2, div=25.0, final_div=1e3),
+            schedule=SLOW,
         ),
         training=TrainingConfig(epochs=30, batch=64, eval_batch=64),
     )

@@ -6,6 +6,7 @@ Legend: n = windows, B = windows of a batch, L = longest history, H = horizon.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -108,6 +109,7 @@ class ForecastPlan:
     rows: ForecastRows
     size: int
     seed: int
+    shape: Callable[[Batch], Batch] | None = None  # what a network of another kind reads instead
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
@@ -122,7 +124,8 @@ class ForecastPlan:
         bounds = np.flatnonzero(np.diff(self.rows.series, prepend=-1, append=-1))
         picked = random.integers(0, len(bounds) - 1, self.size)
         first, last = bounds[picked], bounds[picked + 1]
-        return self.rows.batch(first + (random.random(self.size) * (last - first)).astype(np.int64))
+        batch = self.rows.batch(first + (random.random(self.size) * (last - first)).astype(np.int64))
+        return batch if self.shape is None else self.shape(batch)
 
 
 def training_windows(
