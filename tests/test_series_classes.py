@@ -25,6 +25,7 @@ from linnet.domains.series.settings import ConvolutionConfig
 from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.use import sampled_paths
 from linnet.errors import BadInput
+from linnet.figures import save_forecasts
 from linnet.records import ForecastRecord, PredictionRecord
 
 LABELS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=20), min_size=1, max_size=5)
@@ -201,3 +202,17 @@ def test_runs_without_a_series_are_refused(runs: Path, tmp_path: Path) -> None:
     workbench.train("tiny-arithmetic", out=tmp_path / "sums", steps=1, settings=["data.instances=20"])
     with pytest.raises(BadInput, match="predict is for runs on places, series; use linnet generate"):
         workbench.predict(tmp_path / "sums", runs / "long.csv")
+
+
+def test_forecasts_are_drawn_into_reports_and_files(runs: Path, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    assert "forecasts.svg" in (runs / "forecast" / "report.md").read_text()
+    records = [
+        one for one in workbench.predict(runs / "forecast", runs / "long.csv") if isinstance(one, ForecastRecord)
+    ]
+    for name in ("a.svg", "b.svg", "c.png"):
+        save_forecasts(records, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
+    assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(BadInput, match="has to end in .svg, .png"):
+        save_forecasts(records, tmp_path / "d.jpg")

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linnet.errors import BadInput
 from linnet.files import write_atomically
-from linnet.records import AnalysisRecord, Grid
+from linnet.records import AnalysisRecord, ForecastRecord, Grid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 LINES = ("step", "share")  # a last axis of these is drawn as lines along it
 MOST_BARS = 40
 MOST_PANELS = 64
+MOST_FORECASTS = 12
+PICTURES = (".svg", ".png")
 INCH = 0.22  # of a cell of a heat map
 
 
@@ -28,7 +30,7 @@ def refuse_suffix(out: Path) -> None:
     """Say at once that a file of this name cannot be written."""
     if out.suffix not in FORMS:
         raise BadInput(f'--out "{out}": the name has to end in {", ".join(FORMS)}')
-    if out.suffix in (".svg", ".png"):
+    if out.suffix in PICTURES:
         _matplotlib()
 
 
@@ -59,16 +61,55 @@ def array(values: Any) -> np.ndarray:
 
 
 def picture(suffix: str) -> Callable[[AnalysisRecord], bytes]:
-    def draw(record: AnalysisRecord) -> bytes:
-        matplotlib = _matplotlib()
-        with matplotlib.rc_context({"svg.hashsalt": "linnet", "font.size": 8, "svg.fonttype": "path"}):
-            figure = drawn(record)
-            content = io.BytesIO()
-            metadata = {"Date": None} if suffix == "svg" else {"Software": None}
-            figure.savefig(content, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
-        return content.getvalue()
+    return lambda record: rendered(lambda: drawn(record), suffix)
 
-    return draw
+
+def rendered(draw: Callable[[], Any], suffix: str) -> bytes:
+    """The bytes of a figure, the same ones for the same numbers."""
+    matplotlib = _matplotlib()
+    with matplotlib.rc_context({"svg.hashsalt": "linnet", "font.size": 8, "svg.fonttype": "path"}):
+        content = io.BytesIO()
+        metadata = {"Date": None} if suffix == "svg" else {"Software": None}
+        draw().savefig(content, format=suffix, dpi=150, metadata=metadata, bbox_inches="tight")
+    return content.getvalue()
+
+
+def refuse_picture(out: Path) -> None:
+    """Say at once that forecasts cannot be drawn into a file of this name."""
+    if out.suffix not in PICTURES:
+        raise BadInput(f'--out "{out}": the name has to end in {", ".join(PICTURES)}')
+    _matplotlib()
+
+
+def save_forecasts(records: Sequence[ForecastRecord], out: Path) -> None:
+    """Draw the first forecasts with their bands."""
+    refuse_picture(out)
+    write_atomically(out, rendered(lambda: drawn_forecasts(records[:MOST_FORECASTS]), out.suffix[1:]))
+
+
+def drawn_forecasts(records: Sequence[ForecastRecord]) -> Any:
+    """One panel a series: its history, the median, a band for each pair of quantiles, and what came."""
+    from matplotlib.figure import Figure
+
+    columns = min(3, len(records))
+    rows = math.ceil(len(records) / columns)
+    figure = Figure(figsize=(4 * columns, 2.4 * rows), layout="constrained")
+    for number, record in enumerate(records, 1):
+        axes = figure.add_subplot(rows, columns, number)
+        axes.set_title(shown(str(record.id)))
+        past = range(-len(record.history) + 1, 1)
+        axes.plot(past, array(record.history), color="black", linewidth=1)
+        ahead = range(1, len(record.mean) + 1)
+        levels = sorted(record.quantiles, key=float)
+        for low, high in zip(levels, reversed(levels), strict=True):
+            if float(low) < float(high):
+                band = array(record.quantiles[low]), array(record.quantiles[high])
+                axes.fill_between(ahead, *band, color="tab:blue", alpha=0.12, linewidth=0)
+        axes.plot(ahead, array(record.mean), color="tab:blue", linewidth=1.2)
+        if record.truth:
+            axes.plot(range(1, len(record.truth) + 1), array(record.truth), color="tab:orange", linewidth=1)
+        axes.grid(alpha=0.3)
+    return figure
 
 
 def drawn(record: AnalysisRecord) -> Any:

@@ -196,6 +196,7 @@ class ForecastRecord(Record):
     quantiles: dict[str, tuple[float, ...]]
     paths: tuple[tuple[float, ...], ...] = ()
     history: tuple[float | None, ...] = ()
+    truth: tuple[float | None, ...] = ()  # what came, where it is known
 
 
 class MissRecord(Record):

@@ -13,11 +13,13 @@ from linnet.cli.options import (
     CheckpointOption,
     DebugOption,
     DeviceOption,
+    ForceOption,
     JsonOption,
     PrecisionOption,
     RunArgument,
     SettingsOption,
 )
+from linnet.files import refuse_existing
 
 
 def predict(
@@ -25,6 +27,11 @@ def predict(
     file: Annotated[
         Path, typer.Option("--file", help="A table as training reads it, or JSON lines.", show_default=False)
     ],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Draw the first forecasts into this .svg or .png file.", show_default=False),
+    ] = None,
+    force: ForceOption = False,
     k: Annotated[int, typer.Option("-k", help="So many candidates each.")] = 10,
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
@@ -44,12 +51,22 @@ def predict(
     with speaking(json=json, debug=debug) as face:
         from linnet import workbench
 
+        if out is not None:
+            from linnet.figures import refuse_picture
+
+            refuse_existing(out, force=force)
+            refuse_picture(out)
         options = {"device": device, "precision": precision, "checkpoint": checkpoint}
         found = workbench.predict(run, file, k=k, settings=tuple(settings or ()), **options)
         for note in found.notes:
             face.remark(note)
         for record in found:
             face.show(record)
+        if out is not None:
+            from linnet.figures import save_forecasts
+            from linnet.records import ForecastRecord
+
+            save_forecasts([record for record in found if isinstance(record, ForecastRecord)], out)
         count = len(found.records)
         one = 1000 * found.seconds / count
         face.remark(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Sequence
 
 from linnet.files import write_atomically
-from linnet.records import RunRecord, Score, System
+from linnet.records import ForecastRecord, RunRecord, Score, System
 from linnet.training.checkpoint import RunFolder
 from linnet.training.run import Run
 from linnet.training.settings import flatten, without_unused
+
+EXAMPLES = "forecasts.svg"
 
 
 def score_table(scores: Sequence[Score]) -> list[str]:
@@ -37,7 +40,19 @@ def system_table(systems: Sequence[System]) -> list[str]:
     return [*lines, ""]
 
 
-def write_report(folder: RunFolder, run: Run, record: RunRecord, notes: Sequence[str]) -> None:
+def example_lines(folder: RunFolder, examples: Sequence[ForecastRecord]) -> list[str]:
+    """Draw forecasts beside the report, where matplotlib is there to draw them."""
+    if not examples or importlib.util.find_spec("matplotlib") is None:
+        return []
+    from linnet.figures import save_forecasts
+
+    save_forecasts(examples, folder.path / EXAMPLES)
+    return [f"![forecasts of held-out series]({EXAMPLES})", ""]
+
+
+def write_report(
+    folder: RunFolder, run: Run, record: RunRecord, notes: Sequence[str], examples: Sequence[ForecastRecord] = ()
+) -> None:
     settings = [f"- `{key}` = {value!r}" for key, value in flatten(without_unused(run)).items()]
     lines = [
         f"# {record.recipe}",
@@ -50,6 +65,7 @@ def write_report(folder: RunFolder, run: Run, record: RunRecord, notes: Sequence
         *score_table(record.scores),
         "",
         *system_table(record.systems),
+        *example_lines(folder, examples),
         *[f"Note: {note}" for note in notes],
         "",
         "## Settings",

@@ -289,7 +289,7 @@ def finish(
     record = unscored(folder, run, loop).model_copy(
         update={"scores": found.scores, "systems": found.systems, "notes": (*found.notes, *averaged_weights(run))}
     )
-    write_report(folder, run, record, (*found.notes, *notes))
+    write_report(folder, run, record, (*found.notes, *notes), found.examples)
     write_atomically(folder.record, record.model_dump_json(indent=1).encode())
     return record
 

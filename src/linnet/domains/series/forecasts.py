@@ -23,6 +23,7 @@ from linnet.domains.series.windows import ForecastRows, inputs_of, naive_errors,
 from linnet.errors import BadInput, counted
 from linnet.model.contract import Network, evaluating
 from linnet.model.model import Model
+from linnet.records import ForecastRecord
 
 if TYPE_CHECKING:
     from linnet.domains.series.data import SeriesData
@@ -126,6 +127,17 @@ class Forecasts:
         low, high = self.levels[above - 1], self.levels[above]
         share = float(np.clip((level - low) / (high - low), 0, 1))
         return np.asarray((1 - share) * self.quantiles[..., above - 1] + share * self.quantiles[..., above])
+
+    def record(self, name: str, row: int, history: np.ndarray) -> ForecastRecord:
+        """One forecast as a record, with the end of its history from the first value that is known."""
+        levels = {f"{level:g}": tuple(self.quantiles[row, :, i].tolist()) for i, level in enumerate(self.levels)}
+        past = known(history)
+        first = next((index for index, value in enumerate(past) if value is not None), len(past))
+        return ForecastRecord(id=name, mean=levels["0.5"], quantiles=levels, history=past[first:])
+
+
+def known(values: np.ndarray) -> tuple[float | None, ...]:
+    return tuple(None if np.isnan(value) else value for value in values.tolist())
 
 
 def forecast(

@@ -9,7 +9,7 @@ import numpy as np
 
 from linnet.domains.contract import Region, Scored
 from linnet.domains.series.baselines import METHODS, Forecast, filled
-from linnet.domains.series.forecasts import Forecasts, forecast
+from linnet.domains.series.forecasts import Forecasts, forecast, known
 from linnet.domains.series.metrics import (
     Relative,
     coverage,
@@ -23,12 +23,13 @@ from linnet.domains.series.windows import ForecastRows
 from linnet.intervals import Bootstrap, Statistic
 from linnet.model.contract import Network
 from linnet.progress import tracked
-from linnet.records import Baseline, Lead, Score, System
+from linnet.records import Baseline, ForecastRecord, Lead, Score, System
 
 LOSS_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LEVELS_80, LEVELS_95 = (0.1, 0.9), (0.025, 0.975)
 REFERENCE = "Naive2"
 OURS = "this run"
+EXAMPLES = 9
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,19 @@ def score_forecasts(network: Network, rows: ForecastRows, batch: int, region: Re
     notes = []
     if constant := int((~np.isfinite(unit)).sum()):
         notes.append(f"{constant} of {len(rows)} series never move before the forecast: mase leaves them out")
-    return Scored(tuple(scores), systems(errors, owa, draws), tuple(notes))
+    shown = examples(rows, found, truth)
+    return Scored(tuple(scores), systems(errors, owa, draws), tuple(notes), shown)
+
+
+def examples(rows: ForecastRows, found: Forecasts, truth: np.ndarray) -> tuple[ForecastRecord, ...]:
+    """Series at equal distances in the table, each with its forecast and what came."""
+    chosen = np.linspace(0, len(rows) - 1, min(EXAMPLES, len(rows))).astype(int)
+    return tuple(
+        found.record(
+            rows.table.names[rows.series[row]], row, rows.history(row)[-2 * max(rows.codec.histories) :]
+        ).model_copy(update={"truth": known(truth[row])})
+        for row in chosen
+    )
 
 
 def baselines(rows: ForecastRows, horizon: int) -> Mapping[str, Forecast]:

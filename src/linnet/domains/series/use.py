@@ -21,7 +21,7 @@ from linnet.domains.series.labels import labelled_windows
 from linnet.domains.series.sources import as_numbers, read_table
 from linnet.domains.series.tables import Series, SeriesTable
 from linnet.errors import BadInput
-from linnet.records import Candidate, ForecastRecord, PredictionRecord
+from linnet.records import Candidate, PredictionRecord
 from linnet.untrusted import lines_of, parse_object
 from linnet.workbench.open import Opened, load, options_of
 
@@ -89,7 +89,12 @@ def _forecasts(opened: Opened, codec: SeriesCodec, table: SeriesTable, settings:
     windows = last_values(table, max(codec.histories))
     found = forecast(opened.network, codec, windows, chosen["batch"], opened.region, chosen["horizon"])
     paths = sampled_paths(found, chosen["paths"], chosen["seed"])
-    records = tuple(_record(table.names[row], found, row, paths[row], windows[row]) for row in range(len(table)))
+    records = tuple(
+        found.record(table.names[row], row, windows[row, -SHOWN:]).model_copy(
+            update={"paths": tuple(map(tuple, paths[row].tolist()))}
+        )
+        for row in range(len(table))
+    )
     seconds = time.perf_counter() - began
     return Predictions(records, (*table.notes, *table.problems), seconds, chosen["batch"])
 
@@ -138,17 +143,3 @@ def sampled_paths(found: Forecasts, count: int, seed: int) -> np.ndarray:
     below = np.take_along_axis(quantiles, (above - 1)[..., None], -1)[..., 0]
     upper = np.take_along_axis(quantiles, above[..., None], -1)[..., 0]
     return np.asarray((1 - share) * below + share * upper)
-
-
-def _record(name: str, found: Forecasts, row: int, paths: np.ndarray, window: np.ndarray) -> ForecastRecord:
-    quantiles = {f"{level:g}": tuple(found.quantiles[row, :, index].tolist()) for index, level in
-                 enumerate(found.levels)}  # fmt: skip
-    history = [None if np.isnan(value) else value for value in window[-SHOWN:].tolist()]
-    first = next(index for index, value in enumerate(history) if value is not None)
-    return ForecastRecord(
-        id=name,
-        mean=quantiles["0.5"],
-        quantiles=quantiles,
-        paths=tuple(tuple(path) for path in paths.tolist()),
-        history=tuple(history[first:]),
-    )
