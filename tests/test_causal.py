@@ -230,7 +230,7 @@ def test_what_cannot_be_asked_is_named():
     with pytest.raises(BadInput, match='no part "head.0.7"; did you mean "head.0.'):
         parts.parse_parts(["head.0.7"], model.config)
     same = Cases(cases.ids, cases.targets, cases.positions, cases.wrong, cases.ids)
-    with pytest.raises(BadInput, match="give the same"):
+    with pytest.raises(BadInput, match="no effect to divide by"):
         _ = patching.patch(Subject(model, same), [patching.Patch("blocks.0.hook_resid_pre")]).share
     with pytest.raises(BadInput, match="no attention to patch|no head to patch"):
         patching.patches(Subject(random_model(small_config(mixer="gru")), cases), "head", by_position=False)

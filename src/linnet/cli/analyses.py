@@ -5,6 +5,8 @@ Axes before the last two give one table each.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -14,6 +16,7 @@ from linnet.figures import labels_of, split
 from linnet.records import AnalysisRecord, Grid
 
 MOST_COLUMNS = 16  # of numbers; wider tables are shaded
+MOST_SHOWN = 256  # entries of a grid beside the first one
 MOST_ROWS = 24  # of bars; those of the largest values are shown
 BAR = 30
 DARKER_FROM = (0.05, 0.2, 0.4, 0.7)  # shares of the largest magnitude at which the next shade begins
@@ -24,15 +27,25 @@ def analysis(record: AnalysisRecord, shades: str) -> RenderableType:
     facts = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
     for name, value in record.facts.items():
         facts.add_row(Text(name, style="dim"), Text(value if isinstance(value, str) else number(value)))
-    parts: list[RenderableType] = [Text(record.title or record.kind, style="bold"), facts]
-    for grid in record.grids:
-        parts += [Text(""), *grid_pictures(grid, shades)]
+    first, *further = record.grids
+    beside = [grid for grid in further if grid.axes == first.axes and grid.labels == first.labels]
+    parts: list[RenderableType] = [Text(record.title or record.kind, style="bold"), facts, Text("")]
+    if len(first.axes) == 1:
+        parts += bars(first, beside)
+    else:
+        parts += grid_pictures(first, shades)
+        beside = []
+    for grid in further:
+        if grid not in beside:
+            parts += [Text(""), *grid_pictures(grid, shades)]
     return Group(*parts, *(Text(note, style="dim") for note in record.notes))
 
 
 def grid_pictures(grid: Grid, shades: str) -> list[RenderableType]:
+    if len(grid.axes) == 1 and len(grid.values) > MOST_SHOWN:
+        return [Text(f"{grid.name}: {len(grid.values):,} numbers (--json and --out have them)", style="dim")]
     if len(grid.axes) == 1:
-        return bars(grid)
+        return bars(grid, ())
     panels = split(grid)
     if all(len(panel.values[0]) <= MOST_COLUMNS for panel in panels if panel.values):
         return [numbers(panel) for panel in panels]
@@ -41,26 +54,25 @@ def grid_pictures(grid: Grid, shades: str) -> list[RenderableType]:
     return [squares, Text(f"shares of the largest value: {legend}; - marks negative ones", style="dim")]
 
 
-def bars(grid: Grid) -> list[RenderableType]:
-    """One row an entry, the largest first where there are too many to show."""
+def bars(grid: Grid, beside: Sequence[Grid]) -> list[RenderableType]:
+    """One row an entry, the largest first where there are too many; grids of the same entries stand beside it."""
     labels = labels_of(grid, grid.axes[0], len(grid.values))
-    entries = [(label, value) for label, value in zip(labels, grid.values, strict=True)]
+    entries = list(zip(labels, grid.values, *(other.values for other in beside), strict=True))
     left = len(entries) - MOST_ROWS
     if left > 0:
         entries = sorted(entries, key=lambda entry: -abs(entry[1] or 0.0))[:MOST_ROWS]
-    most = max((abs(value) for _, value in entries if value is not None), default=0.0) or 1.0
+    most = max((abs(entry[1]) for entry in entries if entry[1] is not None), default=0.0) or 1.0
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column(grid.axes[0])
-    table.add_column(grid.name, justify="right", no_wrap=True)
+    table.add_column(grid.axes[0], no_wrap=True)
+    for one in (grid, *beside):
+        table.add_column(one.name, justify="right")
     table.add_column("")
-    for label, value in entries:
+    for label, value, *others in entries:
         length = 0 if value is None else round(BAR * abs(value) / most)
-        table.add_row(Text(label), number(value), ("#" if (value or 0) >= 0 else "-") * length)
-    return (
-        [table, Text(f"and {left:,} smaller ones (--json and --out have all)", style="dim")]
-        if left > 0
-        else [table]
-    )
+        bar = ("#" if (value or 0) >= 0 else "-") * length
+        table.add_row(Text(label), number(value), *(number(other) for other in others), bar)
+    remark = Text(f"and {left:,} smaller ones (--json and --out have all)", style="dim")
+    return [table, remark] if left > 0 else [table]
 
 
 def numbers(panel: Grid) -> RenderableType:

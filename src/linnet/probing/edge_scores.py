@@ -70,7 +70,7 @@ def acdc(subject: Subject, runs: Runs, threshold: float) -> Tensor:
     rows = {part: i for i, part in enumerate(readers(config))}
     with evaluating(model):
         reference = float(runs.clean.mean())
-        for reader in tracked(list(reversed(readers(config))), "acdc", len(rows)):
+        for reader in tracked(list(reversed(readers(config))), "readers", len(rows)):
             layer = config.depth - 1 if reader.kind == "logits" else reader.layer
             start = f"blocks.{layer}.hook_resid_pre"
             written = sum(part.layer < layer for part in writers(config))
@@ -90,7 +90,7 @@ def acdc(subject: Subject, runs: Runs, threshold: float) -> Tensor:
 def acdc_scores(subject: Subject, runs: Runs, thresholds: Sequence[float]) -> Tensor:
     """[E]: the largest of these thresholds at which an edge is left; 0 where it always goes."""
     scores = torch.zeros(len(edges(subject.model.config)))
-    for threshold in sorted(thresholds):
+    for threshold in tracked(sorted(thresholds), "acdc", len(thresholds)):
         scores[acdc(subject, runs, threshold)] = threshold
     return scores
 

@@ -52,7 +52,10 @@ class Effects:
         """[E, B]: how far each case moves, in units of the mean way from corrupt to clean."""
         whole = (self.clean - self.corrupt).mean()
         if abs(float(whole)) < 1e-6:
-            raise BadInput("the clean and the corrupt prompts give the same, so there is no effect to divide by")
+            raise BadInput(
+                "what is asked is the same for the clean and for the corrupt prompts, so there is no effect to "
+                "divide by; give prompts with different answers, or name the answers"
+            )
         return (self.patched - self.corrupt) / whole
 
 

@@ -11,6 +11,7 @@ import types
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from linnet.workbench.causal import ablate, attribute, find_edges, find_subsets, patch, path_patch
     from linnet.workbench.evaluate import evaluate
     from linnet.workbench.export import export_run, import_run
     from linnet.workbench.generate import Pace, Session, generate, stream
@@ -27,14 +28,20 @@ __all__ = [
     "Options",
     "Pace",
     "Session",
+    "ablate",
     "attention",
+    "attribute",
     "evaluate",
     "export_run",
+    "find_edges",
+    "find_subsets",
     "generate",
     "import_run",
     "load",
     "options_of_recipe",
     "options_of_run",
+    "patch",
+    "path_patch",
     "predict",
     "recipes",
     "resume",
@@ -45,6 +52,7 @@ __all__ = [
     "train_seeds",
 ]
 MODULES = {
+    "causal": ("ablate", "attribute", "find_edges", "find_subsets", "patch", "path_patch"),
     "evaluate": ("evaluate",),
     "export": ("export_run", "import_run"),
     "generate": ("Pace", "Session", "generate", "stream"),

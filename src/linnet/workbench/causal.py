@@ -1,0 +1,348 @@
+"""Causal analyses of a run: one function a verb, each of which gives a record."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor
+
+from linnet.errors import BadInput, nearest
+from linnet.probing import ablation, attribution, edge_scores, edges, parts, patching, subsets
+from linnet.probing.cases import Subject, mean_and_half
+from linnet.records import AnalysisRecord, Grid
+from linnet.workbench.cases import Asked, CaseOptions, ask
+
+METHODS = ("exact", "eap", "eap-ig", "acdc")
+THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of ACDC, in shares of the effect of the corrupt run
+
+
+def attribute(path: Path | str, **options: Unpack[CaseOptions]) -> AnalysisRecord:
+    """What each part adds to the logits of the answer, behind the frozen final norm."""
+    asked = ask(path, **options)
+    model, cases = asked.subject.model, asked.subject.cases
+    found = attribution.attribute(model, cases)
+    mean = found.values.mean(1)  # [P, A]
+    answer = names(asked, cases.targets[0].tolist())
+    softcap = model.config.head.softcap
+    return AnalysisRecord(
+        kind="attribution",
+        title=f"what each part adds to the {'logit' if cases.wrong is None else 'logit difference'} of the answer",
+        axes=("part", "answer"),
+        labels={"part": found.names, "answer": answer},
+        tokens=asked.tokens,
+        values=mean.tolist(),
+        unit="logit",
+        facts={
+            "n": len(cases),
+            "sum of the parts": float(mean.sum(0).mean()),
+            "logit of the model": float(found.logits.mean()),
+            "largest difference": float((found.values.sum(0) - found.logits).abs().max()),
+        },
+        notes=(
+            "the norm in front of the head has the scale of each prompt (frozen), so the parts add up",
+            *(() if softcap is None else (f"before the softcap of {softcap}",)),
+            *asked.notes,
+        ),
+    )
+
+
+def patch(
+    path: Path | str, *, what: patching.What = "head", by_position: bool = False, **options: Unpack[CaseOptions]
+) -> AnalysisRecord:
+    """What values of the clean run do in the corrupt one: 1 is the clean run, 0 the corrupt one."""
+    asked = ask(path, needs_corrupt=True, **options)
+    chosen, shape = patching.patches(asked.subject, what, by_position=by_position)
+    found = patching.patch(asked.subject, chosen)
+    mean, half = mean_and_half(found.share)
+    inner = (what,) if what in ("head", "neuron") else ()
+    axes = ("layer", *inner, *(("position",) if by_position else ()))
+    spread = Grid(name="half of the 95 % interval", axes=axes, values=torch.tensor(half).view(shape).tolist())
+    return AnalysisRecord(
+        kind="patching",
+        title=f"{what} of the clean run in the corrupt run",
+        axes=axes,
+        tokens=asked.tokens,
+        values=torch.tensor(mean).view(shape).tolist(),
+        unit="share of the effect",
+        facts=ends(asked, found.clean, found.corrupt),
+        further=(spread,) if len(asked.subject.cases) > 1 else (),
+        notes=asked.notes,
+    )
+
+
+def path_patch(
+    path: Path | str,
+    readers: Sequence[str],
+    *,
+    direct: bool = False,
+    **options: Unpack[CaseOptions],
+) -> AnalysisRecord:
+    """The effect of each part on what is asked by its paths into these readers alone."""
+    asked = ask(path, needs_corrupt=True, **options)
+    config = asked.subject.model.config
+    known = {part.name: part for part in parts.readers(config)}
+    found = patching.path_patch(asked.subject, [named(known, name) for name in readers], through_mlps=not direct)
+    mean, half = mean_and_half(found.share)
+    labels = {"part": tuple(part.name for part in parts.writers(config))}
+    return AnalysisRecord(
+        kind="path_patching",
+        title=f"corrupt parts by their paths into {', '.join(readers)}",
+        axes=("part",),
+        labels=labels,
+        tokens=asked.tokens,
+        values=mean,
+        unit="share of the effect",
+        facts=ends(asked, found.corrupt, found.clean),
+        further=(Grid(name="half of the 95 % interval", axes=("part",), labels=labels, values=half),),
+        notes=asked.notes,
+    )
+
+
+def ablate(
+    path: Path | str,
+    *,
+    what: str = "head",
+    by: ablation.By = "mean",
+    layer: int | None = None,
+    **options: Unpack[CaseOptions],
+) -> AnalysisRecord:
+    """What changes when a part's value is zero, its mean, or that of another prompt."""
+    asked = ask(path, needs_corrupt=False, **options)
+    units = units_named(asked.subject, what, layer)
+    found, plain = ablation.ablate(asked.subject, units, by)
+    mean, half = mean_and_half(found - plain)
+    labels = {"part": tuple(unit.name for unit in units)}
+    return AnalysisRecord(
+        kind="ablation",
+        title=f"{by} ablation of each {what}",
+        axes=("part",),
+        labels=labels,
+        tokens=asked.tokens,
+        values=mean,
+        unit=f"change of the {asked.what}",
+        facts={"n": len(asked.subject.cases), f"{asked.what} of the whole model": float(plain.mean())},
+        further=(Grid(name="half of the 95 % interval", axes=("part",), labels=labels, values=half),),
+        notes=asked.notes,
+    )
+
+
+def units_named(subject: Subject, what: str, layer: int | None) -> list[ablation.Unit]:
+    config = subject.model.config
+    if what == "layer":
+        return list(ablation.layers(config.depth))
+    if what == "neuron":
+        chosen = range(config.depth) if layer is None else [layer]
+        if layer is not None and not 0 <= layer < config.depth:
+            raise BadInput(f"there is no layer {layer}; the model has layers 0 to {config.depth - 1}")
+        return [unit for n in chosen for unit in ablation.neurons(n, config.feedforward_width)]
+    wanted = {"head": ("head",), "mlp": ("mlp",), "part": ("head", "mixer", "mlp")}
+    if what not in wanted:
+        raise BadInput(f'an ablation is of each head, mlp, part, layer or neuron, not of "{what}"')
+    found = [part for part in parts.writers(config) if part.kind in wanted[what]]
+    if not found:
+        raise BadInput(f"this model has no {what} to ablate")
+    return [ablation.unit_of(part) for part in found]
+
+
+def find_edges(
+    path: Path | str,
+    *,
+    methods: Sequence[str] = ("exact", "eap", "eap-ig"),
+    curves: bool = True,
+    **options: Unpack[CaseOptions],
+) -> AnalysisRecord:
+    """Every edge exactly, each approximation beside its error, and how faithful the chosen circuits are."""
+    if unknown := [method for method in methods if method not in METHODS]:
+        raise BadInput(f'there is no method "{unknown[0]}"; there is {", ".join(METHODS)}')
+    asked = ask(path, needs_corrupt=True, **options)
+    return edge_record(
+        asked.subject, methods, curves=curves, tokens=asked.tokens, what=asked.what, notes=asked.notes
+    )
+
+
+def edge_record(
+    subject: Subject,
+    methods: Sequence[str] = ("exact", "eap", "eap-ig"),
+    *,
+    curves: bool = True,
+    true: Tensor | None = None,
+    **labels: Any,
+) -> AnalysisRecord:
+    """The edges of a subject; where the true ones are known (bool [E]), how well each method tells them."""
+    exact, runs = edges.exact_edges(subject)
+    mean = exact.mean(1)
+    whole = float((runs.clean - runs.corrupt).mean())
+    made = {"exact": lambda: mean} | {
+        "eap": lambda: edge_scores.eap(subject, runs),
+        "eap-ig": lambda: edge_scores.eap_ig(subject, runs),
+        "acdc": lambda: edge_scores.acdc_scores(subject, runs, [t * abs(whole) for t in THRESHOLDS]),
+    }
+    scores = {method: made[method]() for method in dict.fromkeys(("exact", *methods))}
+    order = parts.edges(subject.model.config)
+    edge_labels = {"edge": tuple(parts.edge_name(*edge) for edge in order)}
+    further = [
+        Grid(name=method, axes=("edge",), labels=edge_labels, values=values.tolist())
+        for method, values in scores.items()
+        if method != "exact"
+    ]
+    facts = ends_of(subject, runs.clean, runs.corrupt) | {"edges": len(order)}
+    facts |= errors(scores)
+    if true is not None:
+        facts |= {f"AUROC of {method}": edge_scores.auroc(values.abs(), true) for method, values in scores.items()}
+    if curves:
+        curve, areas = faithfulness(subject, runs, scores)
+        further, facts = [*curve, *further], facts | areas
+    notes = tuple(labels.get("notes", ()))
+    if subject.model.config.value_layers:
+        notes += ("values that are looked up by token are no edge: they stay those of the clean prompt",)
+    return AnalysisRecord(
+        kind="edges",
+        title="change when one edge carries the corrupt value",
+        axes=("edge",),
+        labels=edge_labels,
+        tokens=labels.get("tokens", ()),
+        values=mean.tolist(),
+        unit=f"change of the {labels.get('what', 'logit difference')}",
+        facts=facts,
+        further=tuple(further),
+        notes=notes,
+    )
+
+
+def errors(scores: dict[str, Tensor]) -> dict[str, float | int | str]:
+    """How each approximation agrees with the exact edges."""
+    exact, facts = scores["exact"], dict[str, float | int | str]()
+    k = max(5, len(exact) // 50)
+    for method, values in scores.items():
+        if method == "exact":
+            continue
+        facts[f"rank correlation of {method} with exact"] = edge_scores.rank_correlation(values.abs(), exact.abs())
+        facts[f"{method}: share of the top {k} that is right"] = edge_scores.top_overlap(values, exact, k)
+        missed = (exact.abs() >= 0.05 * exact.abs().max()) & (values.abs() < 1e-6)
+        facts[f"{method}: large edges that score 0"] = int(missed.sum())
+    return facts
+
+
+def faithfulness(
+    subject: Subject, runs: edges.Runs, scores: dict[str, Tensor]
+) -> tuple[list[Grid], dict[str, float | int | str]]:
+    """Curves over the share of edges, and their areas."""
+    found = {method: edge_scores.faithfulness(subject, runs, values) for method, values in scores.items()}
+    labels = {"method": tuple(found), "share": tuple(f"{share:g}" for share in edge_scores.SHARES)}
+    grids = [
+        Grid(
+            name=name,
+            axes=("method", "share"),
+            labels=labels,
+            values=[list(values(one)) for one in found.values()],
+        )
+        for name, values in (
+            ("faithfulness, edges that add most", lambda one: one.kept),
+            ("faithfulness, edges of largest magnitude", lambda one: one.near),
+        )
+    ]
+    facts: dict[str, float | int | str] = {}
+    for method, one in found.items():
+        facts |= {f"area of faithfulness (CPR) of {method}": one.cpr, f"distance to 1 (CMD) of {method}": one.cmd}
+    return grids, facts
+
+
+def find_subsets(
+    path: Path | str,
+    *,
+    names: Sequence[str] = (),
+    by: ablation.By = "mean",
+    share: float = 0.95,
+    orders: int | None = None,
+    **options: Unpack[CaseOptions],
+) -> AnalysisRecord:
+    """Every subset of the named parts (all heads and feed-forwards unless named); or an estimate by orders."""
+    asked = ask(path, **options)
+    config = asked.subject.model.config
+    chosen = parts.parse_parts(names, config) if names else parts.writers(config)[1:]
+    if len(chosen) < 2:
+        raise BadInput("subsets are of at least two parts")
+    if orders is not None:
+        return estimate_record(asked, chosen, by, orders)
+    table = subsets.exact_subsets(asked.subject, chosen, by).mean(1).double().numpy()
+    values, labels = subsets.shapley(table), {"part": tuple(part.name for part in chosen)}
+    circuits = subsets.minimal_circuits(table, share)
+    total = float(table[-1] - table[0])
+    pair_labels = {"part": labels["part"], "with": labels["part"]}
+    pairs = subsets.interactions(table).tolist()
+    return AnalysisRecord(
+        kind="subsets",
+        title=f"all {len(table):,} subsets of {len(chosen)} parts, the others by {by} ablation",
+        axes=("part",),
+        labels=labels,
+        tokens=asked.tokens,
+        values=values.tolist(),
+        unit="Shapley value",
+        facts={
+            "n": len(asked.subject.cases),
+            f"{asked.what} of all parts": float(table[-1]),
+            f"{asked.what} of none": float(table[0]),
+            "sum of the Shapley values less the total effect": float(values.sum() - total),
+            f"minimal circuits that keep {share:.0%} of the effect": len(circuits),
+            **{f"circuit {i}": in_words(circuit, chosen, table) for i, circuit in enumerate(circuits[:5], 1)},
+        },
+        further=(
+            Grid(name="pair interactions", axes=("part", "with"), labels=pair_labels, values=pairs),
+            Grid(name="every subset", axes=("subset",), labels=subset_labels(chosen), values=table.tolist()),
+        ),
+        notes=asked.notes,
+    )
+
+
+def estimate_record(asked: Asked, chosen: Sequence[parts.Part], by: ablation.By, orders: int) -> AnalysisRecord:
+    found = subsets.estimated_shapley(asked.subject, chosen, by, orders=orders)
+    labels = {"part": tuple(part.name for part in chosen)}
+    return AnalysisRecord(
+        kind="subsets",
+        title=f"Shapley values of {len(chosen)} parts, estimated from {found.orders} orders",
+        axes=("part",),
+        labels=labels,
+        tokens=asked.tokens,
+        values=found.values.tolist(),
+        unit="Shapley value",
+        facts={"n": len(asked.subject.cases), "orders": found.orders},
+        further=(
+            Grid(name="half of the 95 % interval", axes=("part",), labels=labels, values=found.half.tolist()),
+        ),
+        notes=asked.notes,
+    )
+
+
+def in_words(circuit: int, chosen: Sequence[parts.Part], table: Any) -> str:
+    inside = [part.name for i, part in enumerate(chosen) if circuit >> i & 1]
+    return f"{', '.join(inside) or 'no part'} ({float(table[circuit]):.4g})"
+
+
+def subset_labels(chosen: Sequence[parts.Part]) -> dict[str, tuple[str, ...]]:
+    return {
+        "subset": tuple(
+            "+".join(part.name for i, part in enumerate(chosen) if subset >> i & 1) or "none"
+            for subset in range(1 << len(chosen))
+        )
+    }
+
+
+def named(known: dict[str, parts.Part], name: str) -> parts.Part:
+    if name not in known:
+        raise BadInput(f'this model has no reader "{name}"{nearest(name, known)}')
+    return known[name]
+
+
+def names(asked: Asked, ids: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"{i + 1}: {asked.opened.codec.tokens[token]}" for i, token in enumerate(ids))
+
+
+def ends(asked: Asked, clean: Tensor, corrupt: Tensor) -> dict[str, float | int | str]:
+    return ends_of(asked.subject, clean, corrupt)
+
+
+def ends_of(subject: Subject, clean: Tensor, corrupt: Tensor) -> dict[str, float | int | str]:
+    return {"n": len(subject.cases), "clean": float(clean.mean()), "corrupt": float(corrupt.mean())}
