@@ -18,6 +18,7 @@ from linnet.domains.series.baselines import (
     is_seasonal,
     seasonal_indices,
 )
+from linnet.domains.series.lags import Ridge
 from linnet.domains.series.smoothing import smooth
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=4)
@@ -190,3 +191,27 @@ def test_missing_values_take_the_last_one_seen() -> None:
     nan = float("nan")
     assert filled(np.array([nan, 2, nan, nan, 5, nan])).tolist() == [2, 2, 2, 2, 5, 5]
     assert filled(np.array([nan, nan])).tolist() == [0, 0] and filled(np.array([])).tolist() == [0]
+
+
+# Lags
+
+
+def test_ridge_finds_the_rule_that_all_series_share_at_any_level() -> None:
+    """Values that repeat after nine steps: the season is never named, the lags show it."""
+    rng = np.random.default_rng(6)
+    levels = np.exp(rng.normal(0, 4, 40))
+    paths = [level * (5 + np.tile(rng.normal(size=9), 12)) for level in levels]
+    histories, truth = [path[:100] for path in paths], np.stack([path[100:106] for path in paths])
+    found = Ridge(lags=18).forecast(histories, 6, 1)
+    apart = np.abs(found.mean - truth).sum(-1) / np.abs(Naive().forecast(histories, 6, 1).mean - truth).sum(-1)
+    assert np.median(apart) < 0.05
+    assert (found.deviation > 0).all() and (found.deviation / levels[:, None] < 1).all()
+
+
+@settings(deadline=None, max_examples=25)
+@given(LENGTHS, st.integers(1, 9), st.integers(1, 20))
+def test_ridge_forecasts_any_lengths(lengths: list[int], horizon: int, lags: int) -> None:
+    histories = [*walks(lengths), np.full(30, 1e6)]
+    found = Ridge(lags).forecast(histories, horizon, 1)
+    assert found.mean.shape == (len(histories), horizon) and np.isfinite(found.quantiles([0.1, 0.9])).all()
+    assert found.mean[-1].tolist() == [1e6] * horizon, "a constant stays where it is"
