@@ -154,7 +154,7 @@ def test_a_classifier_tells_slow_from_fast(runs: Path) -> None:
         score.name: score for score in workbench.evaluate(runs / "classes", data=[runs / "waves_TEST.csv"]).scores
     }
     assert found["accuracy"].value > 0.9 and found["accuracy"].n == 40
-    assert found["nats"].value < found["nats"].baseline.value
+    assert found["nats"].value < 0.4
     records = list(workbench.predict(runs / "classes", runs / "waves_TEST.csv", k=1))
     assert len(records) == 40 and all(isinstance(record, PredictionRecord) for record in records)
     named = [record.candidates[0].value for record in records]  # type: ignore[attr-defined]

@@ -16,7 +16,8 @@ from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.forecasts import forecast
 from linnet.domains.series.residual import Residual
 from linnet.domains.series.scaling import scaled
-from linnet.domains.series.settings import ResidualConfig
+from linnet.domains.series.settings import ResidualConfig, SyntheticConfig
+from linnet.domains.series.synthetic import synthetic_windows
 from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.windows import ForecastPlan, training_windows
 from linnet.errors import BadInput
@@ -167,3 +168,15 @@ def test_a_run_learns_a_cycle_and_scores_the_test_part(tmp_path: Path) -> None:
     assert last["owa"].value == pytest.approx(scores["owa"].value)
     with pytest.raises(BadInput, match="test part"):
         workbench.evaluate(tmp_path / "run", data=[tmp_path / "Daily-test.csv"])
+
+
+def test_drawn_windows_come_first_and_beside_the_others() -> None:
+    codec = SeriesCodec("forecast", ("value",), cycle=7, horizon=HORIZON, histories=(HISTORY,))
+    rows, _ = training_windows(table(*(np.arange(30.0) + 50 * n for n in range(4))), codec, HORIZON, 10)
+    drawn = synthetic_windows(rows, SyntheticConfig(share=0.25, first=0.5, count=20), seed=1, steps=10)
+    assert drawn is not None and drawn.until == 5 and np.isfinite(drawn.rows.table.values).all()
+    plan, plain = ForecastPlan(rows, 16, 1, None, drawn), ForecastPlan(rows, 16, 1)
+    straight = [int((plan.batch(step)["values"].diff(dim=1, n=2).abs().amax(1) < 1).sum()) for step in (0, 9)]
+    assert straight[1] > straight[0] and plan.batch(9)["values"].shape == (16, HISTORY)
+    assert torch.equal(plan.batch(3)["values"], plan.batch(3)["values"])
+    assert synthetic_windows(rows, SyntheticConfig(), 1, 10) is None and plain.batch(0)["values"].shape[0] == 16

@@ -15,7 +15,7 @@ from linnet.codecs import Codec
 from linnet.domains.contract import Domain, Material, Part, Region, Scored
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.folders import chosen_files
-from linnet.domains.series.settings import ConvolutionConfig, ResidualConfig
+from linnet.domains.series.settings import ConvolutionConfig, LabelConfig, ResidualConfig, SyntheticConfig
 from linnet.domains.series.sources import Reading, parse_roles, parse_where, read_table
 from linnet.domains.series.tables import SeriesTable
 from linnet.errors import BadInput
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
     from linnet.model.contract import Network
     from linnet.training.run import Run
 
-FORECASTS = ("frequency", "season", "horizon", "histories", "held", "recent")  # settings of forecasts alone
-LABELS = ("length", "stride", "units", "validation")  # settings of labels alone
+FORECASTS = ("frequency", "season", "horizon", "histories", "held", "recent", "synthetic")  # of forecasts alone
 NEEDS = "series need --data: a CSV or Parquet table, a .ts file, or a folder of them"
 
 
@@ -50,23 +49,12 @@ class SeriesData(Domain):
     )
     held: int = Field(1, ge=0, description="horizons at the end of each series that only validation sees")
     recent: int = Field(20, ge=1, description="horizons before them in which training windows end")
-    length: int = Field(0, ge=0, description="steps of a window with a label; 0: whole series")
-    stride: int = Field(0, ge=0, description="steps between such windows; 0: half their length")
-    units: Literal["series", "training"] = Field(
-        "series", description="a window is scaled by itself, or as the training part"
-    )
-    validation: float = Field(
-        0.2, ge=0, lt=1, description="share of groups (people, machines), or of series, that only validation sees"
-    )
+    labels: LabelConfig = LabelConfig()
+    synthetic: SyntheticConfig = SyntheticConfig()
 
     @property
     def reading(self) -> Reading:
         return Reading(parse_roles(self.columns), parse_where(self.where), labelled=self.task == "classes")
-
-    @property
-    def step_between_windows(self) -> int:
-        """0 where whole series are windows."""
-        return (self.stride or max(1, self.length // 2)) if self.length else 0
 
     @classmethod
     def network_config(cls, kind: str | None) -> type[NetworkConfig]:
@@ -159,7 +147,8 @@ class SeriesData(Domain):
         if self.task == "classes":
             from linnet.domains.series.labels import LabelPlan
 
-            return LabelPlan(label_rows(rows), run.training.batch, run.seed, self.step_between_windows)
+            return LabelPlan(label_rows(rows), run.training.batch, run.seed, self.labels.step)
+        from linnet.domains.series.synthetic import synthetic_windows
         from linnet.domains.series.windows import ForecastPlan
 
         shape = None
@@ -167,7 +156,9 @@ class SeriesData(Domain):
             from linnet.domains.series.patches import patched
 
             shape = functools.partial(patched, run.model)
-        return ForecastPlan(forecast_rows(rows), run.training.batch, run.seed, shape)
+        own = forecast_rows(rows)
+        drawn = synthetic_windows(own, self.synthetic, run.seed, run.training.steps or 0)
+        return ForecastPlan(own, run.training.batch, run.seed, shape, drawn)
 
     def judge(self, network: Network, part: Part, *, batch: int, region: Region) -> float:
         if self.task == "classes":
@@ -194,10 +185,11 @@ class SeriesData(Domain):
             "training.packing": "rows are windows of one length",
             "augment": "windows of numbers have no tokens to mask, and are drawn or moved at random",
         }
-        other, reason = (
-            (FORECASTS, "classes are named") if self.task == "classes" else (LABELS, "this is a forecast")
-        )
-        return found | {f"data.{name}": reason for name in other}
+        if self.task == "classes":
+            return found | {f"data.{name}": "classes are named" for name in FORECASTS}
+        if not self.synthetic.used:
+            found |= {f"data.synthetic.{name}": "no windows are drawn" for name in ("count", "mixed")}
+        return found | {"data.labels": "this is a forecast"}
 
     def remarks(self, run: Run, material: Material) -> tuple[str, ...]:
         if self.held or self.task == "classes":

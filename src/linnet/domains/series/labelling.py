@@ -14,18 +14,24 @@ import numpy as np
 from linnet.domains.contract import Material, Part, Region, Scored
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.convolution import Convolution, mean_of_members
+from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.forecasts import chunks
-from linnet.domains.series.labels import FLAT, LabelRows, held_out, labelled_windows
+from linnet.domains.series.forest import Forest
+from linnet.domains.series.labels import FLAT, LabelRows, held_out, labelled_windows, normalised
 from linnet.domains.series.metrics import CalibrationError, MacroF1, Ratio
+from linnet.domains.series.neighbours import Classifier, Majority, NearestNeighbour
 from linnet.domains.series.tables import SeriesTable
 from linnet.errors import BadInput, counted
 from linnet.intervals import Bootstrap, Statistic
 from linnet.model.contract import Network, evaluating
+from linnet.progress import tracked
 from linnet.records import Baseline, Score, System
 
 if TYPE_CHECKING:
     from linnet.domains.series.data import SeriesData
 
+TREES = 50
+MOST_WARPED = 2 * 10**8  # products of steps that warping may compare
 LEAST = 1e-12  # probability that nats are counted with at least
 
 
@@ -34,14 +40,14 @@ def label_material(data: SeriesData, table: SeriesTable, seed: int, codec: Serie
     if table.labels is None:
         raise BadInput(f"{table.where[0]}: no label column was found; name it: data.columns=label=COLUMN")
     own = codec or label_codec(data, table)
-    rows = labelled_windows(table, own, data.step_between_windows)
-    learned, kept = held_out(rows, data.validation, seed)
+    rows = labelled_windows(table, own, data.labels.step)
+    learned, kept = held_out(rows, data.labels.validation, seed)
     train = rows.select(learned)
-    if codec is None and data.units == "training":
+    if codec is None and data.labels.units == "training":
         own = standardised(own, train)
         rows = replace(rows, codec=own)
         train = rows.select(learned)
-    validation = rows.select(kept) if len(kept) else train
+    validation = replace(rows.select(kept) if len(kept) else train, learned=train)
     notes = [*table.notes, *table.problems, in_words(own, train, validation if len(kept) else None)]
     unit = "group" if any(table.groups) else "series"
     return Material(own, Part(train, unit=unit), Part(validation, unit=unit), tuple(notes))
@@ -52,7 +58,7 @@ def label_codec(data: SeriesData, table: SeriesTable) -> SeriesCodec:
     classes = tuple(np.unique(table.labels.astype(str)).tolist())
     if len(classes) < 2:
         raise BadInput(f"{table.where[0]}: every label is {classes[0]}; classes need at least two")
-    length = data.length or int(table.lengths.max())
+    length = data.labels.length or int(table.lengths.max())
     return SeriesCodec("classes", table.channels, classes=classes, length=length)
 
 
@@ -82,10 +88,21 @@ def label_part(data: SeriesData, codec: SeriesCodec, table: SeriesTable) -> Part
         raise BadInput(
             f"{table.where[0]}: {counted(len(table.channels), 'channel')}, and the run has {len(codec.channels)}"
         )
-    rows = labelled_windows(table, codec, data.step_between_windows)
+    rows = labelled_windows(table, codec, data.labels.step)
     if table.labels is None:
         raise BadInput(f"{table.where[0]}: scoring needs labels; name their column: data.columns=label=COLUMN")
-    return Part(rows, notes=(*table.notes, *table.problems), unit="group" if any(table.groups) else "series")
+    rows, notes = with_learned(data, codec, rows)
+    notes = (*table.notes, *table.problems, *notes)
+    return Part(rows, notes=notes, unit="group" if any(table.groups) else "series")
+
+
+def with_learned(data: SeriesData, codec: SeriesCodec, rows: LabelRows) -> tuple[LabelRows, tuple[str, ...]]:
+    """The windows beside those of the training files, where these are still there."""
+    files = [path for path in data.files if path.exists()]
+    if len(files) < len(data.files) or not files:
+        return rows, ("the training files are gone, so only the commonest class stands beside the run",)
+    train = labelled_windows(data.table(chosen_files(files).train), codec, data.labels.step)
+    return replace(rows, learned=train), ()
 
 
 def probabilities(network: Network, rows: LabelRows, size: int, region: Region) -> np.ndarray:
@@ -108,14 +125,28 @@ def score_labels(network: Network, rows: LabelRows, size: int, region: Region) -
     """Accuracy, macro F1, calibration and nats, with intervals over units, beside the rules."""
     found, truth = probabilities(network, rows, size, region), rows.truth
     _, units = np.unique(rows.groups.astype(str), return_inverse=True)
-    units = units.ravel()
-    return scored_labels({"this run": found, "majority": majority(rows)}, truth, units)
+    return scored_labels({"this run": found, **rivals(rows)}, truth, units.ravel())
 
 
-def majority(rows: LabelRows) -> np.ndarray:
-    """Shares of the classes among the windows themselves, which no other constant answer beats."""
-    shares = np.bincount(rows.truth, minlength=len(rows.codec.classes)) / len(rows)
-    return np.broadcast_to(shares, (len(rows), len(shares)))
+def rivals(rows: LabelRows) -> dict[str, np.ndarray]:
+    """Probabilities [n, K] of classifiers without a network, fitted to what the run learned from."""
+    learned = rows if rows.learned is None else rows.learned
+    methods: dict[str, Classifier] = {"majority": Majority()}
+    if rows.learned is not None:
+        methods |= {"nearest neighbour": NearestNeighbour(), "forest": Forest(trees=TREES)}
+        if len(learned) * len(rows) * rows.codec.length**2 <= MOST_WARPED:
+            methods["nearest, warped"] = NearestNeighbour(window=0.1)
+    ours, theirs = cases(learned), cases(rows)
+    count = len(rows.codec.classes)
+    return {
+        name: method.fit(ours, learned.truth, count).probabilities(theirs)
+        for name, method in tracked(methods.items(), "naming classes with baselines", len(methods))
+    }
+
+
+def cases(rows: LabelRows) -> np.ndarray:
+    """[n, C, T] in the units that the network reads."""
+    return normalised(rows.values(rows.first, rows.count), rows.codec).transpose(0, 2, 1)
 
 
 def scored_labels(systems: Mapping[str, np.ndarray], truth: np.ndarray, units: np.ndarray) -> Scored:

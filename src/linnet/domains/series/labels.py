@@ -32,6 +32,7 @@ class LabelRows:
     first: np.ndarray  # int64 [n]
     count: np.ndarray  # int64 [n]
     seen: np.ndarray  # int64 [S + 1, K]: steps of each class before a step; [S + 1, 0] without labels
+    learned: LabelRows | None = None  # what the run learned from, for baselines on these windows
 
     def __len__(self) -> int:
         return len(self.series)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from linnet.domains.series.data import SeriesData
-from linnet.domains.series.settings import LEVELS, ConvolutionConfig, ResidualConfig
+from linnet.domains.series.settings import LEVELS, ConvolutionConfig, LabelConfig, ResidualConfig
 from linnet.domains.series.token_data import SeriesTokens
 from linnet.model.config import AttentionConfig, ModelConfig, NumberColumn
 from linnet.training.run import OptimConfig, Run, TrainingConfig
@@ -69,7 +69,7 @@ def activity() -> Run:
         recipe="activity",
         precision="float32",
         threads=1,
-        data=SeriesData(task="classes", length=256, stride=128, units="training"),
+        data=SeriesData(task="classes", labels=LabelConfig(length=256, stride=128, units="training")),
         model=ConvolutionConfig(members=3),
         optim=OptimConfig(
             lr=3e-3,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from linnet.model.config import NetworkConfig
+from linnet.model.config import NetworkConfig, Part
 from linnet.model.costs import Costs
 
 if TYPE_CHECKING:
@@ -18,6 +18,37 @@ if TYPE_CHECKING:
 
 LEVELS = (0.025, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.975)
 Level = Annotated[float, Field(gt=0, lt=1)]
+
+
+class LabelConfig(Part):
+    """Windows with a label."""
+
+    length: int = Field(0, ge=0, description="steps of a window; 0: whole series")
+    stride: int = Field(0, ge=0, description="steps between windows; 0: half their length")
+    units: Literal["series", "training"] = Field(
+        "series", description="a window is scaled by itself, or as the training part"
+    )
+    validation: float = Field(
+        0.2, ge=0, lt=1, description="share of groups (people, machines), or of series, that only validation sees"
+    )
+
+    @property
+    def step(self) -> int:
+        """Steps between windows; 0 where whole series are windows."""
+        return (self.stride or max(1, self.length // 2)) if self.length else 0
+
+
+class SyntheticConfig(Part):
+    """Training windows of series that are drawn, or mixed of the series at hand. 0 switches an item off."""
+
+    share: float = Field(0.0, ge=0, le=1, description="of the windows of each batch")
+    first: float = Field(0.0, ge=0, le=1, description="share of the steps that learn from drawn windows alone")
+    count: int = Field(2000, ge=1, description="series that are drawn")
+    mixed: float = Field(0.5, ge=0, le=1, description="share of them that are mixtures of the series at hand")
+
+    @property
+    def used(self) -> bool:
+        return bool(self.share or self.first)
 
 
 class SeriesNetworkConfig(NetworkConfig):

@@ -104,7 +104,7 @@ def _classes(opened: Opened, data: SeriesData, table: SeriesTable, k: int, setti
     chosen = options_of(list(settings), batch=64)
     codec = opened.codec
     assert isinstance(codec, SeriesCodec)
-    rows = labelled_windows(replace(table, labels=None), codec, data.step_between_windows)
+    rows = labelled_windows(replace(table, labels=None), codec, data.labels.step)
     began = time.perf_counter()
     found = probabilities(opened.network, rows, chosen["batch"], opened.region)
     order = np.argsort(-found, axis=1, kind="stable")[:, :k]
@@ -114,7 +114,7 @@ def _classes(opened: Opened, data: SeriesData, table: SeriesTable, k: int, setti
         named = [
             Candidate(value=codec.classes[index], probability=float(found[row, index])) for index in order[row]
         ]
-        shown = f"{name}@{step}" if data.step_between_windows else name
+        shown = f"{name}@{step}" if data.labels.step else name
         records.append(PredictionRecord(id=shown, candidates=tuple(named)))
     seconds = time.perf_counter() - began
     return Predictions(tuple(records), (*table.notes, *table.problems), seconds, chosen["batch"])

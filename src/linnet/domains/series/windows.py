@@ -103,6 +103,15 @@ def inputs_of(window: Scaled) -> dict[str, torch.Tensor]:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """Windows of series that were drawn: a share of each batch, and whole batches up to a step."""
+
+    rows: ForecastRows
+    share: float
+    until: int
+
+
+@dataclass(frozen=True)
 class ForecastPlan:
     """Random windows: first a series, then one of its ends, so that long series do not outweigh short ones."""
 
@@ -110,6 +119,7 @@ class ForecastPlan:
     size: int
     seed: int
     shape: Callable[[Batch], Batch] | None = None  # what a network of another kind reads instead
+    drawn: Drawn | None = None
 
     def __post_init__(self) -> None:
         if len(self.rows) == 0:
@@ -121,11 +131,21 @@ class ForecastPlan:
 
     def batch(self, step: int) -> Batch:
         random = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 40) + step]))
-        bounds = np.flatnonzero(np.diff(self.rows.series, prepend=-1, append=-1))
-        picked = random.integers(0, len(bounds) - 1, self.size)
-        first, last = bounds[picked], bounds[picked + 1]
-        batch = self.rows.batch(first + (random.random(self.size) * (last - first)).astype(np.int64))
+        foreign = 0
+        if self.drawn is not None:
+            foreign = self.size if step < self.drawn.until else round(self.size * self.drawn.share)
+        parts = [some_windows(self.rows, self.size - foreign, random)] if foreign < self.size else []
+        if self.drawn is not None and foreign:
+            parts.append(some_windows(self.drawn.rows, foreign, random))
+        batch = Batch({name: torch.cat([part[name] for part in parts]) for name in parts[0]})
         return batch if self.shape is None else self.shape(batch)
+
+
+def some_windows(rows: ForecastRows, count: int, random: np.random.Generator) -> Batch:
+    bounds = np.flatnonzero(np.diff(rows.series, prepend=-1, append=-1))
+    picked = random.integers(0, len(bounds) - 1, count)
+    first, last = bounds[picked], bounds[picked + 1]
+    return rows.batch(first + (random.random(count) * (last - first)).astype(np.int64))
 
 
 def training_windows(
