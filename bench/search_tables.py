@@ -72,23 +72,23 @@ def laws(rng: np.random.Generator, vocabulary: int, length: int, concentration: 
 
 
 def easy(seed: int = 0) -> Enumerable:
-    """243 leaves; the reward mixes the count of a token and noise."""
+    """243 leaves; the reward mixes the count of a token and noise. KL(target || p) is .16."""
     rng = np.random.default_rng([seed, 1])
     digits = np.indices((3,) * 5).reshape(5, -1)
-    rewards = 0.7 * (digits == 0).mean(0) + 0.3 * rng.random(3**5)
+    rewards = 0.4 * (digits == 0).mean(0) + 0.6 * rng.random(3**5)
     return Enumerable(3, 5, 4.0, laws(rng, 3, 5, 1.0), rewards)
 
 
-def hard(seed: int = 0, share: float = 0.1) -> Enumerable:
-    """4,096 leaves, a share of which has reward 1."""
+def hard(seed: int = 8, share: float = 0.1) -> Enumerable:
+    """4,096 leaves, a share of which has reward 1. KL(target || p) is 2.1, the mean reward under p .10."""
     rng = np.random.default_rng([seed, 2])
     return Enumerable(4, 6, 6.0, laws(rng, 4, 6, 1.0), (rng.random(4**6) < share).astype(float))
 
 
-def peaked(seed: int = 0) -> Enumerable:
-    """7,776 leaves with a law of low entropy, as a trained small model has."""
+def peaked(seed: int = 15) -> Enumerable:
+    """7,776 leaves with a law of low entropy, as a trained small model has. KL(target || p) is 1.4."""
     rng = np.random.default_rng([seed, 3])
-    return Enumerable(6, 5, 6.0, laws(rng, 6, 5, 0.15), (rng.random(6**5) < 0.1).astype(float))
+    return Enumerable(6, 5, 6.0, laws(rng, 6, 5, 0.05), (rng.random(6**5) < 0.1).astype(float))
 
 
 def next_law(tree: Tree, model: Enumerable) -> np.ndarray:
@@ -119,7 +119,7 @@ def _fill(tree: Tree, model: Enumerable, spread: Spread, below: np.ndarray) -> N
     """Spread the share of a visited node over the unvisited leaves below it, by the guided law q."""
     method, path = tree.method, tree.path(spread.node)
     assert isinstance(method, MaxEnt)
-    found = options(tree, spread.node, spread.mean, method.shrinkage)
+    found = options(tree, spread.node, spread.mean, method.shrinkage_at(tree, len(path) + 1))
     shares = found.prior * found.unseen * found.mean
     shares *= spread.share / shares.sum()
     for token, share, mean in zip(found.tokens.tolist(), shares.tolist(), found.mean.tolist(), strict=True):
@@ -183,6 +183,7 @@ class Chain:
                     for state in range(len(self.final))
                 ]
             )
+            moved = np.minimum(moved, len(self.final) - 1)  # states that no text reaches at this depth
             reached = below[0][np.arange(self.vocabulary), moved]  # [S, V]
             below.insert(0, self.following @ reached.T)
         return below

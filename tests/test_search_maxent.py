@@ -96,7 +96,7 @@ def test_the_partition_estimate_is_unbiased_in_waves_of_any_size() -> None:
             tree = search(
                 (),
                 model.step,
-                method=MaxEnt(model.lam),
+                method=MaxEnt(model.lam, chosen=0.0),
                 reward=model.reward,
                 budget=Budget(rollouts=rollouts, wave=wave),
                 rng=seed,

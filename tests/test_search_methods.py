@@ -298,7 +298,7 @@ def test_models_with_an_end_token_and_a_limit(name: str) -> None:
 
 def test_statistics_are_those_of_the_tree() -> None:
     model = small(12)
-    tree = run(MaxEnt(), model, Budget(rollouts=30, wave=6))
+    tree = run(MaxEnt(chosen=0.0), model, Budget(rollouts=30, wave=6))
     found = statistics(tree)
     texts = {tree.path(leaf) for leaf in tree.leaves}
     prefixes = {ids[:length] for ids in texts for length in range(5)}

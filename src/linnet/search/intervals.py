@@ -31,9 +31,9 @@ HALVINGS = 40
 class Value:
     """(1/lam) log Z; for lam = 0 its limit, the mean reward under p.
 
-    `value` and `log_partition` are the method's best estimate, None where it has none. `unbiased` is log of the
-    unbiased estimate of Z, the mean of the Z_i. The limits hold with probability .95 at every moment; they are
-    infinite where the reward declares none.
+    `value` and `log_partition` are the method's best estimate, None where it has none. `unbiased` is the log of
+    the mean of the Z_i, an unbiased estimate of Z where their number is fixed, as with all rollouts drawn. The
+    limits hold with probability .95 at every moment; they are infinite where the reward declares none.
     """
 
     value: float | None

@@ -34,6 +34,7 @@ NODES = {
     "total": Column(np.float64),  # sum of their rewards
     "weight": Column(np.float64),  # sum of their importance weights w
     "weighted": Column(np.float64),  # sum of w exp(lam r - shift)
+    "squared": Column(np.float64),  # sum of w exp(2 (lam r - shift))
     "seen": Column(np.float64),  # share of the prior mass below that belongs to visited leaves
     "copies": Column(np.int32),  # how often DTS has drawn this child
     "soft": Column(np.float64),  # what DTS backs up: an estimate of E[exp(lam r - shift)] below

@@ -168,6 +168,13 @@ class Tree(Nodes):
             cut = [draw.leaf for draw in self.queue if self.nodes["kind"][draw.leaf] == CUT]
             self.nodes["reward"][cut] = -math.inf
 
+    def reward_range(self) -> tuple[float, float]:
+        """The least and the largest finite reward so far; a range of 1 where they are equal."""
+        rewards = self.nodes["reward"][self.leaves]
+        rewards = rewards[np.isfinite(rewards)]
+        low, high = (float(rewards.min()), float(rewards.max())) if len(rewards) else (0.0, 1.0)
+        return low, high if high > low else low + 1
+
     def gains(self, rewards: np.ndarray) -> np.ndarray:
         """log exp(lam r)."""
         return np.where(
@@ -208,6 +215,7 @@ class Tree(Nodes):
     def _add_up(self, leaves: np.ndarray, gains: np.ndarray, logweights: np.ndarray) -> None:
         weights = np.exp(np.where(np.isnan(logweights), -math.inf, logweights))
         weighted = weights * np.exp(gains - self.shift)
+        squared = weighted * np.exp(gains - self.shift)
         rewards = np.where(np.isneginf(gains), 0.0, self.nodes["reward"][leaves])
         at = leaves
         while len(at):
@@ -215,9 +223,11 @@ class Tree(Nodes):
             np.add.at(self.nodes["total"], at, rewards)
             np.add.at(self.nodes["weight"], at, weights)
             np.add.at(self.nodes["weighted"], at, weighted)
+            np.add.at(self.nodes["squared"], at, squared)
             parents = self.nodes["parent"][at]
             inside = parents >= 0
-            at, rewards, weights, weighted = parents[inside], rewards[inside], weights[inside], weighted[inside]
+            at, rewards, weights = parents[inside], rewards[inside], weights[inside]
+            weighted, squared = weighted[inside], squared[inside]
 
     def _visit(self, leaves: np.ndarray) -> None:
         """New leaves become part of the exact mass; the visited share of each node above grows by theirs."""
@@ -246,6 +256,7 @@ class Tree(Nodes):
             scale = math.exp(self.shift - gain)
             self.mass *= scale
             self.nodes["weighted"][:] *= scale
+            self.nodes["squared"][:] *= scale * scale
             self.nodes["soft"][:] *= scale
             self.shift = gain
 

@@ -159,7 +159,7 @@ def measured(tree: Tree, node: int, virtual: dict[int, int]) -> Arms:
     """The children of a node, with the rollouts under way."""
     row = tree.nodes["row"][node]
     tokens, logprobs = tree.rows["ids"][row], tree.rows["logprobs"][row].astype(np.float64)
-    low, high = reward_range(tree)
+    low, high = tree.reward_range()
     mean = (float(tree.nodes["total"][node]) / max(1, int(tree.nodes["visits"][node])) - low) / (high - low)
     visits, totals = np.zeros(len(tokens)), np.zeros(len(tokens))
     free = np.isfinite(logprobs)
@@ -174,11 +174,3 @@ def measured(tree: Tree, node: int, virtual: dict[int, int]) -> Arms:
         free[slots] &= tree.nodes["seen"][children] < 1
     quality = np.where(visits > 0, totals / np.maximum(visits, 1), mean)
     return Arms(tokens, logprobs, visits, quality, free)
-
-
-def reward_range(tree: Tree) -> tuple[float, float]:
-    """The least and the largest reward so far; a range of 1 where they are equal."""
-    rewards = tree.nodes["reward"][tree.leaves]
-    rewards = rewards[np.isfinite(rewards)]
-    low, high = (float(rewards.min()), float(rewards.max())) if len(rewards) else (0.0, 1.0)
-    return low, high if high > low else low + 1

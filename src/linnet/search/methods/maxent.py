@@ -18,12 +18,17 @@ import numpy as np
 
 from linnet.errors import BadInput
 from linnet.search.methods.contract import Draw, Method
+from linnet.search.methods.frontier import Frontier
+from linnet.search.methods.shrinkage import shrinkages
 from linnet.search.walking import invert, roll
 
 if TYPE_CHECKING:
     from linnet.search.tree import Tree
 
 DONE = 1e-12  # mass that counts as none
+WORTH = 0.05  # of the mass that a draw finds on average: what a leaf must have to be chosen
+HORIZON = 64  # draws that are expected to follow at least
+PARALLEL = 8  # nodes that are expanded at once where leaves are chosen
 TURNS = 8  # in which a wave looks for leaves that it does not have
 
 
@@ -42,12 +47,15 @@ class Options(NamedTuple):
 class MaxEnt(Method):
     """`mode` says what the search is for: draws from p exp(lam r) / Z, or the best text.
 
-    `defence` is eps, `shrinkage` c.
+    `defence` is eps, `shrinkage` c; without a number c is estimated from the tree, for each depth. A share
+    `chosen` of the rollouts, at most, goes to leaves that are chosen and not drawn.
     """
 
     mode: Literal["sample", "best"] = "sample"
     defence: float = 0.5
-    shrinkage: float = 1.0
+    shrinkage: float | None = None
+    chosen: float = 0.75
+    focus: float = 8.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,11 +63,36 @@ class MaxEnt(Method):
             raise BadInput(f'mode is "{self.mode}"; it must be "sample" or "best"')
         if not 0 < self.defence <= 1:
             raise BadInput(f"defence is {self.defence}; it must lie above 0 and not above 1")
-        if not self.shrinkage > 0:
+        if not 0 <= self.chosen <= 1 or not 0 <= self.focus < math.inf:
+            raise BadInput(
+                f"chosen is {self.chosen} and focus {self.focus}; chosen must lie in 0..1, focus be >= 0"
+            )
+        if self.shrinkage is not None and not self.shrinkage > 0:
             raise BadInput(f"shrinkage is {self.shrinkage}; it must be above 0")
 
     def wave(self, tree: Tree, k: int) -> list[Draw]:
-        return distinct(tree, k, self.defence, self.shrinkage)
+        if tree.unseen <= DONE:
+            return []
+        return self._chosen(tree, k) or distinct(tree, k, self.defence, self.shrinkage)
+
+    def _chosen(self, tree: Tree, k: int) -> list[Draw]:
+        """Leaves that are worth a visit for certain; none, while their share of the rollouts is used up.
+
+        In mode `sample` those are the likeliest, as long as they have enough of the unseen mass and cost no more
+        than draws would; in mode `best` the best first, where a reward counts as up to `focus` nats.
+        """
+        already = tree.memory.get("chosen", 0)
+        if already >= self.chosen * (tree.rollouts + 1) or tree.rollouts < tree.memory.get("pause", 0):
+            return []
+        if self.mode == "best":
+            leaves = Frontier(tree, focused(tree, self.focus)).leaves(k)
+        else:
+            least = math.log(WORTH * tree.unseen / max(HORIZON, tree.rollouts))
+            leaves = Frontier(tree).leaves(k, PARALLEL, least, most=max(k, PARALLEL) * tree.limit)
+            if not leaves:
+                tree.memory["pause"] = 2 * tree.rollouts + PARALLEL
+        tree.memory["chosen"] = already + len(leaves)
+        return [Draw(leaf) for leaf in leaves]
 
     def log_partition(self, tree: Tree) -> float | None:
         if not tree.draws.count:
@@ -88,11 +121,32 @@ class MaxEnt(Method):
         )
         return tree.finished(leaves, numbers)
 
+    def shrinkage_at(self, tree: Tree, depth: int) -> float:
+        """c of the children at this depth."""
+        return shrinkages(tree)[depth] if self.shrinkage is None else self.shrinkage
+
     def visited(self, tree: Tree) -> tuple[np.ndarray, np.ndarray]:
         """The visited leaves, closed ones among them, and p g of each, relative to exp(shift)."""
         leaves = np.unique(tree.draws["leaf"])
         gains = tree.gains(tree.nodes["reward"][leaves])
         return leaves, np.exp(tree.nodes["logprob"][leaves] + gains - tree.shift)
+
+
+def focused(tree: Tree, focus: float) -> np.ndarray:
+    """What each node adds to the log p of its children: `focus` times the mean reward below, on a scale of 0 to 1.
+
+    A mean is drawn towards that of the parent, which counts as one rollout.
+    """
+    low, high = tree.reward_range()
+    mean = np.zeros(tree.nodes.count)
+    if not tree.leaves:
+        return mean
+    visits, total, depth = tree.nodes["visits"], tree.nodes["total"], tree.nodes["depth"]
+    mean[0] = total[0] / visits[0]
+    for level in range(1, int(depth.max()) + 1):
+        here = np.flatnonzero(depth == level)
+        mean[here] = (total[here] + mean[tree.nodes["parent"][here]]) / (visits[here] + 1)
+    return focus * (mean - low) / (high - low)
 
 
 def root_mean(tree: Tree) -> float:
@@ -101,7 +155,7 @@ def root_mean(tree: Tree) -> float:
     return float(tree.nodes["weighted"][0]) / weight if weight > 0 else 1.0
 
 
-def distinct(tree: Tree, k: int, defence: float, shrinkage: float) -> list[Draw]:
+def distinct(tree: Tree, k: int, defence: float, shrinkage: float | None) -> list[Draw]:
     """At most k different unvisited leaves, in the order in which independent draws from the mixture find them.
 
     Skipping those that this wave has is drawing without replacement: the i-th new leaf has the mixture's law
@@ -152,8 +206,9 @@ def options(tree: Tree, node: int, mean: float, shrinkage: float) -> Options:
 class Walk:
     """The guide of some rollouts on one tree, and what they gather: `ratio` is log Q - log B of each."""
 
-    def __init__(self, tree: Tree, guided: np.ndarray, shrinkage: float) -> None:
-        self.guided, self.shrinkage = guided, shrinkage
+    def __init__(self, tree: Tree, guided: np.ndarray, shrinkage: float | None) -> None:
+        self.guided = guided
+        self.shrinkages = shrinkages(tree) if shrinkage is None else [shrinkage] * (tree.limit + 1)
         self.ratio = np.zeros(len(guided))
         self.means = {0: root_mean(tree)}  # m of the nodes on the way
 
@@ -169,7 +224,7 @@ class Walk:
         return tokens
 
     def _choose(self, tree: Tree, node: int, rows: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-        found = options(tree, node, self.means[node], self.shrinkage)
+        found = options(tree, node, self.means[node], self.shrinkages[int(tree.nodes["depth"][node]) + 1])
         left = found.prior * found.unseen
         tilted = left * found.mean
         if not tilted.sum() > 0:
