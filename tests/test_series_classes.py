@@ -20,7 +20,7 @@ from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.convolution import Convolution, fixed_filters
 from linnet.domains.series.forecasts import Forecasts
 from linnet.domains.series.labelling import probabilities
-from linnet.domains.series.labels import LabelPlan, held_out, labelled_windows, normalised
+from linnet.domains.series.labels import LabelPlan, Variation, held_out, labelled_windows, normalised
 from linnet.domains.series.settings import ConvolutionConfig
 from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.use import sampled_paths
@@ -216,3 +216,13 @@ def test_forecasts_are_drawn_into_reports_and_files(runs: Path, tmp_path: Path) 
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(BadInput, match="has to end in .svg, .png"):
         save_forecasts(records, tmp_path / "d.jpg")
+
+
+def test_turning_keeps_lengths_and_angles_between_triples() -> None:
+    values = np.random.default_rng(0).normal(size=(4, 9, 6))
+    turned = Variation(np.random.default_rng(1), 40.0).turned(values)
+    assert not np.allclose(turned, values)
+    both, after = values.reshape(4, 9, 2, 3), turned.reshape(4, 9, 2, 3)
+    np.testing.assert_allclose(np.linalg.norm(after, axis=-1), np.linalg.norm(both, axis=-1))
+    np.testing.assert_allclose((after[:, :, 0] * after[:, :, 1]).sum(-1), (both[:, :, 0] * both[:, :, 1]).sum(-1))
+    np.testing.assert_array_equal(Variation(np.random.default_rng(1), 0.0).turned(values), values)

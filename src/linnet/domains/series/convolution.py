@@ -54,17 +54,23 @@ def fixed_filters(lengths: tuple[int, ...]) -> list[Tensor]:
     return found
 
 
+def centred(x: Tensor, length: int, dilation: int = 1) -> Tensor:
+    """Zeros on both sides, so that filters of this length stand around their step."""
+    around = (length - 1) * dilation
+    return F.pad(x, (around // 2, around - around // 2))
+
+
 class Stem(nn.Module):
     """Fixed and free filters over the channels of a series, side by side."""
 
     def __init__(self, config: ConvolutionConfig) -> None:
         super().__init__()
         self.inputs = config.inputs + config.triples
-        self.fixed = config.fixed
+        self.fixed, self.kernels, self.stride = config.fixed, config.kernels, config.stride
         for number, filters in enumerate(fixed_filters(config.fixed)):
             self.register_buffer(f"fixed_{number}", filters.repeat(self.inputs, 1, 1), persistent=False)
         free = [
-            nn.Conv1d(self.inputs, config.width, length, padding="same", bias=False) for length in config.kernels
+            nn.Conv1d(self.inputs, config.width, length, config.stride, bias=False) for length in config.kernels
         ]
         self.free = nn.ModuleList(free)
         whole = config.width * len(config.kernels) + 3 * self.inputs * len(config.fixed)
@@ -72,12 +78,11 @@ class Stem(nn.Module):
         self.mix = nn.Conv1d(whole, config.width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, W, T] from [B, C, T]."""
-        parts = [convolution(x) for convolution in self.free]
+        """[B, W, T / stride] from [B, C, T]."""
+        parts = [filters(centred(x, length)) for filters, length in zip(self.free, self.kernels, strict=True)]
         for number, length in enumerate(self.fixed):
-            padded = F.pad(x, ((length - 1) // 2, length // 2))
             filters = self.get_buffer(f"fixed_{number}")
-            parts.append(F.conv1d(padded, filters, groups=self.inputs))
+            parts.append(F.conv1d(centred(x, length), filters, stride=self.stride, groups=self.inputs))
         mixed: Tensor = self.mix(F.relu(self.norm(torch.cat(parts, 1))))
         return mixed
 
@@ -87,20 +92,14 @@ class DilatedLayer(nn.Module):
 
     def __init__(self, config: ConvolutionConfig, dilation: int) -> None:
         super().__init__()
-        self.norm = BatchNorm(config.width)
-        self.along = nn.Conv1d(
-            config.width,
-            config.width,
-            config.kernel,
-            padding="same",
-            dilation=dilation,
-            groups=config.width,
-            bias=False,
-        )
+        width, self.kernel, self.dilation = config.width, config.kernel, dilation
+        self.norm = BatchNorm(width)
+        self.along = nn.Conv1d(width, width, config.kernel, dilation=dilation, groups=width, bias=False)
         self.across = nn.Conv1d(config.width, config.width, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.across(self.along(F.relu(self.norm(x))))
+        mixed = self.along(centred(F.relu(self.norm(x)), self.kernel, self.dilation))
+        return x + self.across(mixed)
 
 
 class Classifier(nn.Module):
@@ -121,7 +120,9 @@ class Classifier(nn.Module):
             lengths = x.unflatten(1, (self.triples, 3)).square().sum(2).add(TINY).sqrt()
             x = torch.cat([x, lengths], 1)
         inside = observed[:, None]
-        x = taps.at(f"{name}.stem", self.stem(x * inside) * inside)
+        x = self.stem(x * inside)
+        inside = inside[..., :: self.stem.stride]
+        x = taps.at(f"{name}.stem", x * inside)
         for number, layer in enumerate(self.layers):
             x = taps.at(f"{name}.layers.{number}", layer(x) * inside)
         x = F.relu(self.norm(x))

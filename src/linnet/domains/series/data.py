@@ -147,7 +147,7 @@ class SeriesData(Domain):
         if self.task == "classes":
             from linnet.domains.series.labels import LabelPlan
 
-            return LabelPlan(label_rows(rows), run.training.batch, run.seed, self.labels.step)
+            return LabelPlan(label_rows(rows), run.training.batch, run.seed, self.labels.step, self.labels.turn)
         from linnet.domains.series.synthetic import synthetic_windows
         from linnet.domains.series.windows import ForecastPlan
 

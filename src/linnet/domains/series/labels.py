@@ -75,12 +75,15 @@ class LabelRows:
         index = np.where(inside, first[:, None] + steps, 0)
         return np.where(inside[..., None], self.table.values[index], np.nan)
 
-    def batch(self, first: np.ndarray, count: np.ndarray, random: np.random.Generator | None = None) -> Batch:
-        found = normalised(self.values(first, count), self.codec)
+    def batch(self, first: np.ndarray, count: np.ndarray, variation: Variation | None = None) -> Batch:
+        found = self.values(first, count)
+        if variation is not None:
+            found = variation.turned(found)
+        found = normalised(found, self.codec)
         observed = np.isfinite(found).all(2)
         found = np.where(observed[..., None], found, 0.0)
-        if random is not None:
-            found = varied(found, random)
+        if variation is not None:
+            found = variation.varied(found)
         tensors = {
             "values": torch.from_numpy(found.astype(np.float32)),
             "observed": torch.from_numpy(observed.astype(np.float32)),
@@ -108,10 +111,28 @@ def normalised(windows: np.ndarray, codec: SeriesCodec) -> np.ndarray:
     return np.asarray((windows - mean) * np.where(moving, 1 / np.where(moving, deviation, 1), 0.0))
 
 
-def varied(values: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Augmentation: other amplitudes, and a little noise."""
-    size = np.exp(0.1 * random.normal(size=(len(values), 1, values.shape[2])))
-    return np.asarray(values * size + 0.03 * random.normal(size=values.shape))
+@dataclass(frozen=True)
+class Variation:
+    """Augmentation of a batch: sensors that are turned, other amplitudes, and a little noise."""
+
+    random: np.random.Generator
+    turn: float  # degrees: the deviation of the angle
+
+    def turned(self, values: np.ndarray) -> np.ndarray:
+        """Windows [B, T, C] whose triples of channels are turned about one random axis each window."""
+        rows, steps, channels = values.shape
+        if not self.turn or channels % 3:
+            return values
+        axis = self.random.normal(size=(rows, 3))
+        axis /= np.linalg.norm(axis, axis=1, keepdims=True)
+        angle = np.radians(self.turn) * self.random.normal(size=(rows, 1, 1))
+        cross = np.cross(np.eye(3), axis[:, None])  # [B, 3, 3]
+        turn = np.eye(3) + np.sin(angle) * cross + (1 - np.cos(angle)) * (cross @ cross)
+        return np.asarray(values.reshape(rows, -1, 3) @ turn).reshape(rows, steps, channels)
+
+    def varied(self, values: np.ndarray) -> np.ndarray:
+        size = np.exp(0.1 * self.random.normal(size=(len(values), 1, values.shape[2])))
+        return np.asarray(values * size + 0.03 * self.random.normal(size=values.shape))
 
 
 @dataclass(frozen=True)
@@ -125,6 +146,7 @@ class LabelPlan:
     size: int
     seed: int
     stride: int
+    turn: float = 0.0
     balance: float = 0.5
 
     def __post_init__(self) -> None:
@@ -152,7 +174,7 @@ class LabelPlan:
             starts = self.rows.table.starts
             series = self.rows.series[chosen]
             first = np.clip(first, starts[series], starts[series + 1] - count)
-        batch = self.rows.batch(first, count, random)
+        batch = self.rows.batch(first, count, Variation(random, self.turn))
         weights = self._weights[batch[NEXT + "class"].numpy()].astype(np.float32)
         return batch.replaced(weights=torch.from_numpy(weights))
 

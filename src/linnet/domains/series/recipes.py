@@ -69,8 +69,8 @@ def activity() -> Run:
         recipe="activity",
         precision="float32",
         threads=1,
-        data=SeriesData(task="classes", labels=LabelConfig(length=256, stride=128, units="training")),
-        model=ConvolutionConfig(members=3),
+        data=SeriesData(task="classes", labels=LabelConfig(length=256, stride=128, units="training", turn=15)),
+        model=ConvolutionConfig(stride=2, members=2),
         optim=OptimConfig(
             lr=3e-3,
             betas=(0.9, 0.99),
@@ -86,7 +86,8 @@ def classify() -> Run:
     run = activity()
     training = TrainingConfig(steps=600, batch=32, eval_batch=64)
     data = SeriesData(task="classes")
-    return run.model_copy(update={"recipe": "classify", "data": data, "training": training})
+    model = ConvolutionConfig(members=3)
+    return run.model_copy(update={"recipe": "classify", "data": data, "model": model, "training": training})
 
 
 def tiny_classify() -> Run:

@@ -32,6 +32,10 @@ class LabelConfig(Part):
         0.2, ge=0, lt=1, description="share of groups (people, machines), or of series, that only validation sees"
     )
 
+    turn: float = Field(
+        0.0, ge=0, le=180, description="degrees by which training turns each three channels, as one turns a sensor"
+    )
+
     @property
     def step(self) -> int:
         """Steps between windows; 0 where whole series are windows."""
@@ -109,6 +113,7 @@ class ConvolutionConfig(SeriesNetworkConfig):
     fixed: tuple[Annotated[int, Field(ge=2)], ...] = Field(
         (2, 4, 8, 16, 32), description="lengths of filters that find rises, falls and peaks"
     )
+    stride: int = Field(1, ge=1, description="steps from one output of the first filters to the next")
     width: int = Field(32, ge=1, description="channels of a layer")
     depth: int = Field(2, ge=0, le=100, description="dilated layers; each doubles the dilation of the one before")
     kernel: int = Field(15, ge=1, description="length of their filters")
