@@ -21,12 +21,17 @@ from linnet.domains.series.convolution import Convolution, fixed_filters
 from linnet.domains.series.forecasts import Forecasts
 from linnet.domains.series.labelling import probabilities
 from linnet.domains.series.labels import LabelPlan, Variation, held_out, labelled_windows, normalised
-from linnet.domains.series.settings import ConvolutionConfig
+from linnet.domains.series.residual import Residual
+from linnet.domains.series.scaling import scaled
+from linnet.domains.series.settings import ConvolutionConfig, ResidualConfig
 from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.use import sampled_paths
+from linnet.domains.series.windows import inputs_of
 from linnet.errors import BadInput
 from linnet.figures import save_forecasts
+from linnet.model.contract import Network
 from linnet.records import ForecastRecord, PredictionRecord
+from tiny_runs import Killed, Watching, agree
 
 LABELS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=20), min_size=1, max_size=5)
 CODEC = SeriesCodec("classes", ("x",), classes=("a", "b", "c"), length=4)
@@ -226,3 +231,37 @@ def test_turning_keeps_lengths_and_angles_between_triples() -> None:
     np.testing.assert_allclose(np.linalg.norm(after, axis=-1), np.linalg.norm(both, axis=-1))
     np.testing.assert_allclose((after[:, :, 0] * after[:, :, 1]).sum(-1), (both[:, :, 0] * both[:, :, 1]).sum(-1))
     np.testing.assert_array_equal(Variation(np.random.default_rng(1), 0.0).turned(values), values)
+
+
+@pytest.mark.parametrize("name", ["forecast", "classes"])
+def test_networks_keep_the_contract(name: str) -> None:
+    """Costs count the parameters, every tap can be read and replaced, and each parameter has a role."""
+    model: Network = classifier()
+    rows = labelled_windows(table([list("aabbccabc"), list("abcab")]), CODEC, 3)
+    inputs = dict(rows.batch(rows.first, rows.count))
+    if name == "forecast":
+        model = Residual(ResidualConfig(lengths=(6, 9), outputs=3, blocks=2, layers=1, width=8)).eval()
+        window = scaled(np.random.default_rng(0).normal(size=(4, 9)), 0.1)
+        inputs = inputs_of(window)
+    assert model.costs().parameters == sum(parameter.numel() for parameter in model.parameters())
+    kept = model(inputs, keep=tuple(model.taps())).kept
+    for tap, axes in model.taps().items():
+        assert kept[tap].ndim == len(axes), tap
+        edited = model(inputs, edit=((tap, torch.zeros_like),))
+        assert edited.hidden.shape == model(inputs).hidden.shape
+    groups = model.groups()
+    named = [name for part in (groups.matrices, groups.embeddings, groups.vectors) for name, _ in part]
+    assert sorted(named) == sorted(name for name, _ in model.named_parameters())
+
+
+@pytest.mark.parametrize("recipe", ["tiny-forecast", "tiny-classify"])
+def test_a_run_that_is_killed_goes_on_to_the_same_bits(runs: Path, tmp_path: Path, recipe: str) -> None:
+    data = runs / ("long.csv" if recipe == "tiny-forecast" else "waves_TRAIN.csv")
+    options = {"data": [data], "steps": 6, "settings": ["eval_every=2"]}
+    if recipe == "tiny-forecast":
+        options["settings"] += ["data.horizon=5", "data.season=6"]
+    workbench.train(recipe, out=tmp_path / "whole", **options)
+    with pytest.raises(Killed):
+        workbench.train(recipe, out=tmp_path / "killed", progress=Watching(kill_at=5), **options)
+    workbench.resume(tmp_path / "killed")
+    agree(tmp_path / "killed", tmp_path / "whole")
