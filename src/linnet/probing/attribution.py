@@ -39,8 +39,7 @@ def attribute(model: Model, cases: Cases) -> Attribution:
         bias = final - torch.stack(adds).sum(0)  # what nobody above has written: biases of outputs
         direction, constant = directions(model, cases)
         scale, shift = frozen_norm(model.final_norm, final)
-        at = cases.positions
-        values = torch.stack([linear(scale, shift, add)[:, at] for add in (*adds, bias)])
+        values = torch.stack([cases.at(linear(scale, shift, add)) for add in (*adds, bias)])
         found = (values * direction).sum(-1)
         found[-1] += constant
         if isinstance(model.final_norm, nn.LayerNorm) and model.final_norm.bias is not None:
@@ -58,10 +57,10 @@ def attribute_neurons(model: Model, cases: Cases, layer: int) -> Tensor:
         direction, _ = directions(model, cases)
         scale, shift = frozen_norm(model.final_norm, stream_of(model, kept))
         weights = model.block(layer).feedforward.down.weight.T  # [N, W]
-        towards = scale[:, cases.positions] * direction  # [B, A, W]
+        towards = cases.at(scale) * direction  # [B, A, W]
         if shift:
             towards = towards - towards.mean(-1, keepdim=True)
-        return torch.einsum("ban,nw,baw->nba", kept[tap][:, cases.positions], weights, towards)
+        return torch.einsum("ban,nw,baw->nba", cases.at(kept[tap]), weights, towards)
 
 
 def run(model: Model, cases: Cases, *further: str) -> Mapping[str, Tensor]:
@@ -106,6 +105,6 @@ def directions(model: Model, cases: Cases) -> tuple[Tensor, Tensor]:
 
 def logits_of(model: Model, kept: Mapping[str, Tensor], cases: Cases) -> Tensor:
     """[B, A]: what is attributed, as the model computes it, before a softcap."""
-    hidden = kept["ln_final.hook_normalized"][:, cases.positions]
+    hidden = cases.at(kept["ln_final.hook_normalized"])
     direction, constant = directions(model, cases)
     return (hidden * direction).sum(-1) + constant

@@ -22,14 +22,15 @@ MOST_TOKENS = 1 << 13  # tokens that edited copies read in one call
 
 @dataclass(frozen=True)
 class Cases:
-    """`ids` are prompts with all but the last token of their answers; `targets` the answers, read at `positions`.
+    """`ids` are prompts with all but the last token of their answers; `targets` the answers, read at `positions`,
+    which are those of all cases, or of each.
 
     `wrong` is what the answer is compared with; `corrupt` the prompts whose values replace those of `ids`.
     """
 
     ids: Tensor  # int64 [B, T]
     targets: Tensor  # int64 [B, A]
-    positions: Tensor  # int64 [A]
+    positions: Tensor  # int64 [A] or [B, A]
     wrong: Tensor | None = None  # int64 [B, A]
     corrupt: Tensor | None = None  # int64 [B, T]
 
@@ -41,7 +42,7 @@ class Cases:
                 f"the clean prompts have {tokens} tokens and the corrupt ones {other}; values can only be "
                 "exchanged between prompts of one length"
             )
-        outside = [position for position in self.positions.tolist() if not 0 <= position < tokens]
+        outside = [position for position in self.positions.flatten().tolist() if not 0 <= position < tokens]
         if outside:
             raise BadInput(f"position {outside[0]} is outside of the prompt, which has {tokens} tokens")
 
@@ -68,6 +69,13 @@ class Cases:
             wrong = theirs if wrong is None and corrupt_answers is not None else wrong
         return cls(ids, answers, positions, wrong, corrupt)
 
+    def at(self, values: Tensor) -> Tensor:
+        """[E * B, A, ...] of values [E * B, T, ...]: those at the positions of the answers."""
+        if self.positions.ndim == 1:
+            return values[:, self.positions]
+        positions = self.positions.repeat(len(values) // len(self), 1)
+        return values[torch.arange(len(values), device=values.device)[:, None], positions]
+
     @property
     def others(self) -> Tensor:
         """Prompts whose values stand in for those of `ids`: the corrupt ones, or each case's neighbour."""
@@ -80,7 +88,8 @@ class Cases:
     def first(self, n: int) -> Cases:
         wrong = None if self.wrong is None else self.wrong[:n]
         corrupt = None if self.corrupt is None else self.corrupt[:n]
-        return Cases(self.ids[:n], self.targets[:n], self.positions, wrong, corrupt)
+        positions = self.positions if self.positions.ndim == 1 else self.positions[:n]
+        return Cases(self.ids[:n], self.targets[:n], positions, wrong, corrupt)
 
 
 Metric = Callable[[Tensor, Cases], Tensor]  # logits [E, B, A, V] -> [E, B]
@@ -124,7 +133,7 @@ class Subject:
 
     def measure(self, hidden: Tensor) -> Tensor:
         """[E, B] of hidden vectors [E * B, T, W]."""
-        return self.measure_answers(hidden[:, self.cases.positions])
+        return self.measure_answers(self.cases.at(hidden))
 
     def measure_answers(self, hidden: Tensor) -> Tensor:
         """[E, B] of the hidden vectors [E * B, A, W] at the positions of the answers."""

@@ -70,7 +70,10 @@ class Walk:
 
     def _asked(self, layer: int, value: Tensor) -> Tensor:
         """Behind the last mixer, only the positions that are asked about: nothing else is read any more."""
-        return value[:, self.subject.cases.positions] if layer == self.model.config.depth - 1 else value
+        if layer < self.model.config.depth - 1:
+            return value
+        cases = self.subject.cases
+        return cases.at(value.expand(max(len(value), len(cases)), *value.shape[1:]))
 
     def _mixed(self, block: Block, layer: int, x: Tensor) -> Iterator[tuple[int, Tensor]]:
         """What the mixer adds, for every subset of its parts."""
