@@ -20,6 +20,11 @@ def examples(page: str) -> list[tuple[int, str]]:
     ]
 
 
+def test_examples_of_the_search_page_run() -> None:
+    (found,) = examples("search.md")
+    exec(compile(found[1], "docs/search.md", "exec"), {})
+
+
 def test_examples_of_the_api_page_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.search_mutants import MUTANTS, ROOT
 from bench.search_tables import Enumerable, laws, next_law
 from linnet.search.budgets import Budget
 from linnet.search.methods.maxent import MaxEnt
@@ -209,3 +210,8 @@ def test_ask_and_tell_give_the_tree_that_extend_gives() -> None:
     np.testing.assert_array_equal(tree.draws["leaf"], whole.draws["leaf"])
     np.testing.assert_allclose(tree.draws["mass"], whole.draws["mass"])
     np.testing.assert_allclose(tree.nodes["weighted"], whole.nodes["weighted"])
+
+
+def test_the_mistakes_of_the_mutants_can_still_be_made() -> None:
+    for mutant in MUTANTS.values():
+        assert (ROOT / "src" / "linnet" / "search" / mutant.file).read_text().count(mutant.right) == 1, mutant
