@@ -43,12 +43,12 @@ def test_ablations_from_the_layer_that_they_touch_are_whole_runs(config, by, man
     subject = subject_of(config)
     chosen = [ablation.unit_of(part) for part in parts.writers(config)[1:]]
     chosen += [*ablation.layers(2), *ablation.neurons(1, 3)]
-    limit = ablation.TOGETHER
+    limits = ablation.MOST_UNITS, ablation.MOST_TOKENS
     try:
-        ablation.TOGETHER = limit if many else 0
+        ablation.MOST_UNITS, ablation.MOST_TOKENS = limits if many else (4, 2 * 4 * TOKENS)
         found, plain = ablation.ablate(subject, chosen, by)
     finally:
-        ablation.TOGETHER = limit
+        ablation.MOST_UNITS, ablation.MOST_TOKENS = limits
     torch.testing.assert_close(found, ablation.ablate_naively(subject, chosen, by), rtol=1e-4, atol=1e-4)
     with evaluating(subject.model):
         torch.testing.assert_close(plain, subject.run(subject.cases.ids)[0])
@@ -56,7 +56,7 @@ def test_ablations_from_the_layer_that_they_touch_are_whole_runs(config, by, man
 
 def test_resampling_needs_another_prompt_and_zero_does_not():
     model = random_model(small_config())
-    alone = some_cases(corrupt=False).first(1)
+    alone = some_cases(corrupt=False).of(slice(1))
     unit = [ablation.unit_of(parts.Part("mlp", 0))]
     ablation.ablate(Subject(model, alone), unit, "zero")
     with pytest.raises(BadInput, match="one prompt has no other one"):

@@ -1,12 +1,13 @@
 """What happens without a part: its value becomes zero, its mean over all cases, or that of another prompt.
 
-Every ablation starts at the layer that it touches, from the residual stream that one plain run kept.
+Every ablation begins where it takes something away, from the residual stream that one plain run kept; all of them
+go on in one batch, which grows from layer to layer.
 Legend: E = edited copies, B = cases, T = tokens, W = width, H = heads, N = neurons.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,12 +16,14 @@ from torch import Tensor
 
 from linnet.errors import BadInput
 from linnet.model.contract import evaluating
-from linnet.model.taps import Affine, Edit
-from linnet.probing.cases import Subject
+from linnet.model.model import Model
+from linnet.model.taps import Affine, Edit, Taps
+from linnet.probing.cases import MOST_TOKENS, Subject
 from linnet.probing.parts import Part, output_weights
 
 By = Literal["zero", "mean", "resample"]
-TOGETHER = 1 << 10  # tokens: calls that are so small are mostly overhead, and one for all layers is quicker
+MOST_UNITS = 256  # of one pass
+NOTHING = Taps(dict, (), ())
 
 
 @dataclass(frozen=True)
@@ -61,12 +64,18 @@ class Replacements:
     kept: Mapping[str, Tensor]  # values and residual streams of the plain run
     values: Mapping[str, Tensor]  # what replaces them
 
+    def of(self, rows: slice) -> Replacements:
+        """Those of some cases."""
+        kept = {name: value[rows] for name, value in self.kept.items()}
+        values = {name: value if len(value) == 1 else value[rows] for name, value in self.values.items()}
+        return Replacements(self.plain[rows], kept, values)
+
 
 def replacements(subject: Subject, taps: Sequence[str], by: By) -> Replacements:
     """One run of the cases, and one of the other prompts where values come from there."""
     model, cases = subject.model, subject.cases
     taps = tuple(dict.fromkeys(taps))
-    streams = tuple(name for name in model.taps() if name.endswith(("hook_resid_pre", "hook_resid_mid")))
+    streams = tuple(name for name in model.taps() if ".hook_resid_" in name)
     plain, kept = subject.run(cases.ids, (*taps, *streams))
     if by == "zero":
         values = {tap: torch.zeros_like(kept[tap][:1]) for tap in taps}
@@ -81,12 +90,16 @@ def replacements(subject: Subject, taps: Sequence[str], by: By) -> Replacements:
 
 def ablate(subject: Subject, units: Sequence[Unit], by: By = "mean") -> tuple[Tensor, Tensor]:
     """What is asked of each case without each unit [E, B], and of the whole model [B]."""
+    cases = subject.cases
     with evaluating(subject.model):
         found = replacements(subject, [tap for unit in units for tap in unit.taps], by)
-        results: dict[str, Tensor] = {}
-        for group in in_groups(subject, units):
-            results |= dict(zip((unit.name for unit in group), ablated(subject, group, found), strict=True))
-    return torch.stack([results[unit.name] for unit in units]), found.plain
+        parts = []
+        for first in range(0, len(units), MOST_UNITS):
+            chosen = units[first : first + MOST_UNITS]
+            step = max(1, MOST_TOKENS // (len(chosen) * cases.ids.shape[1]))
+            slices = [slice(at, at + step) for at in range(0, len(cases), step)]
+            parts.append(torch.cat([together(subject.of(rows), chosen, found.of(rows)) for rows in slices], 1))
+    return torch.cat(parts), found.plain
 
 
 def ablate_naively(subject: Subject, units: Sequence[Unit], by: By = "mean") -> Tensor:
@@ -94,28 +107,6 @@ def ablate_naively(subject: Subject, units: Sequence[Unit], by: By = "mean") -> 
     with evaluating(subject.model):
         found = replacements(subject, [tap for unit in units for tap in unit.taps], by)
         return torch.cat([subject.edited(edits_of([unit], found, len(subject.cases))) for unit in units])
-
-
-def in_groups(subject: Subject, units: Sequence[Unit]) -> Iterator[list[Unit]]:
-    """Units of one layer, as many as fit into a call; of all layers where calls are so small that they all fit."""
-    most = subject.copies()
-    if len(units) * subject.cases.ids.numel() <= TOGETHER:
-        yield list(units)
-        return
-    for layer in sorted({unit.layer for unit in units}):
-        inside = [unit for unit in units if unit.layer == layer]
-        for taps in dict.fromkeys(unit.taps for unit in inside):
-            same = [unit for unit in inside if unit.taps == taps]
-            yield from (same[first : first + most] for first in range(0, len(same), most))
-
-
-def ablated(subject: Subject, units: Sequence[Unit], found: Replacements) -> Tensor:
-    """[E, B] for units that go on together from the first layer that one of them touches."""
-    if only_heads_of_one_layer(subject, units):
-        return without_heads(subject, units, found)
-    tap = f"blocks.{min(unit.layer for unit in units)}.hook_resid_pre"
-    residual = found.kept[tap].repeat(len(units), 1, 1)
-    return subject.edited(edits_of(units, found, len(subject.cases)), residual, tap)
 
 
 def edits_of(units: Sequence[Unit], found: Replacements, cases: int) -> list[tuple[str, Edit]]:
@@ -135,20 +126,59 @@ def edits_of(units: Sequence[Unit], found: Replacements, cases: int) -> list[tup
     return made
 
 
-def only_heads_of_one_layer(subject: Subject, units: Sequence[Unit]) -> bool:
-    """Whether attention need not be computed again: heads add what they write, and nothing reads it before."""
-    taps = {tap for unit in units for tap in unit.taps}
-    heads = len(taps) == 1 and all(tap.endswith("attn.hook_z") for tap in taps)
-    return heads and not subject.model.config.parallel
+def together(subject: Subject, units: Sequence[Unit], found: Replacements) -> Tensor:
+    """[E, B]: all units in one pass, each of which joins it behind the place where it was taken away.
+
+    Behind the last mixer only the positions of the answers are computed.
+    """
+    model, cases = subject.model, subject.cases
+    joining = {at: [i for i, unit in enumerate(units) if joins_at(model, unit) == at] for at in both_stages(model)}
+    x, order = found.kept["blocks.0.hook_resid_pre"][:0], list[int]()
+    for layer in range(model.config.depth):
+        block, before = model.block(layer), x
+        if len(x):
+            frame = model.frame(cases.ids.repeat(len(x) // len(cases), 1))
+            x = x + block.mix(x, None, frame, NOTHING)[0]
+        last = layer == model.config.depth - 1
+        x, before = (cases.at(value) if last and len(value) else value for value in (x, before))
+        for stage in ("mid", "post"):
+            new = [without(model, units[i], found) for i in joining[layer, stage]]
+            order += joining[layer, stage]
+            if new:
+                new = [cases.at(value) for value in new] if last else new
+                x = torch.cat([*([x] if len(x) else []), *new])
+            if stage == "mid" and len(x):
+                x = block.finish(x, before if block.parallel else x, NOTHING)
+    asked = subject.known(
+        subject.measure_answers(model.final_norm(x)), [tap for unit in units for tap in unit.taps]
+    )
+    return asked[torch.tensor(order).argsort()]
 
 
-def without_heads(subject: Subject, units: Sequence[Unit], found: Replacements) -> Tensor:
-    """[E, B]: the residual stream behind attention, less what the head wrote, goes on from there."""
-    tap, layer = units[0].taps[0], units[0].layer
-    weights = output_weights(subject.model, layer)
-    change = found.values[tap] - found.kept[tap]  # [B, T, H, D]
-    heads = [unit.index for unit in units]
-    written = torch.einsum("bthd,hdw->hbtw", change[:, :, heads], weights[heads])
-    middle = f"blocks.{layer}.hook_resid_mid"
-    residual = found.kept[middle] + written
-    return subject.edited((), residual.flatten(0, 1), middle)
+def both_stages(model: Model) -> list[tuple[int, str]]:
+    return [(layer, stage) for layer in range(model.config.depth) for stage in ("mid", "post")]
+
+
+def joins_at(model: Model, unit: Unit) -> tuple[int, str]:
+    """Behind the mixer, or behind the whole layer where nothing in it reads what has changed."""
+    mixer = len(unit.taps) == 1 and unit.taps[0].endswith(("attn.hook_z", "hook_attn_out"))
+    return unit.layer, "mid" if mixer and not model.config.parallel else "post"
+
+
+def without(model: Model, unit: Unit, found: Replacements) -> Tensor:
+    """[B, T, W]: the stream where this unit joins, with what it adds replaced."""
+    layer, stage = joins_at(model, unit)
+    stream = found.kept[f"blocks.{layer}.hook_resid_{stage}"]
+    for tap in unit.taps:
+        change = found.values[tap] - found.kept[tap]
+        if unit.index >= 0:
+            weights = model.block(layer).feedforward.down.weight.T
+            entry = (
+                weights[unit.index][None]
+                if tap.endswith("hook_post")
+                else output_weights(model, layer)[unit.index]
+            )
+            change = change[:, :, unit.index].flatten(2) if change.ndim == 4 else change[:, :, unit.index, None]
+            change = change @ entry
+        stream = stream + change
+    return stream

@@ -85,11 +85,12 @@ class Cases:
             raise BadInput("one prompt has no other one to take values from; give a corrupt prompt")
         return self.ids.roll(1, 0)
 
-    def first(self, n: int) -> Cases:
-        wrong = None if self.wrong is None else self.wrong[:n]
-        corrupt = None if self.corrupt is None else self.corrupt[:n]
-        positions = self.positions if self.positions.ndim == 1 else self.positions[:n]
-        return Cases(self.ids[:n], self.targets[:n], positions, wrong, corrupt)
+    def of(self, rows: slice) -> Cases:
+        """Some of the cases."""
+        wrong = None if self.wrong is None else self.wrong[rows]
+        corrupt = None if self.corrupt is None else self.corrupt[rows]
+        positions = self.positions if self.positions.ndim == 1 else self.positions[rows]
+        return Cases(self.ids[rows], self.targets[rows], positions, wrong, corrupt)
 
 
 Metric = Callable[[Tensor, Cases], Tensor]  # logits [E, B, A, V] -> [E, B]
@@ -153,13 +154,18 @@ class Subject:
         else:
             ids = self.cases.ids.repeat(len(residual) // len(self.cases), 1)
             hidden = self.model.forward_from(tap, residual, ids, edit=edit).hidden
-        return self._known(self.measure(hidden), edit)
+        return self.known(self.measure(hidden), [name for name, _ in edit])
 
-    def _known(self, found: Tensor, edit: Sequence[tuple[str, Edit]]) -> Tensor:
+    def known(self, found: Tensor, taps: Sequence[str]) -> Tensor:
+        """The same, where edits of these taps have not led to NaN."""
         if bool(found.isnan().any()):
-            names = ", ".join(dict.fromkeys(name for name, _ in edit)) or "the residual stream"
+            names = ", ".join(dict.fromkeys(taps)) or "the residual stream"
             raise RunFailed(f"the edits of {names} lead to NaN in the logits")
         return found
+
+    def of(self, rows: slice) -> Subject:
+        """The same of some cases."""
+        return Subject(self.model, self.cases.of(rows), self.metric)
 
     def copies(self) -> int:
         """How many edited copies of all cases one call computes."""

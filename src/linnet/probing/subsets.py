@@ -217,7 +217,7 @@ def _marginals(
 
 def too_many(subject: Subject, parts: Sequence[Part], by: By) -> str:
     """Why there is no exact answer for so many parts, and what the estimate would take."""
-    small = replace(subject, cases=subject.cases.first(min(8, len(subject.cases))))
+    small = replace(subject, cases=subject.cases.of(slice(8)))
     with evaluating(subject.model):
         found = replacements(small, [part.tap for part in parts], "zero")
         began = time.perf_counter()
