@@ -15,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from linnet.cli.analyses import analysis
+from linnet.cli.search_pictures import compared, searched
 from linnet.records import (
     AnalysisRecord,
     AttentionRecord,
@@ -40,6 +41,7 @@ from linnet.records import (
     System,
     TokenizerRecord,
 )
+from linnet.search.records import SearchComparisonRecord, SearchRecord
 
 SHADES = " ░▒▓█"
 PLAIN_SHADES = " .:*#"  # for terminals that know no other characters
@@ -87,6 +89,10 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return attention(record, shades)
         case AnalysisRecord():
             return analysis(record, shades)
+        case SearchRecord():
+            return searched(record)
+        case SearchComparisonRecord():
+            return compared(record)
         case ShowRecord():
             return shown(record)
         case DataRecord():

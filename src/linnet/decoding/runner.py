@@ -118,12 +118,13 @@ class Runner:
         self, logits: Tensor, state: State, ids: Ids, ends: Sequence[int] = (), before: Ids = ()
     ) -> tuple[list[tuple[float, ...]], list[float]]:
         """Log-probabilities of each of these tokens after `logits` [R, V], and of one of `ends` after the last."""
-        hidden, _ = self._read(state, ids, before)
+        hidden = self._read(state, ids, before)[0] if any(map(len, ids)) else None
         tokens, ending = [], []
-        rows = max(1, SCORED // (hidden.shape[1] * self.vocabulary))
+        rows = max(1, SCORED // (max(1, *map(len, ids)) * self.vocabulary))
         for first in range(0, len(ids), rows):
             part = slice(first, first + rows)
-            scores = torch.cat((logits[part, None], self.logits(hidden[part])), dim=1).float().log_softmax(-1)
+            later = [] if hidden is None else [self.logits(hidden[part])]
+            scores = torch.cat((logits[part, None], *later), dim=1).float().log_softmax(-1)
             for row, given in zip(scores, ids[part], strict=True):
                 tokens.append(tuple(row[torch.arange(len(given)), list(given)].tolist()))
                 ending.append(float(row[len(given), list(ends)].logsumexp(-1)) if ends else 0.0)

@@ -141,16 +141,16 @@ class CachedStep(Step):
             return self._rows(self.reader.begin(root), np.array([ROOT]), np.zeros(1, np.int64))
 
     def extend(self, parents: Sequence[int], tokens: Sequence[int]) -> Rows:
-        with torch.inference_mode():
-            above, read = np.asarray(parents, np.int64), np.asarray(tokens, np.int64)
-            running, order = self._ready(above)
-            handles = self.cache.add(above, read)
-            tips = np.empty_like(handles)
-            tips[order] = handles
-            logits = self._read(running, tips)
-            if not self.reader.whole:
-                self._store(running, np.arange(len(tips)))
-            return self._rows(logits, handles, order)
+        above, read = np.asarray(parents, np.int64), np.asarray(tokens, np.int64)
+        try:
+            with torch.inference_mode():
+                return self._extended(above, read)
+        except BaseException:
+            self.running = None  # an interrupt may have left it half read
+            raise
+
+    def recall(self, parents: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        return self.cache.add(np.asarray(parents, np.int64), np.asarray(tokens, np.int64))
 
     def row(self, handle: int) -> np.ndarray:
         with torch.inference_mode():
@@ -182,6 +182,16 @@ class CachedStep(Step):
                 f"the prompt has {len(root)} tokens and an answer up to {self.target.max_tokens}, and the context "
                 f"of this model is {self.reader.context}; use fewer max tokens"
             )
+
+    def _extended(self, parents: np.ndarray, tokens: np.ndarray) -> Rows:
+        running, order = self._ready(parents)
+        handles = self.cache.add(parents, tokens)
+        tips = np.empty_like(handles)
+        tips[order] = handles
+        logits = self._read(running, tips)
+        if not self.reader.whole:
+            self._store(running, np.arange(len(tips)))
+        return self._rows(logits, handles, order)
 
     def _ready(self, parents: np.ndarray) -> tuple[Running, np.ndarray]:
         """A batch with a row for each of these nodes, and the row of each."""

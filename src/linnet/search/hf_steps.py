@@ -153,10 +153,18 @@ def hf_step(
         text: str = tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    def answer(root: Sequence[int], ids: Sequence[int]) -> str:
-        return prompt([*root, *ids])[len(prompt(root)) :]
+    texts = Texts(prompt, lambda root, ids: decoded(tokenizer, root, ids))
+    return CachedStep(reader, target, ends=ends_of(model, tokenizer, end), texts=texts, **options)
 
-    return CachedStep(reader, target, ends=ends_of(model, tokenizer, end), texts=Texts(prompt, answer), **options)
+
+def decoded(tokenizer: Any, prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """What ids write after those of a prompt, which may be more than they write by themselves, such as a space."""
+    parts = (prompt, [*prompt, *ids], ids)
+    before, whole, alone = (tokenizer.decode(part, skip_special_tokens=True) for part in parts)
+    text: str = (
+        whole[len(before) :] if whole.startswith(before) else tokenizer.decode(ids, skip_special_tokens=True)
+    )
+    return text
 
 
 def ends_of(model: Any, tokenizer: Any, end: int | str | None) -> tuple[int, ...]:

@@ -38,7 +38,7 @@ class NodeCache:
         """Only the root is left."""
         self.count = 1
         self.parent, self.token = np.full(64, -1, np.int64), np.full(64, -1, np.int64)
-        self.depth, self.slot, self.used = (np.zeros(64, np.int64) for _ in range(3))
+        self.depth, self.slot, self.used, self.gone = (np.zeros(64, np.int64) for _ in range(4))
         self._fresh = NOWHERE + 1  # from here on slots have never been used
         self._free = np.zeros(0, np.int64)
         self._clock = 0
@@ -53,7 +53,7 @@ class NodeCache:
         handles = np.arange(self.count, self.count + len(parents))
         self.count += len(parents)
         if self.count > len(self.parent):
-            for name in ("parent", "token", "depth", "slot", "used"):
+            for name in ("parent", "token", "depth", "slot", "used", "gone"):
                 old = getattr(self, name)
                 setattr(self, name, np.concatenate((old, np.zeros(max(len(old), len(parents)), np.int64))))
         self.parent[handles], self.token[handles] = parents, tokens
@@ -108,9 +108,13 @@ class NodeCache:
         self.slot[handles], self.used[handles] = slots, self._clock
 
     def release(self, handles: Collection[int]) -> None:
-        """Free the slots of these nodes."""
-        gone = np.fromiter(handles, np.int64, len(handles))
-        self._vacate(gone[self.slot[gone] != NOWHERE])
+        """Free the slots of these nodes; those above a node that stays are needed for it."""
+        self.gone[np.fromiter(handles, np.int64, len(handles))] = 1
+        needed = self.gone[: self.count] == 0
+        depth = self.depth[: self.count]
+        for level in range(int(depth.max()), 0, -1):
+            needed[self.parent[np.flatnonzero(needed & (depth == level))]] = True
+        self._vacate(np.flatnonzero(~needed & (self.slot[: self.count] != NOWHERE)))
 
     def _evict(self, count: int) -> None:
         stored = np.flatnonzero(self.slot[: self.count] != NOWHERE)

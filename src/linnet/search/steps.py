@@ -89,6 +89,10 @@ class Step(ABC):
         """New nodes: the parent with this handle, and one token more. No token is an end, no pair comes twice."""
 
     @abstractmethod
+    def recall(self, parents: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        """Handles of nodes whose rows are known from an earlier search; nothing is computed for them now."""
+
+    @abstractmethod
     def row(self, handle: int) -> np.ndarray:
         """All V log-probabilities after a node, once more."""
 
@@ -146,6 +150,9 @@ class TableStep(Step):
         self.forward_tokens += len(parents)
         return self._rows([(*self.nodes[parent], token) for parent, token in zip(parents, tokens, strict=True)])
 
+    def recall(self, parents: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        return self._added([(*self.nodes[p], token) for p, token in zip(parents, tokens, strict=True)])
+
     def row(self, handle: int) -> np.ndarray:
         self.forward_tokens += 1
         return self._logprobs([self.nodes[handle]])[0]
@@ -158,10 +165,13 @@ class TableStep(Step):
         return " ".join(map(str, ids))
 
     def _rows(self, prefixes: list[tuple[int, ...]]) -> Rows:
+        return most_probable(self._logprobs(prefixes), self._added(prefixes), self.width)
+
+    def _added(self, prefixes: list[tuple[int, ...]]) -> np.ndarray:
         handles = np.arange(self._next, self._next + len(prefixes))
         self._next += len(prefixes)
         self.nodes.update(zip(handles.tolist(), prefixes, strict=True))
-        return most_probable(self._logprobs(prefixes), handles, self.width)
+        return handles
 
     def _logprobs(self, prefixes: list[tuple[int, ...]]) -> np.ndarray:
         law = np.stack([np.asarray(self.law(prefix), dtype=np.float64) for prefix in prefixes])

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -63,6 +63,7 @@ class Tree(Nodes):
         self.allowance = math.inf  # forward tokens at which a method must stop
         self.memory: dict[str, Any] = {}  # what the method keeps from wave to wave; plain values that JSON holds
         self.notes: list[str] = []
+        self.watch: Callable[[Tree], None] | None = None  # called after each wave
 
     @property
     def unseen(self) -> float:
@@ -111,6 +112,8 @@ class Tree(Nodes):
                 if leaves:
                     self._tell(leaves, self.score(leaves))
                 self.seconds += time.perf_counter() - began
+                if self.watch is not None:
+                    self.watch(self)
                 if self.rollouts == before or spending.idle():
                     break
         except KeyboardInterrupt:

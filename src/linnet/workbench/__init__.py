@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from linnet.workbench.predict import predict
     from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
     from linnet.workbench.runs import runs, show
+    from linnet.workbench.search import compare_searches, resume_search, search
     from linnet.workbench.train import resume, train, train_seeds
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "ablate",
     "attention",
     "attribute",
+    "compare_searches",
     "evaluate",
     "export_run",
     "find_edges",
@@ -45,7 +47,9 @@ __all__ = [
     "predict",
     "recipes",
     "resume",
+    "resume_search",
     "runs",
+    "search",
     "show",
     "stream",
     "train",
@@ -62,6 +66,7 @@ MODULES = {
     "predict": ("predict",),
     "recipes": ("options_of_recipe", "options_of_run", "recipes"),
     "runs": ("runs", "show"),
+    "search": ("compare_searches", "resume_search", "search"),
     "train": ("resume", "train", "train_seeds"),
 }
 HOMES = {name: module for module, names in MODULES.items() for name in names}

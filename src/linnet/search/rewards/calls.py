@@ -66,12 +66,21 @@ class Calls:
     def _here(self, texts: Sequence[str], ids: Sequence[Ids], prompt: str) -> np.ndarray:
         if self.limit is None:
             return _read(_called(self.reward, texts, ids, prompt), texts)
-        found: list[Outcome] = []
-        work = threading.Thread(target=lambda: found.append(_called(self.reward, texts, ids, prompt)), daemon=True)
+        found: list[Outcome | BaseException] = []
+
+        def score() -> None:
+            try:
+                found.append(_called(self.reward, texts, ids, prompt))
+            except BaseException as error:  # such as an interrupt, which belongs to whoever waits
+                found.append(error)
+
+        work = threading.Thread(target=score, daemon=True)
         work.start()
         work.join(self.limit)
         if not found:
             raise self._late(texts)
+        if isinstance(found[0], BaseException):
+            raise found[0]
         return _read(found[0], texts)
 
     def _apart(self, texts: Sequence[str], ids: Sequence[Ids], prompt: str) -> np.ndarray:

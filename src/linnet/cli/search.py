@@ -1,0 +1,189 @@
+"""`linnet search`: a tree after each prompt, methods beside each other, and trees that go on."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from linnet.cli.face import INTERRUPTED, Face, speaking
+from linnet.cli.generate import all_prompts
+from linnet.cli.groups import Groups
+from linnet.cli.options import (
+    CheckpointOption,
+    DebugOption,
+    DeviceOption,
+    FileOption,
+    ForceOption,
+    JsonOption,
+    MaxTokensOption,
+    PromptsArgument,
+    SeedOption,
+    SettingsOption,
+    WeightsOption,
+    exclude,
+)
+from linnet.errors import BadInput
+
+
+class SearchPreset(StrEnum):
+    quick = "quick"
+    balanced = "balanced"
+    quality = "quality"
+
+
+RunOption = Annotated[
+    Path | None,
+    typer.Argument(metavar="RUN", help="The folder of a run, or of a transformers model.", show_default=False),
+]
+MethodOption = Annotated[
+    str | None,
+    typer.Option("--method", help="How to search [maxent].", show_default=False),
+]
+RewardOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reward", metavar="NAME", help="What is searched for: a name or module:function.", show_default=False
+    ),
+]
+RolloutsOption = Annotated[
+    int | None, typer.Option("--rollouts", min=1, help="Most texts that are drawn.", show_default=False)
+]
+TokensOption = Annotated[
+    int | None, typer.Option("--tokens", min=1, help="Most tokens that the model reads.", show_default=False)
+]
+CallsOption = Annotated[
+    int | None, typer.Option("--reward-calls", min=1, help="Most texts that are scored.", show_default=False)
+]
+SecondsOption = Annotated[float | None, typer.Option("--seconds", help="Most time.", show_default=False)]
+WidthOption = Annotated[
+    float | None,
+    typer.Option("--width", help="End when the interval of the value is as narrow.", show_default=False),
+]
+SamplesOption = Annotated[
+    int | None, typer.Option("--samples", min=0, help="Texts to choose in the end.", show_default=False)
+]
+PresetOption = Annotated[
+    SearchPreset,
+    typer.Option("--preset", help="Rollouts, tokens and samples: 5, 30, 3; 10, 50, 10; or 20, 100, 50."),
+]
+TemperatureOption = Annotated[
+    float, typer.Option("--temperature", help="Of the law that is searched; it is part of the target.")
+]
+AdaptiveOption = Annotated[
+    bool,
+    typer.Option("--adaptive", help="Give more of all rollouts to prompts of uncertain value."),
+]
+CompareOption = Annotated[
+    str | None,
+    typer.Option("--compare", metavar="A,B,...", help="Methods at one budget in one table.", show_default=False),
+]
+ResumeOption = Annotated[
+    Path | None, typer.Option("--resume", metavar="TREE", help="Go on with a saved tree.", show_default=False)
+]
+TreeOption = Annotated[
+    Path | None, typer.Option("--out", metavar="TREE", help="A folder to save the tree in.", show_default=False)
+]
+
+
+def search(
+    run: RunOption = None,
+    prompts: PromptsArgument = None,
+    file: FileOption = None,
+    method: MethodOption = None,
+    reward: RewardOption = None,
+    rollouts: RolloutsOption = None,
+    tokens: TokensOption = None,
+    reward_calls: CallsOption = None,
+    seconds: SecondsOption = None,
+    width: WidthOption = None,
+    samples: SamplesOption = None,
+    preset: PresetOption = SearchPreset.balanced,
+    max_tokens: MaxTokensOption = None,
+    temperature: TemperatureOption = 1.0,
+    adaptive: AdaptiveOption = False,
+    compare: CompareOption = None,
+    resume: ResumeOption = None,
+    out: TreeOption = None,
+    force: ForceOption = False,
+    seed: SeedOption = None,
+    checkpoint: CheckpointOption = None,
+    device: DeviceOption = None,
+    precision: WeightsOption = None,
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Search for texts of high reward; without a prompt, from nothing but the begin token.
+
+    The target is p(x) exp(lam r(x)); --set takes lam and the other settings of the method, reward.NAME of the
+    reward, and wave, memory (MB), processes, reward_seconds, top_k, top_p, min_p, cut, least, most, repeats,
+    shown. For instance: linnet search RUN "12+34=" --reward exact --rollouts 256 --set lam=4
+    """
+    with speaking(json=json, debug=debug) as face:
+        exclude(compare=compare, resume=resume)
+        options: dict[str, Any] = {
+            "method": method,
+            "reward": reward,
+            "rollouts": rollouts,
+            "tokens": tokens,
+            "reward_calls": reward_calls,
+            "seconds": seconds,
+            "width": width,
+            "samples": samples,
+            "preset": str(preset),
+            "max_tokens": max_tokens,
+            "temperature": temperature,
+            "adaptive": adaptive,
+            "seed": seed,
+            "settings": settings or [],
+            "remark": face.remark,
+        }
+        options = {name: value for name, value in options.items() if value is not None}
+        where: dict[str, Any] = {"checkpoint": checkpoint, "device": device, "precision": precision}
+        if resume is not None:
+            go_on(face, resume, run, prompts, options)
+            return
+        if run is None:
+            raise BadInput("a search needs a run: linnet search RUN PROMPT --reward NAME")
+        given = all_prompts(prompts or [], file)
+        texts = list(given.values()) if given else None
+        if compare is None:
+            found(face, run, texts, options | where | {"names": list(given) or None, "out": out, "force": force})
+            return
+        exclude(compare=compare, out=out, method=method)
+        from linnet import workbench
+
+        names = [name.strip() for name in compare.split(",") if name.strip()]
+        face.show(workbench.compare_searches(run, texts, names, names=list(given) or None, **where, **options))
+
+
+def found(face: Face, run: Path, prompts: list[str] | None, options: dict[str, Any]) -> None:
+    """What each search found; an interrupt shows what there is."""
+    from linnet import workbench
+
+    try:
+        for record in workbench.search(run, prompts, **options):
+            face.show(record)
+    except KeyboardInterrupt:
+        face.remark("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def go_on(face: Face, tree: Path, run: Path | None, prompts: list[str] | None, options: dict[str, Any]) -> None:
+    if prompts:
+        raise BadInput("a saved tree has its prompt; give none beside --resume")
+    from linnet import workbench
+
+    try:
+        for record in workbench.resume_search(tree, run, **options):
+            face.show(record)
+    except KeyboardInterrupt:
+        face.remark("interrupted")
+        raise typer.Exit(INTERRUPTED) from None
+
+
+def join(groups: Groups) -> None:
+    groups.top.command("search")(search)

@@ -1,0 +1,72 @@
+"""Rewards and methods by name: found by entry points, made with their settings.
+
+An entry point names a class, `module:Class`. Its settings are the fields of the dataclass that it is. The methods
+of linnet itself are in `search.methods`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import importlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import entry_points
+from typing import Any
+
+from linnet.errors import BadInput, nearest
+from linnet.search.methods import METHODS
+from linnet.untrusted import checked
+
+GROUPS = {"reward": "linnet.rewards", "method": "linnet.methods"}
+
+
+@functools.cache
+def offered(what: str) -> Mapping[str, str]:
+    """The rewards or the methods that installed packages offer: `module:Class` by name."""
+    points = sorted(entry_points(group=GROUPS[what]), key=lambda point: point.name)
+    return {point.name: point.value for point in points}
+
+
+def found(what: str, name: str) -> Any:
+    """The class of a name, or what `module:name` stands for."""
+    if name in offered(what):
+        return imported(what, name, offered(what)[name])
+    if ":" not in name:
+        known = {*offered(what), *(METHODS if what == "method" else ())}
+        raise BadInput(f'there is no {what} "{name}"{nearest(name, known)}, or give module:name')
+    return imported(what, name, name)
+
+
+def made(what: str, name: str, settings: Mapping[str, Any]) -> Any:
+    """The reward or the method of this name with these settings; a function that needs none as it is."""
+    kind = found(what, name)
+    if not isinstance(kind, type):
+        if settings:
+            raise BadInput(f"the {what} {name} is a function and has no settings ({', '.join(sorted(settings))})")
+        if not callable(kind):
+            raise BadInput(f"the {what} {name} is of the type {type(kind).__name__}, which cannot be called")
+        return kind
+    known = fields(kind)
+    unknown = next((key for key in settings if key not in known), None)
+    if unknown is not None:
+        raise BadInput(f'the {what} {name} has no setting "{unknown}"{nearest(unknown, known)}')
+    return checked(kind, dict(settings), f"the {what} {name}") if known else kind()
+
+
+def fields(kind: type) -> Sequence[str]:
+    """The settings of a class."""
+    return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
+
+
+def imported(what: str, name: str, value: str) -> Any:
+    module, _, attribute = value.partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # a module beside the person who names it
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        raise BadInput(f"the {what} {name} cannot be imported: {error}") from None
+    except AttributeError:
+        raise BadInput(f"the {what} {name} cannot be imported: {module} has no {attribute!r}") from None

@@ -1,0 +1,100 @@
+"""Models that can be searched: runs of ours, and folders of transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from linnet.decoding.products import packed
+from linnet.decoding.runner import Runner
+from linnet.errors import BadInput
+from linnet.search.cached_steps import CachedStep, Reader, Texts
+from linnet.search.model_steps import ModelReader
+from linnet.search.steps import Target
+from linnet.workbench.generate import no_prompt
+from linnet.workbench.open import Opened, chosen_device, further_ends, load, weights_in
+from linnet.workbench.prompts import Prompt, read_prompt
+
+CONFIG, SETTINGS = "config.json", "run.toml"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model, how its prompts are read, and how its ids are written."""
+
+    path: str
+    reader: Callable[[], Reader]
+    ends: tuple[int, ...]
+    context: int
+    read: Callable[[str | None, str], Prompt]  # a text, or nothing but the begin token, and its name
+    answer: Callable[[Sequence[int], Sequence[int]], str]  # the text of ids after those of a prompt
+
+    def step(self, prompt: str, target: Target, memory: int) -> CachedStep:
+        """A step for one prompt, whose written form is given."""
+        texts = Texts(lambda ids: prompt, self.answer)
+        return CachedStep(self.reader(), target, ends=self.ends, texts=texts, memory=memory)
+
+
+def source_of(
+    run: Path | str | Opened,
+    *,
+    checkpoint: int | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+) -> Source:
+    """The best checkpoint of a run (or a named one), an opened run as it is, or a folder of transformers."""
+    if isinstance(run, Opened):
+        if checkpoint is not None or device is not None:
+            raise BadInput("an opened run has its checkpoint and its device; choose them where it is loaded")
+        return source_of_run(run, precision)
+    folder = Path(run)
+    if (folder / CONFIG).is_file() and not (folder / SETTINGS).exists():
+        if checkpoint is not None or precision not in (None, "auto", "float32"):
+            raise BadInput(f"{folder} is a model of transformers: it has no checkpoints, and is used in float32")
+        return source_of_transformers(folder, chosen_device(device))
+    return source_of_run(load(run, checkpoint=checkpoint, device=device, precision="float32"), precision)
+
+
+def source_of_run(opened: Opened, precision: str | None) -> Source:
+    codec, config = opened.codec, opened.model.config
+    model = packed(opened.model, weights_in(precision))
+    columns = opened.run.data.further_columns(codec)
+    first = 0 if codec.begin is None else 1
+
+    def read(text: str | None, name: str) -> Prompt:
+        return no_prompt(codec) if text is None else read_prompt(opened, text, name)
+
+    def answer(prompt: Sequence[int], ids: Sequence[int]) -> str:
+        known = [token for token in ids if token < len(codec.tokens)]
+        return codec.continuation(prompt[first:], known)
+
+    ends = tuple(end for end in (codec.end, *further_ends(opened.folder, config.vocabulary)) if end is not None)
+    runner = Runner(model, columns=columns)
+    return Source(str(opened.folder.path), lambda: ModelReader(runner), ends, config.context, read, answer)
+
+
+def source_of_transformers(folder: Path, device: str) -> Source:
+    from linnet.search.hf_steps import HFReader, decoded, ends_of, load_hf
+
+    model, tokenizer = load_hf(folder, device)
+    reader = HFReader(model)
+
+    def read(text: str | None, name: str) -> Prompt:
+        if text is None:
+            if tokenizer.bos_token_id is None:
+                raise BadInput("this model has no begin token, so it needs something to go on from: give a prompt")
+            return Prompt("no prompt", "", (tokenizer.bos_token_id,))
+        ids = tuple(tokenizer(text)["input_ids"])
+        if not ids:
+            raise BadInput(f"{name} is empty: there is nothing to go on from")
+        return Prompt(name, text, ids)
+
+    return Source(
+        str(folder),
+        lambda: HFReader(model),
+        ends_of(model, tokenizer, None),
+        reader.context,
+        read,
+        lambda prompt, ids: decoded(tokenizer, prompt, ids),
+    )
