@@ -19,14 +19,13 @@ import torch
 from torch import Tensor
 
 from linnet.decoding.requests import Sampling
-from linnet.decoding.sampling import cut
+from linnet.decoding.sampling import cut, inverse
 from linnet.errors import BadInput, RunFailed
 from linnet.search.largest import largest
 from linnet.search.node_cache import ROOT, NodeCache
 from linnet.search.steps import WIDTH, Rows, Step, Target
 
 MEMORY = 1 << 30  # bytes of keys and values, one half of them in the running batch
-SMALL = 1e-6  # a mass of the rest that is less is computed by itself: one minus the others would be rounding
 
 Ids = Sequence[Sequence[int]]
 
@@ -271,38 +270,47 @@ class CachedStep(Step):
 
     def _rows(self, logits: Tensor, handles: np.ndarray, order: np.ndarray) -> Rows:
         """The children of these nodes, whose logits are at the rows `order`."""
-        scores, total = self._scores(logits)
-        ids, values = largest(scores, self.width)
+        scores, width = self._scores(logits), self.width
+        ids, values = largest(scores, width)
+        most = values[:, :1]
+        shares = (scores - most).exp_()
+        sums = shares.sum(-1, keepdim=True)
+        self._check_numbers(sums)
+        total = sums.log() + most
         logprobs = (values - total).cpu().numpy()
-        mass = 1 - np.exp(logprobs.astype(np.float64)).sum(1)
-        if self.width == self.vocabulary:
-            mass[:] = 0
-        elif (mass < SMALL).any():
-            few = torch.from_numpy(np.flatnonzero(mass < SMALL)).to(scores.device)
-            others = scores[few].scatter(1, ids[few], -torch.inf)
-            mass[mass < SMALL] = (others.logsumexp(-1) - total[few, 0]).exp().double().cpu().numpy()
+        shares.scatter_(1, ids, 0)  # from here on those of the rest alone
+        mass = (shares.sum(-1) / sums[:, 0]).double().cpu().numpy()
         with np.errstate(divide="ignore"):
             rest = np.log(mass)
 
         def full(index: int) -> np.ndarray:
             return self._minus(scores[order[index]], total[order[index]])
 
-        return Rows(handles, ids.int().cpu().numpy()[order], logprobs[order], rest[order], full)
+        def others(which: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            rows = torch.from_numpy(order[which]).to(scores.device)
+            left = shares if len(rows) == len(shares) and bool((rows[1:] > rows[:-1]).all()) else shares[rows]
+            tokens = inverse(left, torch.from_numpy(uniform).to(scores.device))
+            return tokens.cpu().numpy(), (scores[rows, tokens] - total[rows, 0]).cpu().numpy()
 
-    def _scores(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [R, V] of the target, and the logarithm [R, 1] of their sum of exponentials."""
+        return Rows(handles, ids.int().cpu().numpy()[order], logprobs[order], rest[order], full, others)
+
+    def _scores(self, logits: Tensor) -> Tensor:
+        """Logits [R, V] of the target."""
         scores, chosen = logits.float(), self.sampling
         if chosen.temperature != 1:
             scores = scores / chosen.temperature
         if chosen.top_k is not None or chosen.top_p is not None or chosen.min_p is not None:
             scores = cut((scores - scores.amax(-1, keepdim=True)).exp(), chosen).log()
-        total = scores.logsumexp(-1, keepdim=True)
-        if not bool(total.isfinite().all()):
+        return scores
+
+    def _check_numbers(self, sums: Tensor) -> None:
+        if not bool(sums.isfinite().all()):
             raise RunFailed(f"the probabilities of the next token are not numbers (NaN): {self.reader.fault()}")
-        return scores, total
 
     def _row(self, logits: Tensor) -> np.ndarray:
-        scores, total = self._scores(logits)
+        scores = self._scores(logits)
+        total = scores.logsumexp(-1, keepdim=True)
+        self._check_numbers(total)
         return self._minus(scores[0], total[0])
 
     @staticmethod

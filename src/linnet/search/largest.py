@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 BLOCKS = 8  # for each number that is kept; more make the second search shorter and the first one longer
+FEWEST = 5  # the same, where that many divide a row and need no padding
 
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -15,6 +16,7 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     rows, width = values.shape
     blocks = BLOCKS * count
+    blocks = next((number for number in range(blocks, FEWEST * count, -1) if width % number == 0), blocks)
     if values.device.type != "cpu" or width < 2 * blocks:
         found, indices = values.topk(count, dim=-1)
         return _ordered(indices, found)

@@ -10,7 +10,7 @@ Legend: n = nodes or rollouts, K = children that are kept of a node, V = vocabul
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -39,7 +39,6 @@ NODES = {
     "copies": Column(np.int32),  # how often DTS has drawn this child
     "soft": Column(np.float64),  # what DTS backs up: an estimate of E[exp(lam r - shift)] below
 }
-FullRow = Callable[[int], np.ndarray]
 FULL_ROWS = 64 << 20  # bytes of full rows that a tree keeps
 
 
@@ -53,6 +52,7 @@ class Nodes:
         self.children: dict[int, list[int]] = {}  # of a node: those that are nodes
         self.index: dict[int, int] = {}  # node * V + token -> child
         self.full: dict[int, np.ndarray] = {}  # full rows of nodes that are visited often
+        self.drawn: dict[int, float] = {}  # node * V + token -> log p, of the rest, until it becomes a node
         self.nodes.add(1)
         begun = step.begin(root)
         width = begun.ids.shape[1]
@@ -85,11 +85,17 @@ class Nodes:
         fresh = np.unique(nodes[self.nodes["row"][nodes] < 0])
         for part, rows in self.expanded(fresh):
             here = np.flatnonzero(np.isin(nodes, part))
-            at = dict(zip(part.tolist(), range(len(part)), strict=True))
-            full = lambda node, at=at, rows=rows: rows.full(at[node])  # noqa: E731
-            tokens[here] = self._inverse(nodes[here], uniform[here], full)
+            tokens[here], shares = self._inverse(nodes[here], uniform[here])
+            beyond = here[shares >= 0]
+            if len(beyond):
+                drawn, logprobs = rows.others(np.searchsorted(part, nodes[beyond]), shares[shares >= 0])
+                tokens[beyond] = drawn
+                keys = nodes[beyond].astype(np.int64) * self.step.vocabulary + drawn
+                self.drawn.update(zip(keys.tolist(), logprobs.tolist(), strict=True))
         known = np.flatnonzero(tokens < 0)
-        tokens[known] = self._inverse(nodes[known], uniform[known], self.full_row)
+        tokens[known], shares = self._inverse(nodes[known], uniform[known])
+        for at, share in zip(known[shares >= 0], shares[shares >= 0].tolist(), strict=True):
+            tokens[at] = self.draw_rest(int(nodes[at]), self.full_row(int(nodes[at])), share)
         return tokens
 
     def expand(self, nodes: Sequence[int] | np.ndarray) -> None:
@@ -146,7 +152,8 @@ class Nodes:
         nodes["slot"][new] = np.where(kept, slots, -1)
         prior = self.rows["logprobs"][rows, slots].astype(np.float64)
         for at in np.flatnonzero(~kept):
-            prior[at] = self.full_row(int(parents[at]))[tokens[at]]
+            known = self.drawn.pop(int(parents[at]) * self.step.vocabulary + int(tokens[at]), None)
+            prior[at] = self.full_row(int(parents[at]))[tokens[at]] if known is None else known
         nodes["prior"][new], nodes["logprob"][new] = prior, nodes["logprob"][parents] + prior
         depth = nodes["depth"][parents] + 1
         ended = np.isin(tokens, list(self.step.ends))
@@ -174,9 +181,10 @@ class Nodes:
         self.rows["rest"][added] = np.exp(rows.rest)
         self.nodes["row"][nodes], self.nodes["handle"][nodes] = added, rows.handles
 
-    def _inverse(self, nodes: np.ndarray, uniform: np.ndarray, full: FullRow) -> np.ndarray:
-        """One token from p after each of these expanded nodes, by inversion: kept children first, then the
-        rest.
+    def _inverse(self, nodes: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """A token from p after each of these expanded nodes, by inversion: kept children first, then the rest.
+
+        The second array has -1, or where the draw falls into the rest what is left of its uniform number.
         """
         row = self.nodes["row"][nodes]
         running = np.exp(self.rows["logprobs"][row].astype(np.float64)).cumsum(1)
@@ -186,7 +194,7 @@ class Nodes:
         width = running.shape[1]
         possible = np.isfinite(self.rows["logprobs"][row]).sum(1)  # rounding may point beyond the last of them
         tokens = self.rows["ids"][row, np.minimum(slots, possible - 1)].astype(np.int64)
-        for at in np.flatnonzero((slots == width) & (rest > 0)):
-            node, share = int(nodes[at]), float((wanted[at] - running[at, -1]) / rest[at])
-            tokens[at] = self.draw_rest(node, full(node), share)
-        return tokens
+        beyond = (slots == width) & (rest > 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            shares = np.where(beyond, (wanted - running[:, -1]) / rest, -1.0)
+        return tokens, np.minimum(shares, np.nextafter(1.0, 0.0))

@@ -59,7 +59,8 @@ class Rows:
 
     `ids` and `logprobs` [n, K] hold the K most probable tokens, the likeliest first, those of equal probability
     by their id; `rest` [n] is the logarithm of the mass of all others, -inf where there are none. `full(i)`
-    gives all V log-probabilities of node i; it is valid until the next call of the step.
+    gives all V log-probabilities of node i. `others(which, uniform)` draws a token from the rest of each of these
+    nodes, with one uniform number each: tokens and their log-probabilities. Both are valid until the next call.
     """
 
     handles: np.ndarray
@@ -67,6 +68,7 @@ class Rows:
     logprobs: np.ndarray
     rest: np.ndarray
     full: Callable[[int], np.ndarray]
+    others: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Step(ABC):
@@ -111,6 +113,13 @@ def most_probable(logprobs: np.ndarray, handles: np.ndarray, width: int = WIDTH)
     ids = np.argsort(-logprobs, axis=1, kind="stable")
     kept, others = ids[:, :width], ids[:, width:]
     rest = np.exp(np.take_along_axis(logprobs, others, axis=1)).sum(1)
+
+    def draw(which: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        left = logprobs[which].copy()
+        np.put_along_axis(left, kept[which], -np.inf, axis=1)
+        tokens = np.array([inverse(np.exp(row), number) for row, number in zip(left, uniform, strict=True)], int)
+        return tokens, logprobs[which, tokens]
+
     with np.errstate(divide="ignore"):
         return Rows(
             handles,
@@ -118,7 +127,14 @@ def most_probable(logprobs: np.ndarray, handles: np.ndarray, width: int = WIDTH)
             np.take_along_axis(logprobs, kept, axis=1),
             np.log(rest),
             lambda index: logprobs[index],
+            draw,
         )
+
+
+def inverse(shares: np.ndarray, uniform: float) -> int:
+    """The index at which the running total of these shares passes a part of their total."""
+    running = shares.cumsum()
+    return int(min(np.searchsorted(running, uniform * running[-1], side="right"), shares.nonzero()[0][-1]))
 
 
 class TableStep(Step):
