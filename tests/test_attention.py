@@ -18,6 +18,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from linnet.model import kernels
 from linnet.model.config import AttentionConfig
 from linnet.model.kernels import Mask
+from linnet.model.layers import rotation
 from small_models import random_ids, random_model, small_config
 
 gpu = pytest.mark.gpu
@@ -194,3 +195,23 @@ def test_the_forms_agree_on_cuda(case):
     allowed = None if case.mask.allowed is None else case.mask.allowed.to(where)
     moved = Case(case.q.to(where), case.k.to(where), case.v.to(where), Mask(allowed, case.mask.causal))
     torch.testing.assert_close(moved.run("fused"), moved.run("explicit"), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(3, 3), (4, 2)])
+def test_the_gradient_of_turned_heads_is_put_together_as_autograd_does(heads, kv_heads, compiled):
+    """The reference of the kernel that does it on a GPU."""
+    whole = torch.randn(2, 5, (heads + 2 * kv_heads) * 8, dtype=torch.float64, requires_grad=True)
+    tables = [table[:, None].double() for table in rotation(torch.arange(5)[None] + 3, 8, 100.0)]
+    wanted = [torch.randn(2, count, 5, 8, dtype=torch.float64) for count in (heads, kv_heads, kv_heads)]
+
+    def gradient(turn):
+        parts = turn(whole, *tables, heads, kv_heads)
+        total = sum((part * other).sum() for part, other in zip(parts, wanted, strict=True))
+        return parts, torch.autograd.grad(total, whole)[0]
+
+    turn = kernels.TurnedHeads.apply
+    found = gradient(torch.compile(turn, backend="aot_eager") if compiled else turn)
+    expected = gradient(kernels._turned_parts)
+    for one, other in zip((*found[0], found[1]), (*expected[0], expected[1]), strict=True):
+        torch.testing.assert_close(one, other)

@@ -17,12 +17,8 @@ from linnet.model.model import Model
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner, micro_batches
 from linnet.training.muon import Muon, orthogonalized
-from linnet.training.optim import (
-    load_state_tensors,
-    optimizers,
-    set_rate,
-    state_tensors,
-)
+from linnet.training.optim import keep_rates, load_state_tensors, optimizers, set_rate, state_tensors
+from linnet.training.recorded import RecordedSteps
 from linnet.training.run import OptimConfig, Run
 from linnet.training.settings import changed
 from tiny_runs import tiny_run
@@ -333,3 +329,25 @@ def test_orthogonalized_matrices_have_singular_values_near_one() -> None:
     found = orthogonalized(torch.randn(3, 6, 20, generator=torch.Generator().manual_seed(1)))
     values = torch.linalg.svdvals(found)
     assert values.min() > 0.6 and values.max() < 1.3
+
+
+@pytest.mark.parametrize("settings", [("ema=0.9", "dropout=0.2"), ("optim.kind=muon",)])
+def test_steps_in_kept_tensors_move_as_other_steps_do(settings: tuple[str, ...]) -> None:
+    """What a GPU records: the batch, its counted tokens and the rates are read where they stay."""
+    run, batches = tiny_run(*settings, "precision=float32")
+    plain, kept = learner_of(run), learner_of(run)
+    kept.recorded = RecordedSteps(kept.device)
+    keep_rates(kept.optims, kept.device)
+    for number, batch in enumerate(batches):
+        one, other = (learner.step(batch, number, 20) for learner in (plain, kept))
+        torch.testing.assert_close(other.loss, one.loss)
+        torch.testing.assert_close(other.grad_norm, one.grad_norm)
+        assert kept.rate == plain.rate == pytest.approx(float(kept.optims[-1].param_groups[0]["lr"]))
+    shapes = {tuple(batch["ids"].shape) for batch in batches}
+    assert len(kept.recorded._kept) == len(shapes) > 1
+    for one, other in zip(plain.network.parameters(), kept.network.parameters(), strict=True):
+        torch.testing.assert_close(other, one)
+    if plain.ema is not None and kept.ema is not None:
+        assert plain.ema.updates == kept.ema.updates == len(batches)
+        for one, other in zip(plain.ema.network.parameters(), kept.ema.network.parameters(), strict=True):
+            torch.testing.assert_close(other, one)

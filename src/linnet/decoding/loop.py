@@ -9,7 +9,7 @@ Legend: R = rows of the batch, n = rows that draw, K = tokens of a round trip, L
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
@@ -21,44 +21,10 @@ from linnet.decoding.runner import Ids, Runner
 from linnet.decoding.sampling import Drawn, Draws, allowed_ids, draw, first_noise, later_noise, listed, seen_ids
 from linnet.decoding.scheduler import Row, Step
 from linnet.model.state import KeyValues, Memory, State
+from linnet.recording import Graphs
 
 SPAN = 128  # slots: a recorded step reads as many as fill such pieces
 KEPT = 4  # loops that wait for a call of their shape
-
-
-class Graphs:
-    """Steps of a GPU by shape: the first of a shape is run, the second recorded, and all others are repeated.
-
-    Elsewhere, and where recording fails, steps are run one by one.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.recording = device.type == "cuda"
-        self.problem = ""  # why nothing is recorded
-        self._met: set[Hashable] = set()
-        self._recorded: dict[Hashable, torch.cuda.CUDAGraph] = {}
-        self._pool: Any = None
-
-    def run(self, shape: Hashable, step: Callable[[], None]) -> None:
-        """Run the step, whose tensors are the same ones whenever the shape is."""
-        if self.recording and shape in self._met and shape not in self._recorded:
-            self._record(shape, step)
-        if shape in self._recorded:
-            self._recorded[shape].replay()
-        else:
-            self._met.add(shape)
-            step()
-
-    def _record(self, shape: Hashable, step: Callable[[], None]) -> None:
-        try:
-            self._pool = torch.cuda.graph_pool_handle() if self._pool is None else self._pool
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._pool):
-                step()
-        except RuntimeError as error:
-            self.recording, self.problem = False, (str(error).splitlines() or ["unknown"])[0]
-        else:
-            self._recorded[shape] = graph
 
 
 @dataclass(frozen=True)
@@ -219,8 +185,8 @@ class Loop:
         self.turn.zero_()
         for _ in range(step.tokens):
             self.graphs.run((rows, reach), once)
-        host = self.drawn[: step.tokens, indices].cpu()
-        return listed([Draws(turn[:, 0].long(), turn[:, 1], turn[:, 2].bool()) for turn in host])
+        host = self.drawn[: step.tokens, indices].cpu().permute(2, 1, 0)  # [3, n, K]
+        return list(zip(host[0].long().tolist(), host[1].tolist(), host[2].bool().tolist(), strict=True))
 
     def _before(self, step: Step) -> Ids:
         """What each row of the batch has read before its next token, where its model reads further columns."""

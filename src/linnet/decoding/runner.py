@@ -144,9 +144,8 @@ class Runner:
     def _read(self, state: State, ids: Ids, before: Ids) -> tuple[Tensor, State]:
         """Hidden vectors [R, T, W] of these ids, padded on the right."""
         lengths = torch.tensor([len(row) for row in ids])
-        padded = torch.zeros(len(ids), max(map(len, ids)), dtype=torch.int64)
-        for row, given in zip(padded, ids, strict=True):
-            row[: len(given)] = torch.tensor(given)
+        longest = max(map(len, ids))
+        padded = torch.tensor([[*row, *(0,) * (longest - len(row))] for row in ids])
         columns = {"ids": padded.to(self.device), **self._further(ids, before)}
         inputs = Inputs(columns, lengths=lengths.to(self.device))
         output = self.network(inputs, state, edit=self.edit)

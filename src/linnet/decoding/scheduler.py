@@ -8,6 +8,7 @@ what was drawn.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections import deque
@@ -39,7 +40,7 @@ class Row:
     index: int
     request: Request
     limit: int
-    noise: np.random.Generator
+    seed: int
     drawn: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)  # of the token that ended the sample, too
     ties: int = 0
@@ -48,9 +49,14 @@ class Row:
 
     @classmethod
     def of(cls, index: int, request: Request, limit: int, decoding: Decoding) -> Row:
-        row = cls(index, request, limit, request.noise(decoding.seed))
+        row = cls(index, request, limit, decoding.seed)
         row.constrain(decoding.constraint)
         return row
+
+    @functools.cached_property
+    def noise(self) -> np.random.Generator:
+        """The random numbers of this sample; greedy rows never ask for them."""
+        return self.request.noise(self.seed)
 
     @property
     def remembered(self) -> int:

@@ -58,7 +58,7 @@ class TokenDomain(Domain):
         assert isinstance(rows, Rows) and isinstance(run.model, ModelConfig)
         training, context, drop = run.training, run.model.context, run.augment.drop
         if training.packing == "padded":
-            fixed = context if training.compiled else None
+            fixed = context if training.one_shape else None
             plan: Plan = Padded(
                 windows(rows, context)[0], training.batch, run.seed, context=context, fixed=fixed, drop=drop
             )

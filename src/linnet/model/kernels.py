@@ -1,14 +1,14 @@
 """Kernels: everything that can be computed in several ways, and the one place where a way is chosen.
 
-Callers name what they want: `attend`, `embed`, `angles`, `drop`, `causal_square`, `target_nats`.
+Callers name what they want: `attend`, `embed`, `angles`, `turned_heads`, `drop`, `causal_square`, `target_nats`.
 The choice depends on the device, on the shapes, and on whether a compiler traces the call; all ways give the same
 values to rounding, dropout in distribution. `explicit` attention is the reference for the other forms.
 
 A CPU with AVX-512 wants plain batched products (its fused kernel is slow forward and backward) and, for long rows,
 blocks that skip the masked half; other CPUs without dropout, and CUDA with its flash kernel, want the fused form;
-one compiled query wants a multiply and a sum on both. A compiler inlines what depends on positions alone into all
-of its uses, and on processors adds up gradients of embeddings by atomic additions: there both are custom
-operators.
+one compiled query wants a multiply and a sum, and on CUDA a kernel of its own. A compiler inlines what depends on
+positions alone into all of its uses, and on processors adds up gradients of embeddings by atomic additions: there
+both are custom operators.
 The measurements are in dev/LOG.md.
 Legend: B = rows, H = heads, Hk = key-value heads, G = H / Hk, T = queries, S = keys, P = shared keys,
 D = head width, N = rows of logits, V = vocabulary, W = width.
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,10 +29,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 Observe = Callable[[str, Tensor], Tensor]
-Form = Literal["explicit", "blocked", "multiply_sum", "fused"]
+Form = Literal["explicit", "blocked", "multiply_sum", "one_query", "fused"]
 
 BLOCK = 256
 WIDE = torch.backends.cpu.get_cpu_capability() == "AVX512"  # a fact of the machine, so that runs resume bit by bit
+TRITON = importlib.util.find_spec("triton") is not None  # whether kernels can be written for a GPU here
 
 _PARTS = 1 << 16
 _LANES = 4  # numbers of 16 bits in one drawn word
@@ -75,6 +77,8 @@ def attention_form(
     With dropout torch has no fused kernel for processors.
     """
     compiled = torch.compiler.is_compiling() if compiled is None else compiled
+    if queries == 1 and device.type == "cuda" and not torch.is_grad_enabled() and TRITON:
+        return "one_query"
     if queries == 1 and compiled and not dropout:
         return "multiply_sum"  # on CUDA too: the fused kernels take a mask slowly, or leave most of a tile empty
     if device.type == "cuda":
@@ -166,6 +170,28 @@ def multiply_sum(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) ->
     return mixed.view(rows, heads, 1, width)
 
 
+def one_query(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
+    """For one query on a GPU, which nothing is learned from: one kernel, whatever the mask."""
+    allowed = mask.dense(1, k.shape[2], q.device)
+    if allowed is None:
+        allowed = torch.ones(1, 1, 1, k.shape[2], dtype=torch.bool, device=q.device)
+    mixed: Tensor = attend_one(q, k, v, allowed.expand(len(q), -1, -1, -1))
+    return mixed
+
+
+@torch.library.custom_op("linnet::attend_one", mutates_args=(), device_types="cuda")
+def attend_one(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+    """[B, H, 1, D] from one query a row."""
+    from linnet.model import gpu_kernels
+
+    return gpu_kernels.attend_one(q, k, v, allowed)
+
+
+@attend_one.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, allowed: Tensor) -> Tensor:
+    return torch.empty_like(q, memory_format=torch.contiguous_format)
+
+
 def fused(q: Tensor, k: Tensor, v: Tensor, mask: Mask, dropout: float) -> Tensor:
     """torch's scaled dot product attention: the flash kernel on CUDA when the mask is causal or absent."""
     causal = mask.causal and mask.allowed is None and q.shape[2] == k.shape[2]
@@ -184,6 +210,7 @@ FORMS: Mapping[Form, Callable[[Tensor, Tensor, Tensor, Mask, float], Tensor]] = 
     "explicit": explicit,
     "blocked": blocked,
     "multiply_sum": multiply_sum,
+    "one_query": one_query,
     "fused": fused,
 }
 
@@ -230,24 +257,87 @@ def unshared(k: Tensor, v: Tensor, shared: tuple[Tensor, Tensor], mask: Mask) ->
 
 
 def angles(positions: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [..., T, R] of positions [..., T] times rates [R]."""
+    """Cosines and sines [..., T, 2, R] of positions [..., T] times rates [2, R]."""
     if torch.compiler.is_compiling() and positions.shape[-1] > 1:
         return compiled_angles(positions, rates)
-    products = positions.to(torch.float32)[..., None] * rates
+    products = positions.to(torch.float32)[..., None, None] * rates
     return products.cos(), products.sin()
 
 
 @torch.library.custom_op("linnet::angles", mutates_args=())
 def compiled_angles(positions: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
     """The same, computed once for all layers."""
-    products = positions.to(torch.float32)[..., None] * rates
+    products = positions.to(torch.float32)[..., None, None] * rates
     return products.cos(), products.sin()
 
 
 @compiled_angles.register_fake
 def _(positions: Tensor, rates: Tensor) -> tuple[Tensor, Tensor]:
-    made = rates.new_empty(*positions.shape, rates.shape[0])
+    made = rates.new_empty(*positions.shape, *rates.shape)
     return made, torch.empty_like(made)
+
+
+def turned(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """The halves of the last axis, turned against each other: x [..., R] by tables [..., 2, R / 2]."""
+    if x.device.type == "cpu":  # whose compiler makes vectors of pieces that are put together
+        first, second = x.chunk(2, dim=-1)
+        whole = cosines[..., 1, :], sines[..., 1, :]
+        return torch.cat((first * whole[0] - second * whole[1], second * whole[0] + first * whole[1]), dim=-1)
+    halves = x.unflatten(-1, (2, -1))
+    return (halves * cosines + halves.flip(-2) * sines).flatten(-2)
+
+
+def turned_heads(
+    whole: Tensor, cosines: Tensor, sines: Tensor, heads: int, kv_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries [B, H, T, D] and keys, turned, and values, from all heads of each token, [B, T, (H + 2 Hk) D]."""
+    if whole.device.type == "cuda" and TRITON and torch.is_grad_enabled():
+        found: tuple[Tensor, Tensor, Tensor] = TurnedHeads.apply(whole, cosines, sines, heads, kv_heads)
+        return found
+    return _turned_parts(whole, cosines, sines, heads, kv_heads)
+
+
+def _turned_parts(
+    whole: Tensor, cosines: Tensor, sines: Tensor, heads: int, kv_heads: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    split = whole.unflatten(-1, (heads + 2 * kv_heads, -1)).transpose(1, 2)
+    q, k, v = split.split((heads, kv_heads, kv_heads), dim=1)
+    return turned(q, cosines, sines), turned(k, cosines, sines), v
+
+
+class TurnedHeads(torch.autograd.Function):
+    """`turned_heads`, whose gradient is put together by one kernel; a compiler would do it piece by piece."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, whole: Tensor, cosines: Tensor, sines: Tensor, heads: int, kv_heads: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cosines, sines)
+        return _turned_parts(whole, cosines, sines, heads, kv_heads)
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        q, k, v = upstream
+        return turned_back(q, k, v, *ctx.saved_tensors), None, None, None, None
+
+
+@torch.library.custom_op("linnet::turned_back", mutates_args=())
+def turned_back(q: Tensor, k: Tensor, v: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    """All heads of each token side by side, [B, T, (H + 2 Hk) D], with q and k turned back."""
+    parts = turned(q, cosines, -sines), turned(k, cosines, -sines), v
+    return torch.cat(parts, dim=1).transpose(1, 2).flatten(2).contiguous()
+
+
+@turned_back.register_kernel("cuda")
+def _(q: Tensor, k: Tensor, v: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    from linnet.model import gpu_kernels
+
+    return gpu_kernels.turned_back(q, k, v, cosines, sines)
+
+
+@turned_back.register_fake
+def _(q: Tensor, k: Tensor, v: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
+    return q.new_empty(q.shape[0], q.shape[2], (q.shape[1] + k.shape[1] + v.shape[1]) * q.shape[3])
 
 
 def embed(table: Tensor, ids: Tensor) -> Tensor:

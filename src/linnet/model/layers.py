@@ -46,12 +46,15 @@ class Dropout(nn.Module):
 def rotation(
     positions: Tensor, width: int, base: float, scaling: RotaryScaling | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Cosines and sines [..., T, R / 2] of the rotary angles at these positions [..., T], R = `width`."""
+    """Cosines and sines [..., T, 2, R / 2] of the rotary angles at these positions [..., T], R = `width`.
+
+    The sines of the first half have the other sign, so that both halves add theirs.
+    """
     # In the order of operations that other toolkits use too: the angles of far positions magnify each rounding.
     rates = 1.0 / base ** (torch.arange(0, width, 2, device=positions.device, dtype=torch.float32) / width)
     if scaling is not None:
         rates = slowed(rates, scaling)
-    return kernels.angles(positions, rates)
+    return kernels.angles(positions, torch.stack((-rates, rates)))
 
 
 def slowed(rates: Tensor, scaling: RotaryScaling) -> Tensor:
@@ -65,15 +68,15 @@ def slowed(rates: Tensor, scaling: RotaryScaling) -> Tensor:
 
 
 def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Turn each pair (i, i + R/2) of x [B, H, T, D] by its angle; cosines and sines are [1 or B, 1, T, R/2].
+    """Turn each pair (i, i + R/2) of x [B, H, T, D] by its angle.
 
-    What lies beyond the first R of the D values stays as it is.
+    The tables [1 or B, 1, T, 2, R/2] are those of `rotation`. What lies beyond the first R of D values stays.
     """
     turning = 2 * cosines.shape[-1]
-    first, second = (x if turning == x.shape[-1] else x[..., :turning]).chunk(2, dim=-1)
     cosines, sines = cosines.to(x.dtype), sines.to(x.dtype)
-    turned = (first * cosines - second * sines, second * cosines + first * sines)
-    return torch.cat(turned if turning == x.shape[-1] else (*turned, x[..., turning:]), dim=-1)
+    if turning == x.shape[-1]:
+        return kernels.turned(x, cosines, sines)
+    return torch.cat((kernels.turned(x[..., :turning], cosines, sines), x[..., turning:]), dim=-1)
 
 
 def sinusoids(positions: Tensor, width: int) -> Tensor:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.model.config import ModelConfig
-from linnet.model.kernels import Mask, attend
+from linnet.model.kernels import Mask, attend, turned_heads
 from linnet.model.layers import Embedding, Joined, norm, rotate, rotation
 from linnet.model.state import KeyValues, LayerMemory, Recurrent
 from linnet.model.taps import RECURRENT, Taps
@@ -43,6 +43,9 @@ def turn(positions: Tensor, config: ModelConfig) -> tuple[Tensor, Tensor] | None
     return cosines[:, None], sines[:, None]
 
 
+HOOKS = ("hook_q", "hook_k", "hook_v", "hook_rot_q", "hook_rot_k")  # between the product and attention
+
+
 class Attention(nn.Module):
     """Grouped-query attention; queries, keys and values come from one product, and values also from a table."""
 
@@ -58,12 +61,28 @@ class Attention(nn.Module):
         self.k_norm = norm(config, self.head_width) if qk_norm else None
         looked_up = layer in config.value_layers
         self.values = Embedding(config.vocabulary, self.kv_heads * self.head_width) if looked_up else None
+        # Whether nothing happens to queries and keys but that all of their numbers are turned.
+        self.only_turned = not (qk_norm or looked_up) and config.rotary_width == self.head_width
         self.dropout = config.dropout
 
     def forward(
         self, x: Tensor, memory: LayerMemory | None, frame: Frame, taps: Taps, name: str
     ) -> tuple[Tensor, LayerMemory | None]:
         rows, tokens, _ = x.shape
+        q, k, v = self._heads(x, frame, taps, name)
+        memory, k, v = self._remember(memory, k.to(v.dtype), v, frame)
+        shared = memory.shared if isinstance(memory, KeyValues) else None
+        mixed = self._attend(q.to(v.dtype), k, v, shared, frame.mask, taps, name)
+        z = taps.at(f"{name}.attn.hook_z", mixed.transpose(1, 2))
+        return self.out(z.reshape(rows, tokens, -1)), memory
+
+    def _heads(self, x: Tensor, frame: Frame, taps: Taps, name: str) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries [B, H, T, D], keys and values [B, Hk, T, D] of x [B, T, W], rotated."""
+        watched = taps.includes(*(f"{name}.attn.{hook}" for hook in HOOKS))
+        if self.only_turned and frame.rotation is not None and not watched:
+            whole = self.qkv(x)
+            cosines, sines = (table.to(whole.dtype) for table in frame.rotation)
+            return turned_heads(whole, cosines, sines, self.heads, self.kv_heads)
         q, k, v = self.project(x, frame)
         q = taps.at(f"{name}.attn.hook_q", q).transpose(1, 2)
         k = taps.at(f"{name}.attn.hook_k", k).transpose(1, 2)
@@ -72,11 +91,7 @@ class Attention(nn.Module):
             q, k = rotate(q, *frame.rotation), rotate(k, *frame.rotation)
             q = taps.at(f"{name}.attn.hook_rot_q", q.transpose(1, 2)).transpose(1, 2)
             k = taps.at(f"{name}.attn.hook_rot_k", k.transpose(1, 2)).transpose(1, 2)
-        memory, k, v = self._remember(memory, k.to(v.dtype), v, frame)
-        shared = memory.shared if isinstance(memory, KeyValues) else None
-        mixed = self._attend(q.to(v.dtype), k, v, shared, frame.mask, taps, name)
-        z = taps.at(f"{name}.attn.hook_z", mixed.transpose(1, 2))
-        return self.out(z.reshape(rows, tokens, -1)), memory
+        return q, k, v
 
     def project(self, x: Tensor, frame: Frame) -> tuple[Tensor, Tensor, Tensor]:
         """Queries [B, T, H, D], keys and values [B, T, Hk, D] of x [B, T, W], before any rotation."""
@@ -160,11 +175,14 @@ class Attention(nn.Module):
 
 
 def _written(arena: Tensor, rows: Tensor, slots: Tensor, new: Tensor) -> Tensor:
-    """The arena [B, Hk, S, D] with new [B, Hk, T, D] at slots [B, T]: in place, unless gradients flow."""
+    """The arena [B, Hk, S, D] with new [B, Hk, T, D] at slots [B, T]: in place, unless gradients flow.
+
+    A compiler writes in place only what is not a view: through a transposed arena it would copy all of it twice.
+    """
     values = new.transpose(1, 2).to(arena.dtype)
     if torch.is_grad_enabled() and (new.requires_grad or arena.requires_grad):
         return arena.transpose(1, 2).index_put((rows, slots), values).transpose(1, 2)
-    arena.transpose(1, 2).index_put_((rows, slots), values)
+    arena[rows, :, slots] = values
     return arena
 
 

@@ -30,9 +30,6 @@ EAGER_FLOPS = {  # what is reached without it, a channel of width and at most; o
     ("cuda", "bfloat16"): (100e9, 50e12),
     ("cuda", "float16"): (100e9, 50e12),
 }
-# A step of a small network on a GPU is bound by its launches, which a graph of a whole pass makes at once.
-EAGER_STEP_SECONDS = {"cpu": 0.0, "cuda": 8e-3}  # at least, of a few layers; measured at 0.4 million parameters
-LAUNCH_GAIN = 0.6  # of such steps; a guess, measured nowhere
 SMALL_STEP = 1e12  # FLOPs of a step below which launches take longer than arithmetic on a large GPU; a guess
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}  # of the norm of a part of the network
@@ -43,10 +40,10 @@ Function = Callable[[dict[str, Tensor]], Tensor]
 
 
 def choice(run: Run, rows: RowSource) -> str:
-    """`on` where compiling is estimated to pay, `graphs` where whole passes are launched at once, else `off`."""
-    if saved_by_compiling(run, rows) <= COMPILE_SECONDS:
-        return "off"
-    return "graphs" if launch_bound(run) and run.training.accumulation == 1 else "on"
+    """`graphs` where steps wait for launches, `on` where compiling is estimated to pay, else `off`."""
+    if launch_bound(run):
+        return "graphs"
+    return "on" if saved_by_compiling(run, rows) > COMPILE_SECONDS else "off"
 
 
 def step_flops(run: Run) -> float:
@@ -56,8 +53,10 @@ def step_flops(run: Run) -> float:
 
 
 def launch_bound(run: Run) -> bool:
-    """Whether a step on this device waits for launches rather than for arithmetic."""
-    return run.device == "cuda" and step_flops(run) < SMALL_STEP
+    """Whether a step on this device waits for launches rather than for arithmetic, and can be launched at once."""
+    if run.device != "cuda" or run.model.eager_reason or run.model.costs() is None:
+        return False
+    return run.training.accumulation == 1 and step_flops(run) < SMALL_STEP
 
 
 def saved_by_compiling(run: Run, rows: RowSource) -> float:
@@ -70,11 +69,8 @@ def saved_by_compiling(run: Run, rows: RowSource) -> float:
         return 0.0
     channel, most = EAGER_FLOPS[run.device, run.precision]
     seconds = step_flops(run) / min(channel * run.model.channels, most)
-    launching = EAGER_STEP_SECONDS[run.device]
     mean_length = rows.steps / len(rows) if run.training.packing == "padded" else costs.context
     saved = seconds * (COMPILE_GAIN[run.precision] - (costs.context / mean_length - 1))
-    if seconds < launching:
-        saved = launching * LAUNCH_GAIN
     return max(0.0, saved * (run.training.steps or 0))
 
 
@@ -83,6 +79,8 @@ def compiling_in_words(run: Run, rows: RowSource) -> str:
     chosen = f"compile {run.training.compile}"
     if run.model.eager_reason:
         return f"{chosen}: {run.model.eager_reason}"
+    if launch_bound(run):
+        return f"{chosen}: steps of this size wait for launches, and graphs launches each step at once"
     if not compiler_at_hand(run.device):
         return f"{chosen}: there is no C++ compiler here"
     saved = saved_by_compiling(run, rows)
@@ -96,12 +94,10 @@ class Steps:
         self.eager: Function = objective
         self.function: Function = objective
         self.problem = ""  # why nothing is compiled although the run asks for it
-        self.unchecked = compile in ("on", "graphs")
+        self.unchecked = compile == "on"
         if self.unchecked:
             graph_cache()
-            # Whole passes as one CUDA graph each, where there is such a thing.
-            mode = "reduce-overhead" if compile == "graphs" else None
-            self.function = torch.compile(objective, dynamic=False, mode=mode)
+            self.function = torch.compile(objective, dynamic=False)
 
     def __call__(self, batch: dict[str, Tensor]) -> Tensor:
         return self.function(batch)

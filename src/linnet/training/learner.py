@@ -7,10 +7,10 @@ of processes changes nothing.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -25,16 +25,9 @@ from linnet.model.kernels import Part, drawing_for, nothing_dropped
 from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
 from linnet.training.compiling import Function, Steps
 from linnet.training.distributed import Processes
-from linnet.training.optim import Average, load_state_tensors, optimizers, set_rate, state_tensors
+from linnet.training.optim import Average, keep_rates, load_state_tensors, optimizers, set_rate, state_tensors
+from linnet.training.recorded import Moved, RecordedSteps
 from linnet.training.run import Run
-
-
-@dataclass(frozen=True)
-class Moved:
-    """What one step did, still on the device."""
-
-    loss: Tensor  # nats per counted token
-    grad_norm: Tensor
 
 
 def draw(seed: int, step: int, part: int, rank: int) -> int:
@@ -64,17 +57,41 @@ class Learner:
         if processes.world > 1:
             self.objective = DistributedDataParallel(self.objective)
         self.steps = Steps(self.objective, run.training.compile)
+        self.recorded = RecordedSteps(device) if self._recordable() else None
+        if self.recorded is not None:
+            keep_rates(self.optims, device)
+        self.rate = 0.0  # of AdamW or sgd, in the last step
+
+    def _recordable(self) -> bool:
+        """Whether a step of this run needs nothing from the host: a seed of its own for each part, or a scale."""
+        run = self.run
+        alone = self.processes.world == 1 and run.training.accumulation == 1
+        fixed = run.optim.kind != "sgd" and not self.scaler.is_enabled()
+        return self.device.type == "cuda" and run.training.compile != "off" and alone and fixed
 
     def step(self, batch: Batch, step: int, steps: int) -> Moved:
         """One optimiser step on this batch, cut into micro-batches whose tokens all weigh the same."""
-        config = self.run.optim
         self.network.train()
-        loss = self.gradients(batch, step)
+        factor = self.run.optim.schedule.factor(step, steps)
+        self.rate = self.run.optim.lr * factor
+        set_rate(self.optims, factor)
+        self._seed(step, 0)
+        if self.recorded is None:
+            moved = self._move(step, batch, counted_tokens(batch))
+        else:
+            moved = self.recorded.run(batch, counted_tokens(batch), functools.partial(self._move, step))
+        if self.ema is not None:
+            self.ema.updates += 1
+        return moved
+
+    def _move(self, step: int, batch: Batch, counted: float | Tensor) -> Moved:
+        """All of a step that the device does."""
+        config = self.run.optim
+        loss = self._gradients(batch, step, counted)
         for optim in self.optims:
             self.scaler.unscale_(optim)
         limit = config.clip if config.clip else float("inf")
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        set_rate(self.optims, config.schedule.factor(step, steps))
         for optim in self.optims:
             self.scaler.step(optim)
         self.scaler.update()
@@ -86,19 +103,26 @@ class Learner:
 
     def gradients(self, batch: Batch, step: int) -> Tensor:
         """Add up the gradients of all micro-batches; returns nats per counted token of the whole batch."""
+        self._seed(step, 0)
+        return self._gradients(batch, step, counted_tokens(batch))
+
+    def _gradients(self, batch: Batch, step: int, counted: float | Tensor) -> Tensor:
         world, parts = self.processes.world, micro_batches(batch, self.run.training.accumulation)
-        counted = max(1.0, float(batch["weights"].sum()))  # still on the host, so nothing waits for the device
         nats = torch.zeros((), device=self.device)
         for part, micro in enumerate(parts):
+            if part:
+                self._seed(step, part)
             with self._quiet(part < len(parts) - 1):
                 # DDP takes the mean over processes; times their number it is the sum again.
                 nats += self._learn(self.steps, micro, step, part, world / counted)
         return self.processes.total(nats) / counted
 
-    def _learn(self, objective: Function, micro: Batch, step: int, part: int, scale: float) -> Tensor:
+    def _seed(self, step: int, part: int) -> None:
+        torch.manual_seed(draw(self.run.seed, step, part, 0))
+
+    def _learn(self, objective: Function, micro: Batch, step: int, part: int, scale: float | Tensor) -> Tensor:
         """Add the gradients of this process's rows of a micro-batch, times `scale`; returns their nats."""
         share = self.processes.share(micro).to(self.device)
-        torch.manual_seed(draw(self.run.seed, step, part, 0))
         with drawing_for(self._rows(micro, step, part)), autocast(self.device, self.run.precision):
             loss = objective(dict(share))
             self.scaler.scale(loss * scale).backward()
@@ -117,10 +141,11 @@ class Learner:
         if not self.steps.unchecked:
             return ""
         micro = micro_batches(batch, self.run.training.accumulation)[0]
-        counted = max(1.0, float(micro["weights"].sum()))
+        counted = counted_tokens(micro)
         self.network.train()
 
         def learn(objective: Function) -> Tensor:
+            self._seed(step, 0)
             with nothing_dropped():
                 return self._learn(objective, micro, step, 0, 1 / counted) / counted
 
@@ -128,6 +153,14 @@ class Learner:
         if self.processes.any(bool(problem), self.device):
             self.steps.stay_eager(problem or "in another process they are wrong")
         return self.steps.problem
+
+    def unrecorded(self) -> str:
+        """Why steps are not launched at once although this run asks for it; told once, else empty."""
+        graphs = None if self.recorded is None else self.recorded.graphs
+        problem = "" if graphs is None else graphs.problem
+        if graphs is not None:
+            graphs.problem = ""
+        return problem
 
     @contextlib.contextmanager
     def _quiet(self, unfinished: bool) -> Iterator[None]:
@@ -163,6 +196,11 @@ class Learner:
             self.scaler.load_state_dict(checkpoint.loop.scaler)
         if checkpoint.loop.eager:
             self.steps.stay_eager(checkpoint.loop.eager)
+
+
+def counted_tokens(batch: Batch) -> float:
+    """Asked on the host, where batches are made, so that nothing waits for the device."""
+    return max(1.0, float(batch["weights"].sum()))
 
 
 def micro_batches(batch: Batch, parts: int) -> list[Batch]:

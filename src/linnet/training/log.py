@@ -13,7 +13,7 @@ import torch
 from linnet.errors import RunFailed
 from linnet.records import NoteRecord, Record, StepRecord
 from linnet.training.checkpoint import LoopState
-from linnet.training.learner import Moved
+from linnet.training.recorded import Moved
 from linnet.training.run import Run
 from linnet.training.sinks import JsonLines, Sink
 

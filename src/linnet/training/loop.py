@@ -72,10 +72,12 @@ def train(
             if problem := learner.check(batch, loop.step):
                 log.note(loop.step, f"steps are not compiled: {problem}")
             moved = learner.step(batch, loop.step, steps)
+            if problem := learner.unrecorded():
+                log.note(loop.step, f"steps are not recorded as CUDA graphs: {problem}")
             loop.step += 1
             tokens = int(batch["lengths"].sum())
             loop.tokens += tokens
-            log.step(loop, moved, learner.optims[-1].param_groups[0]["lr"], tokens, batches.waited)
+            log.step(loop, moved, learner.rate, tokens, batches.waited)
 
             if loop.step in kept:
                 keep_snapshot(learner, folder, loop.step, log)

@@ -77,7 +77,7 @@ class Muon(torch.optim.Muon):
         rate = group["lr"] * math.sqrt(max(1, rows / columns))
         for (matrix, _), update in zip(moves, found.mT if tall else found, strict=True):
             matrix.mul_(1 - group["lr"] * group["weight_decay"])
-            matrix.add_(update, alpha=-rate)
+            matrix.sub_(update.to(matrix.dtype) * rate)
 
     def _momentum(self, parameter: nn.Parameter, momentum: float) -> Tensor:
         state, gradient = self.state[parameter], parameter.grad

@@ -42,6 +42,7 @@ def optimizers(model: Network, config: OptimConfig) -> list[torch.optim.Optimize
         betas=config.betas,
         eps=config.eps,
         fused=True,
+        capturable=next(model.parameters()).device.type == "cuda",  # which counts steps there in any case
     )
     if config.kind == "adamw":
         return [adam]
@@ -60,7 +61,17 @@ def set_rate(optims: Sequence[torch.optim.Optimizer], factor: float) -> None:
     """Every group at this share of its own peak rate."""
     for optim in optims:
         for group in optim.param_groups:
-            group["lr"] = group["peak"] * factor
+            if isinstance(group["lr"], Tensor):
+                group["lr"].fill_(group["peak"] * factor)
+            else:
+                group["lr"] = group["peak"] * factor
+
+
+def keep_rates(optims: Sequence[torch.optim.Optimizer], device: torch.device) -> None:
+    """Hold the rates in tensors on the device, where recorded steps read them."""
+    for optim in optims:
+        for group in optim.param_groups:
+            group["lr"] = torch.tensor(group["lr"], device=device)
 
 
 def overwrite(into: Iterable[Tensor], values: Iterable[Tensor]) -> None:
@@ -70,6 +81,8 @@ def overwrite(into: Iterable[Tensor], values: Iterable[Tensor]) -> None:
 
 class Average:
     """Weights that follow those of a network, as an exponential moving average; the first are a copy.
+
+    Whoever lets them follow counts the updates: a recorded step repeats what the device did, and no count.
 
     torch's AveragedModel gives the same numbers, and asks the device at every step how many there were.
     """
@@ -86,7 +99,6 @@ class Average:
         else:
             overwrite(mine, theirs)
         overwrite(self.network.buffers(), network.buffers())
-        self.updates += 1
 
 
 def state_tensors(model: Network, optims: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:

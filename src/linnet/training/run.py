@@ -62,7 +62,7 @@ class TrainingConfig(Part):
     keep: int = Field(2, ge=1, description="newest checkpoints that stay, beside the best")
     compile: Literal["auto", "on", "graphs", "off"] = Field(
         "auto",
-        description="compiled steps; graphs: a pass is launched at once on a GPU; auto: where it pays by estimate",
+        description="compiled steps; graphs: not compiled, on a GPU launched at once; auto: what pays by estimate",
     )
     log_every: int = Field(
         0, ge=0, description="steps between looks at the device (each is logged); 0: 1, on a GPU 10"
@@ -79,6 +79,11 @@ class TrainingConfig(Part):
 
     @property
     def compiled(self) -> bool:
+        return self.compile == "on"
+
+    @property
+    def one_shape(self) -> bool:
+        """Whether all batches get the same shape, which each other one costs a graph."""
         return self.compile in ("on", "graphs")
 
     @model_validator(mode="after")
