@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,10 @@ from torch.utils._pytree import tree_leaves
 
 from linnet.decoding import engine, loop, naive, scheduler
 from linnet.decoding.constraints import Constraint, Pattern
+from linnet.decoding.lookup import LONGEST, SHORTEST, Written
 from linnet.decoding.requests import Decoding, Request, Sample, Sampling, Stopping
 from linnet.decoding.runner import Runner
+from linnet.errors import BadInput
 from linnet.model.config import AttentionConfig
 from linnet.model.contract import evaluating
 from linnet.model.costs import costs
@@ -350,3 +353,62 @@ def test_memory_is_that_of_the_formula(rows, distinct, end, monkeypatch) -> None
     weights = sum(parameter.nbytes for parameter in model.parameters())
     formula = weights + costs(config).kv_bytes_per_token * rows * (48 + 16)
     assert 0.9 * formula < weights + peak.most < 1.1 * formula
+
+
+# Guesses from what stands there already.
+
+
+def repeating(count: int) -> list[Request]:
+    """Prompts in which much stands twice."""
+    return [Request((1, 2, 3, 4, 5, 1, 2, 3, *range(index), 1, 2, 3), index) for index in range(count)]
+
+
+@pytest.mark.parametrize("lookup", [1, 4, 9])
+@pytest.mark.parametrize("sampling", [Sampling(0), Sampling(), Sampling(0.3, 5, 0.9, 0.05)])
+@pytest.mark.parametrize("positions", ["rotary", "learned"])
+@pytest.mark.parametrize(("rows", "fixed"), [(1, False), (3, False), (64, False), (5, True)])
+def test_guessing_changes_no_sample(lookup, sampling, positions, rows, fixed) -> None:
+    """Also at the end of the context, and where a sample stops in the midst of what was guessed."""
+    model = random_model(small_config(vocabulary=12, context=40, positions=positions))
+    wanted = repeating(9)
+    decoding = Decoding(sampling, 40, Stopping(end=7), seed=1)
+    expected = list(engine.generate(Runner(model), wanted, decoding, rows=rows))
+    runner = Runner(model, fixed=fixed)
+    for _ in range(2):
+        found = engine.generate(runner, wanted, replace(decoding, lookup=lookup), rows=rows)
+        same(list(found), expected)
+
+
+def test_a_row_that_repeats_itself_takes_few_passes() -> None:
+    """A model that always continues a cycle is read several tokens at a time."""
+    model = random_model(small_config(vocabulary=12, context=60))
+    reading = Reading(model)
+    sample = next(engine.generate(Runner(model), repeating(1), Decoding(Sampling(0), 48)))
+    plain, reading.steps, reading.prompts = reading.steps, 0, 0
+    found = next(engine.generate(Runner(model), repeating(1), Decoding(Sampling(0), 48, lookup=8)))
+    assert found.ids == sample.ids
+    assert plain == 47 and reading.steps < plain, "some tokens were read in passes of several"
+
+
+@given(st.lists(st.integers(0, 3), max_size=40), st.integers(1, 6))
+def test_a_guess_is_what_followed_the_last_tokens_before(ids: list[int], most: int) -> None:
+    """The oracle looks for the longest piece, and for its last place, from the back."""
+    expected: list[int] = []
+    for length in range(min(LONGEST, len(ids)), SHORTEST - 1, -1):
+        places = [end for end in range(length, len(ids)) if ids[end - length : end] == ids[-length:]]
+        if places:
+            line = list(ids)
+            for index in range(most):
+                line.append(line[places[-1] + index])
+            expected = line[len(ids) :]
+            break
+    assert Written(ids).guess(most) == expected
+
+
+def test_guesses_are_refused_where_each_token_decides_about_the_next() -> None:
+    config = small_config()
+    for decoding in (Decoding(Sampling(repetition_penalty=1.2), lookup=3), Decoding(lookup=-1)):
+        with pytest.raises(BadInput, match="lookup"):
+            decoding.check(config, [Request((1,))])
+    with pytest.raises(BadInput, match="recurrent"):
+        Decoding(lookup=3).check(small_config(mixer="gru"), [Request((1,))])

@@ -73,13 +73,13 @@ def events(
     """Tokens and finished samples as they come.
 
     Without `share` each row holds its whole prompt itself. `burst` tokens are drawn for one round trip to the
-    device; what may come next is decided on the host, so under a constraint they are drawn one by one.
+    device; what may come next, or is guessed to, is decided on the host: then there is one round trip a token.
     """
     config = runner.network.config
     decoding.check(config, requests)
     if rows < 1:
         raise BadInput(f"rows is {rows}; at least one row must be computed")
-    if decoding.constraint is not None or runner.columns is not None:
+    if decoding.constraint is not None or runner.columns is not None or decoding.lookup:
         burst = 1
     elif burst is None:
         burst = BURST if runner.device.type == "cuda" else 1

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from linnet.decoding.lookup import Guesses, accepted
 from linnet.decoding.requests import Decoding, Sampling
 from linnet.decoding.runner import Ids, Runner
 from linnet.decoding.sampling import Drawn, Draws, allowed_ids, draw, first_noise, later_noise, listed, seen_ids
@@ -71,12 +72,12 @@ class Loop:
         self.runner, self.decoding, self.device, self.after = runner, decoding, runner.device, after
         self.fixed, self.slots, self.graphs = runner.fixed, slots, Graphs(runner.device)
         # One slot more than is ever read: to a compiler, reading all of them would be a graph of its own.
-        self.memory: Memory = runner.empty(rows, slots + self.fixed, after=after).take()
+        self.memory: Memory = runner.empty(rows, slots + self.fixed + decoding.lookup, after=after).take()
         self.buffers = Buffers.of(runner, decoding.sampling, rows, slots)
         self.turn = torch.zeros(1, dtype=torch.int64, device=self.device)  # which token of the round trip it is
         # What a recorded step draws, its three parts as float64, which holds all of them.
         self.drawn = torch.zeros(burst, rows, 3, dtype=torch.float64, device=self.device)
-        self.whole = self.memory, self.buffers
+        self.whole, self.guesses = (self.memory, self.buffers), Guesses()
         self.buffers.clear(self.memory.shared)
 
     @classmethod
@@ -107,11 +108,12 @@ class Loop:
 
     @staticmethod
     def _shape(decoding: Decoding, rows: int, slots: int, after: State | None, burst: int) -> Hashable:
-        return rows, slots, 0 if after is None else after.filled, decoding.sampling, decoding.count_ties, burst
+        begun = 0 if after is None else after.filled
+        return rows, slots, begun, decoding.sampling, decoding.count_ties, decoding.lookup, burst
 
     def _clear(self, decoding: Decoding, after: State | None) -> None:
         """As if it were new, in the same tensors."""
-        self.decoding, (self.memory, self.buffers) = decoding, self.whole
+        self.decoding, (self.memory, self.buffers), self.guesses = decoding, self.whole, Guesses()
         layers = () if after is None else after.take().layers
         for mine, theirs in zip(self.memory.layers, layers, strict=False):
             assert isinstance(mine, KeyValues) and isinstance(theirs, KeyValues)
@@ -164,11 +166,48 @@ class Loop:
     def run(self, step: Step) -> Drawn:
         """What the rows of this step draw; the other rows of the batch are empty."""
         rows, indices = len(self.buffers.tokens), list(step.indices)
+        if self.decoding.lookup and (found := self._looked_up(step)):
+            return found
         if self.fixed and self.decoding.constraint is None:
             return self._recorded(rows, indices, step)
         where = slice(rows) if len(indices) == rows else torch.tensor(indices, device=self.device)
         allowed, before = self._allowed(step.rows), self._before(step)
         return listed([self._once(where, step.reach, allowed, before) for _ in range(step.tokens)])
+
+    def _looked_up(self, step: Step) -> Drawn:
+        """Rows read their last token and those that are guessed to follow; nothing where none is guessed."""
+        most = min(self.decoding.lookup, self.runner.network.config.context - 1 - step.reach)
+        guessed = [self.guesses.after(row, most) for row in step.rows]
+        if not any(guessed):
+            return []
+        ids = [[0]] * len(self.buffers.tokens)  # of empty rows, which nobody reads
+        for index, row, guess in zip(step.indices, step.rows, guessed, strict=True):
+            ids[index] = [row.drawn[-1], *guess]
+        lengths = torch.minimum(self.memory.lengths, self.buffers.last).clamp(max=step.reach)
+        where = torch.tensor(step.indices, device=self.device)
+        logits, state = self.runner.read(
+            State(replace(self.memory, lengths=lengths, filled=step.reach)), ids, where
+        )
+        tokens, logprobs, ties = self._drawn_at_once(logits, lengths, where)
+        counts = [accepted(row, guess) for row, guess in zip(tokens, guessed, strict=True)]
+        kept = lengths + 1
+        kept[where] = lengths[where] + torch.tensor(counts, device=self.device)
+        self._keep(state.truncate(kept))
+        last = [row[count - 1] for row, count in zip(tokens, counts, strict=True)]
+        self.buffers.tokens[where] = torch.tensor(last, device=self.device)
+        parts = zip(counts, tokens, logprobs, ties, strict=True)
+        return [(row[:count], scores[:count], tied[:count]) for count, row, scores, tied in parts]
+
+    def _drawn_at_once(self, logits: Tensor, lengths: Tensor, where: Tensor) -> tuple[list[Any], ...]:
+        """Tokens, log-probabilities and ties of n rows at all T positions, from their logits [n, T, V]."""
+        uniform, (count, width) = None, logits.shape[:2]
+        if self.buffers.noise is not None:
+            first = (lengths - self.buffers.prompt)[where, None]
+            number = (first + torch.arange(width, device=self.device)).clamp(max=self.buffers.noise.shape[1] - 1)
+            uniform = self.buffers.noise[where].gather(1, number).flatten()
+        tokens, logprobs, ties = draw(logits.flatten(0, 1), self.decoding, uniform)
+        parts = tokens, logprobs, torch.zeros_like(tokens, dtype=torch.bool) if ties is None else ties
+        return tuple(part.view(count, width).tolist() for part in parts)
 
     def _recorded(self, rows: int, indices: Sequence[int], step: Step) -> Drawn:
         """All rows draw, in steps of one of few shapes; what they drew is read once."""

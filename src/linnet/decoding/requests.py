@@ -176,6 +176,7 @@ class Decoding:
     constraint: Constraint | None = None
     seed: int = 0
     count_ties: bool = False
+    lookup: int = 0  # tokens that are guessed from what is written already, and read in one pass; the samples stay
 
     def limit(self, config: ModelConfig, prompt: Sequence[int]) -> int:
         """Most tokens of a sample: the last one that is drawn need not fit, since it is never read."""
@@ -185,6 +186,7 @@ class Decoding:
         """Refuse what cannot be generated from, naming it."""
         if self.max_tokens < 1:
             raise BadInput(f"max tokens is {self.max_tokens}; it must be at least 1")
+        self._check_lookup(config)
         vocabulary, context = config.vocabulary, config.context
         outside = [token for token in self.stopping.ids if not 0 <= token < vocabulary]
         if outside:
@@ -197,3 +199,17 @@ class Decoding:
                 raise BadInput(f"token {wrong[0]} of a prompt is outside the vocabulary (0..{vocabulary - 1})")
             if len(prompt) > context:
                 raise BadInput(f"a prompt has {len(prompt)} tokens, and the context of this model is {context}")
+
+    def _check_lookup(self, config: ModelConfig) -> None:
+        """Refuse to guess where one token must be known before the next is drawn."""
+        if self.lookup < 0:
+            raise BadInput(f"lookup is {self.lookup}; it is a number of tokens, 0 for none")
+        reasons = {
+            "a repetition penalty looks at each token before the next": self.sampling.repetition_penalty != 1,
+            "a pattern decides after each token what may follow": self.constraint is not None,
+            "a recurrent mixer cannot take back what was guessed wrong": "gru" in config.mixers,
+            "this model reads further columns, which are made token by token": bool(config.columns),
+        }
+        for reason, applies in reasons.items():
+            if self.lookup and applies:
+                raise BadInput(f"lookup guesses several tokens at once, and {reason}; leave one of them out")

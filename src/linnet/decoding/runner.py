@@ -101,6 +101,11 @@ class Runner:
         last = torch.tensor([len(row) - 1 for row in ids])
         return self.logits(hidden[torch.arange(len(ids)), last]), state
 
+    def read(self, state: State, ids: Ids, rows: Tensor) -> tuple[Tensor, State]:
+        """Each row reads its ids, all in one pass: logits [n, T, V] of these rows at each of them."""
+        hidden, state = self._read(state, ids, ())
+        return self.logits(hidden[rows]), state
+
     def step(
         self, state: State, tokens: Tensor, rows: Tensor | slice = ALL, before: Ids = ()
     ) -> tuple[Tensor, State]:

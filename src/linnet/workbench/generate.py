@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Unpack
 
@@ -125,9 +125,9 @@ class Session:
         if n < 1:
             raise BadInput(f"n is {n}; at least one sample of each prompt is needed")
         weights, codec = weights_in(options.get("precision")), self.opened.codec
-        settings = options_of(options.get("settings", ()), batch=64, compile="auto")
+        settings = options_of(options.get("settings", ()), batch=64, compile="auto", lookup=0)
         rows, remark = settings["batch"], options.get("remark")
-        decoding = self._decoding(options, weights)
+        decoding = replace(self._decoding(options, weights), lookup=settings["lookup"])
         requests = [Request(prompt.ids, sample) for prompt in given for sample in range(n)]
         decoding.check(self.opened.model.config, requests)
         choices = choices_of(self.opened, given, decoding, options)

@@ -28,7 +28,7 @@ class Options(TypedDict, total=False):
     pattern: str | None  # a sample matches this regular expression
     logprobs: bool  # keep the log-probability of each token
     seed: int | None
-    settings: Sequence[str]  # batch=64: rows that are computed together
+    settings: Sequence[str]  # batch=64: rows that are computed together; lookup=8: tokens guessed at once
     precision: str | None
     names: Sequence[str]  # what errors call each prompt; "prompt 3" unless set
     pace: Callable[[Any], None] | None  # gets the `Pace` when all samples are there
