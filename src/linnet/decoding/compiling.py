@@ -26,7 +26,7 @@ from linnet.untrusted import read_object
 COLD_SECONDS = 5.0  # for each layer, where nothing is known yet
 WARM_SECONDS = 1.0  # for each layer, where the compiled graph lies on disk
 SAVED_SECONDS = 0.0005  # for each layer and step: what python and small kernels cost outside of a graph
-SAVED_ON_A_GPU = 0.00006  # where steps are recorded anyway, it is only the small kernels; a guess
+SAVED_ON_A_GPU = 0.00003  # where steps are recorded anyway, it is only the small kernels (dev/LOG.md)
 FEW_ROWS = 8  # with more of them, products are all that matters on a processor without AVX-512 (dev/LOG.md)
 
 

@@ -30,7 +30,7 @@ EAGER_FLOPS = {  # what is reached without it, a channel of width and at most; o
     ("cuda", "bfloat16"): (100e9, 50e12),
     ("cuda", "float16"): (100e9, 50e12),
 }
-SMALL_STEP = 1e12  # FLOPs of a step below which launches take longer than arithmetic on a large GPU; a guess
+SMALL_STEP = 1e12  # FLOPs of a step below which launches take longer than arithmetic on a large GPU, about
 
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1, "float16": 0.1}  # of the norm of a part of the network
 LOSS_TOLERANCE = {"float32": 1e-4, "bfloat16": 0.02, "float16": 0.02}
