@@ -63,11 +63,11 @@ def test_pairs_differ_in_their_answer(name: str) -> None:
 def test_edges_join_parts_of_the_circuit() -> None:
     known = known_circuit("induction")
     assert known.circuit.edges == {
-        ("input", "a0.h2<v>"),
-        ("a0.h2", "a1.h1<k>"),
-        ("input", "a1.h1<q>"),
-        ("input", "a1.h1<v>"),
-        ("a1.h1", "logits"),
+        ("embed", "v.0.2"),
+        ("head.0.2", "k.1.1"),
+        ("embed", "q.1.1"),
+        ("embed", "v.1.1"),
+        ("head.1.1", "logits"),
     }
     with pytest.raises(BadInput, match='did you mean "induction"'):
         known_circuit("inducton")

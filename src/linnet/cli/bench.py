@@ -155,10 +155,33 @@ def bench_places(
                 face.show(record)
 
 
+def bench_study(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="brackets, carry or modular.", show_default=False)],
+    out: Annotated[Path, typer.Option("--out", help="The folder of its runs and of its page.")],
+    seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each run.")] = 5,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few steps of each run: only whether it works.")
+    ] = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Repeat a published finding: train what is missing, analyse it, write a page with pictures.
+
+    A study that was stopped goes on where it was.
+    """
+    with speaking(json=json, debug=debug) as face:
+        studies = benchmark("studies")
+        from linnet.records import NoteRecord
+
+        for path in studies.study(name, out, seeds, quick):
+            face.show(NoteRecord(step=0, text=str(path)))
+
+
 def join(groups: Groups) -> None:
     group = typer.Typer(help="Measure ours beside peers.", no_args_is_help=True, rich_markup_mode=None)
     group.command("train")(bench_train)
     group.command("decode")(bench_decode)
     group.command("tokenizer")(bench_tokenizer)
     group.command("places")(bench_places)
+    group.command("study")(bench_study)
     groups.top.add_typer(group, name="bench")

@@ -25,6 +25,8 @@ AnalysisOption = Annotated[
         show_default=False,
     ),
 ]
+LayerOption = Annotated[int | None, typer.Option("--layer", min=0, help="One layer.", show_default=False)]
+HeadOption = Annotated[int | None, typer.Option("--head", min=0, help="One head.", show_default=False)]
 TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="What the model reads.", show_default=False)]
 
 
@@ -54,17 +56,19 @@ def answering(
 def attention(
     run: RunArgument,
     text: TextArgument,
+    layer: LayerOption = None,
+    head: HeadOption = None,
     checkpoint: CheckpointOption = None,
     out: AnalysisOption = None,
     force: ForceOption = False,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
-    """Show where each head looks."""
+    """Show where each head looks, or those of one layer, or one of them."""
     with answering(out, force=force, json=json, debug=debug) as answer:
         from linnet import workbench
 
-        answer(workbench.attention(run, text, checkpoint=checkpoint))
+        answer(workbench.attention(run, text, layer=layer, head=head, checkpoint=checkpoint))
 
 
 def join(groups: Groups) -> None:

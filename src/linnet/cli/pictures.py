@@ -230,12 +230,17 @@ def attention(record: AttentionRecord, shades: str) -> RenderableType:
     tokens = [visible(token) for token in record.tokens]
     squares = [
         Group(Text(f"layer {layer}  head {head}", style="bold"), square(values, tokens, shades))
-        for layer, heads in enumerate(record.values)
-        for head, values in enumerate(heads)
+        for layer, heads in zip(named(record, "layer", len(record.values)), record.values, strict=True)
+        for head, values in zip(named(record, "head", len(heads)), heads, strict=True)
     ]
     scale = ", ".join(f"{shade} from {limit:g}" for shade, limit in zip(shades[1:], DARKER_FROM, strict=True))
     legend = f"each row is a query, each column a key; shares: {scale}"
     return Group(Columns(squares, padding=(1, 4)), Text(legend, style="dim"))
+
+
+def named(record: AttentionRecord, axis: str, count: int) -> tuple[str, ...]:
+    """The layers or heads that were chosen; all are counted from 0."""
+    return record.labels.get(axis) or tuple(map(str, range(count)))
 
 
 def square(values: Sequence[Sequence[float]], tokens: Sequence[str], shades: str) -> Text:

@@ -7,7 +7,7 @@ the defaults of everything that is a stream of ids. No torch here.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from linnet.training.run import Run
 
 Region = Callable[[], AbstractContextManager[object]]  # the precision in which a network computes
+
+# From the names of the tokens of a prompt to the value of a variable, and to the next token for each value of it.
+Hypothesis = Callable[[Sequence[str]], tuple[Hashable, Callable[[Hashable], str]]]
 
 
 @dataclass(frozen=True)
@@ -147,6 +150,18 @@ class Domain(BaseModel, ABC):
     def further_columns(self, codec: Codec) -> Columns | None:
         """The further columns of rows that are generated, from their ids; None where only tokens are read."""
         return None
+
+    def validation_part(self, codec: Codec, seed: int) -> Part:
+        """The validation part of a run with this seed, for analyses."""
+        return self.load(seed, codec).validation
+
+    def token_labels(self, codec: Codec, ids: Sequence[int]) -> Mapping[str, Sequence[str | None]]:
+        """What each of these tokens stands for, by the name of the label; probes are trained to read it."""
+        return {}
+
+    def hypotheses(self, codec: Codec) -> Mapping[str, tuple[int, Hypothesis]]:
+        """Variables that a model may hold, each with the step whose prediction depends on it."""
+        return {}
 
     def rounds(self, parameters: int, steps: int) -> float:
         """How often so many steps of data are read by a network of this size where a run does not say."""

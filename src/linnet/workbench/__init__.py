@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from linnet.workbench.causal import ablate, attribute, find_edges, find_subsets, patch, path_patch
+    from linnet.workbench.development import development
     from linnet.workbench.evaluate import evaluate
     from linnet.workbench.export import export_run, import_run
     from linnet.workbench.generate import Pace, Session, generate, stream
@@ -19,10 +20,12 @@ if TYPE_CHECKING:
     from linnet.workbench.open import Opened, load
     from linnet.workbench.options import Options
     from linnet.workbench.predict import predict
+    from linnet.workbench.reading import embeddings, heads, lens, step
     from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
     from linnet.workbench.runs import runs, show
     from linnet.workbench.search import compare_searches, resume_search, search
     from linnet.workbench.train import resume, train, train_seeds
+    from linnet.workbench.variables import interchange, probe
 
 __all__ = [
     "Opened",
@@ -33,30 +36,38 @@ __all__ = [
     "attention",
     "attribute",
     "compare_searches",
+    "development",
+    "embeddings",
     "evaluate",
     "export_run",
     "find_edges",
     "find_subsets",
     "generate",
+    "heads",
     "import_run",
+    "interchange",
+    "lens",
     "load",
     "options_of_recipe",
     "options_of_run",
     "patch",
     "path_patch",
     "predict",
+    "probe",
     "recipes",
     "resume",
     "resume_search",
     "runs",
     "search",
     "show",
+    "step",
     "stream",
     "train",
     "train_seeds",
 ]
 MODULES = {
     "causal": ("ablate", "attribute", "find_edges", "find_subsets", "patch", "path_patch"),
+    "development": ("development",),
     "evaluate": ("evaluate",),
     "export": ("export_run", "import_run"),
     "generate": ("Pace", "Session", "generate", "stream"),
@@ -64,10 +75,12 @@ MODULES = {
     "open": ("Opened", "load"),
     "options": ("Options",),
     "predict": ("predict",),
+    "reading": ("embeddings", "heads", "lens", "step"),
     "recipes": ("options_of_recipe", "options_of_run", "recipes"),
     "runs": ("runs", "show"),
     "search": ("compare_searches", "resume_search", "search"),
     "train": ("resume", "train", "train_seeds"),
+    "variables": ("interchange", "probe"),
 }
 HOMES = {name: module for module, names in MODULES.items() for name in names}
 

@@ -10,7 +10,7 @@ REGISTRATION = Registration(
         "arithmetic": Recipe(f"{_OWN}.recipes:arithmetic", "sums of up to three digits", takes="a minute or two"),
         "adder10": Recipe(f"{_OWN}.recipes:adder10", "sums of up to ten digits", takes="six minutes"),
         "carry5": Recipe(
-            f"{_OWN}.recipes:carry5", "sums of five digits, most significant first", takes="five minutes"
+            f"{_OWN}.recipes:carry5", "sums of five digits, most significant first", takes="four minutes"
         ),
         "pilot": Recipe(f"{_OWN}.recipes:pilot", "expressions with brackets to depth 2", takes="half an hour"),
         "tiny-arithmetic": Recipe(f"{_OWN}.recipes:tiny", "sums of two digits, for a first look", takes="seconds"),

@@ -18,10 +18,11 @@ from linnet.domains.arithmetic.codec import ArithmeticCodec, Reverse
 from linnet.domains.arithmetic.columns import frame_sums, sum_texts
 from linnet.domains.arithmetic.drawing import draw_distinct, draw_training_sums, draw_training_texts
 from linnet.domains.arithmetic.files import Row, read_rows, split_name
+from linnet.domains.arithmetic.labels import carry_hypotheses, labels_of
 from linnet.domains.arithmetic.problems import Space, Task, groups_of, operands_of, solve
 from linnet.domains.arithmetic.reading import checked_pairs, codec_for, part_rows
 from linnet.domains.arithmetic.rows import Supervise, frame_texts
-from linnet.domains.contract import Material, Part, Question
+from linnet.domains.contract import Hypothesis, Material, Part, Question
 from linnet.domains.tokens import TokenDomain
 from linnet.errors import BadInput, nearest
 from linnet.records import Baseline
@@ -109,9 +110,22 @@ class ArithmeticData(TokenDomain):
         if self.paths:
             return self._load_files(codec)
         own = self.codec()
-        train = self._training_rows(own, seed)
-        held_out = draw_distinct(self.space, seed, max(1, min(VALIDATION_ROWS, self.instances // 8)), "validation")
-        return Material(own, Part(train), self.part(own, held_out), self._notes())
+        return Material(own, Part(self._training_rows(own, seed)), self.validation_part(own, seed), self._notes())
+
+    def validation_part(self, codec: Codec, seed: int) -> Part:
+        if self.paths:
+            return self._load_files(codec).validation
+        assert isinstance(codec, ArithmeticCodec)
+        rows = max(1, min(VALIDATION_ROWS, self.instances // 8))
+        return self.part(codec, draw_distinct(self.space, seed, rows, "validation"))
+
+    def token_labels(self, codec: Codec, ids: Sequence[int]) -> Mapping[str, Sequence[str | None]]:
+        assert isinstance(codec, ArithmeticCodec)
+        return labels_of(codec, ids)
+
+    def hypotheses(self, codec: Codec) -> Mapping[str, tuple[int, Hypothesis]]:
+        assert isinstance(codec, ArithmeticCodec)
+        return carry_hypotheses(codec)
 
     def _load_files(self, codec: Codec | None) -> Material:
         rows = read_rows(self.paths, self.task)

@@ -3,8 +3,8 @@
 The residual stream is cut into named variables; a head or a neuron reads some and writes others. Norms change
 nothing, since their eps dwarfs the stream. Heads that a program does not use are decoys: they attend to tokens and
 write into channels that no part of the program reads, and so do some neurons.
-Parts have the names of the circuit literature: `input`, `a0.h1`, `m0`, `logits`; readers are `a0.h1<q>`,
-`a0.h1<k>`, `a0.h1<v>`, `m0` and `logits`.
+Edges join a writer (`embed`, `head.0.1`, `mlp.0`) to a reader (`q.1.0`, `k.1.0`, `v.1.0`, `mlp.1`, `logits`),
+named as in `linnet.probing.parts`.
 Legend: V = vocabulary, T = positions, W = width, D = head width.
 """
 
@@ -153,8 +153,6 @@ class Assembly:
         for low, high, before, after in zip(grid, grid[1:], names, names[1:], strict=False):
             self.step(layer, reads, (low, high), (self.out, self.one(after) - self.one(before)))
 
-    # --- truth -----------------------------------------------------------------------------------
-
     def circuit(self) -> Circuit:
         layers = {neuron.layer for neuron in self.neurons}
         numbered = {(layer, index) for layer in layers for index in range(self._count(layer))}
@@ -165,16 +163,16 @@ class Assembly:
         return sum(neuron.layer == layer for neuron in self.neurons)
 
     def _edges(self) -> frozenset[tuple[str, str]]:
-        writers: list[tuple[float, str, Variable]] = [(-1.0, "input", self.token)]
+        writers: list[tuple[float, str, Variable]] = [(-1.0, "embed", self.token)]
         readers: list[tuple[float, str, Variable]] = [(math.inf, "logits", self.out)]
         for program in self.programs:
-            name, when = f"a{program.layer}.h{program.head}", float(program.layer)
-            writers.append((when, name, program.writes))
-            readers.append((when, f"{name}<v>", program.reads))
+            name, when = f"{program.layer}.{program.head}", float(program.layer)
+            writers.append((when, f"head.{name}", program.writes))
+            readers.append((when, f"v.{name}", program.reads))
             for match in program.matches:
-                readers += [(when, f"{name}<q>", match.query), (when, f"{name}<k>", match.key)]
+                readers += [(when, f"q.{name}", match.query), (when, f"k.{name}", match.key)]
         for neuron in self.neurons:
-            name, when = f"m{neuron.layer}", neuron.layer + 0.5
+            name, when = f"mlp.{neuron.layer}", neuron.layer + 0.5
             writers.append((when, name, neuron.writes))
             readers += [(when, name, variable) for variable, _ in neuron.reads]
         return frozenset(
@@ -183,8 +181,6 @@ class Assembly:
             for read, reader, wanted in readers
             if written < read and variable == wanted and not variable.fixed
         )
-
-    # --- weights ---------------------------------------------------------------------------------
 
     def model(self, seed: int = 0) -> Model:
         """The model in evaluation mode; the seed draws the decoys."""
@@ -206,16 +202,11 @@ class Assembly:
         sizes += [program.reads.size for program in self.programs]
         neurons = max(self._count(layer) for layer in range(self.layers)) + DECOYS
         return ModelConfig(
-            vocabulary=len(self.tokens),
-            context=self.length,
-            width=self.width,
-            depth=self.layers,
-            positions="learned",
+            vocabulary=len(self.tokens), context=self.length, width=self.width, depth=self.layers,
+            positions="learned", norm=NormConfig(eps=EPS), head=HeadConfig(tied=False),
             attention=AttentionConfig(heads=self.heads, head_width=max([*sizes, len(self.tokens)])),
             feedforward=FeedForwardConfig(kind="relu2", width=neurons, bias=True),
-            norm=NormConfig(eps=EPS),
-            head=HeadConfig(tied=False),
-        )
+        )  # fmt: skip
 
     def _set_ends(self, model: Model) -> None:
         for name, parameter in model.named_parameters():

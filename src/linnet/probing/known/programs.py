@@ -17,14 +17,13 @@ from torch import Tensor
 
 from linnet.errors import BadInput, nearest
 from linnet.model.model import Model
-from linnet.probing.known.assembly import Assembly, Circuit, Match, Variable
+from linnet.probing.known.assembly import Assembly, Circuit, Match, Neuron, Variable
 
 HARD = 40.0
 BEGIN, NOTHING = "<begin>", -1
 
-Draw = Callable[
-    [np.random.Generator], tuple[list[str], Sequence[str | None]]
-]  # a prompt, and what follows each step
+Drawn = tuple[list[str], Sequence[str | None]]  # a prompt, and what follows each step
+Draw = Callable[[np.random.Generator], Drawn]
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,7 @@ class KnownCircuit:
 
     def prompts(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Ids [n, T], and the right next id at each step, -1 where nothing is asked."""
-        random = np.random.default_rng(seed)
-        ids, answers = [], []
+        random, ids, answers = np.random.default_rng(seed), [], []
         for _ in range(n):
             prompt, wanted = self.draw(random)
             ids.append([self.tokens.index(token) for token in prompt])
@@ -69,7 +67,7 @@ def known_circuit(name: str, sharpness: float = HARD, seed: int = 0) -> KnownCir
 
 
 def letters(n: int) -> tuple[str, ...]:
-    return tuple("abcdefghij"[:n])
+    return tuple("abcdefgh"[:n])
 
 
 def shifted(length: int, back: int) -> Tensor:
@@ -94,7 +92,7 @@ def previous(sharpness: float) -> tuple[Assembly, Draw]:
     back = Match(made.position, made.position, sharpness * shifted(10, 1))
     made.attend((0, 1), [back], made.token, made.out)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
+    def draw(random: np.random.Generator) -> Drawn:
         prompt = [BEGIN, *random.choice(letters(6), 9).tolist()]
         return prompt, [None, *prompt[:-1]]
 
@@ -110,7 +108,7 @@ def induction(sharpness: float) -> tuple[Assembly, Draw]:
     same = Match(made.token, before, sharpness * torch.eye(len(made.tokens)))
     made.attend((1, 1), [same], made.token, made.out)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
+    def draw(random: np.random.Generator) -> Drawn:
         half = random.permutation(letters(8))[:5].tolist()
         return [BEGIN, *half, *half], [*[None] * 6, *half[1:], half[0]]
 
@@ -127,7 +125,7 @@ def duplicate(sharpness: float) -> tuple[Assembly, Draw]:
     values[0] = made.one("new")
     made.attend((0, 3), [same, Match(made.position, made.position, own)], made.position, made.out, values)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
+    def draw(random: np.random.Generator) -> Drawn:
         prompt = [BEGIN, *random.choice(letters(6), 7).tolist()]
         return prompt, [None, *("seen" if prompt[at] in prompt[:at] else "new" for at in range(1, 8))]
 
@@ -142,7 +140,7 @@ def reverse(sharpness: float) -> tuple[Assembly, Draw]:
         scores[5 + step, 4 - step] = sharpness  # letters stand at 1 to 4, the bar at 5
     made.attend((0, 0), [Match(made.position, made.position, scores)], made.token, made.out)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
+    def draw(random: np.random.Generator) -> Drawn:
         word = random.choice(letters(6), 4).tolist()
         return [BEGIN, *word, "|", *word[::-1]], [*[None] * 5, *word[::-1], None]
 
@@ -160,7 +158,7 @@ def sort(sharpness: float) -> tuple[Assembly, Draw]:
             scores[query, key] = -float(key)
     made.attend((0, 2), [Match(made.token, made.token, sharpness * scores)], made.token, made.out)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
+    def draw(random: np.random.Generator) -> Drawn:
         word = random.permutation(letters(8))[:5].tolist()
         return [BEGIN, *word, "|", *sorted(word)[:4]], [None] * 6 + sorted(word)
 
@@ -179,7 +177,7 @@ def histogram(sharpness: float) -> tuple[Assembly, Draw]:
     grid = [1 / (1 + count) for count in (5, 4, 3, 2, 1)]
     made.staircase(0, {"weight": (weight, torch.ones(1))}, grid, names[::-1])
 
-    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
+    def draw(random: np.random.Generator) -> Drawn:
         word = random.choice(letters(4), 9).tolist()
         while max(map(word.count, word)) > 5:
             word = random.choice(letters(4), 9).tolist()
@@ -197,7 +195,7 @@ def depth(sharpness: float) -> tuple[Assembly, Draw]:
     made.attend((0, 0), [counting(made, 12)], made.token, share, values)
     made.staircase(0, {"share": (share, torch.ones(1))}, [level / 12 for level in range(5)], names)
 
-    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
+    def draw(random: np.random.Generator) -> Drawn:
         prompt, answers, level = [BEGIN], list[str | None]([None]), 0
         for _ in range(10):
             up = level == 0 or (level < 4 and random.random() < 0.5)
@@ -230,7 +228,7 @@ def parity(sharpness: float) -> tuple[Assembly, Draw]:
 
 
 def _of_bits(answer: Callable[[int, int], str]) -> Draw:
-    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
+    def draw(random: np.random.Generator) -> Drawn:
         bits = random.choice(("0", "1"), 10).tolist()
         counts = [bits[: at + 1] for at in range(10)]
         return [BEGIN, *bits], [None, *(answer(seen.count("1"), seen.count("0")) for seen in counts)]
@@ -263,7 +261,7 @@ def adder(sharpness: float) -> tuple[Assembly, Draw]:
     total = {"column": (column, torch.ones(1)), "carry": (carry, torch.ones(1))}
     made.staircase(1, total, [float(n) for n in range(20)], [digits[n % 10] for n in range(20)])
 
-    def draw(random: np.random.Generator) -> tuple[list[str], Sequence[str | None]]:
+    def draw(random: np.random.Generator) -> Drawn:
         first, second = (int(n) for n in random.integers(0, 1000, 2))
         texts = [f"{first:03d}"[::-1], f"{second:03d}"[::-1], f"{first + second:04d}"[::-1]]
         return [BEGIN, *texts[0], "+", *texts[1], "=", *texts[2][:3]], [None] * 8 + list(texts[2])
@@ -271,15 +269,71 @@ def adder(sharpness: float) -> tuple[Assembly, Draw]:
     return made, draw
 
 
-PROGRAMS: dict[str, Callable[[float], tuple[Assembly, Draw]]] = {
-    "previous": previous,
-    "induction": induction,
-    "duplicate": duplicate,
-    "reverse": reverse,
-    "sort": sort,
-    "histogram": histogram,
-    "depth": depth,
-    "majority": majority,
-    "parity": parity,
-    "adder": adder,
-}
+def pointer(sharpness: float) -> tuple[Assembly, Draw]:
+    """The letter as many steps back as the number just read says: neurons find where, a head fetches."""
+    made = Assembly((BEGIN, *letters(5), "1", "2", "3"), 10, layers=2)
+    target = made.variable("target", 10)
+    for step in range(4, 10):  # numbers stand behind four letters or more
+        for back in range(1, 4):
+            reads = ((made.position, torch.eye(10)[step]), (made.token, made.one(str(back))))
+            made.neurons.append(Neuron(0, reads, -1.0, target, torch.eye(10)[step - back]))
+    wanted = Match(target, made.position, 2 * sharpness * torch.eye(10))
+    made.attend((1, 3), [wanted], made.token, made.out)
+
+    def draw(random: np.random.Generator) -> Drawn:
+        prompt, answers = [BEGIN], list[str | None]([None])
+        for step in range(1, 10):
+            number = step > 3 and prompt[-1] in letters(5) and random.random() < 0.5
+            prompt.append(str(random.integers(1, 4)) if number else str(random.choice(letters(5))))
+            answers.append(prompt[step - int(prompt[step])] if number else None)
+        return prompt, answers
+
+    return made, draw
+
+
+def two_steps(sharpness: float) -> tuple[Assembly, Draw]:
+    """What came after what came after the last time: induction, and from its result induction again."""
+    made = Assembly((BEGIN, *letters(8)), 12, layers=3)
+    before, after = (made.variable(name, len(made.tokens)) for name in ("before", "after"))
+    back = Match(made.position, made.position, 2 * sharpness * shifted(12, 1))
+    same = 2 * sharpness * torch.eye(len(made.tokens))
+    made.attend((0, 0), [back], made.token, before)
+    made.attend((1, 2), [Match(made.token, before, same)], made.token, after)
+    made.attend((2, 1), [Match(after, before, same)], made.token, made.out)
+
+    def draw(random: np.random.Generator) -> Drawn:
+        row = random.permutation(letters(8))[:6].tolist()
+        return [BEGIN, *row, *row[:5]], [*[None] * 7, *row[2:6], None]
+
+    return made, draw
+
+
+def balanced(sharpness: float) -> tuple[Assembly, Draw]:
+    """Whether all brackets are closed, some are open, or one was closed that never was opened."""
+    made = Assembly((BEGIN, "(", ")", "closed", "open", "broken"), 11, layers=2)
+    share, below, broken = (made.variable(name, 1) for name in ("share", "below", "broken"))
+    made.attend((0, 1), [counting(made, 12)], made.token, share, (made.one("(") - made.one(")"))[:, None])
+    made.neurons.append(Neuron(0, ((share, torch.tensor([-12.0])),), 0.0, below, torch.ones(1)))
+    first = torch.zeros(11, 11)
+    first[:, 0] = 2 * sharpness
+    flagged = Match(made.position, below, torch.full((11, 1), 4 * sharpness))
+    made.attend((1, 0), [Match(made.position, made.position, first), flagged], below, broken)
+    total = {"share": (share, torch.ones(1)), "broken": (broken, -1.5 * torch.ones(1))}
+    made.staircase(1, total, [-1.0, 0.0, 1 / 12], ("broken", "closed", "open"))
+
+    def draw(random: np.random.Generator) -> Drawn:
+        brackets = random.choice(("(", ")"), 10, p=(0.6, 0.4)).tolist()
+        levels = np.cumsum([1 if bracket == "(" else -1 for bracket in brackets])
+        lowest = np.minimum.accumulate(levels)
+        names = [
+            "broken" if low < 0 else "open" if level else "closed"
+            for low, level in zip(lowest, levels, strict=True)
+        ]
+        return [BEGIN, *brackets], [None, *names]
+
+    return made, draw
+
+
+_ALL = (previous, induction, duplicate, reverse, sort, histogram, depth, majority, parity, adder)
+_LATER = (pointer, two_steps, balanced)  # written after the analyses
+PROGRAMS: dict[str, Callable[[float], tuple[Assembly, Draw]]] = {made.__name__: made for made in _ALL + _LATER}

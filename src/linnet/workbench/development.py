@@ -1,0 +1,142 @@
+"""How something develops over the snapshots of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from linnet.domains.tokens import decoder, rows_of
+from linnet.errors import BadInput, nearest
+from linnet.model.contract import Network
+from linnet.probing import embeddings as tables
+from linnet.probing import heads as of_heads
+from linnet.probing import lens as lenses
+from linnet.probing import probes
+from linnet.probing.development import Measure, curves, onset
+from linnet.records import AnalysisRecord
+from linnet.training.checkpoint import RunFolder
+from linnet.workbench.open import Opened, load, read_codec, read_run
+from linnet.workbench.reading import padded, repeated, rows_for
+from linnet.workbench.variables import imported, labelled
+
+WHAT = ("heads", "loss", "probe", "embeddings")
+
+
+def development(
+    path: Path | str,
+    what: str = "heads",
+    *,
+    label: str | None = None,
+    layer: int | None = None,
+    head: int | None = None,
+    data: Sequence[Path] = (),
+    rows: int = 64,
+    seed: int = 0,
+) -> AnalysisRecord:
+    """Curves over the snapshots of a run, and where each of them sets in.
+
+    `what` is heads (scores, the best head of each unless one is named), loss, probe (of a label), embeddings, or a
+    function `module:function` from a network to named numbers.
+    """
+    folder = RunFolder.open(Path(path))
+    run = read_run(folder)
+    opened = load(path)
+    if (layer is None) != (head is None):
+        raise BadInput("a head is named by its layer and its number: give both --layer and --head")
+    measures: dict[str, Measure] = {}
+    if ":" in what:
+        measures[what] = imported(what)
+    elif what == "probe":
+        measures[what] = _probe(opened, label, data, rows, seed)
+    elif what == "heads":
+        measures[what] = _heads(opened, layer, head, data, rows, seed)
+    elif what == "loss":
+        measures[what] = _loss(opened, data, rows, seed)
+    elif what == "embeddings":
+        measures[what] = _embeddings(opened)
+    else:
+        raise BadInput(f'"{what}" has no development{nearest(what, WHAT)}; there is {", ".join(WHAT)}')
+    steps, found = curves(folder, run, read_codec(folder, run), measures[what])
+    facts: dict[str, float | int | str] = {}
+    for name, values in found.items():
+        index = onset(values)
+        facts[f"onset of {name}"] = (
+            "none" if index is None else f"step {steps[index]} (the snapshot before is of step {steps[index - 1]})"
+        )
+    return AnalysisRecord(
+        kind="development",
+        title=f"{what} over {len(steps)} snapshots",
+        axes=("curve", "step"),
+        labels={"curve": tuple(found), "step": tuple(map(str, steps))},
+        values=[[value if value == value else None for value in values] for values in found.values()],
+        unit=what,
+        facts=facts,
+        notes=("step 0 has the weights that training starts from",),
+    )
+
+
+def _heads(
+    opened: Opened, layer: int | None, head: int | None, data: Sequence[Path], rows: int, seed: int
+) -> Measure:
+    if data:
+        ids, lengths = padded(rows_for(opened, data, rows, seed), opened.model.config.context)
+    else:
+        ids, lengths = repeated(opened, rows, None, seed), None
+
+    def measure(network: Network) -> dict[str, float]:
+        found = of_heads.head_scores(network, ids, lengths)
+        if layer is None or head is None:
+            return {name: float(values.nan_to_num(0).max()) for name, values in found.values.items()}
+        if layer not in found.layers or not 0 <= head < found.values["first"].shape[1]:
+            raise BadInput(f"there is no head {head} of layer {layer}")
+        return {name: float(values[found.layers.index(layer), head]) for name, values in found.values.items()}
+
+    return measure
+
+
+def _loss(opened: Opened, data: Sequence[Path], rows: int, seed: int) -> Measure:
+    part = opened.run.data.validation_part(opened.codec, opened.run.seed)
+    if data:
+        part = opened.run.data.read(opened.codec, data)
+    batch = opened.run.training.eval_batch
+    del rows, seed  # the loss is over all rows
+
+    def measure(network: Network) -> dict[str, float]:
+        return {"loss": opened.run.data.judge(network, part, batch=batch, region=opened.region)}
+
+    if not len(rows_of(part)):
+        raise BadInput("there is no validation part; name files with --data")
+    return measure
+
+
+def _probe(opened: Opened, label: str | None, data: Sequence[Path], rows: int, seed: int) -> Measure:
+    if label is None:
+        raise BadInput("the development of a probe needs --label, such as carry or module:function")
+    labels = labelled(opened, label, rows_for(opened, data, rows, seed))
+    settings = probes.Settings(seed=seed, sparse=())
+    split, taps = probes.Split.of(labels, settings), lenses.residual_taps(opened.model)
+
+    def measure(network: Network) -> dict[str, float]:
+        values = probes.values_at(network, labels, taps)
+        said = {
+            tap: probes.fitted(values[tap], split.labels, split.train, labels.classes, settings.penalty)
+            for tap in taps
+        }
+        return {tap: split.accuracy(one).value for tap, one in said.items()}
+
+    return measure
+
+
+def _embeddings(opened: Opened) -> Measure:
+    numbered = tables.number_tokens(opened.codec.tokens)
+    if len(numbered) < tables.LEAST_NUMBERS:
+        raise BadInput("the development of embeddings is about numbers, and these tokens have none")
+
+    def measure(network: Network) -> dict[str, float]:
+        table = decoder(network).embedding.weight.detach().float().cpu()
+        power = tables.fourier_power(table[torch.tensor(numbered)])
+        return {"power in six frequencies": float(power.topk(min(6, len(power))).values.sum())}
+
+    return measure
