@@ -81,10 +81,14 @@ def examples(rows: ForecastRows, found: Forecasts, truth: np.ndarray) -> tuple[F
 def baselines(rows: ForecastRows, horizon: int) -> Mapping[str, Forecast]:
     """Forecasts [n, H] of every method without a network, from the whole histories."""
     histories = [filled(rows.history(index)) for index in range(len(rows))]
-    return {
-        name: method.forecast(histories, horizon, rows.codec.season)
+    season, cycle = rows.codec.season, rows.codec.cycle
+    found = {
+        name: method.forecast(histories, horizon, season)
         for name, method in tracked(METHODS.items(), "forecasting with baselines", len(METHODS))
     }
+    if cycle != season:  # errors of weeks are scaled by a season of 1, and still a year comes back
+        found[f"seasonal naive ({cycle})"] = METHODS["seasonal naive"].forecast(histories, horizon, cycle)
+    return found
 
 
 def point_scores(
