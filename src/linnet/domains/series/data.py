@@ -45,7 +45,9 @@ class SeriesData(Domain):
     season: int = Field(0, ge=0, description="steps that scale errors; 0: by the frequency, or detected")
     horizon: int = Field(0, ge=0, description="steps of a forecast; 0: by the frequency")
     histories: tuple[float, ...] = Field(
-        (1.5,), min_length=1, description="lengths that are seen, in longest cycles; never below two horizons"
+        (1.1, 1.3, 1.5, 2.0),
+        min_length=1,
+        description="lengths that are seen, in longest cycles; never below two horizons",
     )
     held: int = Field(1, ge=0, description="horizons at the end of each series that only validation sees")
     recent: int = Field(20, ge=1, description="horizons before them in which training windows end")
