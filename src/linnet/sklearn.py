@@ -15,12 +15,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
@@ -34,13 +31,9 @@ from linnet.domains.series.labelling import label_material, probabilities
 from linnet.domains.series.labels import labelled_windows
 from linnet.domains.series.tables import Series, SeriesTable
 from linnet.errors import BadInput
-from linnet.model.contract import Network
-from linnet.training.checkpoint import RunFolder, load_weights
-from linnet.training.distributed import Processes
-from linnet.training.log import Log
-from linnet.training.loop import train
-from linnet.training.resolve import complete, settle
+from linnet.training.resolve import settle
 from linnet.training.run import Run
+from linnet.workbench.memory import train_in_memory
 from linnet.workbench.train import prepare
 
 BATCH = 256
@@ -126,18 +119,9 @@ class _SeriesEstimator(BaseEstimator):
             return settle(prepare(self.recipe, settings=self.settings, seed=int(seed), steps=self.steps))
 
     def _train(self, run: Run, material: Material) -> None:
-        """Keep the network with the best validation loss, in memory."""
-        with _value_errors(), TemporaryDirectory() as place, _threads(run.threads):
-            run = complete(run, material)
-            folder, log = RunFolder(Path(place)), Log(run, torch.device(run.device), lambda: [])
-            train(run, material, folder, Processes(), log)
-            step = folder.best()
-            assert step is not None, "a finished run has a checkpoint"
-            network = run.data.network(run.model, material.codec)
-            name = "ema.safetensors" if run.optim.ema else "weights.safetensors"
-            load_weights(network, folder.tensors(step, name), place)
-        self.network_: Network = network.eval()
-        self.run_, self.codec_ = run, material.codec
+        with _value_errors():
+            self.run_, self.network_ = train_in_memory(run, material)
+        self.codec_ = material.codec
 
 
 @contextlib.contextmanager
@@ -147,16 +131,6 @@ def _value_errors() -> Iterator[None]:
         yield
     except BadInput as error:
         raise ValueError(str(error)) from error
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _table(cases: Cases, labels: Sequence[str] | None = None) -> SeriesTable:
