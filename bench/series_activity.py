@@ -4,8 +4,8 @@
                                     [--set KEY=VALUE] [--trees 300]
 
 DIR has tables with the columns subject, device, recording, t_ms, channels and label. Windows have 256 steps,
-begin every 128, and have the label of most of their steps. Nothing of a person is on both sides of a fold. Intervals are
-over persons. Results of each fold are kept in --out. Without aeon the row of MiniRocket is left out and named.
+begin every 128, and have the label of most of their steps. Nothing of a person is on both sides of a fold.
+Intervals are over persons. Results of each fold are kept in --out. Without aeon the row of MiniRocket is left out.
 
 Every recording follows one script, so a model that sees the neighbours of a window can learn the script. What that
 gives is shown apart: the windows' probabilities smoothed along each recording by a chain learned from the training

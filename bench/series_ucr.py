@@ -71,6 +71,25 @@ def resampled(table: SeriesTable, train: int, number: int) -> tuple[np.ndarray, 
     return inside, np.setdiff1d(everything, inside)
 
 
+def systems_of(
+    tables: tuple[SeriesTable, SeriesTable], number: int, stem: str, settings: tuple[str, ...]
+) -> tuple[dict[str, Found], np.ndarray]:
+    """Every system on one resample, and the true classes of its test part."""
+    run = prepare("classify", settings=settings)
+    assert isinstance(run.data, SeriesData)
+    codec = label_codec(run.data, tables[0])
+    train, test = (labelled_windows(part, codec, 0) for part in tables)
+    cases, others = (one.values(one.first, one.count).transpose(0, 2, 1) for one in (train, test))
+    count = len(codec.classes)
+    mine = Path(f"{stem}-ours-{digest(settings)}.npz")
+    found = {OURS: kept(mine, lambda: fitted("classify", settings, tables, number + 1))}
+    if has_aeon():
+        theirs = Path(f"{stem}-minirocket.npz")
+        found["MiniRocket"] = kept(theirs, lambda: minirocket(cases, train.truth, others, count, number))
+    nearest = NearestNeighbour().fit(cases, train.truth, count)
+    return found | {"1-NN Euclid": Found(nearest.probabilities(others), 0.0)}, test.truth
+
+
 def accuracies(name: str, arguments: argparse.Namespace) -> tuple[dict[str, list[float]], list[Found]]:
     """Accuracy of each system on each resample, and our fits."""
     table, count = whole(arguments.data, name)
@@ -79,28 +98,10 @@ def accuracies(name: str, arguments: argparse.Namespace) -> tuple[dict[str, list
     for number in range(arguments.resamples):
         parts = resampled(table, count, number)
         tables = table.select(parts[0]), table.select(parts[1])
-        settings = tuple(arguments.set)
-        run = prepare("classify", settings=settings)
-        assert isinstance(run.data, SeriesData)
-        codec = label_codec(run.data, tables[0])
-        train, test = (labelled_windows(part, codec, 0) for part in tables)
-        stem = arguments.out / f"{name}-{number}"
-        mine = kept(
-            Path(f"{stem}-ours-{digest(settings)}.npz"),
-            lambda t=tables, n=number, s=settings: fitted("classify", s, t, n + 1),  # type: ignore[misc]
-        )
-        fits.append(mine)
-        cases, others = (one.values(one.first, one.count).transpose(0, 2, 1) for one in (train, test))
-        systems = {OURS: mine}
-        if has_aeon():
-            systems["MiniRocket"] = kept(
-                Path(f"{stem}-minirocket.npz"),
-                lambda c=cases, y=train.truth, o=others, k=len(codec.classes), n=number: minirocket(c, y, o, k, n),  # type: ignore[misc]
-            )
-        nearest = NearestNeighbour().fit(cases, train.truth, len(codec.classes))
-        systems["1-NN Euclid"] = Found(nearest.probabilities(others), 0.0)
+        systems, truth = systems_of(tables, number, str(arguments.out / f"{name}-{number}"), tuple(arguments.set))
+        fits.append(systems[OURS])
         for system, one in systems.items():
-            found.setdefault(system, []).append(float((one.probabilities.argmax(1) == test.truth).mean()))
+            found.setdefault(system, []).append(float((one.probabilities.argmax(1) == truth).mean()))
         print(f"{name} {number}: " + ", ".join(f"{s} {a[-1]:.3f}" for s, a in found.items()), flush=True)
     return found, fits
 
