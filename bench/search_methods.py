@@ -74,6 +74,11 @@ class Remembered(Step):
             self._learn(new, self.inner.extend(above, [path[-1] for path in new]))
         return self._rows(range(first, len(self.paths)))
 
+    def recall(self, parents: Sequence[int], tokens: Sequence[int]) -> np.ndarray:
+        first = len(self.paths)
+        self.paths += [(*self.paths[parent], token) for parent, token in zip(parents, tokens, strict=True)]
+        return np.arange(first, len(self.paths))
+
     def row(self, handle: int) -> np.ndarray:
         raise AssertionError("every child is kept: the vocabulary is small")
 
@@ -90,9 +95,13 @@ class Remembered(Step):
     def _rows(self, handles: Collection[int]) -> Rows:
         found = [self.known[self.paths[handle]] for handle in handles]
         ids, logprobs = np.stack([one[1] for one in found]), np.stack([one[2] for one in found])
-        return Rows(
-            np.array(list(handles)), ids, logprobs, np.full(len(ids), -np.inf), lambda index: logprobs[index]
-        )
+        numbers, none = np.array(list(handles)), np.full(len(ids), -np.inf)
+        return Rows(numbers, ids, logprobs, none, lambda at: logprobs[at], nothing)
+
+
+def nothing(which: np.ndarray, uniform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Draws from a rest that has no tokens."""
+    raise AssertionError("every child is kept: the vocabulary is small")
 
 
 def rewards(answer: int) -> dict[str, Reward]:
