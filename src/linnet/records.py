@@ -94,6 +94,31 @@ class RunRecord(Record):
     notes: tuple[str, ...] = ()  # what has to be known to read the scores
 
 
+class DryRunRecord(Record):
+    """What a run would be: sizes, and time and memory from a few steps that were tried."""
+
+    kind: Literal["dry run"] = "dry run"
+    recipe: str
+    device: str
+    precision: str
+    threads: int
+    compiled: bool  # which makes steps faster than they were measured
+    parameters: int
+    rows: int  # of the training part
+    tokens: int
+    validation_rows: int
+    batch: int
+    steps: int
+    rounds: float  # of the training part
+    validations: int
+    seconds_per_step: float
+    seconds: float
+    training_bytes: int  # by estimate
+    memory_bytes: int  # the most of this process, or of the GPU, so far
+    checkpoint_bytes: int
+    notes: tuple[str, ...] = ()
+
+
 class OverSeeds(Record):
     """One score of several runs that differ in their seed alone."""
 
@@ -328,6 +353,7 @@ class ShowRecord(Record):
     best: int | None
     settings: dict[str, Any]
     scores: tuple[Score, ...]
+    curve: AnalysisRecord | None = None  # losses over the steps
 
 
 class ListedRunRecord(Record):

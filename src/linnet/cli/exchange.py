@@ -63,7 +63,7 @@ def export_model(
     run is a copy to give away: the best weights, no optimiser state, no paths of this machine. A copy of a run on
     places can leave out places that few people visited: --set rare=drop (or coarsen), --set fewer_than=3.
     """
-    with speaking(json=json, debug=debug) as face:
+    with speaking(json=json, debug=debug, run=run) as face:
         from linnet import workbench
 
         face.show(

@@ -12,6 +12,7 @@ import os
 import sys
 import traceback
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 import typer
@@ -73,8 +74,11 @@ class Face:
 
 
 @contextlib.contextmanager
-def speaking(*, json: bool, debug: bool) -> Iterator[Face]:
-    """A face for one verb; whatever a library prints meanwhile goes to standard error."""
+def speaking(*, json: bool, debug: bool, run: Path | None = None) -> Iterator[Face]:
+    """A face for one verb; whatever a library prints meanwhile goes to standard error.
+
+    What is no `run` is named at once, before a verb loads what takes seconds.
+    """
     out = sys.stdout
     first = os.environ.get("RANK", "0") == "0"  # under torchrun one process speaks for all
     try:
@@ -82,6 +86,10 @@ def speaking(*, json: bool, debug: bool) -> Iterator[Face]:
             contextlib.redirect_stdout(sys.stderr),
             shown_on(Display(sys.stderr)) if first else contextlib.nullcontext(),
         ):
+            if run is not None:
+                from linnet import workbench
+
+                workbench.refuse_unknown_run(run)
             yield Face(out, json=json)
     except typer.Exit:
         raise

@@ -82,7 +82,7 @@ def generate(
     The text is on standard output, and what is known of it (log-probability, why it ended, tokens/s) on standard
     error. For instance: linnet generate RUN "12+34=" -n 4
     """
-    with speaking(json=json, debug=debug) as face:
+    with speaking(json=json, debug=debug, run=run) as face:
         if session and (prompts or file):
             raise BadInput("a session reads its prompts from standard input, one a line; give none beside it")
         given = {} if session else all_prompts(prompts or [], file)

@@ -15,7 +15,7 @@ from linnet.cli.options import CheckpointOption, DebugOption, ForceOption, JsonO
 from linnet.files import refuse_existing
 
 if TYPE_CHECKING:
-    from linnet.records import AnalysisRecord
+    from linnet.records import Record
 
 AnalysisOption = Annotated[
     Path | None,
@@ -31,9 +31,7 @@ TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="What the mode
 
 
 @contextlib.contextmanager
-def answering(
-    out: Path | None, *, force: bool, json: bool, debug: bool
-) -> Iterator[Callable[[AnalysisRecord], None]]:
+def answering(out: Path | None, *, force: bool, json: bool, debug: bool) -> Iterator[Callable[[Record], None]]:
     """Where a verb hands its record: to be shown, or written into `out`."""
     with speaking(json=json, debug=debug) as face:
         if out is not None:
@@ -42,12 +40,14 @@ def answering(
             refuse_suffix(out)
             refuse_existing(out, force=force)
 
-        def answer(record: AnalysisRecord) -> None:
+        def answer(record: Record) -> None:
             if out is None:
                 face.show(record)
             else:
                 from linnet.figures import save
+                from linnet.records import AnalysisRecord
 
+                assert isinstance(record, AnalysisRecord)
                 save(record, out)
 
         yield answer

@@ -23,6 +23,7 @@ from linnet.records import (
     CaptionRecord,
     DataRecord,
     DoctorRecord,
+    DryRunRecord,
     ExportRecord,
     ForecastRecord,
     ImportRecord,
@@ -42,6 +43,7 @@ from linnet.records import (
     TokenizerRecord,
 )
 from linnet.search.records import SearchComparisonRecord, SearchRecord
+from linnet.workbench.curves import chart
 
 SHADES = " ░▒▓█"
 PLAIN_SHADES = " .:*#"  # for terminals that know no other characters
@@ -95,6 +97,8 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
             return compared(record)
         case ShowRecord():
             return shown(record)
+        case DryRunRecord():
+            return dry_run(record)
         case DataRecord():
             return data(record)
         case DoctorRecord():
@@ -278,7 +282,33 @@ def shown(record: ShowRecord) -> RenderableType:
             "training memory": f"about {size(record.training_bytes)}",
         }
     settings = pairs({name: repr(value) for name, value in flat(record.settings).items()})
-    return Group(pairs(facts), scores(record.scores), Text("\nsettings", style="bold"), settings)
+    curve = [] if record.curve is None else [Text("\n".join(["", *chart(record.curve), ""]))]
+    return Group(pairs(facts), scores(record.scores), *curve, Text("\nsettings", style="bold"), settings)
+
+
+def dry_run(record: DryRunRecord) -> RenderableType:
+    often = f"{record.rounds:.3g} time{'' if record.rounds == 1 else 's'}"
+    slower = ", measured without the compiler, which makes them faster" if record.compiled else ""
+    where = f"{record.device}, {record.precision}, {record.threads} thread{'' if record.threads == 1 else 's'}"
+    facts = {
+        "recipe": record.recipe,
+        "device": where,
+        "parameters": f"{record.parameters:,}",
+        "training part": f"{record.rows:,} rows, {record.tokens:,} tokens",
+        "validation part": f"{record.validation_rows:,} rows",
+        "length": f"{record.steps:,} steps of {record.batch} rows: the training part {often}",
+        "time": f"about {duration(record.seconds)}: {record.seconds_per_step * 1e3:.3g} ms a step{slower}, "
+        f"{record.validations} validations; scores come on top",
+        "memory": f"{size(record.memory_bytes)} so far, weights and optimiser about {size(record.training_bytes)}",
+        "a checkpoint": size(record.checkpoint_bytes),
+    }
+    return Group(pairs(facts), *[Text(f"note: {note}", style="dim") for note in record.notes])
+
+
+def duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

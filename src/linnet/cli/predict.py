@@ -48,7 +48,7 @@ def predict(
 
     Series: a table or a .ts file as training reads it, or lines such as {"id": 1, "values": [3.5, null, 4]}.
     """
-    with speaking(json=json, debug=debug) as face:
+    with speaking(json=json, debug=debug, run=run) as face:
         from linnet import workbench
 
         if out is not None:

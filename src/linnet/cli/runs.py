@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.groups import Groups
+from linnet.cli.inside import AnalysisOption, answering
 from linnet.cli.options import (
     DataOption,
     DebugOption,
@@ -52,6 +53,9 @@ def train(
     seeds: Annotated[
         int, typer.Option("--seeds", min=1, help="Train so many runs, OUT-seedN each, and show all.")
     ] = 1,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show sizes, memory and time of the run, and make none.")
+    ] = False,
     force: ForceOption = False,
     help: Annotated[bool, typer.Option("--help", help="Show this, and the settings of RECIPE.")] = False,
     json: JsonOption = False,
@@ -76,22 +80,22 @@ def train(
             face.show(*workbench.recipes(recipe))
             return
         exclude(steps=steps, epochs=epochs)
-        options = workbench.options_of_recipe(recipe)
-        for record in workbench.train_seeds(
-            recipe,
-            seeds,
-            out=out,
-            data=data or [],
-            settings=[*(settings or []), *domain_settings(context.args, options)],
-            seed=seed,
-            device=device,
-            precision=precision,
-            steps=steps,
-            epochs=epochs,
-            start=start,
-            force=force,
-            progress=face.progress,
-        ):
+        changes: dict[str, Any] = {
+            "data": data or [],
+            "settings": [*(settings or []), *domain_settings(context.args, workbench.options_of_recipe(recipe))],
+            "seed": seed,
+            "device": device,
+            "precision": precision,
+            "steps": steps,
+            "epochs": epochs,
+            "start": start,
+        }
+        workbench.prepare(recipe, **changes)  # what is wrong is named before torch is loaded
+        if dry_run:
+            face.show(workbench.dry_run(recipe, **changes))
+            return
+        more: dict[str, Any] = {"out": out, "force": force, "progress": face.progress}
+        for record in workbench.train_seeds(recipe, seeds, **more, **changes):
             face.show(record)
 
 
@@ -122,7 +126,7 @@ def resume(
     then the learning rate is what the schedule of a run of that length has at each step, so that it rises again
     where it had fallen.
     """
-    with speaking(json=json, debug=debug) as face:
+    with speaking(json=json, debug=debug, run=run) as face:
         from linnet import workbench
 
         face.show(workbench.resume(run, steps=steps, progress=face.progress))
@@ -150,7 +154,7 @@ def evaluate(
     Each score has its 95 % interval and what a person without a model would reach. Files are read as the run read
     its own; for text, --errors and --set field= and documents= change that.
     """
-    with speaking(json=json, debug=debug) as face:
+    with speaking(json=json, debug=debug, run=run) as face:
         from linnet import workbench
 
         options = workbench.options_of_run(run) if context.args else ()
@@ -184,12 +188,21 @@ def list_runs(
         face.show(*workbench.runs(paths or [Path("runs")]))
 
 
-def show(run: RunArgument, json: JsonOption = False, debug: DebugOption = False) -> None:
-    """Show a run and what its model costs."""
-    with speaking(json=json, debug=debug) as face:
+def show(
+    run: RunArgument,
+    out: AnalysisOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show a run, its learning curve and what its model costs.
+
+    --out writes the curve alone.
+    """
+    with answering(out, force=force, json=json, debug=debug) as answer:
         from linnet import workbench
 
-        face.show(workbench.show(run))
+        answer(workbench.show(run) if out is None else workbench.learning_curve(run))
 
 
 def join(groups: Groups) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from linnet.errors import BadInput
-from linnet.machine import memory_bytes
 from linnet.model.config import IdColumn, ModelConfig, NetworkConfig, NumberColumn
 
 
@@ -23,6 +22,8 @@ class Costs:
 
 def refuse_too_large(config: NetworkConfig) -> None:
     """A network whose weights alone take more than the memory of this machine is refused before it is made."""
+    from linnet.machine import memory_bytes
+
     found, memory = config.costs(), memory_bytes()
     if found is not None and memory and 4 * found.parameters > memory:
         needed, there = (f"{size / 1e9:,.1f} GB" for size in (4 * found.parameters, memory))

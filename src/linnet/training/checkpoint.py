@@ -16,18 +16,18 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
 
 from linnet import files
 from linnet.errors import BadInput, LinnetError, RunFailed
 from linnet.training.snapshots import Snapshots
 from linnet.untrusted import checked, read_object
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
 RUN = files.Layout(
     "a run",
@@ -157,6 +157,8 @@ class RunFolder:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write one checkpoint; the folder gets its name only when everything in it is on the disk."""
+        from safetensors.torch import save
+
         step = checkpoint.loop.step
         parts = {"weights.safetensors": checkpoint.weights, "loop.safetensors": checkpoint.optim}
         if checkpoint.ema is not None:
@@ -210,6 +212,9 @@ class RunFolder:
 
     def tensors(self, step: int, name: str) -> dict[str, Tensor]:
         """The tensors of one file of a checkpoint, after its hash has been checked."""
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
         _, hashes = self.loop(step)
         try:
             content = (self.at(step) / name).read_bytes()
@@ -273,6 +278,8 @@ def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
 
 def load_weights(module: torch.nn.Module, stored: Mapping[str, Tensor], source: str) -> None:
     """Copy stored weights into a module, naming whatever does not fit."""
+    import torch
+
     wanted = dict(module.named_parameters())
     problems: list[Any] = [f"missing {name}" for name in wanted if name not in stored]
     problems += [f"unknown {name}" for name in stored if name not in wanted]

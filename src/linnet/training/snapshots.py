@@ -12,14 +12,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-
-import numpy as np
-from safetensors import SafetensorError
-from safetensors.torch import load, save
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from linnet.errors import BadInput
 from linnet.files import write_atomically
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 COUNT = 50
 NAME = re.compile(r"[0-9]{6,18}\.safetensors")
@@ -32,6 +31,8 @@ def snapshot_steps(steps: int, kept: str | int) -> frozenset[int]:
         return frozenset()
     if int(count) >= steps:
         return frozenset(range(1, steps + 1))
+    import numpy as np
+
     found, last = list[int](), 0
     for wanted in np.geomspace(1, steps, int(count)):
         last = max(last + 1, round(float(wanted)))
@@ -55,10 +56,15 @@ class Snapshots:
         return self.path / f"{step:06d}.safetensors"
 
     def save(self, step: int, weights: Mapping[str, Tensor]) -> None:
+        from safetensors.torch import save
+
         content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
         write_atomically(self.file(step), content)
 
     def read(self, step: int) -> dict[str, Tensor]:
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
         try:
             return load(self.file(step).read_bytes())
         except FileNotFoundError:

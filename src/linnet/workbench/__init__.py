@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from linnet.workbench.causal import ablate, attribute, find_edges, find_subsets, patch, path_patch
     from linnet.workbench.development import development
+    from linnet.workbench.dry_run import dry_run
     from linnet.workbench.evaluate import evaluate
     from linnet.workbench.export import export_run, import_run
     from linnet.workbench.generate import Pace, Session, generate, stream
     from linnet.workbench.inspect import attention
-    from linnet.workbench.open import Opened, load
+    from linnet.workbench.open import Opened, load, refuse_unknown_run
     from linnet.workbench.options import Options
     from linnet.workbench.predict import predict
     from linnet.workbench.reading import embeddings, heads, lens, step
+    from linnet.workbench.prepare import prepare
     from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
-    from linnet.workbench.runs import runs, show
+    from linnet.workbench.runs import learning_curve, runs, show
     from linnet.workbench.search import compare_searches, resume_search, search
     from linnet.workbench.train import resume, train, train_seeds
     from linnet.workbench.variables import interchange, probe
@@ -38,6 +40,7 @@ __all__ = [
     "compare_searches",
     "development",
     "embeddings",
+    "dry_run",
     "evaluate",
     "export_run",
     "find_edges",
@@ -47,6 +50,7 @@ __all__ = [
     "import_run",
     "interchange",
     "lens",
+    "learning_curve",
     "load",
     "options_of_recipe",
     "options_of_run",
@@ -54,7 +58,9 @@ __all__ = [
     "path_patch",
     "predict",
     "probe",
+    "prepare",
     "recipes",
+    "refuse_unknown_run",
     "resume",
     "resume_search",
     "runs",
@@ -68,17 +74,19 @@ __all__ = [
 MODULES = {
     "causal": ("ablate", "attribute", "find_edges", "find_subsets", "patch", "path_patch"),
     "development": ("development",),
+    "dry_run": ("dry_run",),
     "evaluate": ("evaluate",),
     "export": ("export_run", "import_run"),
     "generate": ("Pace", "Session", "generate", "stream"),
     "inspect": ("attention",),
-    "open": ("Opened", "load"),
+    "open": ("Opened", "load", "refuse_unknown_run"),
     "options": ("Options",),
     "predict": ("predict",),
     "reading": ("embeddings", "heads", "lens", "step"),
+    "prepare": ("prepare",),
     "recipes": ("options_of_recipe", "options_of_run", "recipes"),
-    "runs": ("runs", "show"),
     "search": ("compare_searches", "resume_search", "search"),
+    "runs": ("learning_curve", "runs", "show"),
     "train": ("resume", "train", "train_seeds"),
     "variables": ("interchange", "probe"),
 }

@@ -7,25 +7,25 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
 from pydantic import ValidationError
 
 from linnet.codecs import Codec
-from linnet.decoding.products import Weights, named, packed
-from linnet.domains.tokens import decoder
 from linnet.errors import BadInput, nearest
 from linnet.files import is_utf8, write_atomically
-from linnet.machine import autocast, automatic_precision
-from linnet.model.contract import Network
-from linnet.model.costs import refuse_too_large
-from linnet.model.model import Model
 from linnet.records import RunRecord
 from linnet.training.checkpoint import Damaged, RunFolder, load_weights
 from linnet.training.run import Run
 from linnet.training.settings import parse, parse_setting
 from linnet.untrusted import read_object, read_toml, shown
+
+if TYPE_CHECKING:
+    import torch
+
+    from linnet.decoding.products import Weights
+    from linnet.model.contract import Network
+    from linnet.model.model import Model
 
 ENDS = "further_ends"
 
@@ -42,6 +42,8 @@ class Opened:
     @property
     def model(self) -> Model:
         """The network, where it is the model of tokens."""
+        from linnet.domains.tokens import decoder
+
         return decoder(self.network)
 
     def prompt(self, text: str) -> tuple[int, ...]:
@@ -75,6 +77,11 @@ def options_of(given: Sequence[str], **known: Any) -> dict[str, Any]:
             raise BadInput(f"--set {setting}: {key} must be at least 1")
         chosen[key] = value
     return chosen
+
+
+def refuse_unknown_run(path: Path) -> None:
+    """Name what is no run, before anything is loaded that takes seconds."""
+    read_run(RunFolder.open(path))
 
 
 def read_run(folder: RunFolder) -> Run:
@@ -126,6 +133,8 @@ def load(
     path: Path | str, *, checkpoint: int | None = None, device: str | None = None, precision: str | None = None
 ) -> Opened:
     """The network of a run at its best checkpoint (or a named one), with averaged weights where it has them."""
+    from linnet.model.costs import refuse_too_large
+
     folder = RunFolder.open(Path(path))
     run = read_run(folder)
     step = checkpoint if checkpoint is not None else folder.best()
@@ -142,6 +151,10 @@ def load(
         load_weights(network, folder.tensors(step, name), str(folder.at(step)))
     except Damaged as error:
         raise BadInput(f"{folder.at(step)} is broken ({error}); name another with --checkpoint") from None
+    import torch
+
+    from linnet.machine import autocast
+
     chosen = torch.device(chosen_device(device))
     used = precision if precision not in (None, "auto") else automatic(precision, chosen, run)
     return Opened(folder, run, codec, network.to(chosen).eval(), step, lambda: autocast(chosen, used))
@@ -151,6 +164,8 @@ def load_packed(
     path: Path | str, *, checkpoint: int | None = None, device: str | None = None, precision: str | None = None
 ) -> Opened:
     """A run that only decodes and scores: its matrix products are packed in this precision."""
+    from linnet.decoding.products import packed
+
     weights = weights_in(precision)
     opened = load(path, checkpoint=checkpoint, device=device, precision="float32")
     return replace(opened, network=packed(opened.model, weights))
@@ -158,10 +173,14 @@ def load_packed(
 
 def weights_in(precision: str | None) -> Weights:
     """The number format of packed weights that this precision means."""
+    from linnet.decoding.products import named
+
     return named(str({"bf16": "bfloat16", "auto": "float32", None: "float32"}.get(precision, precision)))
 
 
 def chosen_device(device: str | None) -> str:
+    import torch
+
     if device in (None, "auto"):
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
@@ -171,4 +190,6 @@ def chosen_device(device: str | None) -> str:
 
 def automatic(precision: str | None, device: torch.device, run: Run) -> str:
     """float32 unless a person says otherwise; `auto` is such a word."""
+    from linnet.machine import automatic_precision
+
     return "float32" if precision is None else automatic_precision(device.type, run.model.channels)

@@ -2,50 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from linnet.codecs import Codec
 from linnet.domains.contract import Material
-from linnet.domains.registry import registry
 from linnet.errors import BadInput
 from linnet.exchange.tokens import is_ids_codec
 from linnet.training.checkpoint import Checkpoint, LoopState, RunFolder, weights_of
 from linnet.training.run import Run
-from linnet.training.settings import changed, flatten
+from linnet.training.settings import changed
 from linnet.workbench.open import load, read_codec, read_run
-
-RATE = 0.1  # of the recipe's peak rates, which are made for fresh weights
-
-
-def begun_from(run: Run, start: Path) -> Run:
-    """The run with the network of another one, whose weights it will begin with, and a tenth of its own rates."""
-    origin = read_run(RunFolder.open(start))
-    if origin.data.domain != run.data.domain:
-        fitting = ", ".join(
-            name for name, (domain, _) in registry().recipes.items() if domain == origin.data.domain
-        )
-        raise BadInput(
-            f"{start} is a run on {origin.data.domain}, and the recipe {run.recipe} is one of {run.data.domain}; "
-            f"recipes that fit: {fitting}"
-        )
-    rates = {name: getattr(run.optim, name) * RATE for name in ("lr", "muon_lr")}
-    optim = run.optim.model_copy(update=rates)
-    return run.model_copy(update={"start": start.resolve(), "model": origin.model, "optim": optim})
-
-
-def refuse_other_network(run: Run) -> None:
-    """Weights fit one network; what training alone uses may change."""
-    if run.start is None:
-        return
-    origin = read_run(RunFolder.open(run.start))
-    was, now = (flatten(one.model.model_dump(mode="json")) for one in (origin, run))
-    free = type(origin.model).changeable
-    for key in was | now:
-        if was.get(key) != now.get(key) and key.split(".")[0] not in free:
-            raise BadInput(
-                f"model.{key} is {was.get(key)} in {run.start}, whose weights this run begins with, and cannot "
-                f"become {now.get(key)}; of the network it may change {', '.join(free)}"
-            )
 
 
 def codec_of_start(run: Run) -> Codec | None:

@@ -15,7 +15,7 @@ from linnet.records import RecipeRecord, SettingRecord
 from linnet.training.checkpoint import RunFolder
 from linnet.untrusted import read_toml
 from linnet.workbench.open import read_run
-from linnet.workbench.train import made
+from linnet.workbench.prepare import made
 
 
 def recipes(name: str | None = None) -> list[RecipeRecord | SettingRecord]:

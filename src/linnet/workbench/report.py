@@ -10,6 +10,7 @@ from linnet.records import ForecastRecord, RunRecord, Score, System
 from linnet.training.checkpoint import RunFolder
 from linnet.training.run import Run
 from linnet.training.settings import flatten, without_unused
+from linnet.workbench.curves import chart, curve_of
 
 EXAMPLES = "forecasts.svg"
 
@@ -53,6 +54,8 @@ def example_lines(folder: RunFolder, examples: Sequence[ForecastRecord]) -> list
 def write_report(
     folder: RunFolder, run: Run, record: RunRecord, notes: Sequence[str], examples: Sequence[ForecastRecord] = ()
 ) -> None:
+    curve = curve_of(folder)
+    drawn = [] if curve is None else ["## Learning curve", "", "```", *chart(curve), "```", ""]
     settings = [f"- `{key}` = {value!r}" for key, value in flatten(without_unused(run)).items()]
     lines = [
         f"# {record.recipe}",
@@ -68,6 +71,7 @@ def write_report(
         *example_lines(folder, examples),
         *[f"Note: {note}" for note in notes],
         "",
+        *drawn,
         "## Settings",
         "",
         *settings,

@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from linnet.errors import BadInput
 from linnet.model.costs import Costs
-from linnet.records import ListedRunRecord, Score, ShowRecord
+from linnet.records import AnalysisRecord, ListedRunRecord, Score, ShowRecord
 from linnet.training.checkpoint import RunFolder
 from linnet.training.run import Run
 from linnet.training.settings import flatten, without_unused
+from linnet.workbench.curves import curve_of
 from linnet.workbench.open import read_record, read_run
 
 RISING = ("exact", "acc@", "mrr", "ndcg", "f1", "accuracy", "legacy.", "strict.", "facts_true")
@@ -60,7 +61,16 @@ def show(path: Path | str) -> ShowRecord:
         best=folder.best(),
         settings=without_unused(run),
         scores=scores_of(folder),
+        curve=curve_of(folder),
     )
+
+
+def learning_curve(path: Path | str) -> AnalysisRecord:
+    """The loss of training and of validation over the steps of a run."""
+    curve = curve_of(RunFolder.open(Path(path)))
+    if curve is None:
+        raise BadInput(f"{path} has no curve: not one step is logged")
+    return curve
 
 
 def folders(paths: Sequence[Path]) -> Iterator[RunFolder]:

@@ -13,7 +13,6 @@ import torch
 
 from linnet import files
 from linnet.domains.contract import Material
-from linnet.domains.registry import registry
 from linnet.errors import BadInput
 from linnet.files import write_atomically
 from linnet.records import OverSeeds, RunRecord, SeedsRecord
@@ -26,78 +25,15 @@ from linnet.training.loop import train as train_loop
 from linnet.training.progress import Course
 from linnet.training.resolve import complete, parameters, settle
 from linnet.training.run import Run
-from linnet.training.settings import changed, flatten, parse_setting, to_toml, upgraded
+from linnet.training.settings import to_toml
 from linnet.training.sinks import JsonLines, Sink, check_trackers, open_trackers
-from linnet.untrusted import read_toml
 from linnet.workbench.evaluate import averaged_weights
-from linnet.workbench.open import load, located, read_codec, read_record, read_run
-from linnet.workbench.origin import beginning, begun_from, codec_of_start, lengthened, refuse_other_network
+from linnet.workbench.open import load, read_codec, read_record, read_run
+from linnet.workbench.origin import beginning, codec_of_start, lengthened
+from linnet.workbench.prepare import made, prepare
 from linnet.workbench.report import write_report
 
 Progress = Callable[[Course], Sink]
-
-
-def prepare(
-    recipe: str,
-    *,
-    data: Sequence[Path] = (),
-    settings: Sequence[str] = (),
-    seed: int | None = None,
-    device: str | None = None,
-    precision: str | None = None,
-    steps: int | None = None,
-    epochs: float | None = None,
-    start: Path | None = None,
-) -> Run:
-    """The run that a recipe or a .toml file means, with all changes; `start` is a run to begin with."""
-    if steps is not None and epochs is not None:
-        raise BadInput("--steps and --epochs exclude each other; give one of them")
-    changes: list[tuple[str, Any]] = [parse_setting(setting) for setting in settings]
-    if "start" in dict(changes):
-        raise BadInput("--set start: --from RUN begins with a run, and takes its network and its codec, too")
-    if recipe.endswith(".toml"):
-        tree = read_toml(Path(recipe))
-        name = tree.pop("recipe", None)
-        if not isinstance(name, str):
-            raise BadInput(f'{recipe} needs a line such as recipe = "arithmetic" to start from')
-        old = tree.get("format") == 1
-        tree = upgraded(tree, recipe)
-        tree.pop("format", None)
-        size, stored = tree.pop("size", None), tree.pop("start", None)
-        start = Path(str(stored)) if start is None and stored is not None else start
-        run = changed(unchanged(name, size, start), flatten(tree).items(), recipe, keep_unused=old)
-    else:
-        sizes = dict(changes)
-        changes = [pair for pair in changes if pair[0] != "size"]
-        run = unchanged(recipe, sizes.get("size"), start)
-    if files := located(data):
-        changes.append(("data.paths", [str(file) for file in files]))
-    options = {"seed": seed, "device": device, "precision": precision, "steps": steps, "epochs": epochs}
-    changes += [(key, value) for key, value in options.items() if value is not None]
-    run = changed(run, changes)
-    refuse_other_network(run)
-    return run
-
-
-def unchanged(name: str, size: object, start: Path | None) -> Run:
-    """The run of a recipe before its settings are changed: with a network of its own, or with that of a run."""
-    if start is not None and size is not None:
-        raise BadInput(f"size={size}: the network is that of {start}, which has its size already")
-    run = made(name, size)
-    return run if start is None else begun_from(run, start)
-
-
-def made(name: str, size: object = None) -> Run:
-    """The run of this recipe; some derive everything else from one size."""
-    _, recipe = registry().recipe(name)
-    if size is None:
-        return recipe()
-    if recipe.size is None:
-        sized = ", ".join(name for name, (_, one) in registry().recipes.items() if one.size is not None)
-        raise BadInput(f'recipe "{name}" has no size; {sized} have one')
-    if not isinstance(size, int):
-        raise BadInput(f"size is a whole number, not {size!r}")
-    return recipe(size)
 
 
 def train(

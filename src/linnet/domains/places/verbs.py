@@ -39,7 +39,7 @@ def forget(
     Gone are the name, the counts, the embedding, and places that nobody else visited. A run that was not finished
     is trained from its beginning when it is resumed, without this user.
     """
-    with speaking(json=json, debug=debug) as face:
+    with speaking(json=json, debug=debug, run=run) as face:
         from linnet.domains.places.privacy import forget
 
         face.show(forget(run, user))
@@ -63,7 +63,7 @@ def misses(
 
     The surest wrong answers come first. A map needs the extra linnet-sequences[map] and visits with coordinates.
     """
-    with speaking(json=json, debug=debug) as face:
+    with speaking(json=json, debug=debug, run=run) as face:
         from linnet.domains.places.use import misses
 
         found = misses(

@@ -128,7 +128,7 @@ def chat(
     Each line of standard input is a message; answers are on standard output. /new begins a new conversation,
     and the end of the input (Ctrl-D) ends the last one.
     """
-    with speaking(json=json, debug=debug) as face:
+    with speaking(json=json, debug=debug, run=run) as face:
         from linnet.domains.text.conversation import Conversation
 
         options: Options = {

@@ -20,7 +20,7 @@ def caption(
     debug: DebugOption = False,
 ) -> None:
     """Write a caption of each series, and mark which of its facts are true."""
-    with speaking(json=json, debug=debug) as face:
+    with speaking(json=json, debug=debug, run=run) as face:
         from linnet.domains.series.captions.use import captioned
 
         for record in captioned(run, [file], rules=rules):
