@@ -11,7 +11,9 @@ error and the function that raised it, with the number of the first mutant.
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
+import importlib
 import json
 import multiprocessing
 import os
@@ -33,6 +35,8 @@ from bench.mutations import TOML, mutate, rehash
 
 SECONDS = 20.0  # of processor time for one mutant
 HANGS = 300.0  # seconds without a word from a worker
+LOADED = ("linnet.workbench.train", "linnet.workbench.generate", "linnet.workbench.export",
+          "linnet.domains.places.use", "linnet.domains.text.tokenizer_verbs")  # fmt: skip
 MEMORY = 4 << 30  # bytes on top of what a worker takes when it starts
 
 
@@ -62,8 +66,10 @@ FORMATS = {
         RUN,
         f"show {{d}}/run\nruns {{d}}\ngenerate {{d}}/run 1+2= --max-tokens 2\n{RESUME}\neval {{d}}/run --set n=4",
     ),
+    "run-unfinished": Format("run/checkpoints/000004/*", "resume {d}/run\nresume {d}/run --steps 7"),
     "run-places": Format(RUN, f"show {{d}}/run\n{PREDICT}\n{RESUME}\nforget {{d}}/run --user u00001"),
     "visits": Format("v.csv v.parquet v.csv.gz", TRAIN_PLACES),
+    "tracks": Format("a.gpx a.geojson a.gpx.gz", TRAIN_PLACES),
     "samples": Format("s.jsonl s.jsonl.gz", TRAIN_PLACES),
     "histories": Format("histories.jsonl", PREDICT),
     "text": Format(
@@ -161,6 +167,13 @@ def make_valid_files(at: Path) -> None:
     workbench.train(
         "tiny-arithmetic", out=at / "sums", settings=[*small, "data.instances=40", "eval_every=2"], steps=4
     )
+    unfinished = [*small, "data.instances=40", "eval_every=2", "ema=0.9", "optim.kind=muon", "batch=8"]
+    stopping = Stopping()
+    try:
+        workbench.train("tiny-arithmetic", out=at / "unfinished", settings=unfinished, steps=6, progress=stopping)
+    except KeyboardInterrupt:
+        assert not (at / "unfinished" / "record.json").exists()
+    write_tracks(at)
     tokens = ["data.tokenizer.vocabulary=300"]
     workbench.train("tiny-text", out=at / "run", data=[at / "few.txt"], settings=[*small, *tokens], steps=4)
     workbench.train("tiny-places", out=at / "places", data=[at / "v.csv"], steps=2)
@@ -173,8 +186,45 @@ def make_valid_files(at: Path) -> None:
     ]
     (at / "histories.jsonl").write_text("".join(json.dumps({"id": i, "visits": visits}) + "\n" for i in range(3)))
     assert run(split("data make samples --data {d}/v.csv --out {d}/s.jsonl", at)).kind == "good"
-    for name in ("few.txt", "few.jsonl", "sums.jsonl", "s.jsonl", "v.csv"):
+    for name in ("few.txt", "few.jsonl", "sums.jsonl", "s.jsonl", "v.csv", "a.gpx"):
         (at / f"{name}.gz").write_bytes(gzip.compress((at / name).read_bytes()))
+
+
+class Stopping:
+    """Ends a run after its fourth step, so that it has two checkpoints and no record."""
+
+    def __call__(self, course: Any) -> Stopping:
+        return self
+
+    def write(self, record: Any) -> None:
+        if record.kind == "step" and record.step == 5:
+            raise KeyboardInterrupt
+
+    def close(self) -> None:
+        pass
+
+
+def write_tracks(at: Path) -> None:
+    """The same walks, at home and at work in turn, as GPX and as GeoJSON."""
+    points = [
+        (f"2024-05-{day:02d}T{hour:02d}:{minute:02d}:00Z", 10.0 + 0.01 * (hour % 2), 50.0)
+        for day in range(1, 25)
+        for hour in (8, 13)
+        for minute in range(0, 60, 10)
+    ]
+    walked = "".join(
+        f'<trkpt lat="{lat}" lon="{lon}"><time>{moment}</time></trkpt>\n' for moment, lon, lat in points
+    )
+    (at / "a.gpx").write_text(f'<?xml version="1.0"?>\n<gpx><trk><trkseg>\n{walked}</trkseg></trk></gpx>\n')
+    features = [
+        {
+            "type": "Feature",
+            "geometry": {"type": "Point", "coordinates": [lon, lat]},
+            "properties": {"time": moment, "user": "a"},
+        }
+        for moment, lon, lat in points
+    ]
+    (at / "a.geojson").write_text(json.dumps({"type": "FeatureCollection", "features": features}))
 
 
 # --- one mutant ------------------------------------------------------------------------------------
@@ -191,15 +241,20 @@ def run(words: Sequence[str]) -> Outcome:
     """One command, in this process."""
     from typer.testing import CliRunner
 
-    from linnet.cli.app import build
-
-    result = CliRunner().invoke(build(), [*words, "--debug"] if words[0] != "--help" else list(words))
+    result = CliRunner().invoke(command_line(), [*words, "--debug"] if words[0] != "--help" else list(words))
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         return Outcome("crash", *told("".join(traceback.format_exception(result.exception))))
     if "a defect of linnet" in result.stderr:
         return Outcome("defect", *told(result.stderr))
     kind = {0: "good", 2: "bad input", 1: "failed"}.get(result.exit_code, f"exit {result.exit_code}")
     return Outcome(kind, words[0], (result.stderr.strip().splitlines() or [""])[-1][:300])
+
+
+@functools.cache
+def command_line() -> Any:
+    from linnet.cli.app import build
+
+    return build()
 
 
 def told(trace: str) -> tuple[str, str]:
@@ -261,13 +316,15 @@ def split(command: str, at: Path, mutant: Path | None = None) -> list[str]:
 def try_mutant(name: str, seed: int, number: int, valid: Path, at: Path) -> Outcome:
     draw = random.Random(f"{seed} {name} {number}")
     shutil.rmtree(at, ignore_errors=True)
-    shutil.copytree(valid, at)
-    kinds = {"run-arithmetic": "sums", "run-places": "places", "histories": "places", "settings": "sums"}
-    if name in kinds:
-        shutil.rmtree(at / "run")
-        (at / kinds[name]).rename(at / "run")
+    kinds = {"run-arithmetic": "sums", "run-unfinished": "unfinished", "settings": "sums"}
+    kinds |= {"run-places": "places", "histories": "places"}
+    run_of = kinds.get(name, "run")
+    left_out = set() if name == "arguments" else {"run", "places", "sums", "unfinished"} - {run_of}
+    shutil.copytree(valid, at, ignore=lambda folder, names: left_out if Path(folder) == valid else ())
     if name in ("hf", "gguf"):
-        shutil.rmtree(at / "run")
+        shutil.rmtree(at / "run", ignore_errors=True)
+    elif run_of != "run":
+        (at / run_of).rename(at / "run")
     outcome = Outcome("good")
     for words in commands_of(name, at, draw):
         outcome = run(words)
@@ -282,8 +339,11 @@ def try_mutant(name: str, seed: int, number: int, valid: Path, at: Path) -> Outc
 def work(name: str, seed: int, numbers: Sequence[int], valid: Path, pipe: Any) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Rust writes there when it panics
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ |= {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1"}
     import torch
 
+    for module in LOADED:  # what takes seconds to load belongs to no mutant
+        importlib.import_module(module)
     torch.set_num_threads(1)
     run(["--help"])
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

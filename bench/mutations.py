@@ -170,6 +170,33 @@ def table_of(content: bytes, draw: random.Random) -> bytes:
     return "\n".join(lines).encode(draw.choice(["utf-8"] * 6 + ["utf-16", "utf-8-sig", "utf-32"]))
 
 
+def xml_of(content: bytes, draw: random.Random) -> bytes:
+    """Other names of elements, odd values of attributes and texts, lost and doubled ends."""
+    odd = [
+        "",
+        "²",
+        "1e400",
+        "-1",
+        "nan",
+        "9" * 400,
+        "<a>",
+        "</trk>",
+        "&amp;",
+        "&a;",
+        "2024-02-30T25:00:00Z",
+        "]]>",
+    ]
+    text = content.decode()
+    for _ in range(draw.choice([1, 1, 3, 9])):
+        parts = [
+            found.span(1) for found in re.finditer(r'="([^"]*)"|>([^<]*)<|</?(\w+)', text) if found[1] is not None
+        ]
+        parts += [found.span(1) for found in re.finditer(r"</?(\w+)|>([^<>]+)<", text) if found[1] is not None]
+        first, last = draw.choice(parts or [(0, 0)])
+        text = text[:first] + draw.choice(odd) + text[last:]
+    return text.encode(draw.choice(["utf-8"] * 6 + ["utf-16", "utf-8-sig"]), "surrogatepass")
+
+
 def safetensors_of(content: bytes, draw: random.Random) -> bytes:
     length = int.from_bytes(content[:8], "little")
     header, data = content[8 : 8 + length], content[8 + length :]
@@ -319,7 +346,7 @@ def parquet_of(content: bytes, draw: random.Random) -> bytes:
 
 BY_ENDING: dict[str, Callable[[bytes, random.Random], bytes]] = {
     ".json": json_of, ".jsonl": lines_of, ".toml": toml_of, ".safetensors": safetensors_of, ".gguf": gguf_of,
-    ".parquet": parquet_of, ".csv": table_of, ".txt": table_of,
+    ".geojson": json_of, ".gpx": xml_of, ".parquet": parquet_of, ".csv": table_of, ".txt": table_of,
 }  # fmt: skip
 
 

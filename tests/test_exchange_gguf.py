@@ -269,7 +269,7 @@ def test_numbers_that_no_reader_knows_are_named_with_their_tensor(tmp_path: Path
     for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
         write()
     writer.close()
-    with pytest.raises(BadInput, match="tensor blk.0.attn_q.weight is stored as Q8_K, which linnet cannot read"):
+    with pytest.raises(BadInput, match="tensor blk.0.attn_q.weight is stored as Q8_K, which cannot be read"):
         GgufFile.open(file).read("blk.0.attn_q.weight")
 
 

@@ -107,7 +107,7 @@ class Walk:
         source = self.random.integers(0, len(here.read), len(places))
         pairs = zip(self.states, here.states, strict=True)
         self.states = [
-            mine.place(torch.from_numpy(places), theirs, torch.from_numpy(source)) for mine, theirs in pairs
+            mine.put(torch.from_numpy(places), theirs, torch.from_numpy(source)) for mine, theirs in pairs
         ]
         for place, row in zip(places, source, strict=True):
             self.read[place] = here.read[row]
@@ -118,7 +118,7 @@ class Walk:
             return
         ids = torch.from_numpy(self.random.integers(0, 13, (1, 4)))
         place = torch.tensor([int(self.random.integers(len(self.read)))])
-        self.states = [state.place(place, going(self.model, ids)) for state in self.states]
+        self.states = [state.put(place, going(self.model, ids)) for state in self.states]
         self.read[int(place)] = ids[0].tolist()
 
     def widen(self) -> None:
@@ -173,7 +173,7 @@ def test_what_cannot_be_shared_placed_or_kept_is_refused() -> None:
     with pytest.raises(ValueError, match="shares its first tokens already"):
         shared.share()
     with pytest.raises(ValueError, match="share the same tokens"):
-        two.place(torch.tensor([0]), shared)
+        two.put(torch.tensor([0]), shared)
     with pytest.raises(ValueError, match="shared by all rows and cannot be forgotten"):
         shared.truncate(2)
     with pytest.raises(ValueError, match="row 2 cannot go on: this state has 2"):

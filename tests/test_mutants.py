@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from bench.mutations import mutate, rehash
 from foreign_models import CORPUS, folder_of, llama_config, portable, trained
@@ -22,7 +24,7 @@ from linnet.exchange.families import Portable
 from linnet.exchange.gguf_model import read_gguf, write_gguf
 from linnet.exchange.hf import read_folder
 from linnet.tokenization import TokenizerCodec
-from tiny_runs import train_tiny
+from tiny_runs import MUON, Killed, Watching, train_tiny
 
 CONFIG = llama_config(vocabulary=330)
 
@@ -52,6 +54,12 @@ def text(at: Path) -> None:
     (at / "lines.txt").write_text("\n".join(CORPUS))
 
 
+def unfinished(at: Path) -> None:
+    """A run that stopped after its second checkpoint, with the state of two optimisers and averaged weights."""
+    with pytest.raises(Killed):
+        train_tiny(at, *MUON, "batch=32", "eval_every=1", steps=4, progress=Watching(3))
+
+
 def use_tokenizer(at: Path) -> None:
     codec = TokenizerCodec.read(at)
     assert len(codec.tokens) > 0 and codec.unknown in (None, *range(len(codec.tokens)))
@@ -74,6 +82,7 @@ FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {
     "GGUF": (gguf, lambda at: read_gguf(at / "m.gguf")),
     "tokenizer": (tokenizer, use_tokenizer),
     "run": (run, use_run),
+    "unfinished": (unfinished, workbench.resume),
     "text": (text, use_text),
 }
 
@@ -96,3 +105,33 @@ def test_mutants_are_read_or_refused(name: str, seed: int, tmp_path_factory: pyt
         use(mutant)
     except (BadInput, RunFailed) as error:
         assert str(error) and "\n" not in str(error)[:200]
+
+
+Tensors = dict[str, torch.Tensor]
+
+
+def renamed(state: Tensors, old: str, new: str) -> Tensors:
+    return {key.replace(old, new): value for key, value in state.items()}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: renamed(state, "adamw/", "adam/"), "unknown adam/"),
+        (lambda state: renamed(state, "embed", "embedding"), "unknown adamw/embedding"),
+        (lambda state: renamed(state, "/exp_avg_sq", "/second"), "/second; "),
+        (lambda state: renamed(state, "muon/", "adamw/"), "unknown adamw/blocks"),
+        (lambda state: {key.rpartition("/")[0]: value for key, value in state.items()}, "unknown adamw/"),
+        (lambda state: {key: value for key, value in state.items() if not key.endswith("step")}, "missing adamw/"),
+        (lambda state: {key: value[None] for key, value in state.items()}, r"has the shape \[1"),
+    ],
+)
+def test_the_state_of_another_optimiser_is_named(
+    tmp_path: Path, change: Callable[[Tensors], Tensors], message: str
+) -> None:
+    unfinished(tmp_path / "run")
+    newest = sorted((tmp_path / "run" / "checkpoints").iterdir())[-1]
+    save_file(change(load_file(newest / "loop.safetensors")), newest / "loop.safetensors")
+    rehash(newest)
+    with pytest.raises(BadInput, match=f"optimiser state in .* is not that of this run: .*{message}"):
+        workbench.resume(tmp_path / "run")

@@ -19,8 +19,8 @@ from linnet.errors import BadInput
 from linnet.training.checkpoint import RunFolder
 from linnet.training.run import Run
 from linnet.workbench.open import load, read_run
-from linnet.workbench.origin import RATE, beginning
-from linnet.workbench.train import prepare
+from linnet.workbench.origin import beginning
+from linnet.workbench.prepare import RATE, prepare
 from text_corpora import corpus
 from tiny_runs import TINY, Killed, Watching, agree, bits, logged, train_tiny
 

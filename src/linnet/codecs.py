@@ -111,14 +111,14 @@ class CharacterCodec:
 
     def encode(self, value: str) -> Encoded:
         ids = np.empty(len(value), dtype=np.int64)
-        for place, character in enumerate(value):
+        for position, character in enumerate(value):
             index = self.characters.find(character)
             if index < 0:
                 raise BadInput(
-                    f"character {character!r} at position {place} of {value[:60]!r} is not in the alphabet "
+                    f"character {character!r} at position {position} of {value[:60]!r} is not in the alphabet "
                     f"of this codec ({self.characters[:80]!r})"
                 )
-            ids[place] = index + self._offset
+            ids[position] = index + self._offset
         return Encoded(ids)
 
     def decode(self, ids: Iterable[int]) -> str:

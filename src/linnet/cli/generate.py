@@ -83,9 +83,7 @@ def generate(
     error. For instance: linnet generate RUN "12+34=" -n 4
     """
     with speaking(json=json, debug=debug, run=run) as face:
-        if session and (prompts or file):
-            raise BadInput("a session reads its prompts from standard input, one a line; give none beside it")
-        given = {} if session else all_prompts(prompts or [], file)
+        given = all_prompts(prompts or [], file, session=session)
         options: Options = {
             "n": n,
             "max_tokens": max_tokens,
@@ -219,8 +217,10 @@ def lines_in(path: Path) -> Iterable[str]:
         raise BadInput(f"standard input: byte {wrong.start} is not UTF-8 text") from wrong
 
 
-def all_prompts(given: list[str], file: Path | None) -> dict[str, str]:
+def all_prompts(given: list[str], file: Path | None, *, session: bool) -> dict[str, str]:
     """Prompts by where they stand: on the command line, and in the lines of a file or of standard input (`-`)."""
+    if session and (given or file):
+        raise BadInput("a session reads its prompts from standard input, one a line; give none beside it")
     found: dict[str, str] = {}
     for number, prompt in enumerate(given, 1):
         found |= prompts_of(STANDARD_INPUT) if prompt == "-" else {f"prompt {number}": prompt}

@@ -132,7 +132,7 @@ class Work:
         indices, kept = self.scheduler.admitted(work)
         if indices:
             if state is not None:
-                loop.place(indices, state, [work.sources[number] for number in kept])
+                loop.put(indices, state, [work.sources[number] for number in kept])
             loop.admit(indices, [work.rows[number] for number in kept])
         return happened
 

@@ -135,9 +135,9 @@ class Loop:
         self._keep(state)
         return logits
 
-    def place(self, indices: Sequence[int], state: State, sources: Sequence[int]) -> None:
+    def put(self, indices: Sequence[int], state: State, sources: Sequence[int]) -> None:
         """These rows go on as the rows `sources` of a state, which is consumed."""
-        self._keep(State(self.memory).place(torch.tensor(indices), state, torch.tensor(sources)))
+        self._keep(State(self.memory).put(torch.tensor(indices), state, torch.tensor(sources)))
 
     def first(self, logits: Tensor, rows: Sequence[Row]) -> Drawn:
         """The first tokens of these rows, from the logits [n, V] after their prompts."""

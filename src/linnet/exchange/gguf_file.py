@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from linnet.errors import BadInput
-from linnet.untrusted import Fields
+from linnet.untrusted import Fields, refusing
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 STRING, ARRAY = 8, 9
@@ -145,13 +145,11 @@ class GgufFile:
         stored = self.tensors[name]
         raw = np.fromfile(self.path, np.uint8, stored.size, offset=stored.start)
         kind = library().GGMLQuantizationType(stored.kind)
-        try:
-            with np.errstate(all="ignore"):
-                values = library().quants.dequantize(raw.reshape(*stored.shape[:-1], -1), kind)
-        except NotImplementedError:
-            raise BadInput(
-                f"{self.path}: tensor {name} is stored as {kind.name}, which linnet cannot read"
-            ) from None
+        with (
+            refusing(f"{self.path}: tensor {name} is stored as {kind.name}, which cannot be read", RuntimeError),
+            np.errstate(all="ignore"),
+        ):
+            values = library().quants.dequantize(raw.reshape(*stored.shape[:-1], -1), kind)
         return torch.from_numpy(np.array(values, np.float32).reshape(stored.shape))
 
 

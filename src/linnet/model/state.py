@@ -32,7 +32,7 @@ class KeyValues:
         shared = (self.keys[0, :, :tokens], self.values[0, :, :tokens])
         return KeyValues(self.keys[:, :, :0], self.values[:, :, :0], shared)
 
-    def place(self, rows: Tensor, other: KeyValues, source: Tensor, slots: int) -> None:
+    def put(self, rows: Tensor, other: KeyValues, source: Tensor, slots: int) -> None:
         """Overwrite the first slots of these rows by those of `other`."""
         self.keys[rows, :, :slots] = other.keys[source, :, :slots]
         self.values[rows, :, :slots] = other.values[source, :, :slots]
@@ -178,7 +178,7 @@ class State:
         layers = tuple(m.share(tokens) if isinstance(m, KeyValues) else m for m in memory.layers)
         return State(replace(memory, layers=layers, filled=tokens, shared=tokens))
 
-    def place(self, rows: Tensor, other: State, source: Tensor | None = None) -> State:
+    def put(self, rows: Tensor, other: State, source: Tensor | None = None) -> State:
         """These rows go on as the rows of `other`, whatever they remembered; consumes both states.
 
         `source` names the row of `other` for each of them (a row may be named many times); None takes all in turn.
@@ -192,7 +192,7 @@ class State:
         source = source.to(rows.device)
         for mine, theirs in zip(memory.layers, new.layers, strict=True):
             if isinstance(mine, KeyValues) and isinstance(theirs, KeyValues):
-                mine.place(rows, theirs, source, new.filled - new.shared)
+                mine.put(rows, theirs, source, new.filled - new.shared)
             elif isinstance(mine, Recurrent) and isinstance(theirs, Recurrent):
                 mine.hidden[rows] = theirs.hidden[source]
         memory.lengths[rows] = new.lengths[source]

@@ -188,7 +188,7 @@ class Learner:
     def restore(self, checkpoint: Checkpoint, source: str) -> None:
         """Go on from exactly here."""
         load_weights(self.network, checkpoint.weights, source)
-        load_state_tensors(self.network, self.optims, checkpoint.optim)
+        load_state_tensors(self.network, self.optims, checkpoint.optim, source)
         if self.ema is not None and checkpoint.ema is not None:
             load_weights(self.ema.network, checkpoint.ema, source)
             self.ema.updates = checkpoint.loop.ema_updates

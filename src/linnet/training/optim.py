@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from linnet.errors import BadInput
 from linnet.model.contract import Network
 from linnet.training.muon import Muon
 from linnet.training.run import OptimConfig
@@ -101,6 +102,30 @@ class Average:
         overwrite(self.network.buffers(), network.buffers())
 
 
+SLOTS: Mapping[str, Mapping[str, bool]] = {  # of each parameter, and whether they have its shape
+    "adamw": {"step": False, "exp_avg": True, "exp_avg_sq": True},
+    "muon": {"momentum_buffer": True},
+    "sgd": {},
+}
+
+
+def refuse_other_state(wanted: Mapping[str, torch.Size], stored: Mapping[str, Tensor], source: str) -> None:
+    """Name what is not the state of these optimisers. A parameter that had no gradient yet has no state at all."""
+    begun = {key.rpartition("/")[0] for key in stored}
+    problems = [f"unknown {key}" for key in stored if key not in wanted]
+    problems += [f"missing {key}" for key in wanted if key not in stored and key.rpartition("/")[0] in begun]
+    problems += [
+        f"{key} has the shape {list(stored[key].shape)}, not {list(shape)}"
+        for key, shape in wanted.items()
+        if key in stored and stored[key].shape != shape
+    ]
+    if problems:
+        raise BadInput(
+            f"the optimiser state in {source} is not that of this run: {'; '.join(problems[:3])}; remove that "
+            "checkpoint, and the one before it is used"
+        )
+
+
 def state_tensors(model: Network, optims: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
     """All optimiser state, named `<optimiser>/<parameter>/<slot>`."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
@@ -113,11 +138,25 @@ def state_tensors(model: Network, optims: Sequence[torch.optim.Optimizer]) -> di
 
 
 def load_state_tensors(
-    model: Network, optims: Sequence[torch.optim.Optimizer], stored: Mapping[str, Tensor]
+    model: Network, optims: Sequence[torch.optim.Optimizer], stored: Mapping[str, Tensor], source: str
 ) -> None:
     """Put the state back, exactly as it was saved."""
     parameters = dict(model.named_parameters())
     by_name = {type(optim).__name__.lower(): optim for optim in optims}
+    moved = {
+        (kind, id(parameter))
+        for kind, optim in by_name.items()
+        for group in optim.param_groups
+        for parameter in group["params"]
+    }
+    wanted = {
+        f"{kind}/{name}/{slot}": parameter.shape if shaped else torch.Size()
+        for name, parameter in parameters.items()
+        for kind in by_name
+        if (kind, id(parameter)) in moved
+        for slot, shaped in SLOTS[kind].items()
+    }
+    refuse_other_state(wanted, stored, source)
     for key, value in stored.items():
         kind, name, slot = key.split("/")
         parameter = parameters[name]

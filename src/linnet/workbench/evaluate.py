@@ -8,7 +8,7 @@ from pathlib import Path
 from linnet.errors import BadInput
 from linnet.records import ScoresRecord
 from linnet.training.run import Run
-from linnet.workbench.open import load, load_packed, located, options_of
+from linnet.workbench.open import load, load_packed, located, options_of, threads_of
 
 DRAWN = 10_000  # problems of a domain that draws its own
 
@@ -38,9 +38,10 @@ def evaluate(
     if len(part.rows) == 0 and not part.questions:
         where = f"rows with split {split!r}" if split else "rows"
         raise BadInput(f"there are no {where} in {named}")
-    found = domain.score(
-        opened.network, opened.codec, part, batch=chosen["batch"], region=opened.region, **options
-    )
+    with threads_of(opened.run):
+        found = domain.score(
+            opened.network, opened.codec, part, batch=chosen["batch"], region=opened.region, **options
+        )
     notes = (*part.notes, *found.notes, *averaged_weights(opened.run))
     return ScoresRecord(run=str(path), data=named, scores=found.scores, systems=found.systems, notes=notes)
 

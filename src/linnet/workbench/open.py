@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -77,6 +77,19 @@ def options_of(given: Sequence[str], **known: Any) -> dict[str, Any]:
             raise BadInput(f"--set {setting}: {key} must be at least 1")
         chosen[key] = value
     return chosen
+
+
+@contextmanager
+def threads_of(run: Run) -> Iterator[None]:
+    """As many threads as training had, or all that there are where those are fewer: sums depend on it."""
+    import torch
+
+    there = torch.get_num_threads()
+    torch.set_num_threads(min(run.threads or there, there))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(there)
 
 
 def refuse_unknown_run(path: Path) -> None:

@@ -10,7 +10,7 @@ from linnet.domains.contract import Predictions
 from linnet.domains.registry import registry, resolve
 from linnet.errors import BadInput
 from linnet.training.checkpoint import RunFolder
-from linnet.workbench.open import read_run
+from linnet.workbench.open import read_run, threads_of
 
 
 def predict(
@@ -21,9 +21,11 @@ def predict(
         raise BadInput(f"k is {k}; it must be at least 1")
     if not file.exists():
         raise BadInput(f"there is no file {file}")
-    domain, domains = read_run(RunFolder.open(Path(path))).data.domain, registry().domains
+    run, domains = read_run(RunFolder.open(Path(path))), registry().domains
+    domain = run.data.domain
     if not domains[domain].predict:
         able = ", ".join(name for name, one in domains.items() if one.predict)
         raise BadInput(f"{path} is a run on {domain}, and predict is for runs on {able}; use linnet generate")
-    found: Predictions = resolve(domains[domain].predict)(path, file, k=k, settings=tuple(settings), **options)
+    with threads_of(run):
+        found: Predictions = resolve(domains[domain].predict)(path, file, k=k, settings=tuple(settings), **options)
     return found

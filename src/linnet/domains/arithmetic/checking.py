@@ -50,10 +50,10 @@ def check(paths: Sequence[Path], task: Task | None = None) -> DataRecord:
 def _check_row(row: Row, faults: dict[str, list[str]]) -> None:
     right = solve(row.task, row.question)
     if row.answer != right:
-        faults["wrong answers"].append(f"{row.line.place}: {row.question}={row.answer} (right: {right})")
+        faults["wrong answers"].append(f"{row.line.where}: {row.question}={row.answer} (right: {right})")
     false = false_steps(row.task, row.question, row.steps)
     if false:
-        faults["rows with false steps"].append(f"{row.line.place}: step {false[0][0] + 1}: {false[0][1]}")
+        faults["rows with false steps"].append(f"{row.line.where}: step {false[0][0] + 1}: {false[0][1]}")
 
 
 def _check_repeats(rows: Sequence[Row], faults: dict[str, list[str]]) -> None:
@@ -61,7 +61,7 @@ def _check_repeats(rows: Sequence[Row], faults: dict[str, list[str]]) -> None:
     for row in rows:
         first = seen.setdefault((row.line.path, row.question), row.line)
         if first is not row.line:
-            faults["duplicates"].append(f"{row.line.place}: {row.question} is also row {first.number}")
+            faults["duplicates"].append(f"{row.line.where}: {row.question} is also row {first.number}")
 
 
 _SHARED = tuple(
@@ -78,11 +78,11 @@ def _check_shared(rows: Sequence[Row], faults: dict[str, list[str]]) -> None:
         if _split(row) not in ("test", "validation"):
             continue
         if row.question in exact:
-            faults[kind].append(f"{row.line.place}: {row.question} is also {exact[row.question].place}")
+            faults[kind].append(f"{row.line.where}: {row.question} is also {exact[row.question].where}")
         problem = canonical(row.task, row.question)
         if problem in anyhow:
             faults[f"{kind}, in any order"].append(
-                f"{row.line.place}: {row.question} is also {anyhow[problem].place}"
+                f"{row.line.where}: {row.question} is also {anyhow[problem].where}"
             )
 
 

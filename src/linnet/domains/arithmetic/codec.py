@@ -97,8 +97,8 @@ class ArithmeticCodec:
     @functools.cached_property
     def _table(self) -> bytes:
         table = bytearray(256)
-        for place, symbol in enumerate(self.symbols):
-            table[ord(symbol)] = place + len(SPECIALS)
+        for index, symbol in enumerate(self.symbols):
+            table[ord(symbol)] = index + len(SPECIALS)
         return bytes(table)
 
     def ids(self, inner: str) -> np.ndarray:
@@ -137,7 +137,7 @@ class ArithmeticCodec:
 
     @property
     def pieces(self) -> None:
-        """A number is turned around, padded or shown after a `?`: no digit knows its place before the end."""
+        """A number is turned around, padded or shown after a `?`: no digit knows its index before the end."""
         return None
 
     def settled(self, ids: Sequence[int]) -> int:

@@ -46,12 +46,12 @@ def frame_sums(codec: ArithmeticCodec, operands: np.ndarray, counts: np.ndarray,
     cells = _Cells(codec, rows)
     everywhere = np.ones(rows, bool)
     cells.symbol(codec.begin, everywhere)
-    for place in range(k):
-        there = counts > place
-        if place:
+    for position in range(k):
+        there = counts > position
+        if position:
             cells.symbol(cells.id_of(OPERATORS[codec.task]), there)
         width = codec.width
-        cells.number(operands[:, place], there, width, codec.signs, codec.reverse == "all")
+        cells.number(operands[:, position], there, width, codec.signs, codec.reverse == "all")
     cells.symbol(cells.id_of("="), everywhere)
     question_width = cells.width
     answers = sum_answers(codec.task, operands, counts)
@@ -74,7 +74,7 @@ class _Cells:
     """A matrix of ids that grows to the right, and which of its cells are really there."""
 
     def __init__(self, codec: ArithmeticCodec, rows: int) -> None:
-        self.symbol_ids = {symbol: place + 2 for place, symbol in enumerate(codec.symbols)}
+        self.symbol_ids = {symbol: position + 2 for position, symbol in enumerate(codec.symbols)}
         self.rows = rows
         self.ids: list[np.ndarray] = []
         self.kept: list[np.ndarray] = []
@@ -103,7 +103,7 @@ class _Cells:
             self.kept.append(there[:, None])
         elif negative.any():
             self.symbol(self.id_of("-"), there & negative)
-        powers = np.array([10**place for place in range(span)], dtype=numbers.dtype)
+        powers = np.array([10**position for position in range(span)], dtype=numbers.dtype)
         digits = (abs(numbers)[:, None] // powers % 10).astype(np.uint16) + np.uint16(self.id_of("0"))
         inside = there[:, None] & ((np.arange(span) < lengths[:, None]) | (width is not None))
         self.ids.append(digits if turned else digits[:, ::-1])

@@ -219,10 +219,10 @@ class ArithmeticData(TokenDomain):
         copies: Counter[int] = Counter()
         for question in questions:
             operands = operands_of(self.task, question.prompt.rstrip("="))
-            copies.update(place for place, n in enumerate(operands) if str(n) == question.answer)
-        for place, hits in sorted(copies.items()):
+            copies.update(position for position, n in enumerate(operands) if str(n) == question.answer)
+        for position, hits in sorted(copies.items()):
             if hits / len(questions) > best.value:
-                best = Baseline(name=f"copy of operand {place + 1}", value=hits / len(questions))
+                best = Baseline(name=f"copy of operand {position + 1}", value=hits / len(questions))
         return best
 
     def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:

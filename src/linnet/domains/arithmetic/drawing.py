@@ -117,11 +117,11 @@ def _distinct_sums(
         tries = int((rows - len(found)) / share * 1.2) + (TRIES if fruitless else 64)
         drawn = _draw_sums(space, random, tries, balanced)
         new = []
-        for place, (row, count) in enumerate(zip(drawn.operands.tolist(), drawn.counts.tolist(), strict=True)):
+        for position, (row, count) in enumerate(zip(drawn.operands.tolist(), drawn.counts.tolist(), strict=True)):
             problem = tuple(row[:count])
             if problem not in seen:
                 seen.add(problem)
-                new.append(place)
+                new.append(position)
         fresh = Sums(drawn.operands[new], drawn.counts[new])
         if part is not None and len(new):
             mask = _in_part(space.task, fresh, part)
@@ -172,8 +172,8 @@ def _numbers(digits: np.ndarray) -> np.ndarray:
     w = digits.shape[2]
     kind = np.int64 if w <= LONGEST_INT64 else object
     total = np.zeros(digits.shape[:2], kind)
-    for place in range(w):
-        total = total + digits[:, :, place].astype(kind) * 10**place
+    for position in range(w):
+        total = total + digits[:, :, position].astype(kind) * 10**position
     return total
 
 
@@ -192,9 +192,9 @@ def _with_chains(digits: np.ndarray, task: str, random: np.random.Generator) -> 
     start = random.integers(0, w, (rows, 1))
     length = random.integers(0, w + 1, (rows, 1))
     first, second = digits[:, 0].copy(), digits[:, 1].copy()
-    place = np.arange(w)
-    starts = (place == start) & (length > 0)
-    passes = (place > start) & (place < start + length)
+    position = np.arange(w)
+    starts = (position == start) & (length > 0)
+    passes = (position > start) & (position < start + length)
     spread = random.integers(0, 10, (rows, w), dtype=np.int8)
     if task == "add":
         first = np.where(starts & (first == 0), np.int8(1) + spread % 9, first)
@@ -299,4 +299,4 @@ def _nested(numbers: list[str], depth: int, pick: Pick) -> str:
 
 
 def _joined(texts: list[str], pick: Pick) -> str:
-    return "".join(text if not place else "+-*"[pick(3)] + text for place, text in enumerate(texts))
+    return "".join(text if not position else "+-*"[pick(3)] + text for position, text in enumerate(texts))

@@ -37,7 +37,7 @@ class _Reader:
     def __init__(self, text: str, reductions: list[str] | None) -> None:
         self.text = text
         self.tokens: list[str] = [*_TOKEN.findall(text), ""]  # "" stands for the end
-        self.place = 0
+        self.position = 0
         self.reductions = reductions
         if sum(map(len, self.tokens)) != len(text):
             strange = next(c for c in text if c not in "0123456789+-*()")
@@ -45,16 +45,16 @@ class _Reader:
 
     def wrong(self, wanted: str) -> BadInput:
         found = repr(self.peek()) if self.peek() else "the end"
-        before = "".join(self.tokens[: self.place])
+        before = "".join(self.tokens[: self.position])
         return BadInput(f"{self.text[:60]!r} needs {wanted} after {before[-30:]!r}, not {found}")
 
     def peek(self) -> str:
-        return self.tokens[self.place]
+        return self.tokens[self.position]
 
     def sum(self, depth: int) -> int:
         value = self.product(depth)
         while (operator := self.peek()) in ("+", "-"):
-            self.place += 1
+            self.position += 1
             other = self.product(depth)
             result = value + other if operator == "+" else value - other
             value = self.reduced(value, operator, other, result)
@@ -63,7 +63,7 @@ class _Reader:
     def product(self, depth: int) -> int:
         value = self.factor(depth)
         while (operator := self.peek()) in ("*", "("):
-            self.place += operator == "*"
+            self.position += operator == "*"
             other = self.factor(depth)
             value = self.reduced(value, "*", other, value * other)
         return value
@@ -73,20 +73,20 @@ class _Reader:
         if token == "(":
             if depth == DEEPEST:
                 raise BadInput(f"the brackets of {self.text[:60]!r} are nested deeper than {DEEPEST}")
-            self.place += 1
+            self.position += 1
             value = self.sum(depth + 1)
             if self.peek() != ")":
                 raise self.wrong("a closing bracket")
-            self.place += 1
+            self.position += 1
             return value
         sign = -1 if token == "-" else 1
-        self.place += sign < 0
+        self.position += sign < 0
         number = self.peek()
         if not number.isdigit():
             raise self.wrong("a number")
         if number[0] == "0" and number != "0" or (sign < 0 and number == "0"):
             raise BadInput(f"{self.text[:60]!r} writes the number {number!r} with a leading zero or minus zero")
-        self.place += 1
+        self.position += 1
         return sign * int(number)
 
     def reduced(self, left: int, operator: str, right: int, value: int) -> int:

@@ -35,7 +35,7 @@ class Line:
     listed: bool
 
     @property
-    def place(self) -> str:
+    def where(self) -> str:
         return f"{self.path}:{self.number}"
 
 
@@ -85,7 +85,7 @@ def read_line(line: Line, task: Task | None) -> Row:
     try:
         return _read_json(line, task) if line.text.startswith("{") else _row(line, task, line.text, None, ())
     except BadInput as error:
-        raise BadInput(f"{line.place}: {error}") from None
+        raise BadInput(f"{line.where}: {error}") from None
 
 
 def read_rows(paths: Sequence[Path], task: Task | None) -> list[Row]:

@@ -51,7 +51,7 @@ def _notes(train: Sequence[Row], dropped: int) -> tuple[str, ...]:
         first = wrong[0]
         notes.append(
             f"{len(wrong)} training rows have a wrong answer and are kept as they are; the first is "
-            f"{first.line.place}: {first.question}={first.answer}"
+            f"{first.line.where}: {first.question}={first.answer}"
         )
     return tuple(notes)
 
@@ -80,5 +80,5 @@ def checked_pairs(rows: Sequence[Row], codec: ArithmeticCodec) -> list[tuple[str
         try:
             codec.encode(f"{row.question}={row.answer}")
         except BadInput as error:
-            raise BadInput(f"{row.line.place}: {error}") from None
+            raise BadInput(f"{row.line.where}: {error}") from None
     return [(row.question, row.answer) for row in rows]

@@ -61,7 +61,7 @@ def _long_multiplication(operands: Sequence[int]) -> list[str]:
     """A partial product for each digit of the second factor, then their running sum; further factors likewise."""
     total, lines = operands[0], []
     for factor in operands[1:]:
-        parts = [int(d) * 10**place for place, d in enumerate(reversed(str(factor)))]
+        parts = [int(d) * 10**position for position, d in enumerate(reversed(str(factor)))]
         lines += [f"{total}*{part}={total * part}" for part in parts]
         running = total * parts[0]
         for part in parts[1:]:
@@ -107,10 +107,11 @@ def _written_sum(operands: Sequence[int]) -> list[str]:
     width = max(len(str(n)) for n in operands)
     lines = ["Align numbers: " + " + ".join(str(n).zfill(width) for n in operands)]
     carry = 0
-    for place, (left, total) in enumerate(_sum_columns(operands), start=1):
+    for position, (left, total) in enumerate(_sum_columns(operands), start=1):
         digits = " + ".join(left.split("+")[:-1])
         lines.append(
-            f"Position {place}: {digits} + carry({carry}) = {total} -> digit={total % 10}, new_carry={total // 10}"
+            f"Position {position}: {digits} + carry({carry}) = {total} -> digit={total % 10}, "
+            f"new_carry={total // 10}"
         )
         carry = total // 10
     return [*lines, f"Final carry: {carry}"] if carry else lines
@@ -122,10 +123,10 @@ def _written_difference(first: int, second: int) -> list[str]:
     lines = [f"Align numbers: {str(high).zfill(width)} - {str(low).zfill(width)}"]
     if first < second:
         lines.insert(0, f"Swap: {first} is smaller than {second}, the result is negative")
-    for place, (top, bottom, borrow) in enumerate(_borrows(high, low), start=1):
+    for position, (top, bottom, borrow) in enumerate(_borrows(high, low), start=1):
         digit = top - bottom - borrow
         lines.append(
-            f"Position {place}: {top} - {bottom} - borrow({borrow}) = {digit} -> "
+            f"Position {position}: {top} - {bottom} - borrow({borrow}) = {digit} -> "
             f"digit={digit}, new_borrow={int(top > 9)}"
         )
     return lines
