@@ -368,3 +368,27 @@ def test_a_missing_or_wrong_file_is_named(tmp_path: Path) -> None:
         ingest([tmp_path / "nowhere.csv"])
     with pytest.raises(BadInput, match="no table that can be read"):
         ingest([write(tmp_path, "x", "v.docx")])
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_encodings_with_a_mark_and_all_ends_of_lines_are_the_same_table(
+    tmp_path: Path, encoding: str, end: str
+) -> None:
+    text = CHECK_INS.replace("cafe", "café")
+    (tmp_path / "v.csv").write_bytes(text.replace("\n", end).encode(encoding))
+    visits, wanted = ingest([tmp_path / "v.csv"]).visits, read(tmp_path, text).visits
+    assert visits.places.tolist() == wanted.places.tolist() == ["café", "gym"]
+    assert (visits.start == wanted.start).all() and (visits.place == wanted.place).all()
+
+
+def test_other_encodings_are_refused_with_the_line_and_the_remedy(tmp_path: Path) -> None:
+    (tmp_path / "v.csv").write_bytes(CHECK_INS.replace("a,cafe", "a,café").encode("cp1252"))
+    with pytest.raises(BadInput, match=r"v.csv, line 4: byte 0xe9 is no UTF-8; .* iconv -f WINDOWS-1252"):
+        ingest([tmp_path / "v.csv"])
+
+
+def test_a_refusal_says_how_times_are_written(tmp_path: Path) -> None:
+    text = CHECK_INS.replace("2024-03-", "March ")
+    with pytest.raises(BadInput, match=r"4 of 4 rows would be lost \(write 2024-05-31 18:05:00, 31.05.2024 18:05"):
+        read(tmp_path, text)

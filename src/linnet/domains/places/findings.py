@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from linnet.domains.places.sources import FILE, LINE, TEXT, VISIT, Columns
+from linnet.domains.places.tracks import GPX
 from linnet.errors import BadInput
 
 if TYPE_CHECKING:
@@ -32,6 +33,11 @@ class Problem:
     where: str
     rule: str
     outcome: Outcome
+
+    @property
+    def advice(self) -> str:
+        """What the rule says beside that the row is dropped."""
+        return self.rule.removeprefix("row dropped")
 
     def __str__(self) -> str:
         where = f" ({self.where})" if self.where else ""
@@ -78,7 +84,7 @@ class Findings:
         path = self.files[int(self.file[row])]
         if self.visit is not None:
             return f"{path.name} line {int(self.line[row])}, visit {int(self.visit[row])}"
-        return f"{path.name} {'line' if path.name.endswith(TEXT) else 'row'} {int(self.line[row])}"
+        return f"{path.name} {'line' if path.name.endswith(TEXT + GPX) else 'row'} {int(self.line[row])}"
 
     def _add(
         self, name: str, rows: np.ndarray, rule: str, outcome: Literal["repaired", "dropped", "refused"]
@@ -91,9 +97,10 @@ class Findings:
 
     def refuse_most(self, kept: np.ndarray) -> None:
         """Where more than half of the rows would be lost, what loses them refuses the table."""
+        lost = f"{int((~kept).sum())} of {len(kept)}"
         if kept.sum() * 2 < len(kept):
             self.problems = [
-                replace(problem, outcome="refused", rule=f"{int((~kept).sum())} of {len(kept)} rows would be lost")
+                replace(problem, outcome="refused", rule=f"{lost} rows would be lost{problem.advice}")
                 if problem.outcome == "dropped"
                 else problem
                 for problem in self.problems

@@ -8,6 +8,7 @@ split, target, id, legacy, and s2_lNN for cells of level NN.
 
 from __future__ import annotations
 
+import codecs
 import csv
 import io
 import re
@@ -29,6 +30,10 @@ if TYPE_CHECKING:
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 PARQUET = (".parquet", ".geoparquet", ".pq")
 JSON = (".jsonl", ".jsonl.gz")
+MARKED = (
+    (codecs.BOM_UTF8, "utf-8-sig"), (codecs.BOM_UTF32_LE, "utf-32"), (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"), (codecs.BOM_UTF16_BE, "utf-16"),
+)  # fmt: skip
 TABLES = TEXT + PARQUET + JSON + GPX + GEOJSON
 LATEST = 200_000_000_000  # seconds; later moments are in no calendar
 FILE, VISIT, RECORD = "__file__", "__visit__", "__record__"  # where a row stands, beside its LINE
@@ -100,7 +105,7 @@ def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
     if not path.name.endswith(TEXT):
         raise BadInput(f"{path} is no table that can be read; use {', '.join(TABLES)}")
     with opened(path) as stream:
-        raw = stream.read()
+        raw = plain_text(stream.read(), path)
     head = raw[: raw.find(b"\n")] if b"\n" in raw else raw
     if not raw.strip():
         raise BadInput(f"{path} is empty")
@@ -111,6 +116,20 @@ def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
         names = [name for name in frame.columns if name != LONGER]
         frame = frame.rename({name: str(number) for number, name in enumerate(names, 1)})
     return frame
+
+
+def plain_text(raw: bytes, path: Path) -> bytes:
+    """The text in UTF-8 with new lines: spreadsheets save UTF-16 with a mark, and old ones end lines otherwise."""
+    named = next((name for mark, name in MARKED if raw.startswith(mark)), "utf-8")
+    try:
+        raw = raw.decode(named).encode()
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        raise BadInput(
+            f"{path}, line {line}: byte {raw[error.start]:#04x} is no {named.upper()}; save the table as UTF-8, "
+            "or convert it: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+        ) from None
+    return raw if b"\n" in raw else raw.replace(b"\r", b"\n")
 
 
 def _plain(frame: pl.DataFrame) -> pl.DataFrame:

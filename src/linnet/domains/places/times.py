@@ -240,7 +240,7 @@ def _written(
 ) -> Moments:
     """Times as text, timestamps or epochs."""
     times = read_times(frame[columns["start" if "start" in columns else "time"]], tz)
-    rule = "row dropped (write 2024-05-31 18:05:00 or an epoch)"
+    rule = "row dropped (write 2024-05-31 18:05:00, 31.05.2024 18:05 or an epoch)"
     findings.dropped("times that cannot be read", times.unreadable, rule)
     findings.dropped("rows without a time", ~times.valid & ~times.unreadable)
     _one_unit(times, "times", findings)
