@@ -212,7 +212,7 @@ def test_a_step_waits_for_nothing_on_the_host(sampling: Sampling) -> None:
     with evaluating(model):
         running = loop.Loop.begin(runner, decoding, 4, 40, None, burst=8)
         _, state = runner.prefill([row.request.prompt for row in rows])
-        running.place([0, 1, 2, 3], state, [0, 1, 2, 3])
+        running.put([0, 1, 2, 3], state, [0, 1, 2, 3])
         for row in rows:
             row.drawn.append(1)
         running.admit([0, 1, 2, 3], rows)

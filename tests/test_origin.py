@@ -53,7 +53,7 @@ def test_a_run_begins_with_the_weights_that_the_other_is_used_with(adder: Path) 
     for name, parameter in opened.network.named_parameters():
         assert torch.equal(first.weights[name], parameter)
     own = prepare("tiny-arithmetic").optim
-    assert (run.optim.lr, run.model) == (RATE * own.lr, read_run(RunFolder(adder)).model)
+    assert run.optim.lr == pytest.approx(RATE * own.lr) and run.model == read_run(RunFolder(adder)).model
 
 
 def test_the_other_run_stays_as_it_is_and_its_loss_is_where_training_begins(adder: Path, tmp_path: Path) -> None:
@@ -229,3 +229,13 @@ def test_fewer_steps_than_were_done_are_refused_and_change_nothing(tmp_path: Pat
     assert tree(tmp_path / "run") == before
     result = CliRunner().invoke(build(), ["resume", str(tmp_path / "run"), "--steps", "10", "--json"])
     assert json.loads(result.stdout)["steps"] == 10
+
+
+def test_plain_strings_are_paths(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    corpus(tmp_path / "a.txt", 60)
+    workbench.train("tiny-text", data="a.txt", out="run", steps=1)
+    record = workbench.train("tiny-text", data=["a.txt"], start="run", out="tuned", steps=1)
+    assert record.path == "tuned"
+    assert workbench.evaluate("run", data="a.txt").scores == workbench.evaluate("run", data=["a.txt"]).scores
+    assert {found.path for found in workbench.runs(["."])} == {"run", "tuned"}

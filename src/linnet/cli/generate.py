@@ -119,11 +119,12 @@ def answer_lines(face: Face, session: Session, options: Options) -> None:
     mark = "> " if sys.stdin.isatty() else ""
     while True:
         typer.echo(mark, nl=False, err=True)
-        line = sys.stdin.readline()
+        line = sys.stdin.buffer.readline()
         if not line:
             break
-        if text := line.rstrip("\r\n"):
+        if line.strip(b"\r\n"):
             try:
+                text = typed(line)
                 options["names"] = ["the prompt"]
                 write(face, session, [prompt_in(text, "the prompt")], options)
             except BadInput as error:
@@ -131,6 +132,13 @@ def answer_lines(face: Face, session: Session, options: Options) -> None:
                 face.remark(f"error: {error}")
     if refused:
         raise typer.Exit(BadInput.exit_code)
+
+
+def typed(line: bytes) -> str:
+    """A line of standard input without its end."""
+    from linnet.untrusted import decoded
+
+    return decoded(line, "the line").rstrip("\r\n")
 
 
 def write(face: Face, session: Session, prompts: list[str] | None, options: Options) -> None:
@@ -207,14 +215,11 @@ def unescaped(text: str) -> str:
 
 def lines_in(path: Path) -> Iterable[str]:
     """The lines of a text file, which may be compressed, or of standard input."""
-    from linnet.untrusted import lines_of
+    from linnet.untrusted import decoded, lines_of
 
     if path != STANDARD_INPUT:
         return lines_of(path)
-    try:
-        return [line.rstrip("\r") for line in sys.stdin.read().removeprefix("\ufeff").split("\n")]
-    except UnicodeDecodeError as wrong:
-        raise BadInput(f"standard input: byte {wrong.start} is not UTF-8 text") from wrong
+    return [line.rstrip("\r") for line in decoded(sys.stdin.buffer.read(), "standard input").split("\n")]
 
 
 def all_prompts(given: list[str], file: Path | None, *, session: bool) -> dict[str, str]:

@@ -16,7 +16,7 @@ DRAWN = 10_000  # problems of a domain that draws its own
 def evaluate(
     path: Path | str,
     *,
-    data: Sequence[Path] = (),
+    data: Sequence[Path | str] | Path | str = (),
     split: str | None = None,
     settings: Sequence[str] = (),
     device: str | None = None,
@@ -34,7 +34,10 @@ def evaluate(
         part = domain.read(opened.codec, located(data), split)
     else:
         part = domain.held_out(opened.codec, split, chosen["n"], opened.run.seed)
-    named = ", ".join(map(str, data)) or f"{len(part.questions)} drawn problems ({split or 'test'})"
+    named = (
+        ", ".join(map(str, [data] if isinstance(data, Path | str) else data))
+        or f"{len(part.questions)} drawn problems ({split or 'test'})"
+    )
     if len(part.rows) == 0 and not part.questions:
         where = f"rows with split {split!r}" if split else "rows"
         raise BadInput(f"there are no {where} in {named}")

@@ -52,9 +52,10 @@ class Opened:
         return (*begin, *self.codec.encode(text).ids.tolist())
 
 
-def located(data: Sequence[Path]) -> list[Path]:
+def located(data: Sequence[Path | str] | Path | str) -> list[Path]:
     """The whole paths of files and folders that exist; `hf:NAME` is a data set of the hub and stays as it is."""
-    found = [file if str(file).startswith("hf:") else file.resolve() for file in data]
+    given = [Path(file) for file in ([data] if isinstance(data, Path | str) else data)]
+    found = [file if str(file).startswith("hf:") else file.resolve() for file in given]
     for file in found:
         if not str(file).startswith("hf:") and not file.exists():
             raise BadInput(f"there is no file {file}")

@@ -14,11 +14,12 @@ from linnet.workbench.open import read_run, threads_of
 
 
 def predict(
-    path: Path | str, file: Path, *, k: int = 10, settings: Sequence[str] = (), **options: Any
+    path: Path | str, file: Path | str, *, k: int = 10, settings: Sequence[str] = (), **options: Any
 ) -> Predictions:
     """One record a history of the file, in its order. `options` are those of `load`."""
     if k < 1:
         raise BadInput(f"k is {k}; it must be at least 1")
+    file = Path(file)
     if not file.exists():
         raise BadInput(f"there is no file {file}")
     run, domains = read_run(RunFolder.open(Path(path))), registry().domains

@@ -20,14 +20,14 @@ RATE = 0.1  # of the recipe's peak rates, which are made for fresh weights
 def prepare(
     recipe: str,
     *,
-    data: Sequence[Path] = (),
+    data: Sequence[Path | str] | Path | str = (),
     settings: Sequence[str] = (),
     seed: int | None = None,
     device: str | None = None,
     precision: str | None = None,
     steps: int | None = None,
     epochs: float | None = None,
-    start: Path | None = None,
+    start: Path | str | None = None,
 ) -> Run:
     """The run that a recipe or a .toml file means, with all changes; `start` is a run to begin with."""
     if steps is not None and epochs is not None:
@@ -59,7 +59,7 @@ def prepare(
     return run
 
 
-def unchanged(name: str, size: object, start: Path | None) -> Run:
+def unchanged(name: str, size: object, start: Path | str | None) -> Run:
     """The run of a recipe before its settings are changed: with a network of its own, or with that of a run."""
     if start is not None and size is not None:
         raise BadInput(f"size={size}: the network is that of {start}, which has its size already")
@@ -80,8 +80,9 @@ def made(name: str, size: object = None) -> Run:
     return recipe(size)
 
 
-def begun_from(run: Run, start: Path) -> Run:
+def begun_from(run: Run, start: Path | str) -> Run:
     """The run with the network of another one, whose weights it will begin with, and a tenth of its own rates."""
+    start = Path(start)
     origin = read_run(RunFolder.open(start))
     if origin.data.domain != run.data.domain:
         fitting = ", ".join(

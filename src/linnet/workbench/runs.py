@@ -73,9 +73,9 @@ def learning_curve(path: Path | str) -> AnalysisRecord:
     return curve
 
 
-def folders(paths: Sequence[Path]) -> Iterator[RunFolder]:
+def folders(paths: Sequence[Path | str]) -> Iterator[RunFolder]:
     """The runs that these paths are, or hold one level down."""
-    for path in paths:
+    for path in map(Path, paths):
         if not path.is_dir():
             raise BadInput(f"there is no folder {path}; name one with runs in it, or make one with linnet train")
         inside = [path, *sorted(entry for entry in path.iterdir() if entry.is_dir())]
@@ -84,7 +84,7 @@ def folders(paths: Sequence[Path]) -> Iterator[RunFolder]:
                 yield RunFolder(folder)
 
 
-def runs(paths: Sequence[Path]) -> list[ListedRunRecord]:
+def runs(paths: Sequence[Path | str]) -> list[ListedRunRecord]:
     """The runs by recipe, score and data, ranked within each group, with the settings in which they differ."""
     found: list[tuple[RunFolder, Run]] = []
     for folder in folders(paths):

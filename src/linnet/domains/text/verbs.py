@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from linnet.cli.face import Face, speaking
-from linnet.cli.generate import Page
+from linnet.cli.generate import Page, typed
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
     CheckpointOption,
@@ -151,15 +151,14 @@ def talk(face: Face, conversation: Conversation) -> None:
     mark, refused = "> " if sys.stdin.isatty() else "", 0
     while True:
         typer.echo(mark, nl=False, err=True)
-        line = sys.stdin.readline()
+        line = sys.stdin.buffer.readline()
         if not line:
             break
-        message = line.rstrip("\r\n")
-        if message == "/new":
+        if line.strip() == b"/new":
             conversation.exchanges.clear()
-        elif message:
+        elif line.strip(b"\r\n"):
             try:
-                answer(face, conversation, message)
+                answer(face, conversation, typed(line))
             except BadInput as error:
                 refused += 1
                 face.remark(f"error: {error}")
