@@ -222,7 +222,7 @@ def lines_in(path: Path) -> Iterable[str]:
     return [line.rstrip("\r") for line in decoded(sys.stdin.buffer.read(), "standard input").split("\n")]
 
 
-def all_prompts(given: list[str], file: Path | None, *, session: bool) -> dict[str, str]:
+def all_prompts(given: list[str], file: Path | None, *, session: bool = False) -> dict[str, str]:
     """Prompts by where they stand: on the command line, and in the lines of a file or of standard input (`-`)."""
     if session and (given or file):
         raise BadInput("a session reads its prompts from standard input, one a line; give none beside it")

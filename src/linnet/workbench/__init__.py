@@ -85,8 +85,8 @@ MODULES = {
     "reading": ("embeddings", "heads", "lens", "step"),
     "prepare": ("prepare",),
     "recipes": ("options_of_recipe", "options_of_run", "recipes"),
-    "search": ("compare_searches", "resume_search", "search"),
     "runs": ("learning_curve", "runs", "show"),
+    "search": ("compare_searches", "resume_search", "search"),
     "train": ("resume", "train", "train_seeds"),
     "variables": ("interchange", "probe"),
 }
