@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from linnet.workbench.open import Opened, load, refuse_unknown_run
     from linnet.workbench.options import Options
     from linnet.workbench.predict import predict
-    from linnet.workbench.reading import embeddings, heads, lens, step
     from linnet.workbench.prepare import prepare
+    from linnet.workbench.reading import embeddings, heads, lens, step
     from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
     from linnet.workbench.runs import learning_curve, runs, show
     from linnet.workbench.search import compare_searches, resume_search, search
