@@ -124,8 +124,8 @@ def bench_patterns(options: argparse.Namespace) -> None:
 
 
 def bench_memory(options: argparse.Namespace) -> None:
-    """Peak memory beyond that of a plain call, of what `probing.attention` does with 2,048 tokens."""
-    from linnet.probing.attention import patterns
+    """Peak memory beyond that of a plain call, of what `probing.heads.patterns` does with 2,048 tokens."""
+    from linnet.probing.heads import patterns
 
     config = ModelConfig(vocabulary=1000, context=2048, width=384, depth=12, attention=AttentionConfig(heads=12))
     model = model_of(config)
