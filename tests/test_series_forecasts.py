@@ -180,3 +180,20 @@ def test_drawn_windows_come_first_and_beside_the_others() -> None:
     assert straight[1] > straight[0] and plan.batch(9)["values"].shape == (16, HISTORY)
     assert torch.equal(plan.batch(3)["values"], plan.batch(3)["values"])
     assert synthetic_windows(rows, SyntheticConfig(), 1, 10) is None and plain.batch(0)["values"].shape[0] == 16
+
+
+def test_copied_windows_are_named_and_scored_apart(tmp_path: Path) -> None:
+    """Two of eight series go on as another one did, at another level; ridge regression stands in the table."""
+    rng = np.random.default_rng(2)
+    paths = [50 + rng.normal(size=60).cumsum() for _ in range(8)]
+    paths[1][-8:], paths[5][-8:] = 3 * paths[0][20:28], 0.1 * paths[4][10:18]
+    lines = [f"S{n}," + ",".join(f"{value:.6f}" for value in path) for n, path in enumerate(paths)]
+    (tmp_path / "walks.csv").write_text("id" + "".join(f",v{n}" for n in range(60)) + "\n" + "\n".join(lines))
+    settings = ["data.horizon=8", "data.season=1"]
+    record = workbench.train(
+        "tiny-forecast", data=[tmp_path / "walks.csv"], out=tmp_path / "run", settings=settings
+    )
+    scores = {score.name: score for score in record.scores}
+    assert scores["owa"].n == 8 and scores["owa.without_copies"].n == 6
+    assert any("2 of 8 windows begin as another series goes on: S1, S5" in note for note in record.notes)
+    assert "ridge on lags" in {row.name for row in record.systems}

@@ -9,7 +9,9 @@ import numpy as np
 
 from linnet.domains.contract import Region, Scored
 from linnet.domains.series.baselines import METHODS, Forecast, filled
+from linnet.domains.series.copies import copied
 from linnet.domains.series.forecasts import Forecasts, forecast, known
+from linnet.domains.series.lags import Ridge
 from linnet.domains.series.metrics import (
     Relative,
     coverage,
@@ -30,6 +32,7 @@ LEVELS_80, LEVELS_95 = (0.1, 0.9), (0.025, 0.975)
 REFERENCE = "Naive2"
 OURS = "this run"
 EXAMPLES = 9
+MOST_COMPARED = 2 * 10**9  # products of windows and steps that are looked through for copies
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Errors:
 
     def relative(self, reference: Errors) -> Relative:
         return Relative.of((self.smape, self.mase), (reference.smape, reference.mase))
+
+    def select(self, chosen: np.ndarray) -> Errors:
+        return Errors(self.smape[chosen], self.mase[chosen])
 
 
 def score_forecasts(network: Network, rows: ForecastRows, batch: int, region: Region) -> Scored:
@@ -60,11 +66,28 @@ def score_forecasts(network: Network, rows: ForecastRows, batch: int, region: Re
     scores = point_scores(errors, owa, draws, len(rows)) + spread_scores(
         Spread.of(found, rules), truth, unit, draws
     )
-    notes = []
+    scores[3:3], notes = without_copies(rows, truth, errors)
     if constant := int((~np.isfinite(unit)).sum()):
         notes.append(f"{constant} of {len(rows)} series never move before the forecast: mase leaves them out")
     shown = examples(rows, found, truth)
     return Scored(tuple(scores), systems(errors, owa, draws), tuple(notes), shown)
+
+
+def without_copies(
+    rows: ForecastRows, truth: np.ndarray, errors: Mapping[str, Errors]
+) -> tuple[list[Score], list[str]]:
+    """The error without windows that begin as another series goes on: who read that series has seen the answer."""
+    if len(rows) * rows.table.starts[-1] > MOST_COMPARED:
+        return [], ["too many series to look for test windows that stand in another series"]
+    other = copied([rows.history(index) for index in range(len(rows))], list(truth))
+    kept = np.flatnonzero(other < 0)
+    if len(kept) in (0, len(rows)):
+        return [], []
+    names = [rows.table.names[rows.series[row]] for row in np.flatnonzero(other >= 0)]
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    note = f"{len(names)} of {len(rows)} windows begin as another series goes on: {', '.join(names[:10])}{more}"
+    table = {name: one.select(kept).relative(errors[REFERENCE].select(kept)) for name, one in errors.items()}
+    return [measured("owa.without_copies", table, Bootstrap.draw(len(kept)), len(kept))], [note]
 
 
 def examples(rows: ForecastRows, found: Forecasts, truth: np.ndarray) -> tuple[ForecastRecord, ...]:
@@ -86,6 +109,7 @@ def baselines(rows: ForecastRows, horizon: int) -> Mapping[str, Forecast]:
         name: method.forecast(histories, horizon, season)
         for name, method in tracked(METHODS.items(), "forecasting with baselines", len(METHODS))
     }
+    found["ridge on lags"] = Ridge(max(rows.codec.histories)).forecast(histories, horizon, season)
     if cycle != season:  # errors of weeks are scaled by a season of 1, and still a year comes back
         found[f"seasonal naive ({cycle})"] = METHODS["seasonal naive"].forecast(histories, horizon, cycle)
     return found
