@@ -114,6 +114,31 @@ def bench_decode(
             face.show(record)
 
 
+def bench_search(
+    shape: Annotated[str, typer.Option("--shape", help="Layers x width.")] = "6x288",
+    only: Annotated[str, typer.Option("--only", help="A part: scenes, memory, stages or sizes.")] = "scenes",
+    limit: LimitOption = None,
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Search beside the obvious loop, which has no cache and one row, and beside generate of transformers.
+
+    They take turns at a short and a long prompt, after a check that all give the same probabilities. Other parts:
+    cost and memory as rollouts grow, what each of a report's changes brings, and models of three sizes. --set
+    takes heads, vocabulary, context, rollouts, tokens, wave, repeats and threads.
+    """
+    with speaking(json=json, debug=debug) as face:
+        search = benchmark("search")
+        from linnet.workbench.open import options_of
+
+        usual = {"heads": 6, "vocabulary": 32_000, "context": 512}
+        chosen = options_of(settings or [], **usual, rollouts=64, tokens=64, wave=64, repeats=5, threads=0)
+        sizes = search.Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
+        for record in search.bench_search(sizes, only=only, limit=limit, **chosen):
+            face.show(record)
+
+
 def bench_tokenizer(
     data: Annotated[list[Path], typer.Option("--data", metavar="PATH", help="Text to learn from and to encode.")],
     settings: SettingsOption = None,
@@ -181,6 +206,7 @@ def join(groups: Groups) -> None:
     group = typer.Typer(help="Measure ours beside peers.", no_args_is_help=True, rich_markup_mode=None)
     group.command("train")(bench_train)
     group.command("decode")(bench_decode)
+    group.command("search")(bench_search)
     group.command("tokenizer")(bench_tokenizer)
     group.command("places")(bench_places)
     group.command("study")(bench_study)
