@@ -272,14 +272,12 @@ class CachedStep(Step):
         """The children of these nodes, whose logits are at the rows `order`."""
         scores, width = self._scores(logits), self.width
         ids, values = largest(scores, width)
-        most = values[:, :1]
-        shares = (scores - most).exp_()
-        sums = shares.sum(-1, keepdim=True)
-        self._check_numbers(sums)
-        total = sums.log() + most
+        shares, most = scores.softmax(-1), ids[:, :1]
+        total = values[:, :1] - shares.gather(1, most).log()
+        self._check_numbers(total)
         logprobs = (values - total).cpu().numpy()
         shares.scatter_(1, ids, 0)  # from here on those of the rest alone
-        mass = (shares.sum(-1) / sums[:, 0]).double().cpu().numpy()
+        mass = shares.sum(-1).double().cpu().numpy()
         with np.errstate(divide="ignore"):
             rest = np.log(mass)
 

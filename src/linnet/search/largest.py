@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
-BLOCKS = 8  # for each number that is kept; more make the second search shorter and the first one longer
+BLOCKS = 8  # for each number that is kept
 FEWEST = 5  # the same, where that many divide a row and need no padding
 
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Indices int64 [n, count] and values of the largest of each row [n, V], in falling order.
 
-    On a processor the largest of few blocks are found first: what is kept lies in the `count` best blocks.
+    A row with fewer numbers above -inf is filled up with index 0 and -inf.
+    """
+    if values.device.type == "cpu" and values.shape[1] >= 2 * BLOCKS * count:
+        return _by_limit(values, count)
+    found, indices = values.sort(dim=-1, descending=True, stable=True)
+    return indices[:, :count], found[:, :count]
+
+
+def _by_limit(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """On a processor: a limit that at least `count` numbers reach, and those that reach it sorted.
+
+    The limit is the `count`-th largest of the maxima of blocks. It is a little lower than it could be, so few more
+    numbers reach it than are wanted.
     """
     rows, width = values.shape
     blocks = BLOCKS * count
     blocks = next((number for number in range(blocks, FEWEST * count, -1) if width % number == 0), blocks)
-    if values.device.type != "cpu" or width < 2 * blocks:
-        found, indices = values.topk(count, dim=-1)
-        return _ordered(indices, found)
+    padded = values
     if width % blocks:
-        values = torch.nn.functional.pad(values, (0, -width % blocks), value=-torch.inf)
-    pieces = values.view(rows, -1, blocks)  # block j holds the numbers j, blocks + j, 2 blocks + j, ...
-    best = pieces.amax(1).topk(count, dim=-1, sorted=False).indices
-    size = pieces.shape[1]
-    candidates = pieces.gather(2, best[:, None, :].expand(-1, size, -1)).view(rows, -1)
-    found, at = candidates.topk(count, dim=-1)
-    indices = at // count * blocks + best.gather(1, at % count)
-    return _ordered(indices, found)
-
-
-def _ordered(indices: Tensor, found: Tensor) -> tuple[Tensor, Tensor]:
-    """Equal values by their index."""
-    equal = (found[:, 1:] == found[:, :-1]).any(1)
-    if bool(equal.any()):
-        rows = equal.nonzero()[:, 0]
-        by_index, order = indices[rows].sort(dim=-1)
-        again = found[rows].gather(1, order).sort(dim=-1, descending=True, stable=True)
-        indices[rows] = by_index.gather(1, again.indices)
-    return indices, found
+        padded = torch.nn.functional.pad(values, (0, -width % blocks), value=-torch.inf)
+    maxima = padded.view(rows, -1, blocks).amax(1)  # block j holds the numbers j, blocks + j, 2 blocks + j, ...
+    limit = maxima.topk(count, dim=-1, sorted=False).values.amin(-1, keepdim=True)
+    reached = values >= limit.clamp(min=torch.finfo(values.dtype).min)
+    at = np.flatnonzero(reached.numpy())
+    row = at // width
+    sizes = np.bincount(row, minlength=rows)
+    most = max(count, int(sizes.max()))
+    # Rows of equal length again, the numbers of each by their index.
+    into = torch.from_numpy(np.arange(len(at)) + (most * np.arange(rows) - np.cumsum(sizes) + sizes)[row])
+    numbers, ids = values.new_full((rows * most,), -torch.inf), torch.zeros(rows * most, dtype=torch.int64)
+    numbers[into] = values.reshape(-1)[torch.from_numpy(at)]
+    ids[into] = torch.from_numpy(at - row * width)
+    found, where = numbers.view(rows, most).sort(dim=-1, descending=True, stable=True)
+    return ids.view(rows, most).gather(1, where[:, :count]), found[:, :count]
