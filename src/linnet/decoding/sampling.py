@@ -154,7 +154,8 @@ def inverse(shares: Tensor, uniform: Tensor) -> Tensor:
     Shares that are no numbers give an id all the same, and its log-probability is no number either.
     """
     vocabulary = shares.shape[-1]
-    padded = F.pad(shares, (0, -vocabulary % BLOCK)).unflatten(-1, (-1, BLOCK))  # [n, K, BLOCK]
+    whole = F.pad(shares, (0, -vocabulary % BLOCK)) if vocabulary % BLOCK else shares  # which it would copy
+    padded = whole.unflatten(-1, (-1, BLOCK))  # [n, K, BLOCK]
     totals = padded.sum(-1).double().cumsum(-1)
     wanted = uniform[:, None].to(totals) * totals[:, -1:]
     block = (totals > wanted).to(torch.int8).argmax(-1, keepdim=True)
