@@ -90,7 +90,7 @@ class Naive:
         while node is not None:
             node.visits += 1
             if node.children:
-                values = np.array([child.value for child in node.children])
+                values = np.array([child.value for child in node.children if child.visits])
                 node.value = float(np.log(np.exp(self.lam * values).mean()) / self.lam)
             else:
                 node.value = value
