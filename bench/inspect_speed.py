@@ -25,6 +25,7 @@ from linnet.model.model import Model
 from linnet.model.taps import Affine
 from linnet.probing import ablation, edge_scores, edges, parts, subsets
 from linnet.probing.cases import Cases, Subject, logit_difference
+from linnet.probing.patterns import pattern_blocks
 
 SHAPE = ModelConfig(vocabulary=1000, context=2048, width=256, depth=6, attention=AttentionConfig(heads=8))
 
@@ -124,16 +125,16 @@ def bench_patterns(options: argparse.Namespace) -> None:
 
 
 def bench_memory(options: argparse.Namespace) -> None:
-    """Peak memory beyond that of a plain call, of what `probing.heads.patterns` does with 2,048 tokens."""
-    from linnet.probing.heads import patterns
+    """Peak memory beyond that of a plain call, of the patterns of 2,048 tokens in blocks."""
 
     config = ModelConfig(vocabulary=1000, context=2048, width=384, depth=12, attention=AttentionConfig(heads=12))
     model = model_of(config)
-    ids = torch.randint(1000, (2048,)).tolist()
+    ids = torch.randint(1000, (1, 2048))
     with evaluating(model):
-        model(torch.tensor([ids]))
+        model(ids)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    patterns(model, ids)
+    for block in pattern_blocks(model, ids):
+        block.shares.amax()
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     print(f"2,048 tokens x 12 heads x 12 layers: {(after - before) / 1024:.0f} MB more at the peak")
 

@@ -110,6 +110,25 @@ def test_patching_the_whole_stream_in_front_of_the_first_layer_is_the_clean_run(
     torch.testing.assert_close(whole.share[0].mean(), torch.ones(()), rtol=1e-4, atol=1e-4)
 
 
+@settings(max_examples=10, deadline=None)
+@given(config=configs(mixers=("attention", "gru")), what=st.sampled_from(["residual", "mlp", "neuron"]))
+def test_attribution_patching_is_right_where_changes_are_small(config, what):
+    model, cases = random_model(config), some_cases()
+    with torch.no_grad():  # the corrupt prompts differ in one token whose vector is nearly the same
+        model.embedding.weight[5] = model.embedding.weight[4] + 1e-3 * torch.randn(config.width)
+        if model.config.value_layers:
+            return
+    ids, other = cases.ids.clone(), cases.ids.clone()
+    ids[:, 2], other[:, 2] = 4, 5
+    subject = Subject(model, Cases(ids, cases.targets, cases.positions, cases.wrong, other))
+    chosen, _ = patching.patches(subject, what, by_position=False)
+    found = patching.patch(subject, chosen)
+    estimate = patching.attribution_patch(subject, chosen)
+    torch.testing.assert_close(
+        estimate, found.patched, rtol=0, atol=0.1 * float((found.clean - found.corrupt).abs().max()) + 2e-5
+    )
+
+
 def test_heads_of_one_layer_are_patched_apart():
     """A patch that put in the whole layer for each head would give the same number twice, and their sum once."""
     subject = subject_of(small_config())

@@ -21,6 +21,7 @@ from linnet.decoding.runner import Runner
 from linnet.errors import BadInput
 from linnet.model.model import Model
 from linnet.model.taps import Affine, AtPositions, Edit, points
+from linnet.probing import patterns
 from linnet.probing.watch import Watch
 from small_models import configs, random_ids, random_model, small_config, taps_without_effect
 
@@ -188,6 +189,42 @@ def test_a_call_goes_on_from_any_point_of_the_residual_stream(config, data):
             model.forward_from(name, whole.kept[name], ids, keep=("blocks.0.hook_resid_pre",))
     with pytest.raises(BadInput, match='"hook_embed" is no tap of the residual stream'):
         model.forward_from("hook_embed", whole.kept[name], ids)
+
+
+# Patterns without all of them at once.
+
+
+@settings(max_examples=15, deadline=None)
+@given(config=configs(mixers=("attention", ("gru", "attention"))), block=st.sampled_from([2, 256]))
+def test_blocks_of_patterns_are_the_kept_patterns(config, block):
+    model, ids, whole = random_model(config), random_ids(ROWS, TOKENS), patterns.BLOCK
+    keep = tuple(name for name in model.taps() if name.endswith("hook_pattern"))
+    with torch.inference_mode():
+        kept = model(ids, keep=keep).kept
+    try:
+        patterns.BLOCK = block
+        found = list(patterns.pattern_blocks(model, ids))
+    finally:
+        patterns.BLOCK = whole
+    for name in keep:
+        own = [part.shares for part in found if f"blocks.{part.layer}.attn.hook_pattern" == name]
+        torch.testing.assert_close(torch.cat(own, 2), kept[name], rtol=1e-5, atol=1e-5)
+
+
+def test_the_pattern_of_a_recurrent_layer_mixes_its_candidates():
+    model, ids = random_model(small_config(mixer="gru", depth=1)), random_ids(ROWS, TOKENS)
+    names = [f"blocks.0.gru.hook_{end}" for end in ("update", "candidate", "state")]
+    with torch.inference_mode():
+        kept = model(ids, keep=tuple(names)).kept
+        model.get_parameter("blocks.0.mixer.gru.weight_ih_l0")[12:24] = 0  # one gate for all channels, from a bias
+        model.get_parameter("blocks.0.mixer.gru.weight_hh_l0")[12:24] = 0
+        for name in ("bias_ih_l0", "bias_hh_l0"):
+            model.get_parameter(f"blocks.0.mixer.gru.{name}")[12:24] = 0.3
+        update, candidate, state = (model(ids, keep=tuple(names)).kept[name] for name in names)
+        found = patterns.recurrent_pattern(model, ids, 0)
+    torch.testing.assert_close(found @ candidate, state, rtol=1e-4, atol=1e-5)
+    assert not found.triu(1).any() and (found.sum(-1) <= 1 + 1e-6).all()
+    assert not torch.equal(kept[names[0]], update)
 
 
 # Hooks.

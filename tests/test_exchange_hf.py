@@ -34,6 +34,7 @@ from linnet.exchange.hf import read_folder, write_folder
 from linnet.exchange.settings import settled
 from linnet.exchange.tokens import read_tokenizer
 from linnet.model.config import AttentionConfig, ModelConfig
+from linnet.model.model import Model
 from linnet.tokenization import TokenizerCodec
 from small_models import random_ids
 
@@ -154,6 +155,21 @@ def test_we_compute_what_transformers_computes(hf: Any, tmp_path: Path) -> None:
             logits_of(model_of(brought.model), ids), their_logits(theirs, ids), rtol=0, atol=CLOSE, msg=name
         )
         assert brought.family == theirs.config.model_type
+        check_inside(model_of(brought.model), theirs, ids, name)
+
+
+def check_inside(ours: Model, theirs: Any, ids: torch.Tensor, name: str) -> None:
+    """What we keep is what transformers returns: the residual stream behind each layer, and every pattern."""
+    depth = ours.config.depth
+    taps = [f"blocks.{layer}.{end}" for end in ("hook_resid_post", "attn.hook_pattern") for layer in range(depth)]
+    with torch.inference_mode():
+        kept = ours(ids, keep=(*taps, "ln_final.hook_normalized")).kept
+        expected = theirs(ids, output_hidden_states=True, output_attentions=True)
+    streams = [*(kept[tap] for tap in taps[: depth - 1]), kept["ln_final.hook_normalized"]]
+    for found, known in zip(streams, expected.hidden_states[1:], strict=True):
+        torch.testing.assert_close(found, known, rtol=1e-5, atol=1e-5, msg=name)
+    for tap, known in zip(taps[depth:], expected.attentions, strict=True):
+        torch.testing.assert_close(kept[tap], known, rtol=1e-5, atol=1e-5, msg=name)
 
 
 def test_old_folders_are_read_too(hf: Any, tmp_path: Path) -> None:

@@ -109,6 +109,10 @@ def patch(
     corrupt: CorruptArgument = None,
     what: Annotated[What, typer.Option("--what", help="What is put into the corrupt run.")] = What.head,
     by_position: Annotated[bool, typer.Option("--by-position", help="Each position by itself.")] = False,
+    estimate: Annotated[
+        bool,
+        typer.Option("--estimate", help="Attribution patching (one gradient for all) beside it, with its error."),
+    ] = False,
     into: Annotated[
         list[str] | None,
         typer.Option(
@@ -149,7 +153,7 @@ def patch(
         if into:
             show(workbench.path_patch(run, into, direct=direct, **cases))
         else:
-            show(workbench.patch(run, what=what.value, by_position=by_position, **cases))
+            show(workbench.patch(run, what=what.value, by_position=by_position, estimate=estimate, **cases))
 
 
 def ablate(

@@ -6,6 +6,7 @@ Legend: E = patches, B = cases, T = tokens, L = layers, H = heads, N = neurons.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -17,7 +18,7 @@ from linnet.errors import BadInput
 from linnet.model.contract import evaluating
 from linnet.model.model import Model
 from linnet.model.taps import Affine, Edit
-from linnet.probing.cases import Subject
+from linnet.probing.cases import Subject, differentiating
 from linnet.probing.parts import Part, before, writer_taps, writers
 
 What = Literal["residual", "attention", "mlp", "head", "neuron"]
@@ -100,14 +101,34 @@ def patch(subject: Subject, chosen: Sequence[Patch]) -> Effects:
     return Effects(clean, corrupt, torch.stack([results[one] for one in chosen]))
 
 
+def attribution_patch(subject: Subject, chosen: Sequence[Patch]) -> Tensor:
+    """[E, B]: the linear estimate of each patch, from one gradient of the corrupt run: what is asked after it."""
+    model, cases = subject.model, subject.cases
+    if cases.corrupt is None:
+        raise BadInput("patching needs a corrupt prompt beside each clean one")
+    taps = tuple(dict.fromkeys(one.tap for one in chosen))
+    with torch.no_grad():
+        source, kept = (dict(model(ids, keep=taps).kept) for ids in (cases.ids, cases.corrupt))
+    leaves = {tap: torch.zeros_like(value, requires_grad=True) for tap, value in kept.items()}
+    with differentiating(model):
+        edit = tuple((tap, functools.partial(torch.add, leaf)) for tap, leaf in leaves.items())
+        asked = subject.measure(model(cases.corrupt, edit=edit).hidden)[0]
+        gradients = torch.autograd.grad(asked.sum(), list(leaves.values()))
+    moves = {tap: (source[tap] - kept[tap]) * gradient for tap, gradient in zip(leaves, gradients, strict=True)}
+    return torch.stack([asked.detach() + at_patch(one, moves[one.tap]).flatten(1).sum(1) for one in chosen])
+
+
+def at_patch(one: Patch, value: Tensor) -> Tensor:
+    """The entries of a value [B, T, ...] that a patch replaces."""
+    value = value if one.position < 0 else value[:, one.position : one.position + 1]
+    return value if one.index < 0 else value[:, :, one.index : one.index + 1]
+
+
 def values_at(group: Sequence[Patch], value: Tensor) -> Affine:
     """Patches of one tap, one after the other along the rows: where a patch is, `value` [B, T, ...] stands."""
     here = torch.zeros(len(group), 1, *value.shape[1:], device=value.device)
     for number, one in enumerate(group):
-        chosen = here[number, 0]
-        chosen = chosen if one.position < 0 else chosen[one.position : one.position + 1]
-        chosen = chosen if one.index < 0 else chosen[:, one.index : one.index + 1]
-        chosen.fill_(1)
+        at_patch(one, here[number]).fill_(1)
     offset = (here * value).flatten(0, 1)
     return Affine((1 - here).expand(-1, len(value), *value.shape[1:]).reshape(offset.shape), offset)
 

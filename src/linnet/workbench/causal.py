@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -50,9 +51,17 @@ def attribute(path: Path | str, **options: Unpack[CaseOptions]) -> AnalysisRecor
 
 
 def patch(
-    path: Path | str, *, what: patching.What = "head", by_position: bool = False, **options: Unpack[CaseOptions]
+    path: Path | str,
+    *,
+    what: patching.What = "head",
+    by_position: bool = False,
+    estimate: bool = False,
+    **options: Unpack[CaseOptions],
 ) -> AnalysisRecord:
-    """What values of the clean run do in the corrupt one: 1 is the clean run, 0 the corrupt one."""
+    """What values of the clean run do in the corrupt one: 1 is the clean run, 0 the corrupt one.
+
+    `estimate` adds attribution patching, which takes one gradient for all, beside the exact numbers.
+    """
     asked = ask(path, needs_corrupt=True, **options)
     chosen, shape = patching.patches(asked.subject, what, by_position=by_position)
     found = patching.patch(asked.subject, chosen)
@@ -60,6 +69,11 @@ def patch(
     inner = (what,) if what in ("head", "neuron") else ()
     axes = ("layer", *inner, *(("position",) if by_position else ()))
     spread = Grid(name="half of the 95 % interval", axes=axes, values=torch.tensor(half).view(shape).tolist())
+    further, facts = [spread] if len(asked.subject.cases) > 1 else [], ends(asked, found.clean, found.corrupt)
+    if estimate:
+        guess = replace(found, patched=patching.attribution_patch(asked.subject, chosen)).share.mean(1)
+        further.append(Grid(name="attribution patching", axes=axes, values=guess.view(shape).tolist()))
+        facts |= errors({"exact": torch.tensor(mean), "attribution patching": guess})
     return AnalysisRecord(
         kind="patching",
         title=f"{what} of the clean run in the corrupt run",
@@ -67,8 +81,8 @@ def patch(
         tokens=asked.tokens,
         values=torch.tensor(mean).view(shape).tolist(),
         unit="share of the effect",
-        facts=ends(asked, found.clean, found.corrupt),
-        further=(spread,) if len(asked.subject.cases) > 1 else (),
+        facts=facts,
+        further=tuple(further),
         notes=asked.notes,
     )
 
@@ -213,16 +227,16 @@ def edge_record(
 
 
 def errors(scores: dict[str, Tensor]) -> dict[str, float | int | str]:
-    """How each approximation agrees with the exact edges."""
+    """How each approximation agrees with the exact numbers."""
     exact, facts = scores["exact"], dict[str, float | int | str]()
-    k = max(5, len(exact) // 50)
+    k = min(len(exact), max(5, len(exact) // 50))
     for method, values in scores.items():
         if method == "exact":
             continue
         facts[f"rank correlation of {method} with exact"] = edge_scores.rank_correlation(values.abs(), exact.abs())
         facts[f"{method}: share of the top {k} that is right"] = edge_scores.top_overlap(values, exact, k)
         missed = (exact.abs() >= 0.05 * exact.abs().max()) & (values.abs() < 1e-6)
-        facts[f"{method}: large edges that score 0"] = int(missed.sum())
+        facts[f"{method}: large ones that score 0"] = int(missed.sum())
     return facts
 
 
