@@ -75,7 +75,7 @@ def rivals(trees: int) -> Mapping[str, Classifier]:
 def systems_of(fold: Fold, arguments: argparse.Namespace, device: str) -> dict[str, Found]:
     """Every system on one fold."""
     mine = ("data.where='device=" + device + "'", *arguments.set)
-    name = digest(mine, arguments.seed, fold.tables[0].fingerprint())
+    name = digest(prepare(RECIPE, settings=mine).model_dump_json(), arguments.seed, fold.tables[0].fingerprint())
     found = {
         OURS: kept(
             arguments.out / f"{device}-{fold.number}-ours-{name}.npz",

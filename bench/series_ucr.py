@@ -81,7 +81,7 @@ def systems_of(
     train, test = (labelled_windows(part, codec, 0) for part in tables)
     cases, others = (one.values(one.first, one.count).transpose(0, 2, 1) for one in (train, test))
     count = len(codec.classes)
-    mine = Path(f"{stem}-ours-{digest(settings)}.npz")
+    mine = Path(f"{stem}-ours-{digest(run.model_dump_json())}.npz")
     found = {OURS: kept(mine, lambda: fitted("classify", settings, tables, number + 1))}
     if has_aeon():
         theirs = Path(f"{stem}-minirocket.npz")
