@@ -21,8 +21,8 @@ DIRECTIONS = {1: "up", -1: "down", 0: "no change"}
 ROWS = 64  # series whose captions are written together
 
 
-def captions_run(path: Path) -> Opened:
-    opened = load(path)
+def captions_run(path: Path, checkpoint: int | None = None) -> Opened:
+    opened = load(path, checkpoint=checkpoint)
     if not isinstance(opened.run.data, CaptionData):
         raise BadInput(f"{path} is no run on captions; train one with: linnet train captions")
     return opened
