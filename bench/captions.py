@@ -5,9 +5,9 @@
     python -m bench.captions runs/captions --data m4/Weekly-train.csv.gz --series 100
 
 Every method has the same model, the same cache of keys and values, and at most so many reward calls and 45 tokens
-for each of them; what it used stands beside. `rerank` draws as best_of_n does and takes the likeliest caption instead
-of the best reward. The writer by rules is the ceiling. Differences to best_of_n are paired over series, with bootstrap
-intervals.
+for each of them; what it used stands beside. `rerank` draws as best_of_n does and takes the likeliest caption, not
+the one with the best reward. The writer by rules is the ceiling. Differences to best_of_n are paired over series,
+with bootstrap intervals.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,6 +46,10 @@ HELD_OUT = 1 << 42  # seed of series that no run draws
 TOKENS = 80  # of a caption at most
 EACH = 45  # tokens for each call of the reward
 DRAWS = 2000
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    "maxent": {"mode": "best", "lam": 8.0},
+    "best_first": {"parallel": 16},
+}
 
 
 @dataclass
@@ -64,7 +69,7 @@ def grown(opened: Opened, values: np.ndarray, method: str, calls: int, seed: int
         ModelReader(runner), target, ends=[END], texts=Texts(lambda ids: "", opened.codec.continuation)
     )
     reward = Reward(FactReward(measure(values)), most=1.0, least=0.0, name="facts")
-    settings = {"maxent": {"mode": "best", "lam": 8.0}, "best_first": {"parallel": 16}}.get(method, {})
+    settings = SETTINGS.get(method, {})
     budget = Budget(reward_calls=calls, tokens=calls * EACH, wave=16)
     return search(prompt, step, method=named(method, **settings), reward=reward, budget=budget, rng=seed)
 
