@@ -22,16 +22,17 @@ from typing import Any
 
 import numpy as np
 
+from linnet.decoding.runner import Runner
 from linnet.domains.series.captions import making
-from linnet.domains.series.captions.codec import END
+from linnet.domains.series.captions.codec import END, written
 from linnet.domains.series.captions.data import read_series
 from linnet.domains.series.captions.facts import KINDS, measure
 from linnet.domains.series.captions.judging import Numbers
 from linnet.domains.series.captions.patches import MOST
-from linnet.domains.series.captions.rewards import FactReward, fact_reward
+from linnet.domains.series.captions.rewards import Facts, fact_reward
 from linnet.domains.series.captions.scores import Tally, macro, table
 from linnet.domains.series.captions.use import by_rules, captions_run
-from linnet.domains.series.captions.writing import greedy, runner_of
+from linnet.domains.series.captions.writing import columns_of, greedy
 from linnet.search.budgets import Budget
 from linnet.search.cached_steps import CachedStep, Texts
 from linnet.search.methods import named
@@ -63,12 +64,13 @@ class Written:
 
 def grown(opened: Opened, values: np.ndarray, method: str, calls: int, seed: int) -> Tree:
     """The tree of one method about one series."""
-    runner, prompt = runner_of(opened.model, values)
+    text = written(values)
+    prompt = opened.prompt(text)
     target = Target(min(TOKENS, opened.model.config.context - len(prompt)))
-    step = CachedStep(
-        ModelReader(runner), target, ends=[END], texts=Texts(lambda ids: "", opened.codec.continuation)
-    )
-    reward = Reward(FactReward(measure(values)), most=1.0, least=0.0, name="facts")
+    reader = ModelReader(Runner(opened.model, columns=columns_of(values)))
+    texts = Texts(lambda ids: text, opened.codec.continuation)
+    step = CachedStep(reader, target, ends=[END], texts=texts)
+    reward = Reward(Facts(), most=1.0, least=0.0, name="facts")
     settings = SETTINGS.get(method, {})
     budget = Budget(reward_calls=calls, tokens=calls * EACH, wave=16)
     return search(prompt, step, method=named(method, **settings), reward=reward, budget=budget, rng=seed)

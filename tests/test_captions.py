@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from linnet.domains.series.captions import facts, grammar, judging, making, reading
-from linnet.domains.series.captions.codec import CaptionCodec
+from linnet.domains.series.captions.codec import PATCH, PATCHES, CaptionCodec, series_in
+from linnet.domains.series.captions.codec import written as written_series
 from linnet.domains.series.captions.facts import Claim, check, fit_step, measure
 from linnet.domains.series.captions.patches import LENGTH, MOST, patches
-from linnet.domains.series.captions.rewards import fact_reward
+from linnet.domains.series.captions.rewards import Facts, fact_reward
 from linnet.errors import BadInput
 
 NAMES = {True: "true", False: "false", None: "unclear"}
@@ -169,6 +170,21 @@ def test_numbers_that_are_none_are_refused() -> None:
 def test_wordings_beyond_the_grammar(text: str, expected: list[tuple[str, str, bool]]) -> None:
     assert [(claim.kind, claim.value, claim.negated) for claim in reading.read(text)] == expected
     assert [statement.kind for statement in judging.statements(text)] == [kind for kind, _, _ in expected]
+
+
+@given(st.integers(0, 1 << 31))
+@settings(max_examples=30, deadline=None)
+def test_a_series_is_a_prompt_and_has_the_reward_of_its_numbers(seed: int) -> None:
+    values = making.series(np.random.default_rng(seed))
+    codec = CaptionCodec.of(grammar.every_wording())
+    text = written_series(values)
+    assert np.allclose(series_in(text), values, rtol=1e-9)
+    encoded = codec.encode(text)
+    assert set(encoded.ids) == {PATCH} and np.allclose(encoded.columns[PATCHES], patches(values), atol=1e-4)
+    _, _, sentence = written(seed)
+    assert Facts()([sentence], [()], text) == [fact_reward(sentence, measure(series_in(text)))]
+    with pytest.raises(BadInput, match="the prompt is its numbers"):
+        Facts()([sentence], [()], "a series")
 
 
 def test_every_kind_has_wordings() -> None:

@@ -148,7 +148,7 @@ def search(
             return
         if run is None:
             raise BadInput("a search needs a run: linnet search RUN PROMPT --reward NAME")
-        given = all_prompts(prompts or [], file)
+        given = prompts_for(run, prompts or [], file)
         texts = list(given.values()) if given else None
         if compare is None:
             found(face, run, texts, options | where | {"names": list(given) or None, "out": out, "force": force})
@@ -158,6 +158,14 @@ def search(
 
         names = [name.strip() for name in compare.split(",") if name.strip()]
         face.show(workbench.compare_searches(run, texts, names, names=list(given) or None, **where, **options))
+
+
+def prompts_for(run: Path, prompts: list[str], file: Path | None) -> dict[str, str]:
+    """Prompts by name; the file of a run whose domain has files of its own kind is read by it."""
+    from linnet import workbench
+
+    own = None if file is None else workbench.own_prompts(run, file)
+    return all_prompts(prompts, file) if own is None else all_prompts(prompts, None) | own
 
 
 def found(face: Face, run: Path, prompts: list[str] | None, options: dict[str, Any]) -> None:

@@ -163,6 +163,14 @@ class Domain(BaseModel, ABC):
         """Variables that a model may hold, each with the step whose prediction depends on it."""
         return {}
 
+    def columns_after(self, codec: Codec, prompt: str) -> Columns | None:
+        """The further columns of rows that go on from this prompt, where they depend on it."""
+        return self.further_columns(codec)
+
+    def prompts(self, path: Path) -> Mapping[str, str] | None:
+        """The prompts of a file by name, of domains whose files are no lines of text."""
+        return None
+
     def rounds(self, parameters: int, steps: int) -> float:
         """How often so many steps of data are read by a network of this size where a run does not say."""
         return 1.0

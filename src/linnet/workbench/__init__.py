@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
     from linnet.workbench.runs import learning_curve, runs, show
     from linnet.workbench.search import compare_searches, resume_search, search
+    from linnet.workbench.search_source import own_prompts
     from linnet.workbench.train import resume, train, train_seeds
     from linnet.workbench.variables import interchange, probe
 
@@ -54,6 +55,7 @@ __all__ = [
     "load",
     "options_of_recipe",
     "options_of_run",
+    "own_prompts",
     "patch",
     "path_patch",
     "predict",
@@ -87,6 +89,7 @@ MODULES = {
     "recipes": ("options_of_recipe", "options_of_run", "recipes"),
     "runs": ("learning_curve", "runs", "show"),
     "search": ("compare_searches", "resume_search", "search"),
+    "search_source": ("own_prompts",),
     "train": ("resume", "train", "train_seeds"),
     "variables": ("interchange", "probe"),
 }

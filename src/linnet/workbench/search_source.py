@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from linnet.errors import BadInput
 from linnet.search.cached_steps import CachedStep, Reader, Texts
 from linnet.search.model_steps import ModelReader
 from linnet.search.steps import Target
+from linnet.training.checkpoint import RunFolder
 from linnet.workbench.generate import no_prompt
-from linnet.workbench.open import Opened, chosen_device, further_ends, load, weights_in
+from linnet.workbench.open import Opened, chosen_device, further_ends, load, read_run, weights_in
 from linnet.workbench.prompts import Prompt, read_prompt
 
 CONFIG, SETTINGS = "config.json", "run.toml"
@@ -24,7 +25,7 @@ class Source:
     """A model, how its prompts are read, and how its ids are written."""
 
     path: str
-    reader: Callable[[], Reader]
+    reader: Callable[[str], Reader]  # for a prompt, whose written form is given
     ends: tuple[int, ...]
     context: int
     read: Callable[[str | None, str], Prompt]  # a text, or nothing but the begin token, and its name
@@ -33,7 +34,7 @@ class Source:
     def step(self, prompt: str, target: Target, memory: int) -> CachedStep:
         """A step for one prompt, whose written form is given."""
         texts = Texts(lambda ids: prompt, self.answer)
-        return CachedStep(self.reader(), target, ends=self.ends, texts=texts, memory=memory)
+        return CachedStep(self.reader(prompt), target, ends=self.ends, texts=texts, memory=memory)
 
 
 def source_of(
@@ -56,10 +57,16 @@ def source_of(
     return source_of_run(load(run, checkpoint=checkpoint, device=device, precision="float32"), precision)
 
 
+def own_prompts(run: Path | str, file: Path) -> Mapping[str, str] | None:
+    """The prompts of a file that only the domain of a run can read; None where a file has a prompt a line."""
+    if not (Path(run) / SETTINGS).is_file():
+        return None
+    return read_run(RunFolder.open(Path(run))).data.prompts(file)
+
+
 def source_of_run(opened: Opened, precision: str | None) -> Source:
     codec, config = opened.codec, opened.model.config
     model = packed(opened.model, weights_in(precision))
-    columns = opened.run.data.further_columns(codec)
     first = 0 if codec.begin is None else 1
 
     def read(text: str | None, name: str) -> Prompt:
@@ -70,8 +77,11 @@ def source_of_run(opened: Opened, precision: str | None) -> Source:
         return codec.continuation(prompt[first:], known)
 
     ends = tuple(end for end in (codec.end, *further_ends(opened.folder, config.vocabulary)) if end is not None)
-    runner = Runner(model, columns=columns)
-    return Source(str(opened.folder.path), lambda: ModelReader(runner), ends, config.context, read, answer)
+
+    def reader(prompt: str) -> ModelReader:
+        return ModelReader(Runner(model, columns=opened.run.data.columns_after(codec, prompt)))
+
+    return Source(str(opened.folder.path), reader, ends, config.context, read, answer)
 
 
 def source_of_transformers(folder: Path, device: str) -> Source:
@@ -92,7 +102,7 @@ def source_of_transformers(folder: Path, device: str) -> Source:
 
     return Source(
         str(folder),
-        lambda: HFReader(model),
+        lambda prompt: HFReader(model),
         ends_of(model, tokenizer, None),
         reader.context,
         read,

@@ -84,13 +84,15 @@ class MaxEnt(Method):
         already = tree.memory.get("chosen", 0)
         if already >= self.chosen * (tree.rollouts + 1) or tree.rollouts < tree.memory.get("pause", 0):
             return []
+        least, bonus = -math.inf, None
         if self.mode == "best":
-            leaves = Frontier(tree, focused(tree, self.focus)).leaves(k)
+            bonus = focused(tree, self.focus)
         else:
             least = math.log(WORTH * tree.unseen / max(HORIZON, tree.rollouts))
-            leaves = Frontier(tree).leaves(k, PARALLEL, least, most=max(k, PARALLEL) * tree.limit)
-            if not leaves:
-                tree.memory["pause"] = 2 * tree.rollouts + PARALLEL
+        # Where the likeliest texts are many, a frontier widens for ever: it may compute what draws would.
+        leaves = Frontier(tree, bonus).leaves(k, PARALLEL, least, most=max(k, PARALLEL) * tree.limit)
+        if not leaves:
+            tree.memory["pause"] = 2 * tree.rollouts + PARALLEL
         tree.memory["chosen"] = already + len(leaves)
         return [Draw(leaf) for leaf in leaves]
 

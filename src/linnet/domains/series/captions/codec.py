@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from linnet.codecs import Encoded, known
+from linnet.domains.series.captions.patches import patches
 from linnet.errors import BadInput, nearest
 from linnet.untrusted import checked
 
@@ -17,7 +18,20 @@ SPECIALS = ("<begin>", "<end>", "<patch>")
 BEGIN, END, PATCH = range(len(SPECIALS))
 PIECE = re.compile(r" ?[A-Za-z]+| ?\d| ?[^A-Za-z0-9\s]|\s")
 DIGITS = tuple(f"{space}{digit}" for space in ("", " ") for digit in range(10))
+NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
+NUMBERS = re.compile(rf"\s*{NUMBER}(?:[\s,;]+{NUMBER})*\s*")
+PATCHES = "patches"  # the column of numbers
 MARKS = (".", ",", ";", "-", " -")
+
+
+def series_in(text: str) -> np.ndarray:
+    """The numbers of a text that has nothing else."""
+    return np.array([float(number) for number in re.split(r"[\s,;]+", text.strip(" ,;\t\n"))])
+
+
+def written(values: np.ndarray) -> str:
+    """A series as the text that `series_in` reads."""
+    return " ".join(f"{value:.12g}" for value in values)
 
 
 @dataclass(frozen=True)
@@ -55,6 +69,13 @@ class CaptionCodec:
         return ()
 
     def encode(self, value: str) -> Encoded:
+        """The ids of a caption; a text of numbers alone is a series, whose patches are a column of numbers."""
+        if NUMBERS.fullmatch(value):
+            found = patches(series_in(value))
+            return Encoded(np.full(len(found), PATCH, np.int64), {PATCHES: found})
+        return self._words(value)
+
+    def _words(self, value: str) -> Encoded:
         numbers = {word: number for number, word in enumerate(self.words, len(SPECIALS))}
         found = []
         for piece in PIECE.findall(value):

@@ -14,12 +14,12 @@ from linnet.codecs import Codec, Encoded
 from linnet.domains.contract import Material, Part, Region, Scored
 from linnet.domains.series.baselines import filled
 from linnet.domains.series.captions import grammar, making
-from linnet.domains.series.captions.codec import PATCH, CaptionCodec
+from linnet.domains.series.captions.codec import NUMBERS, PATCH, PATCHES, CaptionCodec, series_in, written
 from linnet.domains.series.captions.facts import measure
 from linnet.domains.series.captions.judging import Numbers
 from linnet.domains.series.captions.patches import MOST, WIDTH, patches
 from linnet.domains.series.captions.scores import fact_scores
-from linnet.domains.series.captions.writing import PATCHES, framed, greedy
+from linnet.domains.series.captions.writing import columns_of, framed, greedy
 from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.sources import Reading, read_table
 from linnet.domains.tokens import TokenDomain, decoder
@@ -27,6 +27,7 @@ from linnet.errors import BadInput
 from linnet.rows import Example, Rows
 
 if TYPE_CHECKING:
+    from linnet.decoding.runner import Columns
     from linnet.model.contract import Network
 
 VALIDATION, HELD_OUT = 1 << 40, 1 << 41  # seeds of parts that training never draws
@@ -75,7 +76,15 @@ class CaptionData(TokenDomain):
         ]
 
     def follow(self, codec: Codec, ids: Sequence[int]) -> Mapping[str, np.ndarray]:
-        raise BadInput("captions are about series: use linnet caption RUN --file, or search --file")
+        raise BadInput("captions are about series: linnet caption RUN --file, or linnet search RUN --file")
+
+    def columns_after(self, codec: Codec, prompt: str) -> Columns:
+        if not NUMBERS.fullmatch(prompt):
+            raise BadInput("a caption is about a series: the prompt is its numbers, such as 12.5 13.1 12.9")
+        return columns_of(series_in(prompt))
+
+    def prompts(self, path: Path) -> Mapping[str, str]:
+        return {name: written(values[-MOST:]) for name, values in read_series([path])}
 
     def score(
         self, network: Network, codec: Codec, part: Part, *, batch: int, region: Region, **options: Any

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from linnet.domains.series.captions.codec import PATCHES
 from linnet.domains.series.captions.data import CaptionData
 from linnet.domains.series.captions.patches import WIDTH
-from linnet.domains.series.captions.writing import PATCHES
 from linnet.model.config import AttentionConfig, ModelConfig, NumberColumn
 from linnet.training.run import OptimConfig, Run, TrainingConfig
 

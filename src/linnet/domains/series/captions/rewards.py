@@ -6,11 +6,15 @@ periodic") adds a quarter, a false one takes 1; a claim that is unclear counts n
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
-from linnet.domains.series.captions.facts import Claim, Measures, Verdict
+from linnet.domains.series.captions.codec import NUMBERS, series_in
+from linnet.domains.series.captions.facts import Claim, Measures, Verdict, measure
 from linnet.domains.series.captions.reading import verdicts
+from linnet.errors import BadInput
 
 ENOUGH = 5  # true facts of a full reward
 VAGUE = 0.25
@@ -32,11 +36,19 @@ def fact_reward(text: str, found: Measures) -> float:
 
 
 @dataclass(frozen=True)
-class FactReward:
-    """The reward of captions about one series, in the form that a search calls."""
+class Facts:
+    """The reward of captions, named `facts`: the prompt is the series, as numbers."""
 
-    found: Measures
-    most: float = 1.0
+    bounds: ClassVar[tuple[float, float]] = (0.0, 1.0)
 
     def __call__(self, texts: Sequence[str], ids: Sequence[Sequence[int]], prompt: str) -> list[float]:
-        return [fact_reward(text, self.found) for text in texts]
+        found = measured(prompt)
+        return [fact_reward(text, found) for text in texts]
+
+
+@functools.lru_cache(maxsize=64)
+def measured(prompt: str) -> Measures:
+    """The measures of a series that is written as numbers."""
+    if not NUMBERS.fullmatch(prompt):
+        raise BadInput("the reward facts compares a caption with a series: the prompt is its numbers")
+    return measure(series_in(prompt))

@@ -1,22 +1,19 @@
-"""Captions of a trained model: greedy ones of many series at once, and a runner of one series for searches."""
+"""Captions of a trained model: greedy ones of many series at once, and the columns of one series for a search."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 
 from linnet.codecs import Codec
-from linnet.decoding.runner import Runner
-from linnet.domains.series.captions.codec import BEGIN, END, PATCH
+from linnet.domains.series.captions.codec import BEGIN, END, PATCH, PATCHES
 from linnet.domains.series.captions.patches import WIDTH, patches
 from linnet.model.contract import evaluating
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.rows import IDS
-
-PATCHES = "patches"  # the column of numbers
 
 
 def framed(numbers: np.ndarray, steps: int) -> np.ndarray:
@@ -26,19 +23,10 @@ def framed(numbers: np.ndarray, steps: int) -> np.ndarray:
     return found
 
 
-def prompt_of(numbers: np.ndarray) -> tuple[int, ...]:
-    """The ids that stand for a series: begin, and one for each patch."""
-    return (BEGIN, *[PATCH] * len(numbers))
-
-
-def runner_of(model: Model, values: np.ndarray) -> tuple[Runner, tuple[int, ...]]:
-    """A runner for captions of this series, and the ids of its prompt."""
+def columns_of(values: np.ndarray) -> Callable[[Sequence[int]], Mapping[str, np.ndarray]]:
+    """The patches of this series at each step of a row about it."""
     numbers = patches(values)
-
-    def columns(ids: Sequence[int]) -> Mapping[str, np.ndarray]:
-        return {PATCHES: framed(numbers, len(ids))}
-
-    return Runner(model, columns=columns), prompt_of(numbers)
+    return lambda ids: {PATCHES: framed(numbers, len(ids))}
 
 
 def greedy(model: Model, codec: Codec, found: Sequence[np.ndarray], *, rows: int = 64) -> list[str]:
