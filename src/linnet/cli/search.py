@@ -165,7 +165,7 @@ def prompts_for(run: Path, prompts: list[str], file: Path | None) -> dict[str, s
     from linnet import workbench
 
     own = None if file is None else workbench.own_prompts(run, file)
-    return all_prompts(prompts, file) if own is None else all_prompts(prompts, None) | own
+    return all_prompts(prompts, file) if own is None else {**all_prompts(prompts, None), **own}
 
 
 def found(face: Face, run: Path, prompts: list[str] | None, options: dict[str, Any]) -> None:
