@@ -17,6 +17,7 @@ from torch import Tensor
 from linnet.model.config import AttentionConfig, ModelConfig
 from linnet.model.contract import evaluating, parameter_count
 from linnet.model.model import Model
+from linnet.probing import lens
 from linnet.probing.development import onset
 from linnet.probing.heads import head_scores, repeated_rows
 from linnet.training.checkpoint import load_weights, weights_of
@@ -57,6 +58,18 @@ def cost(out: Path) -> None:
         load_weights(model, kept.read(number), str(kept.file(number)))
         head_scores(model, rows)
     print(f"head scores of {len(kept.steps)} snapshots on 16 x 64 tokens: {time.perf_counter() - began:.1f} s")
+
+    learning = torch.randint(LARGE.vocabulary, (64, 128), generator=torch.Generator().manual_seed(1))
+    everything = torch.ones(learning.shape, dtype=torch.bool)
+    began = time.perf_counter()
+    translators = lens.tuned(model, lens.residuals(model, learning, everything))
+    print(f"tuned lens from {learning.numel():,} tokens: {time.perf_counter() - began:.1f} s")
+    scored = lens.residuals(model, learning.flip(0, 1), everything)
+    for name, found in (
+        ("logit", lens.divergences(model, scored)),
+        ("tuned", lens.divergences(model, scored, translators)),
+    ):
+        print(f"{name} lens, nats from the model's own prediction: {', '.join(f'{value:.4f}' for value in found)}")
 
 
 def timed(work: object) -> float:

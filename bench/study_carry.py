@@ -138,13 +138,13 @@ def development(
 
 
 def interchanged(path: Path, seed: int) -> list[float]:
-    """For each column the share of exchanged carries that are answered as they should be, four dimensions."""
+    """For each column the share of exchanged carries that are answered as they should be, one dimension."""
     found = []
     for column in range(1, DIGITS + 1):
         record = workbench.interchange(
-            path, f"carry.{column}", taps=("blocks.0.hook_resid_post",), dimensions=(4,), rows=2000, seed=seed
+            path, f"carry.{column}", taps=("blocks.1.hook_resid_mid",), dimensions=(1,), rows=1000, seed=seed
         )
-        found.append(float(record.values[0][record.labels["subspace"].index("learned 4")]))
+        found.append(float(record.values[0][record.labels["subspace"].index("learned 1")]))
     return found
 
 
@@ -179,7 +179,7 @@ def page(study: Study) -> Page:
             _cascades(cascade, some),
             "## Parts that move the carry",
             _parts(parts),
-            "## Interchange of the carry after the first layer",
+            "## Interchange of the carry behind the attention of the second layer",
             _exchanged(exchanged),
             "## When each sub-task appears",
             _onsets(grown),
@@ -217,7 +217,7 @@ def _parts(parts: dict[tuple[int, int], dict[str, float]]) -> str:
 def _exchanged(exchanged: dict[tuple[int, int], list[float]]) -> str:
     rows = [(seed, *(f"{value:.3f}" for value in values)) for (_, seed), values in exchanged.items()]
     headings = ("seed", *(f"carry.{column}" for column in range(1, DIGITS + 1)))
-    return "Two layers, four learned dimensions at the step that predicts the digit.\n\n" + table(headings, rows)
+    return "Two layers, one learned dimension at the step that predicts the digit.\n\n" + table(headings, rows)
 
 
 def _onsets(grown: dict[tuple[int, int], tuple[list[int], dict[str, list[float]]]]) -> str:

@@ -98,7 +98,10 @@ def logits_after(model: Model, pairs: Pairs, tap: str, step: int, basis: Tensor,
 def interchange(
     model: Model, pairs: Pairs, tap: str, step: int, settings: Settings = Settings(), fresh: Model | None = None
 ) -> list[InterchangeResult]:
-    """Every size of subspace with its controls; `fresh` is the network before it was trained."""
+    """Every size of subspace with its controls; `fresh` is the network before it was trained.
+
+    In that one only the largest subspace is learned, which can do whatever a smaller one can.
+    """
     width = _checked(model, pairs, tap, step, settings)
     cut = round(settings.share * len(pairs.base))
     learning, scored = pairs.select(slice(None, cut)), pairs.select(slice(cut, None))
@@ -108,9 +111,9 @@ def interchange(
             _scored(model, scored, tap, step, learned(model, learning, tap, step, size, settings), "learned")
         )
         found.append(_scored(model, scored, tap, step, random_basis(width, size, settings.seed), "random"))
-        if fresh is not None:
-            basis = learned(fresh, learning, tap, step, size, settings)
-            found.append(_scored(fresh, scored, tap, step, basis, "untrained"))
+    if fresh is not None:
+        basis = learned(fresh, learning, tap, step, max(settings.dimensions), settings)
+        found.append(_scored(fresh, scored, tap, step, basis, "untrained"))
     return found
 
 

@@ -25,6 +25,8 @@ from linnet.training.learner import fresh_network
 from linnet.workbench.open import Opened, load
 from linnet.workbench.reading import ROWS, numbers, padded, rows_for
 
+BETWEEN = ("hook_resid_pre", "hook_resid_mid")  # where the residual stream may still be read by something
+
 
 def labelled(opened: Opened, label: str, rows: Rows) -> probes.Labelled:
     """Rows with a label of the domain, or of a function `module:function` from token names to labels."""
@@ -154,7 +156,7 @@ def interchange(
     opened = load(path, checkpoint=checkpoint)
     read, hypothesis = chosen_hypothesis(opened, variable, step)
     pairs = pairs_of(opened, rows_for(opened, data, rows, seed), read, hypothesis, seed)
-    taps = tuple(taps) or lenses.residual_taps(opened.model)
+    taps = tuple(taps) or tuple(tap for tap in opened.model.taps() if tap.endswith(BETWEEN))
     settings = exchanges.Settings(dimensions=tuple(dimensions), seed=seed)
     fresh = fresh_network(opened.run, opened.codec).to(opened.model.device).eval()
     assert isinstance(fresh, Model)
