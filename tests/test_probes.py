@@ -133,7 +133,7 @@ def test_any_function_can_label(adder: Path) -> None:
     record = workbench.probe(adder, "test_probes:first_or_not", rows=20, taps=("blocks.0.hook_resid_post",))
     assert np.array(record.values).shape == (1, len(record.labels["reading"]))
     assert record.values[0][0] == 1 and record.facts["token and position"] == "1.0000 (1.0000 .. 1.0000)"
-    with pytest.raises(BadInput, match="there is carry, digit, operation|there are carry, digit, operation"):
+    with pytest.raises(BadInput, match='did you mean "carry"'):
         workbench.probe(adder, "cary")
     with pytest.raises(BadInput, match="has no nothing"):
         workbench.probe(adder, "test_probes:nothing")

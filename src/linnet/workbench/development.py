@@ -57,7 +57,7 @@ def development(
     elif what == "embeddings":
         measures[what] = _embeddings(opened)
     else:
-        raise BadInput(f'"{what}" has no development{nearest(what, WHAT)}; there is {", ".join(WHAT)}')
+        raise BadInput(f'"{what}" has no development{nearest(what, WHAT)} (module:function gives others)')
     steps, found = curves(folder, run, read_codec(folder, run), measures[what])
     facts: dict[str, float | int | str] = {}
     for name, values in found.items():

@@ -71,10 +71,8 @@ def _of_domain(opened: Opened, label: str, ids: Tensor, lengths: Tensor) -> list
     domain, rows = opened.run.data, list(zip(ids.tolist(), lengths.tolist(), strict=True))
     known = domain.token_labels(opened.codec, rows[0][0][: rows[0][1]])
     if label not in known:
-        there = f"there are {', '.join(known)}" if known else "runs of this kind have none of their own"
-        raise BadInput(
-            f'there is no label "{label}"{nearest(label, known)}; {there}; module:function gives others'
-        )
+        hint = nearest(label, known) or "; runs of this kind have none of their own"
+        raise BadInput(f'there is no label "{label}"{hint} (module:function gives others)')
     return [domain.token_labels(opened.codec, row[:size])[label] for row, size in rows]
 
 
@@ -188,8 +186,8 @@ def chosen_hypothesis(opened: Opened, variable: str, step: int | None) -> tuple[
         return step, cast(Hypothesis, imported(variable))
     known = opened.run.data.hypotheses(opened.codec)
     if variable not in known:
-        there = f"there are {', '.join(known)}" if known else "runs of this kind have none of their own"
-        raise BadInput(f'there is no variable "{variable}"{nearest(variable, known)}; {there}; or module:function')
+        hint = nearest(variable, known) or "; runs of this kind have none of their own"
+        raise BadInput(f'there is no variable "{variable}"{hint} (module:function gives others)')
     read, hypothesis = known[variable]
     return (read if step is None else step), hypothesis
 
