@@ -93,7 +93,7 @@ def test_a_hypothesis_of_ones_own(adder: Path) -> None:
     assert record.labels["subspace"] == ("whole", "learned 1", "random 1", "untrained 1")
     with pytest.raises(BadInput, match="needs --step"):
         workbench.interchange(adder, "test_interchange:first_digit")
-    with pytest.raises(BadInput, match="carry.1"):
+    with pytest.raises(BadInput, match='did you mean "carry.'):
         workbench.interchange(adder, "carry.9")
     with pytest.raises(BadInput, match="outside of these rows"):
         workbench.interchange(adder, "test_interchange:first_digit", step=60)
