@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.errors import BadInput, RunFailed
+from linnet.model import kernels
 from linnet.model.heads import Head
 from linnet.model.model import Model
 
@@ -157,19 +158,22 @@ class Streamed(nn.Module):
     """Weights as they are, for the compiled step of a single row, which multiplies and sums them as they come.
 
     No library call reads memory faster, and the compiler fuses what stands before and after. Prompts, being many
-    rows, are multiplied by torch.
+    rows, are multiplied by torch. Rounded weights come with a scale for each output.
     """
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
+    def __init__(self, weight: Tensor, bias: Tensor | None, scale: Tensor | None = None) -> None:
         super().__init__()
         self.outputs, self.inputs = weight.shape
         self.weight = nn.Parameter(weight.detach(), requires_grad=False)
         self.bias = None if bias is None else nn.Parameter(bias.detach(), requires_grad=False)
+        self.scale = None if scale is None else nn.Parameter(scale.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         if not torch.compiler.is_compiling() or x.numel() != self.inputs:
-            return F.linear(x, self.weight.to(x.dtype), self.bias)
+            weight = self.weight.to(x.dtype)
+            return F.linear(x, weight if self.scale is None else weight * self.scale[:, None], self.bias)
         product = (self.weight.float() * x.reshape(1, self.inputs).float()).sum(-1)  # [O]
+        product = product if self.scale is None else product * self.scale
         product = product.to(x.dtype).view(*x.shape[:-1], self.outputs)
         return product if self.bias is None else product + self.bias
 
@@ -208,7 +212,8 @@ def packed(model: Model, weights: Weights, *, single: bool = False) -> Model:
         return _copied(model, getattr(torch, weights))
     native = weights == "bfloat16" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
     made = _copied(model, torch.bfloat16 if native else torch.float32)
-    streamed = single and weights not in ("int8", "int4")
+    # Without AVX-512 compilers convert bytes one by one.
+    streamed = single and (weights not in ("int8", "int4") or (weights == "int8" and kernels.WIDE))
     product = _streamed(weights) if streamed else _product(weights)
     for parent in list(made.modules()):
         for name, child in list(parent.named_children()):
@@ -243,8 +248,16 @@ def _rounded_to_bfloat16(weight: Tensor, bias: Tensor | None) -> nn.Module:
 
 
 def _streamed(weights: Weights) -> Product:
+    if weights == "int8":
+        return _streamed_bytes
     stored: torch.dtype = getattr(torch, weights)
     return lambda weight, bias: Streamed(weight.to(stored), bias)
+
+
+def _streamed_bytes(weight: Tensor, bias: Tensor | None) -> Streamed:
+    """Weights in int8; nothing else is rounded."""
+    scale = weight.detach().abs().amax(1).clamp(min=1e-12) / 127
+    return Streamed((weight.detach() / scale[:, None]).round().to(torch.int8), bias, scale)
 
 
 def _worth_it(weight: Tensor, weights: Weights) -> bool:
