@@ -17,11 +17,15 @@ import torch
 from safetensors.torch import load_file
 
 from linnet import workbench
+from linnet.codecs import Codec
 from linnet.data import Batch
+from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.training.checkpoint import RunFolder
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner
+from linnet.training.resolve import complete, settle
 from linnet.training.run import Run
+from linnet.workbench.prepare import prepare
 from tiny_runs import TINY, bits, logged, tiny_run, train_tiny
 
 TESTS = Path(__file__).parent
@@ -36,12 +40,12 @@ GRADIENTS = """
 import sys
 import torch
 from safetensors.torch import save_file
-from test_distributed import batches_of, gradients
+from test_distributed import gradients
 from linnet.training.distributed import Processes
 
 torch.set_num_threads(1)
 processes = Processes.join("cpu")
-found = gradients(processes)
+found = gradients(processes, sys.argv[2])
 if processes.first:
     save_file(found, sys.argv[1])
 processes.wait()  # gloo aborts now and then where one process leaves while the other is busy
@@ -56,20 +60,28 @@ def ragged(batch: Batch, rows: int) -> Batch:
     return batch.replaced(weights=weights).slice(slice(0, rows))
 
 
-def batches_of() -> tuple[Run, dict[str, Batch]]:
-    run, batches = tiny_run(*SETTINGS)
-    return run, {f"{rows} rows": ragged(batches[0], rows) for rows in (16, 5, 2, 1)}
+def batches_of(recipe: str, data: str) -> tuple[Run, Codec, dict[str, Batch]]:
+    """Batches of visits, each row of which has its own number of entries; or of sums."""
+    if not recipe:
+        run, batches = tiny_run(*SETTINGS)
+        return run, run.data.codec(), {f"{rows} rows": ragged(batches[0], rows) for rows in (16, 5, 2, 1)}
+    run = settle(prepare(recipe, data=data, steps=3, settings=["threads=1", "dropout=0.3", "accumulation=2"]))
+    material = run.data.load(run.seed)
+    run = complete(run, material)
+    batch = run.data.plan(material.train.rows, run).batch(0)
+    return run, material.codec, {f"{recipe}, {rows} rows": batch.slice(slice(0, rows)) for rows in (16, 5, 1)}
 
 
-def gradients(processes: Processes) -> dict[str, torch.Tensor]:
+def gradients(processes: Processes, data: str) -> dict[str, torch.Tensor]:
     """The gradient and the loss of each batch, as this process sees them after the exchange."""
-    run, batches = batches_of()
     found = {}
-    for name, batch in batches.items():
-        learner = Learner(run, run.data.codec(), torch.device("cpu"), processes)
-        loss = learner.gradients(batch, 0)
-        grads = [p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]
-        found[name] = torch.cat([loss.reshape(1), *grads])
+    for recipe in ("", "tiny-places", "places-gru", "places-transformer"):
+        run, codec, batches = batches_of(recipe, data)
+        for name, batch in batches.items():
+            learner = Learner(run, codec, torch.device("cpu"), processes)
+            loss = learner.gradients(batch, 0)
+            grads = [p.grad.flatten() for p in learner.network.parameters() if p.grad is not None]
+            found[name] = torch.cat([loss.reshape(1), *grads])
     return found
 
 
@@ -108,15 +120,17 @@ def children_of(process: int) -> list[int]:
 
 @pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(tmp_path: Path) -> None:
+    table = str(tmp_path / "visits.csv")
+    write_check_ins(Path(table), generate(Process(users=6, visits=40, own=5, venues=60)))
     script = tmp_path / "gradients.py"
     script.write_text(GRADIENTS)
-    done = run_both(script, tmp_path / "found.safetensors")
+    done = run_both(script, tmp_path / "found.safetensors", table)
     assert done.returncode == 0, done.stderr
     both = load_file(tmp_path / "found.safetensors")
-    alone = gradients(Processes())
+    alone = gradients(Processes(), table)
     assert both.keys() == alone.keys()
     for name, expected in alone.items():
-        assert float(expected[1:].abs().max()) > 0.01, "the tolerance means something"
+        assert float(expected[1:].abs().max()) > 0.005, "the tolerance means something"
         assert float((both[name] - expected).abs().max()) <= 1e-6, name
 
 

@@ -39,11 +39,13 @@ class Groups:
 class Network(nn.Module, ABC):
     """A module that reads columns and predicts columns.
 
-    `passes` is how often each row of a batch is read for one loss; R-Drop compares two passes.
+    `passes` is how often each row of a batch is read for one loss; R-Drop compares two passes. With
+    `idle_parameters` some parameters may have no gradient in a step, since a batch lacks what they are for.
     """
 
     config: NetworkConfig
     passes: int = 1
+    idle_parameters: bool = False
 
     @abstractmethod
     def forward(

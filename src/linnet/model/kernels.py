@@ -442,18 +442,23 @@ class Part:
     """The rows of a micro-batch that one of several processes computes: `first` up to `last` of `total`.
 
     All processes draw the masks of all rows from one seed and use those of their own, so that their number changes
-    nothing. Values that do not lie by rows (entries of places) are drawn by each process for itself.
+    nothing. `entries` says of so many values that lie row after row, as many as each row has, where those of this
+    process begin among those of all, and how many all have. A process without rows computes one without weight.
     """
 
     first: int
     last: int
     total: int
-    own: torch.Generator
+    entries: Callable[[int], tuple[int, int]]
 
-    def passes(self, rows: int) -> int:
-        """How often the rows of this process stand in so many rows; 0 where values do not lie by rows."""
-        passes, rest = divmod(rows, self.last - self.first)
-        return 0 if rest or passes > 2 else passes
+    def own(self, values: int, entries: bool) -> tuple[int, slice, int]:
+        """How many values there are of all rows in a pass, which of them are here, and how many passes are."""
+        if entries:
+            first, total = self.entries(values)
+            return total, slice(first, first + values), 1
+        rows = max(1, self.last - self.first)
+        assert values % rows == 0, "values lie by rows, or else are called entries"
+        return self.total, slice(self.first, self.first + rows), values // rows
 
 
 _PART: list[Part] = []  # of the step that is computed; empty in a process alone
@@ -471,13 +476,16 @@ def drawing_for(part: Part | None) -> Iterator[None]:
             _PART.pop()
 
 
-def drop(x: Tensor, share: float, training: bool = True) -> Tensor:
-    """Zero about this share of the values and scale up the rest; shares are multiples of 2 ** -16."""
+def drop(x: Tensor, share: float, training: bool = True, *, entries: bool = False) -> Tensor:
+    """Zero about this share of the values and scale up the rest; shares are multiples of 2 ** -16.
+
+    `entries`: the first axis does not lie by rows, but has as many values of each row as that has, in their order.
+    """
     dropped = dropped_parts(share)
     if not training or dropped == 0:
         return x
-    if _PART and (passes := _PART[-1].passes(len(x))):
-        return _drop_part(x, share, _PART[-1], passes)
+    if _PART:
+        return _drop_part(x, share, _PART[-1], entries)
     if x.device.type != "cpu":
         return F.dropout(x, share)
     if torch.compiler.is_compiling():
@@ -485,27 +493,28 @@ def drop(x: Tensor, share: float, training: bool = True) -> Tensor:
         return torch.where(mixed_mask(x.shape, share, x.device), (x * more).to(x.dtype), 0.0)
     if not DROPPING:
         return x
-    return x * kept(x.shape, share, _PART[-1].own if _PART else None).to(x.dtype).mul_(scale(share))
+    return x * kept(x.shape, share).to(x.dtype).mul_(scale(share))
 
 
-def kept(shape: Sequence[int], share: float, generator: torch.Generator | None = None) -> Tensor:
+def kept(shape: Sequence[int], share: float) -> Tensor:
     """bool of this shape on the processor, False for about this share."""
     count = math.prod(shape)
     words = torch.empty(-(-count // _LANES), dtype=torch.int64)
-    words.random_(-(2**63), None, generator=generator)
+    words.random_(-(2**63), None)
     return words.view(torch.int16)[:count].view(*shape) >= dropped_parts(share) - _PARTS // 2
 
 
-def _drop_part(x: Tensor, share: float, part: Part, passes: int) -> Tensor:
+def _drop_part(x: Tensor, share: float, part: Part, entries: bool) -> Tensor:
     """The same with the masks of all rows, of which this process uses its own."""
-    whole = torch.Size((passes * part.total, *x.shape[1:]))
+    total, here, passes = part.own(len(x), entries)
+    whole = torch.Size((passes * total, *x.shape[1:]))
     if torch.compiler.is_compiling() or x.device.type != "cpu":
         keep, more = mixed_mask(whole, share, x.device), 1 + DROPPING.to(x.device) * (scale(share) - 1)
     elif not DROPPING:
         return x
     else:
         keep, more = kept(whole, share), torch.tensor(scale(share))
-    own = keep.unflatten(0, (passes, part.total))[:, part.first : part.last].flatten(0, 1)
+    own = keep.unflatten(0, (passes, total))[:, here].flatten(0, 1)
     return torch.where(own, (x * more).to(x.dtype), 0.0)
 
 

@@ -33,14 +33,14 @@ class Embedding(nn.Embedding):
 
 
 class Dropout(nn.Module):
-    """Zero a share of the values in training, and scale up the rest."""
+    """Zero a share of the values in training, and scale up the rest; `entries` as in `kernels.drop`."""
 
-    def __init__(self, share: float) -> None:
+    def __init__(self, share: float, *, entries: bool = False) -> None:
         super().__init__()
-        self.share = share
+        self.share, self.entries = share, entries
 
     def forward(self, x: Tensor) -> Tensor:
-        return kernels.drop(x, self.share, self.training)
+        return kernels.drop(x, self.share, self.training, entries=self.entries)
 
 
 def rotation(

@@ -79,6 +79,17 @@ class Processes:
             dist.all_reduce(value)
         return value
 
+    def among(self, values: int, *, counts: bool, device: torch.device) -> tuple[int, int]:
+        """Where the values of this process begin among those of all in their order, and how many all have.
+
+        Those of a process that does not count are taken for the first ones of all.
+        """
+        sizes = torch.zeros(self.world, dtype=torch.int64, device=device)
+        sizes[self.rank] = values if counts else 0
+        sizes = self.total(sizes)
+        first = int(sizes[: self.rank].sum()) if counts else 0
+        return first, max(int(sizes.sum()), values)
+
     def bounds(self, rows: int) -> tuple[int, int]:
         """First and one past the last of these rows that this process computes; equal where there are too few."""
         return rows * self.rank // self.world, rows * (self.rank + 1) // self.world

@@ -55,7 +55,8 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type, enabled=scaled)
         self.objective: nn.Module = Objective(self.network)
         if processes.world > 1:
-            self.objective = DistributedDataParallel(self.objective)
+            idle = self.network.idle_parameters
+            self.objective = DistributedDataParallel(self.objective, find_unused_parameters=idle)
         self.steps = Steps(self.objective, run.training.compile)
         self.recorded = RecordedSteps(device) if self._recordable() else None
         if self.recorded is not None:
@@ -123,18 +124,18 @@ class Learner:
     def _learn(self, objective: Function, micro: Batch, step: int, part: int, scale: float | Tensor) -> Tensor:
         """Add the gradients of this process's rows of a micro-batch, times `scale`; returns their nats."""
         share = self.processes.share(micro).to(self.device)
-        with drawing_for(self._rows(micro, step, part)), autocast(self.device, self.run.precision):
+        with drawing_for(self._rows(micro)), autocast(self.device, self.run.precision):
             loss = objective(dict(share))
             self.scaler.scale(loss * scale).backward()
         return loss.detach()
 
-    def _rows(self, micro: Batch, step: int, part: int) -> Part | None:
+    def _rows(self, micro: Batch) -> Part | None:
         """The rows of this micro-batch whose dropout is drawn here; None in a process alone."""
-        rank, (first, last) = self.processes.rank, self.processes.bounds(micro.rows)
-        if self.processes.world == 1 or first == last:
+        if self.processes.world == 1:
             return None
-        own = torch.Generator().manual_seed(draw(self.run.seed, step, part, rank + 1))
-        return Part(first, last, micro.rows, own)
+        first, last = self.processes.bounds(micro.rows)
+        counted = functools.partial(self.processes.among, counts=first < last, device=self.device)
+        return Part(first, last, micro.rows, counted)
 
     def check(self, batch: Batch, step: int) -> str:
         """Why the first compiled step cannot be used, so that all steps are eager; empty where it can be."""

@@ -224,7 +224,7 @@ class TransformerEncoder(nn.Module):
         return x
 
     def _drop(self, x: Tensor) -> Tensor:
-        return drop(x, self.share, self.training)
+        return drop(x, self.share, self.training, entries=True)
 
 
 TAPS = {
@@ -236,9 +236,10 @@ TAPS = {
 
 
 class CopyModel(Network):
-    """Names the next place and its cells; `loss` is the weighted sum over levels."""
+    """Names the next place and its cells; `loss` is a weighted sum over levels, which tables may lack."""
 
     config: CopyConfig
+    idle_parameters = True
 
     def __init__(self, config: CopyConfig, sums: Sums | None = None) -> None:
         super().__init__()
@@ -252,7 +253,7 @@ class CopyModel(Network):
         self.count_in, self.recent_in = nn.Linear(config.places, width), nn.Linear(config.places, width)
         self.counts = nn.Linear(2 * width, width)
         self.attend = nn.MultiheadAttention(width, config.heads, 0.0 if gru else config.dropout, batch_first=True)
-        self.dropout = Dropout(config.dropout)
+        self.dropout, self.read = Dropout(config.dropout), Dropout(config.dropout, entries=True)
         gate = nn.Linear(3 * width, width)
         last: list[nn.Module] = [nn.ReLU(), nn.Linear(width, 1)]
         self.gate = nn.Sequential(gate, *last) if gru else nn.Sequential(gate, nn.ReLU(), self.dropout, last[1])
@@ -296,7 +297,7 @@ class CopyModel(Network):
         valid, lengths = layout.valid, layout.lengths
         x = self.embed(inputs, layout)
         x = x + sinusoids(layout.column, config.width).to(x.dtype)
-        states = self.encoder(x if config.encoder == "gru" else self.dropout(x), layout)
+        states = self.encoder(x if config.encoder == "gru" else self.read(x), layout)
         last = states[layout.ends]
         user = self.user(inputs["user"] % config.users)
         count, recent = (

@@ -259,7 +259,7 @@ class Member(nn.Module):
         width = 3 * kernels + ASIDE + CONTEXT
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
         self.score, self.linear = nn.Linear(hidden, 1), nn.Linear(width, 1)
-        self.dropout = Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout, entries=True)
         self.suggest = nn.Sequential(nn.Linear(SUGGESTED, 16), nn.GELU(), nn.Linear(16, 1))
         self.elsewhere = nn.Sequential(
             nn.Linear(CONTEXT + 3, 32), nn.GELU(), Dropout(config.dropout), nn.Linear(32, 3)
