@@ -22,7 +22,7 @@ def gradients(value: Tensor, leaves: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def test_operators_keep_the_contract_of_torch():
     ids = torch.tensor([[3, 0, 3], [1, 1, 3]])
-    torch.library.opcheck(kernels.compiled_angles, (torch.arange(5)[None], torch.rand(4)))
+    torch.library.opcheck(kernels.compiled_angles, (torch.arange(5)[None], torch.rand(2, 4)))
     torch.library.opcheck(kernels.table_gradient, (torch.randn(2, 3, 4), ids, 6))
 
 
