@@ -128,6 +128,20 @@ def test_pieces_of_text_are_cases_too(tmp_path: Path) -> None:
     assert found["facts"]["n"] == 4 and len(found["tokens"]) == 16
 
 
+def test_a_recurrent_layer_shows_what_is_left_of_each_position(tmp_path: Path) -> None:
+    train_tiny(tmp_path / "run", "model.mixer=gru", "eval_every=4", steps=4)
+    found = record("attention", tmp_path / "run", "1+2=")
+    values = np.array(found["values"])
+    tokens = len(found["tokens"])
+    assert values.shape == (1, 1, tokens, tokens) and not np.triu(values[0, 0], 1).any()
+    assert ((values.sum(-1) > 0) & (values.sum(-1) <= 1 + 1e-6)).all()
+    assert "head mean of the channels" in linnet("inspect", "attention", tmp_path / "run", "1+2=").stdout
+    refused = linnet("inspect", "attention", tmp_path / "run", "1+2=", "--head", 0)
+    assert refused.exit_code == 2 and "has no heads" in refused.stderr
+    parts = record("ablate", tmp_path / "run", "-n", 4)
+    assert parts["labels"]["part"] == ["mixer.0", "mlp.0"]
+
+
 @pytest.mark.parametrize(
     "words, message",
     [

@@ -189,10 +189,12 @@ def edge_record(
     exact, runs = edges.exact_edges(subject)
     mean = exact.mean(1)
     whole = float((runs.clean - runs.corrupt).mean())
+    sign = -1.0 if whole > 0 else 1.0
     made = {"exact": lambda: mean} | {
         "eap": lambda: edge_scores.eap(subject, runs),
         "eap-ig": lambda: edge_scores.eap_ig(subject, runs),
-        "acdc": lambda: edge_scores.acdc_scores(subject, runs, [t * abs(whole) for t in THRESHOLDS]),
+        # A threshold has no sign; edges that are left are taken to speak for the answer, as most do.
+        "acdc": lambda: edge_scores.acdc_scores(subject, runs, [t * abs(whole) for t in THRESHOLDS]) * sign,
     }
     scores = {method: made[method]() for method in dict.fromkeys(("exact", *methods))}
     order = parts.edges(subject.model.config)
