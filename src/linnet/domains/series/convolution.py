@@ -66,11 +66,12 @@ class Stem(nn.Module):
     def __init__(self, config: ConvolutionConfig) -> None:
         super().__init__()
         self.inputs = config.inputs + config.triples
-        self.fixed, self.kernels, self.stride = config.fixed, config.kernels, config.stride
+        self.fixed, self.kernels, self.stride = config.fixed, config.kernels, config.steps_between
         for number, filters in enumerate(fixed_filters(config.fixed)):
             self.register_buffer(f"fixed_{number}", filters.repeat(self.inputs, 1, 1), persistent=False)
         free = [
-            nn.Conv1d(self.inputs, config.width, length, config.stride, bias=False) for length in config.kernels
+            nn.Conv1d(self.inputs, config.width, length, config.steps_between, bias=False)
+            for length in config.kernels
         ]
         self.free = nn.ModuleList(free)
         whole = config.width * len(config.kernels) + 3 * self.inputs * len(config.fixed)

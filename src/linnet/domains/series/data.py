@@ -49,7 +49,13 @@ class SeriesData(Domain):
         min_length=1,
         description="lengths that are seen, in longest cycles; never below two horizons",
     )
-    held: int = Field(1, ge=0, description="horizons at the end of each series that only validation sees")
+    held: int = Field(1, ge=0, description="horizons at the end of some series that only validation sees")
+    held_share: float = Field(
+        0.2,
+        gt=0,
+        le=1,
+        description="share of the series that are held out so; 20 of them at least, if there are any",
+    )
     recent: int = Field(20, ge=1, description="horizons before them in which training windows end")
     labels: LabelConfig = LabelConfig()
     synthetic: SyntheticConfig = SyntheticConfig()
@@ -87,7 +93,7 @@ class SeriesData(Domain):
             return label_material(self, table, seed, codec)
         from linnet.domains.series.forecasts import forecast_material
 
-        return forecast_material(self, table, codec)
+        return forecast_material(self, table, seed, codec)
 
     def table(self, files: Sequence[Path], notes: Sequence[str] = ()) -> SeriesTable:
         """The series of these files."""

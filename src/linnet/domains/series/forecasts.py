@@ -20,7 +20,7 @@ from linnet.domains.series.scaling import scaled, typical_step
 from linnet.domains.series.seasons import timing
 from linnet.domains.series.tables import SeriesTable
 from linnet.domains.series.windows import ForecastRows, inputs_of, naive_errors, training_windows
-from linnet.errors import BadInput, counted
+from linnet.errors import BadInput
 from linnet.model.contract import Network, evaluating
 from linnet.model.model import Model
 from linnet.records import ForecastRecord
@@ -28,15 +28,16 @@ from linnet.records import ForecastRecord
 if TYPE_CHECKING:
     from linnet.domains.series.data import SeriesData
 
-RECORDED = 3  # problems that are named one by one
+LEAST_HELD = 20  # series, so that a score has an interval
 
 
-def forecast_material(data: SeriesData, table: SeriesTable, codec: SeriesCodec | None) -> Material:
+def forecast_material(data: SeriesData, table: SeriesTable, seed: int, codec: SeriesCodec | None) -> Material:
     """Windows to learn from and to validate on, and what was found out about the rhythm."""
     table = table.univariate()
     own, words = (codec, "") if codec is not None else codec_of(data, table)
     held, recent = data.held * own.horizon, data.recent * own.horizon
-    train, validation = training_windows(table, own, held, recent)
+    kept = held_series(len(table), data.held_share, seed)
+    train, validation = training_windows(table, own, np.where(kept, held, 0), recent)
     if codec is None:
         smape, mase = naive_errors(train)
         own = replace(own, naive_smape=smape, naive_mase=mase)
@@ -44,10 +45,19 @@ def forecast_material(data: SeriesData, table: SeriesTable, codec: SeriesCodec |
     if not len(validation):
         validation = last_windows(table, own)
     notes = [*table.notes, *table.problems, *filter(None, [words])]
-    short = len(table) - len(validation)
-    if short and data.held:
-        notes.append(f"{counted(short, 'series')} too short to hold {held} steps out: learned from whole")
+    if data.held:
+        found = f"the last {held} steps of {len(validation)} of {len(table)} series are held out"
+        short = int(kept.sum()) - len(validation)
+        notes.append(f"{found}; {short} more are too short for that" if short else found)
     return Material(own, Part(train, unit="series"), Part(validation, unit="series"), tuple(notes))
+
+
+def held_series(count: int, share: float, seed: int) -> np.ndarray:
+    """bool [series]: whose end is held out; few enough that training knows what the others did last."""
+    kept = np.zeros(count, bool)
+    random = np.random.default_rng([seed, 3])
+    kept[random.permutation(count)[: max(min(count, LEAST_HELD), round(share * count))]] = True
+    return kept
 
 
 def codec_of(data: SeriesData, table: SeriesTable) -> tuple[SeriesCodec, str]:

@@ -13,7 +13,7 @@ SLOW = OneCycle(pct_start=0.1, div=25.0, final_div=1e3)
 
 
 def forecast() -> Run:
-    """Members of four histories, averaged; windows in their own units, quantiles of the whole horizon at once."""
+    """Members of three histories, averaged; windows in their own units, quantiles of the whole horizon at once."""
     return Run(
         recipe="forecast",
         precision="float32",
@@ -66,14 +66,14 @@ def activity() -> Run:
         precision="float32",
         threads=1,
         data=SeriesData(task="classes", labels=LabelConfig(length=256, stride=128, units="training", turn=15)),
-        model=ConvolutionConfig(stride=2, members=2),
+        model=ConvolutionConfig(members=3),
         optim=OptimConfig(
             lr=3e-3,
             betas=(0.9, 0.99),
             weight_decay=0.05,
             schedule=SLOW,
         ),
-        training=TrainingConfig(epochs=30, batch=64, eval_batch=64),
+        training=TrainingConfig(epochs=25, batch=64, eval_batch=64),
     )
 
 
@@ -82,7 +82,7 @@ def classify() -> Run:
     run = activity()
     training = TrainingConfig(steps=600, batch=32, eval_batch=64)
     data = SeriesData(task="classes")
-    model = ConvolutionConfig(members=3)
+    model = ConvolutionConfig(members=5)
     return run.model_copy(update={"recipe": "classify", "data": data, "model": model, "training": training})
 
 

@@ -113,10 +113,10 @@ class ConvolutionConfig(SeriesNetworkConfig):
     fixed: tuple[Annotated[int, Field(ge=2)], ...] = Field(
         (2, 4, 8, 16, 32), description="lengths of filters that find rises, falls and peaks"
     )
-    stride: int = Field(1, ge=1, description="steps from one output of the first filters to the next")
+    stride: int = Field(0, ge=0, description="of the first filters; 0: 1 for windows of up to 100 steps, else 2")
     width: int = Field(32, ge=1, description="channels of a layer")
     depth: int = Field(2, ge=0, le=100, description="dilated layers; each doubles the dilation of the one before")
-    kernel: int = Field(15, ge=1, description="length of their filters")
+    kernel: int = Field(9, ge=1, description="length of their filters")
     members: int = Field(1, ge=1, le=100, description="networks whose probabilities are averaged")
     dropout: float = Field(0.2, ge=0, lt=1, description="share of pooled values that training zeroes")
     smoothing: float = Field(0.1, ge=0, lt=1, description="share of a target that is spread over all classes")
@@ -125,6 +125,11 @@ class ConvolutionConfig(SeriesNetworkConfig):
     @property
     def channels(self) -> int:
         return self.width
+
+    @property
+    def steps_between(self) -> int:
+        """The stride that is meant."""
+        return self.stride or (1 if self.window <= 100 else 2)
 
     @property
     def triples(self) -> int:

@@ -149,15 +149,15 @@ def some_windows(rows: ForecastRows, count: int, random: np.random.Generator) ->
 
 
 def training_windows(
-    table: SeriesTable, codec: SeriesCodec, held: int, recent: int
+    table: SeriesTable, codec: SeriesCodec, held: int | np.ndarray, recent: int
 ) -> tuple[ForecastRows, ForecastRows]:
-    """Windows to learn from, and one for each series whose last `held` steps are kept aside.
+    """Windows to learn from, and one for each series whose last `held` steps (of all, or [series]) are kept aside.
 
     Learned are those whose history ends in the last `recent` steps of the rest. A series too short to be held out
     with a value before it is learned from whole.
     """
     lengths = table.lengths
-    held_out = np.where(lengths > held + 1, held, 0) if held else np.zeros_like(lengths)
+    held_out = np.where(lengths > np.asarray(held) + 1, held, 0)
     limits = table.starts[1:] - held_out
     latest = np.maximum(limits - codec.horizon, table.starts[:-1] + 1)
     earliest = np.maximum(latest - recent + 1, table.starts[:-1] + 1)
