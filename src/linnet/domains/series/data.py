@@ -93,7 +93,7 @@ class SeriesData(Domain):
             return label_material(self, table, seed, codec)
         from linnet.domains.series.forecasts import forecast_material
 
-        return forecast_material(self, table, seed, codec)
+        return forecast_material(self, table, codec, seed)
 
     def table(self, files: Sequence[Path], notes: Sequence[str] = ()) -> SeriesTable:
         """The series of these files."""

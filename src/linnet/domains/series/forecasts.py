@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 LEAST_HELD = 20  # series, so that a score has an interval
 
 
-def forecast_material(data: SeriesData, table: SeriesTable, seed: int, codec: SeriesCodec | None) -> Material:
+def forecast_material(data: SeriesData, table: SeriesTable, codec: SeriesCodec | None, seed: int = 1) -> Material:
     """Windows to learn from and to validate on, and what was found out about the rhythm."""
     table = table.univariate()
     own, words = (codec, "") if codec is not None else codec_of(data, table)

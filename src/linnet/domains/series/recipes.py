@@ -13,7 +13,7 @@ SLOW = OneCycle(pct_start=0.1, div=25.0, final_div=1e3)
 
 
 def forecast() -> Run:
-    """Members of three histories, averaged; windows in their own units, quantiles of the whole horizon at once."""
+    """Members of four histories, averaged; windows in their own units, quantiles of the whole horizon at once."""
     return Run(
         recipe="forecast",
         precision="float32",
