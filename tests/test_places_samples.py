@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from linnet.domains.places.checking import check, default_recipe, leaks
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.sample_files import read_samples, sample_lines
+from linnet.domains.places.sample_files import parts_of, read_samples, sample_lines
 from linnet.domains.places.samples import (
     CHECK_INS,
     PUBLISHED,
@@ -256,3 +256,25 @@ def test_stays_and_check_ins_have_their_own_default() -> None:
     assert default_recipe(visits) == PUBLISHED
     assert default_recipe(replace(visits, end=visits.start)) == CHECK_INS
     assert default_recipe(replace(visits, part=np.zeros(len(visits), np.int8))).by == "column"
+
+
+@given(st.integers(0, 10_000), st.sampled_from([1, 3]), st.sampled_from([None, 7]))
+def test_samples_of_a_file_have_the_parts_that_they_were_made_with(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, least: int, days: int | None
+) -> None:
+    """Also visits that are no targets, of which later parts know some as history."""
+    visits = random_visits(seed)
+    recipe = CHECK_INS.model_copy(update={"least": least, "days": days})
+    part = divide(visits, recipe)
+    samples = make_samples(visits, part, recipe)
+    if not len(samples):
+        return
+    path = tmp_path_factory.getbasetemp() / "samples.jsonl"
+    write_lines(path, sample_lines(visits, samples, legacy_ids(visits, part)))
+    again, found = read_samples([path])
+    theirs = parts_of(len(again), found.target, found.part, found.rows, found.lengths)
+    mentioned = np.union1d(samples.rows, samples.target)
+    honest = part[mentioned]
+    assert len(theirs) == len(honest) and (theirs >= honest).all()
+    assert (theirs[np.isin(mentioned, samples.target)] == honest[np.isin(mentioned, samples.target)]).all()
+    assert not leaks(again, found, theirs)

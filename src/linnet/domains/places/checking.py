@@ -10,7 +10,7 @@ import numpy as np
 
 from linnet.domains.places.cleaning import Reading, ingest
 from linnet.domains.places.findings import Refused
-from linnet.domains.places.sample_files import read_samples
+from linnet.domains.places.sample_files import parts_of, read_samples
 from linnet.domains.places.samples import (
     CHECK_INS,
     CHUNK,
@@ -24,7 +24,7 @@ from linnet.domains.places.samples import (
     parts_without_samples,
 )
 from linnet.domains.places.sources import JSON, files_of
-from linnet.domains.places.visits import NO_PART, PARTS, Visits, marked
+from linnet.domains.places.visits import PARTS, Visits, marked
 from linnet.errors import BadInput
 from linnet.records import DataRecord
 
@@ -79,7 +79,8 @@ def read_table(
         if forgotten:
             gone = marked(visits.users, forgotten)
             visits, samples = visits.without(gone), samples.among(~gone[visits.user])
-        return Table(visits, parts_of(visits, samples), samples, (), None)
+        part = parts_of(len(visits), samples.target, samples.part, samples.rows, samples.lengths)
+        return Table(visits, part, samples, (), None)
     found = ingest(files, reading)
     if forgotten:
         found = replace(found, visits=found.visits.without(marked(found.visits.users, forgotten)))
@@ -91,14 +92,6 @@ def read_table(
     problems = tuple(map(str, found.problems))
     clustered = "place" not in found.columns
     return Table(found.visits, part, samples, (*found.notes(), note), recipe, problems, clustered)
-
-
-def parts_of(visits: Visits, samples: Samples) -> np.ndarray:
-    """int8 [N]: the part of each visit that some sample mentions; -1 for the others."""
-    part = np.full(len(visits), NO_PART, np.int8)
-    part[samples.rows] = np.repeat(samples.part, samples.lengths)
-    part[samples.target] = samples.part
-    return part
 
 
 def default_recipe(visits: Visits) -> Recipe:

@@ -93,13 +93,21 @@ def read_samples(paths: Sequence[Path]) -> tuple[Visits, Samples]:
     lengths = np.array([len(record["h_place"]) for record in records])
     target = np.array([row_of[_target_key(record)] for record in records], np.int64)
     part = np.array([PARTS.index(record.get("split", PARTS[0])) for record in records], np.int8)
-    of_visit = np.full(len(visits), NO_PART, np.int8)
-    of_visit[history] = np.repeat(part, lengths)
-    of_visit[target] = part
+    of_visit = parts_of(len(visits), target, part, np.array(history), lengths)
     begin, end = visits.bounds[visits.user[target]], train_end(visits, of_visit)[visits.user[target]]
     end = np.maximum(np.minimum(end, target), begin)
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     return visits, Samples(target, starts, np.array(history, np.int32), begin, end, part)
+
+
+def parts_of(
+    visits: int, target: np.ndarray, part: np.ndarray, history: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
+    """int8 [N]: the part of each visit: that of its target, or else the first of those that know it as history."""
+    found = np.full(visits, len(PARTS), np.int8)
+    np.minimum.at(found, history, np.repeat(part, lengths))
+    found[target] = part
+    return np.where(found == len(PARTS), NO_PART, found)
 
 
 def _complete(kind: Any, where: str, record: dict[str, Any], levels: Sequence[int]) -> dict[str, Any]:
