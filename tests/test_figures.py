@@ -61,6 +61,12 @@ def test_axes_of_positions_are_tokens_and_wide_grids_are_shaded() -> None:
     assert "- marks negative ones" in text_of(WIDE) and "█-" in text_of(WIDE)
 
 
+def test_squares_of_one_grid_share_their_shades() -> None:
+    values = np.stack([np.ones((2, 20)), np.full((2, 20), 0.01)]).tolist()
+    shown = text_of(AnalysisRecord(kind="patching", axes=("layer", "head", "position"), values=values))
+    assert shown.count("█") == 2 * 2 * 20 + 1  # all of layer 0 and the legend; nothing of layer 1
+
+
 def test_many_bars_are_cut_to_the_largest() -> None:
     values = [float(number) for number in range(100)]
     shown = text_of(AnalysisRecord(kind="edges", axes=("edge",), values=values))

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 LINES = ("step", "share")  # a last axis of these is drawn as lines along it
 MOST_BARS = 40
+MOST_BESIDE = 256  # bars of a grid beside the first one
 MOST_PANELS = 64
 MOST_FORECASTS = 12
 PICTURES = (".svg", ".png")
@@ -116,15 +117,24 @@ def drawn(record: AnalysisRecord) -> Any:
     """A figure with all panels of all grids, four beside each other."""
     from matplotlib.figure import Figure
 
-    panels = [panel for grid in record.grids for panel in split(grid)][:MOST_PANELS]
+    first, *further = record.grids
+    chosen = [first, *(grid for grid in further if len(grid.axes) > 1 or len(grid.values) <= MOST_BESIDE)]
+    panels = [(panel, extent(grid)) for grid in chosen for panel in split(grid)][:MOST_PANELS]
     columns = min(4, len(panels))
-    widths, heights = zip(*(measured(panel) for panel in panels), strict=True)
+    widths, heights = zip(*(measured(panel) for panel, _ in panels), strict=True)
     rows = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(max(widths) * columns, max(heights) * rows), layout="constrained")
     figure.suptitle(record.title or record.kind)
-    for number, panel in enumerate(panels, 1):
-        draw_panel(figure.add_subplot(rows, columns, number), panel)
+    for number, (panel, ends) in enumerate(panels, 1):
+        draw_panel(figure.add_subplot(rows, columns, number), panel, ends)
     return figure
+
+
+def extent(grid: Grid) -> tuple[float, float]:
+    """(the least value, the largest magnitude) of a grid, whose panels share their colours."""
+    values = array(grid.values)
+    known = values[values == values]
+    return float(known.min(initial=0.0)), float(abs(known).max(initial=0.0)) or 1.0
 
 
 def split(grid: Grid) -> list[Grid]:
@@ -160,7 +170,7 @@ def measured(panel: Grid) -> tuple[float, float]:
     return 1.5 + INCH * max(8, len(panel.values[0])), 1 + INCH * max(6, len(panel.values))
 
 
-def draw_panel(axes: Any, panel: Grid) -> None:
+def draw_panel(axes: Any, panel: Grid, ends: tuple[float, float]) -> None:
     axes.set_title(panel.name)
     axes.set_xlabel(panel.axes[-1])
     if panel.axes[-1] in LINES:
@@ -168,7 +178,7 @@ def draw_panel(axes: Any, panel: Grid) -> None:
     elif len(panel.axes) == 1:
         draw_bars(axes, panel)
     else:
-        draw_map(axes, panel)
+        draw_map(axes, panel, ends)
 
 
 def draw_lines(axes: Any, panel: Grid) -> None:
@@ -195,12 +205,10 @@ def draw_bars(axes: Any, panel: Grid) -> None:
     axes.set_xlabel("")
 
 
-def draw_map(axes: Any, panel: Grid) -> None:
+def draw_map(axes: Any, panel: Grid, ends: tuple[float, float]) -> None:
     """A heat map; blue and red where values have both signs."""
-    values = array(panel.values)
-    most = float(abs(values[values == values]).max(initial=0.0)) or 1.0
-    signed = bool((values < 0).any())
-    colours = {"cmap": "RdBu_r", "vmin": -most} if signed else {"cmap": "Blues", "vmin": 0.0}
+    values, (least, most) = array(panel.values), ends
+    colours = {"cmap": "RdBu_r", "vmin": -most} if least < 0 else {"cmap": "Blues", "vmin": 0.0}
     image = axes.imshow(values, vmax=most, aspect="auto", interpolation="nearest", **colours)
     axes.figure.colorbar(image, ax=axes)
     for set_ticks, axis, size in ((axes.set_yticks, 0, values.shape[0]), (axes.set_xticks, 1, values.shape[1])):

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from linnet.figures import labels_of, split
+from linnet.figures import extent, labels_of, split
 from linnet.records import AnalysisRecord, Grid
 
 MOST_COLUMNS = 16  # of numbers; wider tables are shaded
@@ -50,7 +50,8 @@ def grid_pictures(grid: Grid, shades: str) -> list[RenderableType]:
     if all(len(panel.values[0]) <= MOST_COLUMNS for panel in panels if panel.values):
         return [numbers(panel) for panel in panels]
     legend = ", ".join(f"{shade} from {limit:g}" for shade, limit in zip(shades[1:], DARKER_FROM, strict=True))
-    squares = Columns([square(panel, shades) for panel in panels], padding=(1, 4))
+    most = extent(grid)[1]
+    squares = Columns([square(panel, most, shades) for panel in panels], padding=(1, 4))
     return [squares, Text(f"shares of the largest value: {legend}; - marks negative ones", style="dim")]
 
 
@@ -86,10 +87,9 @@ def numbers(panel: Grid) -> RenderableType:
     return table
 
 
-def square(panel: Grid, shades: str) -> RenderableType:
+def square(panel: Grid, most: float, shades: str) -> RenderableType:
     """Shaded cells, two columns each."""
     values = panel.values
-    most = max((abs(value) for row in values for value in row if value is not None), default=0.0) or 1.0
     rows, columns = labels_of(panel, panel.axes[0], len(values)), labels_of(panel, panel.axes[1], len(values[0]))
     width = min(12, max(map(len, rows)))
     head = " " * (width + 1) + "".join(f"{label[:1]} " for label in columns)
