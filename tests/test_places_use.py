@@ -65,6 +65,7 @@ def runs(stays: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Pat
     folder = tmp_path_factory.mktemp("runs")
     for recipe in ("tiny-places", "places-gru"):
         asked = ["data.recipe={by='time', same_part=false, skip_days=0, least=1}", "eval_every=3", "batch=32"]
+        asked.append("training.snapshots=2")
         workbench.train(recipe, out=folder / recipe, data=[stays], steps=3, settings=asked)
     return {recipe: folder / recipe for recipe in ("tiny-places", "places-gru")}
 
@@ -166,7 +167,9 @@ def test_a_forgotten_user_is_gone(runs: dict[str, Path], tmp_path: Path, recipe:
     number = before.users.index(102) + FIRST
     mine = set(before.moves.stays[before.moves.stays[:, 0] == number, 1].tolist())
     rest = set(before.moves.stays[before.moves.stays[:, 0] != number, 1].tolist())
+    assert list((run / "snapshots").iterdir()), "weights of earlier steps hold the user, too"
     said = forget(run, "102")
+    assert not (run / "snapshots").exists()
     opened, _, codec = places_run(run)
     assert (
         102 not in codec.users and number not in codec.moves.pairs[:, 0] and number not in codec.moves.stays[:, 0]
