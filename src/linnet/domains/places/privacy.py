@@ -88,9 +88,9 @@ def lessen(folder: RunFolder, step: int, codec: PlacesCodec, rare: Rare, fewer_t
 def forget(path: Path | str, user: str) -> NoteRecord:
     """Remove a user: name, counts, embedding, places that nobody else visited, and whatever could give them back.
 
-    Only the best checkpoint stays, without the state of its optimiser; snapshots go. What the weights that all users
-    share have learned from this user stays learned: only training again removes that, and a run that was not finished
-    does so when it is resumed. Whoever is killed meanwhile does it again: the name goes last.
+    Only the best checkpoint stays, without the state of its optimiser; snapshots go. What the weights that all
+    users share have learned from this user stays learned: only training again removes that, and a run that was
+    not finished does so when it is resumed. Whoever is killed meanwhile does it again: the name goes last.
     """
     folder = RunFolder.open(Path(path))
     with files.locked(folder.path):
