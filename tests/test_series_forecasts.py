@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from linnet import workbench
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.forecasts import forecast
-from linnet.domains.series.residual import Residual
+from linnet.domains.series.metrics import mase, smape
+from linnet.domains.series.residual import Residual, weighted_error
 from linnet.domains.series.scaling import scaled
 from linnet.domains.series.settings import ResidualConfig, SyntheticConfig
 from linnet.domains.series.synthetic import synthetic_windows
@@ -197,3 +198,16 @@ def test_copied_windows_are_named_and_scored_apart(tmp_path: Path) -> None:
     assert scores["owa"].n == 8 and scores["owa.without_copies"].n == 6
     assert any("2 of 8 windows begin as another series goes on: S1, S5" in note for note in record.notes)
     assert "ridge on lags" in {row.name for row in record.systems}
+
+
+def test_the_median_learns_the_score_itself() -> None:
+    """Half sMAPE and half MASE as they are measured, the size of the forecast included."""
+    codec = SeriesCodec("forecast", ("v",), horizon=HORIZON, histories=(6,), naive_smape=0.1, naive_mase=2.0)
+    values = 20 + np.random.default_rng(0).normal(size=40).cumsum()
+    train, _ = training_windows(table(values), codec, 0, recent=10)
+    chosen = np.arange(5)
+    batch, median = train.batch(chosen), torch.randn(1, 5, HORIZON, generator=torch.Generator().manual_seed(0))
+    window, truth = scaled(train.histories(chosen, 6), 0.0), train.futures(chosen, HORIZON)
+    points = window.back(median[0].numpy())
+    wanted = smape(truth, points) / 100 / 0.1 + mase(truth, points, train.unit[train.series[chosen]]) / 2.0
+    np.testing.assert_allclose(weighted_error(batch, median)[0].mean(1), wanted / 2, rtol=1e-4)

@@ -107,7 +107,7 @@ class Residual(Network):
         levels = torch.tensor(config.quantiles, dtype=torch.float32)
         others = max(1, len(levels) - 1)
         weights = torch.full_like(levels, (1 - config.median_weight) / others)
-        weights[config.quantiles.index(0.5)] = config.median_weight
+        weights[config.quantiles.index(0.5)] = 0.0
         self.register_buffer("levels", levels, persistent=False)
         self.register_buffer("level_weights", weights, persistent=False)
 
@@ -137,7 +137,7 @@ class Residual(Network):
         return Output(torch.stack(found).float(), None, taps.kept)
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
-        """Pinball losses, weighted so that the median minimises the overall weighted average error.
+        """The overall weighted average error of the median, and pinball losses of the other quantiles.
 
         Summed over windows, and over members while training; the mean forecast is judged.
         """
@@ -145,15 +145,29 @@ class Residual(Network):
         targets, known = batch[NEXT + "values"], batch[NEXT + "observed"]
         above = targets[..., None] - found
         pinball = 2 * torch.maximum(self.levels * above, (self.levels - 1) * above)
-        median = found[..., self.config.quantiles.index(0.5)].detach()
-        weight = error_weights(batch, median) * known
-        steps = ((pinball * self.level_weights).sum(-1) * weight).sum(-1) / known.sum(-1).clamp(min=1)
-        return (steps.sum(0) * batch["weights"]).sum()
+        steps = (pinball * self.level_weights).sum(-1) * unit_costs(batch)[:, None]
+        median = found[..., self.config.quantiles.index(0.5)]
+        steps = steps + self.config.median_weight * weighted_error(batch, median)
+        rows = (steps * known).sum(-1) / known.sum(-1).clamp(min=1)
+        return (rows.sum(0) * batch["weights"]).sum()
 
 
-def error_weights(batch: Batch, median: Tensor) -> Tensor:
-    """[M, B, H]: what an absolute error costs as half sMAPE and half MASE, each in errors of the last value."""
+def weighted_error(batch: Batch, median: Tensor) -> Tensor:
+    """[M, B, H]: half sMAPE and half MASE, each in errors of the last value, of forecasts in units of the window.
+
+    Both are exact, the size of the forecast in sMAPE included: weighing absolute errors by a fixed size would make
+    forecasts too low.
+    """
     scale, centre = batch[NEXT + "scale"][:, None], batch[NEXT + "centre"][:, None]
-    size = (centre + scale * batch[NEXT + "values"]).abs() + (centre + scale * median).abs()
-    relative = 2 * scale / size.clamp(min=1e-6) * batch[NEXT + "relative"][:, None]
-    return (relative.clamp(max=20.0) + batch[NEXT + "scaled"][:, None]) / 2
+    targets = batch[NEXT + "values"]
+    error = (targets - median).abs()
+    size = (centre + scale * targets).abs() + (centre + scale * median).abs()
+    relative = 2 * scale * error / size.clamp(min=1e-6) * batch[NEXT + "relative"][:, None]
+    return (relative + error * batch[NEXT + "scaled"][:, None]) / 2
+
+
+def unit_costs(batch: Batch) -> Tensor:
+    """[B]: what a unit of the window costs. Errors of quantiles must not be weighed by what came."""
+    scale = batch[NEXT + "scale"]
+    relative = scale / batch[NEXT + "centre"].abs().clamp(min=1e-6) * batch[NEXT + "relative"]
+    return (relative.clamp(max=20.0) + batch[NEXT + "scaled"]) / 2
