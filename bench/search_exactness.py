@@ -161,7 +161,9 @@ def coverage(plan: Plan) -> None:
 def by_standard_errors(tree: Tree, exact: float) -> bool:
     """Whether the mean of the Z_i with 1.96 of its standard errors covers Z."""
     draws = tree.draws
-    terms = np.exp(draws["mass"]) + draws["unseen"] * np.exp(draws["logweight"] + draws["loggain"])
+    known = ~np.isnan(draws["logweight"])
+    gains = np.exp(draws["logweight"][known] + draws["loggain"][known])
+    terms = np.exp(draws["mass"][known]) + draws["unseen"][known] * gains
     half = 1.96 * terms.std(ddof=1) / math.sqrt(len(terms))
     return bool(abs(terms.mean() - exact) <= half)
 

@@ -9,10 +9,10 @@ import numpy as np
 
 
 class Column(NamedTuple):
-    """The type of a column, what new entries hold, and the width of an entry if it is a vector."""
+    """The type of a column, what new entries hold (None: nothing in particular), and the width of a vector."""
 
     dtype: np.dtype | type
-    fill: float = 0
+    fill: float | None = 0
     width: int | None = None
 
 
@@ -36,7 +36,8 @@ class Columns:
             if self.count > len(held):
                 self._held[name] = self._empty(kind, max(self.count, 2 * len(held)))
                 self._held[name][:first] = held[:first]
-            self._held[name][first : self.count] = kind.fill
+            if kind.fill is not None:
+                self._held[name][first : self.count] = kind.fill
         return np.arange(first, self.count)
 
     def keep(self, indices: np.ndarray) -> None:

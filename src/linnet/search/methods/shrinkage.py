@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 FIRST = 1.0  # c before anything is known
 TRUST = 4.0  # children that this guess counts as
-LEAST, MOST = 0.25, 1000.0
+LEAST, MOST = 0.25, 4.0  # more would serve the mean square and not the law, where a few large gains make up Z
 AGAIN = 1.1  # growth of the tree after which c is estimated again
 
 
