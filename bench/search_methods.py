@@ -1,7 +1,7 @@
 """Exact match by method on sums that a model has learned badly, at equal model tokens and at equal calls of the
 reward.
 
-    python -m bench.search_methods RUN [--prompts 300] [--tokens 256] [--digits 5]
+    python -m bench.search_methods RUN [--weights SNAPSHOT] [--prompts 300] [--tokens 256]
 
 All methods see the same model through the same cache. A checker knows the right sum: with `exact` it says 1 or
 0, with `partial` it also gives credit for the length, the leading digits and the residue modulo 9. Methods that
@@ -18,6 +18,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+from safetensors.torch import load_file
 
 from linnet.decoding.runner import Runner
 from linnet.domains.arithmetic.problems import part_of
@@ -163,8 +164,10 @@ def solved(step: Step, root: Sequence[int], method: Method, reward: Reward, budg
 class Bench:
     """One model, and its problems."""
 
-    def __init__(self, run: str, prompts: int, digits: int, tokens: int) -> None:
+    def __init__(self, run: str, prompts: int, digits: int, tokens: int, weights: str | None) -> None:
         self.opened: Opened = load(run, precision="float32")
+        if weights is not None:
+            self.opened.model.load_state_dict(load_file(weights), strict=False)  # tied heads are stored once
         self.runner, self.tokens = Runner(self.opened.model), tokens
         rng = np.random.default_rng(5)
         least = 10 ** (digits - 1)
@@ -265,8 +268,9 @@ def main() -> None:
     parser.add_argument("--prompts", type=int, default=300)
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--digits", type=int, default=5)
+    parser.add_argument("--weights", help="a snapshot of the run, of its training when it knew little")
     given = parser.parse_args()
-    bench = Bench(given.run, given.prompts, given.digits, given.tokens)
+    bench = Bench(given.run, given.prompts, given.digits, given.tokens, given.weights)
     bench.run()
     bench.report()
 

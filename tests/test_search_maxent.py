@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from bench.search_mutants import MUTANTS, ROOT
 from bench.search_tables import Enumerable, laws, next_law
 from linnet.search.budgets import Budget
-from linnet.search.methods.maxent import MaxEnt
+from linnet.search.methods.maxent import MaxEnt, options, root_mean
 from linnet.search.reward import LOGPROB, Reward
 from linnet.search.searching import search
 from linnet.search.steps import TableStep, Target
@@ -215,3 +215,52 @@ def test_ask_and_tell_give_the_tree_that_extend_gives() -> None:
 def test_the_mistakes_of_the_mutants_can_still_be_made() -> None:
     for mutant in MUTANTS.values():
         assert (ROOT / "src" / "linnet" / "search" / mutant.file).read_text().count(mutant.right) == 1, mutant
+
+
+Pair = tuple[float, float]
+
+
+def proposals(tree: Tree, node: int, mean: float, given: Pair = (1.0, 1.0)) -> dict[tuple[int, ...], Pair]:
+    """What the two proposals b and q give to each unvisited leaf, by enumeration of the tree as it is."""
+    if tree.nodes["kind"][node] != 0:
+        return {} if tree.nodes["visits"][node] else {tree.path(node): given}
+    if tree.nodes["seen"][node] == 1:
+        return {}
+    found = {}
+    tree.expand([node])
+    children = tree.follow(np.full(3, node), np.arange(3))
+    if tree.nodes["visits"][node]:
+        known = options(tree, node, mean, 1.0)
+        order = np.argsort(known.tokens[:3])
+        left = (known.prior * known.unseen)[:3][order]
+        means = known.mean[:3][order]
+        b, q = left / left.sum(), left * means / (left * means).sum()
+    else:
+        b = q = np.exp(tree.rows["logprobs"][tree.nodes["row"][node]])[
+            np.argsort(tree.rows["ids"][tree.nodes["row"][node]])
+        ]
+        means = np.full(3, mean)
+    for at, child in enumerate(children.tolist()):
+        found.update(proposals(tree, child, float(means[at]), (given[0] * b[at], given[1] * q[at])))
+    return found
+
+
+@pytest.mark.parametrize("defence", [0.5, 0.2])
+def test_weights_are_those_of_the_mixture_without_what_the_wave_has(defence: float) -> None:
+    model = small(3)
+    method = MaxEnt(8.0, defence=defence, shrinkage=1.0, chosen=0.0)
+    tree = Tree((), model.step, method, model.reward, 3)
+    for _ in range(8):
+        known = proposals(tree, 0, root_mean(tree))
+        mixture = {path: defence * b + (1 - defence) * q for path, (b, q) in known.items()}
+        assert sum(mixture.values()) == pytest.approx(1, abs=1e-9)
+        unseen, taken, before = tree.unseen, 0.0, tree.draws.count
+        tree.extend(Budget(rollouts=5, wave=5))
+        for at in range(before, tree.draws.count):
+            path = tree.path(int(tree.draws["leaf"][at]))
+            prior = float(model.prior[model.number(path)])
+            weight = prior / unseen / (mixture[path] / (1 - taken))
+            assert tree.draws["logweight"][at] == pytest.approx(math.log(weight), abs=1e-9)
+            assert tree.draws["unseen"][at] == pytest.approx(unseen, abs=1e-12)
+            assert weight <= math.exp(tree.draws["logmost"][at]) * (1 + 1e-9)
+            unseen, taken = unseen - prior, taken + mixture[path]
