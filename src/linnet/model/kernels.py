@@ -300,8 +300,9 @@ def turned_heads(
 def _turned_parts(
     whole: Tensor, cosines: Tensor, sines: Tensor, heads: int, kv_heads: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    split = whole.unflatten(-1, (heads + 2 * kv_heads, -1)).transpose(1, 2)
-    q, k, v = split.split((heads, kv_heads, kv_heads), dim=1)
+    width = whole.shape[-1] // (heads + 2 * kv_heads)
+    parts = whole.split([count * width for count in (heads, kv_heads, kv_heads)], dim=-1)
+    q, k, v = (part.unflatten(-1, (-1, width)).transpose(1, 2) for part in parts)
     return turned(q, cosines, sines), turned(k, cosines, sines), v
 
 
