@@ -172,7 +172,7 @@ class Streamed(nn.Module):
         if not torch.compiler.is_compiling() or x.numel() != self.inputs:
             weight = self.weight.to(x.dtype)
             return F.linear(x, weight if self.scale is None else weight * self.scale[:, None], self.bias)
-        # With strides of its own, what stands before is computed once; else a compiler does it again for each output.
+        # With strides of its own, what stands before is computed once; else it is computed for each output.
         row = x.reshape(self.inputs).as_strided((1, self.inputs), (self.inputs, 1))
         product = (self.weight.float() * row.float()).sum(-1)  # [O]
         product = product if self.scale is None else product * self.scale
