@@ -310,3 +310,9 @@ def test_statistics_are_those_of_the_tree() -> None:
     mean = np.mean([math.log(model.prior[model.number(ids)]) for ids in texts]) / 4
     assert found.perplexity == pytest.approx(math.exp(-mean))
     assert found.mean_reward == pytest.approx(np.mean([model.rewards[model.number(ids)] for ids in texts]))
+
+
+def test_mode_best_is_best_first_while_all_rewards_are_equal() -> None:
+    model = dataclasses.replace(small(13), rewards=np.zeros(3**4))
+    ours = run(MaxEnt(mode="best"), model, Budget(rollouts=40, wave=4))
+    assert order(ours) == order(run(BestFirst(), model, Budget(rollouts=40, wave=4)))

@@ -82,8 +82,10 @@ class MaxEnt(Method):
         than draws would; in mode `best` the best first, where a reward counts as up to `focus` nats.
         """
         already = tree.memory.get("chosen", 0)
-        if already >= self.chosen * (tree.rollouts + 1) or tree.rollouts < tree.memory.get("pause", 0):
-            return []
+        rewards = tree.nodes["reward"][tree.leaves]
+        if self.mode == "sample" or (rewards != rewards[:1]).any():  # in mode `best` draws begin with a difference
+            if already >= self.chosen * (tree.rollouts + 1) or tree.rollouts < tree.memory.get("pause", 0):
+                return []
         least, bonus = -math.inf, None
         if self.mode == "best":
             bonus = focused(tree, self.focus)
