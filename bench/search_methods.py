@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import zlib
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
@@ -141,11 +142,16 @@ class Found:
     tokens: list[float] = field(default_factory=list)
 
 
+def seed_of(root: Sequence[int]) -> int:
+    """A seed of its own for each sum."""
+    return zlib.crc32(bytes(root))
+
+
 def first_right(
     step: Step, root: Sequence[int], method: Method, reward: Reward, tokens: int
 ) -> tuple[float, float]:
     """Reward calls and tokens of one search until the right answer has reward 1."""
-    tree = Tree(root, step, method, reward, len(root))
+    tree = Tree(root, step, method, reward, seed_of(root))
     while tree.step.forward_tokens + tree.limit <= tokens and tree.rollouts < MOST:
         before = tree.rollouts
         tree.extend(Budget(tokens=tokens - tree.step.forward_tokens, rollouts=1, wave=1))
@@ -157,7 +163,7 @@ def first_right(
 
 
 def solved(step: Step, root: Sequence[int], method: Method, reward: Reward, budget: Budget) -> bool:
-    tree = search(root, step, method=method, reward=reward, budget=budget, rng=len(root))
+    tree = search(root, step, method=method, reward=reward, budget=budget, rng=seed_of(root))
     return tree.best is not None and tree.best.reward == 1
 
 
@@ -221,7 +227,7 @@ class Bench:
     def _astray(self, step: Step, root: Sequence[int], graded: dict[str, Reward], right: str) -> None:
         """The reward of the best text by an imperfect reward, and whether it is right."""
         for name in ("best_of_n", "best_first", "maxent"):
-            tree = Tree(root, step, UNPLANNED[name], graded["imperfect"], len(root))
+            tree = Tree(root, step, UNPLANNED[name], graded["imperfect"], seed_of(root))
             for calls in CALLS:
                 tree.extend(Budget(rollouts=calls - tree.rollouts, wave=1))
                 if tree.best is not None:

@@ -83,9 +83,11 @@ class MaxEnt(Method):
         """
         already = tree.memory.get("chosen", 0)
         rewards = tree.nodes["reward"][tree.leaves]
-        if self.mode == "sample" or (rewards != rewards[:1]).any():  # in mode `best` draws begin with a difference
-            if already >= self.chosen * (tree.rollouts + 1) or tree.rollouts < tree.memory.get("pause", 0):
-                return []
+        drawing = self.mode == "sample" or bool((rewards != rewards[:1]).any())  # in mode `best` once they differ
+        if drawing and (
+            already >= self.chosen * (tree.rollouts + 1) or tree.rollouts < tree.memory.get("pause", 0)
+        ):
+            return []
         least, bonus = -math.inf, None
         if self.mode == "best":
             bonus = focused(tree, self.focus)
