@@ -35,6 +35,7 @@ from linnet.search.model_steps import ModelReader
 from linnet.search.reward import Reward
 from linnet.search.steps import Target
 from linnet.search.tree import Tree
+from linnet.training.allocator import keep_freed_buffers
 
 NATIVE: tuple[Weights, ...] = ("bfloat16",)
 CHECKED = 24  # tokens of a text on which all systems have to agree
@@ -75,6 +76,7 @@ def different_tokens(texts: Sequence[str], ids: Sequence[Sequence[int]], prompt:
 
 
 def step_of(shape: Shape, numbers: Weights, tokens: int, ends: Sequence[int] = ()) -> CachedStep:
+    keep_freed_buffers()  # as `linnet search` does
     runner = Runner(packed(random_model(shape), numbers))
     texts = Texts(lambda ids: "prompt", lambda prompt, ids: "")
     return CachedStep(ModelReader(runner), Target(max_tokens=tokens), ends=ends, texts=texts)

@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-BLOCKS = 8  # for each number that is kept
-FEWEST = 5  # the same, where that many divide a row and need no padding
+BLOCKS = 2  # for each number that is kept, or up to twice as many where they divide a row and need no padding
+LONG = 8  # blocks pay where a row has so many numbers for each that is kept
 
 
 def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
@@ -15,7 +15,7 @@ def largest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     A row with fewer numbers above -inf is filled up with index 0 and -inf.
     """
-    if values.device.type == "cpu" and values.shape[1] >= 2 * BLOCKS * count:
+    if values.device.type == "cpu" and values.shape[1] >= LONG * count:
         return _by_limit(values, count)
     found, indices = values.sort(dim=-1, descending=True, stable=True)
     return indices[:, :count], found[:, :count]
@@ -29,7 +29,7 @@ def _by_limit(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """
     rows, width = values.shape
     blocks = BLOCKS * count
-    blocks = next((number for number in range(blocks, FEWEST * count, -1) if width % number == 0), blocks)
+    blocks = next((number for number in range(blocks, 2 * blocks) if width % number == 0), blocks)
     padded = values
     if width % blocks:
         padded = torch.nn.functional.pad(values, (0, -width % blocks), value=-torch.inf)

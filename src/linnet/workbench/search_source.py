@@ -12,6 +12,7 @@ from linnet.errors import BadInput
 from linnet.search.cached_steps import CachedStep, Reader, Texts
 from linnet.search.model_steps import ModelReader
 from linnet.search.steps import Target
+from linnet.training.allocator import keep_freed_buffers
 from linnet.training.checkpoint import RunFolder
 from linnet.workbench.generate import no_prompt
 from linnet.workbench.open import Opened, chosen_device, further_ends, load, read_run, weights_in
@@ -45,6 +46,7 @@ def source_of(
     precision: str | None = None,
 ) -> Source:
     """The best checkpoint of a run (or a named one), an opened run as it is, or a folder of transformers."""
+    keep_freed_buffers()
     if isinstance(run, Opened):
         if checkpoint is not None or device is not None:
             raise BadInput("an opened run has its checkpoint and its device; choose them where it is loaded")
