@@ -41,6 +41,7 @@ from linnet.search.reward import Reward
 from linnet.search.searching import search
 from linnet.search.steps import Target
 from linnet.search.tree import Tree
+from linnet.training.settings import parse_setting
 from linnet.workbench.open import Opened
 
 HELD_OUT = 1 << 42  # seed of series that no run draws
@@ -62,7 +63,9 @@ class Written:
     seconds: float = 0.0
 
 
-def grown(opened: Opened, values: np.ndarray, method: str, calls: int, seed: int) -> Tree:
+def grown(
+    opened: Opened, values: np.ndarray, method: str, calls: int, seed: int, further: Mapping[str, Any]
+) -> Tree:
     """The tree of one method about one series."""
     text = written(values)
     prompt = opened.prompt(text)
@@ -71,19 +74,21 @@ def grown(opened: Opened, values: np.ndarray, method: str, calls: int, seed: int
     texts = Texts(lambda ids: text, opened.codec.continuation)
     step = CachedStep(reader, target, ends=[END], texts=texts)
     reward = Reward(Facts(), most=1.0, least=0.0, name="facts")
-    settings = SETTINGS.get(method, {})
+    settings = {**SETTINGS.get(method, {}), **(further if method == "maxent" else {})}
     budget = Budget(reward_calls=calls, tokens=calls * EACH, wave=16)
     return search(prompt, step, method=named(method, **settings), reward=reward, budget=budget, rng=seed)
 
 
-def write(opened: Opened, series: Sequence[np.ndarray], methods: Sequence[str], calls: int) -> dict[str, Written]:
+def write(
+    opened: Opened, series: Sequence[np.ndarray], methods: Sequence[str], calls: int, further: Mapping[str, Any]
+) -> dict[str, Written]:
     found = {name: Written() for name in ("greedy", *methods, "rerank", "rules")}
     found["greedy"].texts = greedy(opened.model, opened.codec, series)
     found["rules"].texts = [by_rules(values, index) for index, values in enumerate(series)]
     for index, values in enumerate(series):
         for method in methods:
             began = time.perf_counter()
-            tree = grown(opened, values, method, calls, index)
+            tree = grown(opened, values, method, calls, index, further)
             one = found[method]
             one.seconds += time.perf_counter() - began
             one.tokens += tree.step.forward_tokens
@@ -133,10 +138,10 @@ def compare(found: dict[str, Written], series: Sequence[np.ndarray]) -> list[dic
     return rows
 
 
-def chosen_series(data: Sequence[Path], count: int) -> list[np.ndarray]:
+def chosen_series(data: Sequence[Path], count: int, seed: int) -> list[np.ndarray]:
     """Series that no run has seen: drawn ones, or the last values of those in files."""
     if not data:
-        return list(making.draw(count, HELD_OUT))
+        return list(making.draw(count, HELD_OUT + seed))
     every = read_series(data)
     picked = np.linspace(0, len(every) - 1, min(count, len(every))).astype(int)
     return [every[index][1][-MOST:] for index in picked]
@@ -150,11 +155,14 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=64)
     parser.add_argument("--methods", default="best_of_n,best_first,maxent")
     parser.add_argument("--data", type=Path, nargs="*", default=[])
+    parser.add_argument("--seed", type=int, default=0, help="of the series; settings are chosen on others than 0")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="a setting of maxent")
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
-    series = chosen_series(given.data, given.series)
+    series = chosen_series(given.data, given.series, given.seed)
     opened = captions_run(given.run, given.checkpoint)
-    found = write(opened, series, given.methods.split(","), given.calls)
+    further = dict(parse_setting(setting) for setting in given.set)
+    found = write(opened, series, given.methods.split(","), given.calls, further)
     rows = compare(found, series)
     for row in rows:
         print(json.dumps(row), flush=True)
