@@ -49,7 +49,7 @@ TOKENS = 80  # of a caption at most
 EACH = 45  # tokens for each call of the reward
 DRAWS = 2000
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
-    "maxent": {"mode": "best", "lam": 8.0},
+    "maxent": {"mode": "best", "lam": 8.0, "chosen": 0.0},
     "best_first": {"parallel": 16},
 }
 

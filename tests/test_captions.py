@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -185,6 +189,28 @@ def test_a_series_is_a_prompt_and_has_the_reward_of_its_numbers(seed: int) -> No
     assert Facts()([sentence], [()], text) == [fact_reward(sentence, measure(series_in(text)))]
     with pytest.raises(BadInput, match="the prompt is its numbers"):
         Facts()([sentence], [()], "a series")
+
+
+def recalled(name: str) -> tuple[float, float]:
+    """Precision and recall of the reader on sentences of another hand, in `captions_cases.json`."""
+    stored = json.loads((Path(__file__).parent / "captions_cases.json").read_text(encoding="utf-8"))
+    right = said = wanted = 0
+    for case in stored[name]:
+        names = ("kind", "value", "denied", "step", "third", "amount", "period")
+        there = Counter(tuple(claim[key] for key in names) for claim in case["claims"])
+        found = Counter(
+            (claim.kind, claim.value, claim.negated, claim.step, claim.third, claim.amount, claim.period)
+            for claim in reading.read(case["text"])
+        )
+        right, said, wanted = right + (there & found).total(), said + found.total(), wanted + there.total()
+    return right / said, right / wanted
+
+
+def test_sentences_of_another_hand_are_mostly_read() -> None:
+    """The goals are 0.97 and 0.92; these are floors below what is reached."""
+    for name in ("cases", "sentences"):
+        precision, recall = recalled(name)
+        assert precision >= 0.9 and recall >= 0.75, (name, precision, recall)
 
 
 def test_every_kind_has_wordings() -> None:

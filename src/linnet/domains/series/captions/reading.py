@@ -19,11 +19,14 @@ def words(text: str) -> re.Pattern[str]:
 
 
 SUBJECT = words(
-    "the, there, it, its, a, an, no, nothing, both, every, values, volatility, fluctuations, from, around, "
-    "at, in, on, by, near, early, late, halfway, close, later, neither"
+    "the, there, it, its, they, their, this, one, a, an, no, nothing, both, every, each, values, volatility, "
+    "fluctuations, from, around, at, in, on, by, near, early, late, halfway, close, later, neither, only, "
+    "then, any"
 )
 CONJUNCTION = re.compile(
-    r",?\s+(?:and|but|while|whereas|although|though|yet|then)\s+(?=(?:also\s+)?" + SUBJECT.pattern + ")"
+    r",?\s+(?:and|but|while|whereas|although|though|yet|then|nor|so|since|because)\s+(?=(?:also\s+)?"
+    + SUBJECT.pattern
+    + r")|,\s+(?:with|which|not)\s+|,\s+(?=(?:no|its|only)\b)|\s+with\s+(?=(?:the|its|a|an)\b(?! period))"
 )
 STOP = re.compile(r"(?<!\d)[.!?](?=\s|$)|(?<=\d)[.!?](?=\s+\D|\s*$)|[;:]")
 NEGATION = re.compile(r"\b(?:no|not|never|nothing|neither|without|lacks?|none|hardly any|free of)\b|n't\b")
@@ -36,51 +39,87 @@ STEP = re.compile(
 ROUGHLY = r"(?:about |around |roughly )?"
 UNIT = r"(?:step|point|value|sample|week|day|month|hour)s?"
 PERIOD = re.compile(
-    rf"\bperiod(?:icity)?\s+(?:of|is|at|about|around|close to|near|=)*\s*{ROUGHLY}(\d+)|\bevery\s+{ROUGHLY}(\d+)\b"
-    rf"|\b(\d+)[- ]{UNIT}\s+(?:cycle|period|season|pattern)|\bcycles?\s+of\s+{ROUGHLY}(\d+)"
+    rf"\bperiod(?:icity)?\s+(?:of|is|at|about|around|close to|near|not|=| )*\s*{ROUGHLY}(\d+)"
+    rf"|\bevery\s+{ROUGHLY}(\d+)\b|\b(\d+)[- ]{UNIT}\s+(?:cycle|period|season|pattern|oscillation|rhythm)|\bcycles?\s+of\s+{ROUGHLY}(\d+)"
     r"|\b(?:length|lag|season)\s+(?:of\s+)?(\d+)|(\d+)\s+steps"
 )
+NUMBER_WORDS = {
+    "two": 2,
+    "three": 3,
+    "four": 4,
+    "five": 5,
+    "six": 6,
+    "seven": 7,
+    "eight": 8,
+    "ten": 10,
+    "twelve": 12,
+}
 THIRDS: Sequence[tuple[Third, re.Pattern[str]]] = (
-    ("middle", words("middle, halfway, central*, centre, center, midway, mid")),
-    ("early", words("early, first third, start, beginning, opening, first part, onset")),
-    ("late", words("late, last third, final third, end, closing, final part, last part, towards the close")),
+    ("middle", words("middle, halfway, half way, central*, centre, center, midway, mid")),
+    ("early", words("early, first third, first value, start, beginning, opening, first part, onset")),
+    (
+        "late",
+        words("late, last third, last value, final third, end, closing, final part, last part, towards the close"),
+    ),
 )
-UP = words("up, upward*, rise, rises, rising, rose, climb*, increas*, grow*, gain*, higher, above, exceed*")
+UP = words(
+    "up, upward*, rise, rises, rising, rose, climb*, increas*, grow*, gain*, higher, above, exceed*, "
+    "greater, lifted, raised, outperform*, stronger"
+)
 DOWN = words(
     "down, downward*, fall*, fell, declin*, decreas*, drop*, lower, below, sink*, lose, loses, losing, "
-    "descend*, plunge*, plummet*"
+    "descend*, plunge*, plummet*, reduced, collapse*, weaker"
 )
-FLAT = words("flat, same, steady, stable, constant, equal*, unchanged, keep, keeps, as high as, as large, alike")
+FLAT = words(
+    "flat, level from, same, steady, stable, constant, equal*, unchanged, keep, keeps, as high as, as "
+    "large, alike, on a par, no different, nowhere, evenly, neither"
+)
 LOUDER = words(
-    "grow*, larger, noisier, more volatile, rise, rises, increas*, wider, widen*, louder, rougher, bigger, "
-    "higher, up, more noise, more noisy, more scatter, more variable"
+    "grow*, larger, noisier, more volatile, rise, rises, increas*, wider, widen*, louder, rougher, "
+    "bigger, higher, up, more noise, more noisy, more scatter, more variable, more erratic"
 )
 QUIETER = words(
-    "shrink*, smaller, calmer, less volatile, less noisy, less scatter*, less variable, less noise, fall*, "
-    "decreas*, narrow*, quieter, smoother, settles, lower, down, declin*, calms"
+    "shrink*, smaller, calmer, less volatile, less noisy, less scatter*, less variable, less noise, less "
+    "erratic, lessen*, fall*, decreas*, narrow*, quieter, smoother, settles, lower, down, declin*, calms, "
+    "fade*, damp*, dies down, die down"
 )
 NOISE = words(
     "nois*, scatter*, volatil*, fluctuat*, calmer, calms, variab*, variance, spread, wobbl*, smoother, "
-    "rougher, quieter"
+    "rougher, quieter, erratic, jitter*"
 )
-SEASON = words(r"cycl*, season*, repeat*, period*, recurr*, every \d+ steps, oscillat*, regular pattern, returns")
+SEASON = words(
+    r"cycl*, season*, repeat*, period, periods, periodic*, recurs*, recurr*, every \d+, oscillat*, regular "
+    r"pattern, pattern, returns, rhythm*, comes round, come round"
+)
 JUMP = words(
     "sudden*, jump*, abrupt*, break, level shift*, step up, step down, steps up, steps down, upward step, "
-    "downward step, no step, shift, shifts, at once, leap*, plunge*, plummet*"
+    "downward step, no step, shift, shifts, at once, leap*, plunge*, plummet*, collapse*"
 )
-MAXIMUM = words("peak*, maximum, highest, the top, max, high point, tops out")
-MINIMUM = words("the low, low point, minimum, lowest, bottom*, trough*, min")
-HALVES = words("half, halves")
+MAXIMUM = words(
+    "peak*, maximum, highest, largest, strongest, warmest, the top, top value, top, max, high of, the "
+    "high, high point, tops out, crest*, exceeds"
+)
+MINIMUM = words(
+    "the low, a low, low of, low point, minimum, lowest, smallest, weakest, coldest, bottom*, trough*, "
+    "min, never goes below"
+)
+HALVES = words("half, halves, midpoint")
 TREND = words(
-    "trend*, overall, direction, from start to end, from beginning to end, whole record, whole series, drift*"
+    "trend*, overall, direction, from start to end, from beginning to end, from end to end, whole record, "
+    "whole series, drift*, tendency, in the long run, over time, slopes, path"
 )
 LEVEL = words("averag*, mean, typical*, lie around, level, hover*, centred, centered")
 UPWARD = words("up, upward*, rise, rises, rising, climb*, higher, leap*, jump, jumps")
+MOVING = words(
+    "rise, rises, rising, climb, climbs, fall, falls, falling, declining, declines, grows, flat, stable"
+)
 SIDED = words("up, down, upward, downward, drop, rise, fall")
 
 
 def clauses(text: str) -> list[str]:
-    plain = text.lower().replace("\N{MINUS SIGN}", "-")
+    plain = text.lower().replace("\N{MINUS SIGN}", "-").replace("half way", "halfway")
+    for word, number in NUMBER_WORDS.items():
+        plain = re.sub(rf"\b(every|period of|cycle of|the) {word}\b|\b{word}(?=[- ]step)", rf"\1 {number}", plain)
     found = [clause for sentence in STOP.split(plain) for clause in CONJUNCTION.split(sentence)]
     return [clause.strip() for clause in found if clause and clause.strip()]
 
@@ -110,10 +149,16 @@ def claim_of(clause: str) -> Claim | None:
         return halves(clause)
     if has(TREND, clause):
         return directed("trend", clause, ("up", UP), ("down", DOWN), ("flat", FLAT))
-    if has(LEVEL, clause):
-        amount = amount_of(clause)
-        return None if amount is None else Claim("level", amount=amount, negated=negated(clause))
+    if has(LEVEL, clause) and amount_of(clause) is not None:
+        return Claim("level", amount=amount_of(clause), negated=negated(clause))
+    if moving(clause):
+        return directed("trend", clause, ("up", UP), ("down", DOWN), ("flat", FLAT))
     return None
+
+
+def moving(clause: str) -> bool:
+    """Whether a clause without a word of any kind says that the series rises, falls or stays."""
+    return STEP.search(clause) is None and amount_of(clause) is None and has(MOVING, clause)
 
 
 def negated(clause: str) -> bool:
@@ -143,7 +188,10 @@ def directed(kind: str, clause: str, *values: tuple[str, re.Pattern[str]]) -> Cl
     level = values[-1][0]
     if named is None:
         return Claim(kind, level) if negated(clause) else None
-    if re.search(r"\bno (?:clear |obvious |visible )?(?:trend|change)\b", clause):
+    if re.search(
+        r"\bno (?:(?!upward|downward)[a-z]+[- ]){0,2}(?:trend|change|drift|tendency)\b|\bneither\b|\bno different",
+        clause,
+    ):
         return Claim(kind, level)
     return Claim(kind, named, negated=negated(clause))
 
@@ -159,7 +207,7 @@ def jump(clause: str) -> Claim | None:
     if negated(clause):
         stated = has(SIDED, clause)
         return Claim("jump", side, step=step, third=third, negated=True) if stated else Claim("jump", "none")
-    return Claim("jump", side, step=step, third=third) if side else None
+    return Claim("jump", side, step=step, third=third, amount=amount_of(clause)) if side else None
 
 
 def season(clause: str) -> Claim | None:
