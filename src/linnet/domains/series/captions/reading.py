@@ -40,7 +40,8 @@ ROUGHLY = r"(?:about |around |roughly )?"
 UNIT = r"(?:step|point|value|sample|week|day|month|hour)s?"
 PERIOD = re.compile(
     rf"\bperiod(?:icity)?\s+(?:of|is|at|about|around|close to|near|not|=| )*\s*{ROUGHLY}(\d+)"
-    rf"|\bevery\s+{ROUGHLY}(\d+)\b|\b(\d+)[- ]{UNIT}\s+(?:cycle|period|season|pattern|oscillation|rhythm)|\bcycles?\s+of\s+{ROUGHLY}(\d+)"
+    rf"|\bevery\s+{ROUGHLY}(\d+)\b|\b(\d+)[- ]{UNIT}\s+(?:cycle|period|season|pattern|oscillation|rhythm)"
+    rf"|\bcycles?\s+of\s+{ROUGHLY}(\d+)"
     r"|\b(?:length|lag|season)\s+(?:of\s+)?(\d+)|(\d+)\s+steps"
 )
 NUMBER_WORDS = {
