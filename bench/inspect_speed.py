@@ -142,9 +142,9 @@ def bench_memory(options: argparse.Namespace) -> None:
 def bench_subsets(options: argparse.Namespace) -> None:
     """All subsets of the ten parts of an adder, 500 problems."""
     if options.run:
-        from linnet.workbench.cases import ask
+        from linnet.workbench.cases import analysis_of
 
-        subject = ask(options.run, n=500).subject
+        subject = analysis_of(options.run, n=500).subject
     else:
         config = ModelConfig(vocabulary=13, context=32, width=128, depth=2, attention=AttentionConfig(heads=4))
         subject = subject_of(model_of(config), 500, 14)
@@ -163,9 +163,9 @@ def bench_edges(options: argparse.Namespace) -> None:
     """Every edge of 6 layers x 8 heads, and how far EAP and EAP-IG are from them."""
     model = model_of(SHAPE)
     if options.run:
-        from linnet.workbench.cases import ask
+        from linnet.workbench.cases import analysis_of
 
-        subject = ask(options.run, needs_corrupt=True, n=options.prompts).subject
+        subject = analysis_of(options.run, needs_corrupt=True, n=options.prompts).subject
     else:
         subject = subject_of(model, options.prompts, 16)
     began, worked = time.perf_counter(), time.process_time()

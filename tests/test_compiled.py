@@ -19,7 +19,7 @@ from torch import Tensor
 
 from linnet import workbench
 from linnet.machine import compiler_at_hand, graph_cache
-from linnet.model import kernels
+from linnet.model import dropping, kernels
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, LossConfig, ModelConfig, NormConfig
 from linnet.model.contract import Objective
 from linnet.model.model import Model
@@ -87,7 +87,7 @@ def worst(case: dict[str, Any], precision: str) -> float:
     objective, parameters = Objective(model), tuple(model.parameters())
 
     def learn(function: Any) -> list[Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), kernels.nothing_dropped():
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"), dropping.nothing_dropped():
             loss = function(batch)
             return [loss.detach(), *torch.autograd.grad(loss, parameters)]
 
@@ -136,11 +136,11 @@ def test_compiled_steps_equal_eager_ones_under_every_capability(capability: str)
 @pytest.mark.skipif(not compiler_at_hand("cpu"), reason="there is no C++ compiler here")
 def test_a_compiled_graph_drops_values_again_after_a_comparison() -> None:
     """The graph that was compared with nothing dropped is the one that training uses."""
-    compiled = torch.compile(lambda x: kernels.drop(x, 0.25), dynamic=False)
+    compiled = torch.compile(lambda x: dropping.drop(x, 0.25), dynamic=False)
     x = torch.ones(64, 64)
-    with kernels.nothing_dropped():
-        assert torch.equal(compiled(x), x) and torch.equal(kernels.drop(x, 0.25), x)
-    shares = [float((compiled(x) == 0).float().mean()), float((kernels.drop(x, 0.25) == 0).float().mean())]
+    with dropping.nothing_dropped():
+        assert torch.equal(compiled(x), x) and torch.equal(dropping.drop(x, 0.25), x)
+    shares = [float((compiled(x) == 0).float().mean()), float((dropping.drop(x, 0.25) == 0).float().mean())]
     assert all(0.2 < share < 0.3 for share in shares)
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] >= 1
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from linnet.model import kernels
-from linnet.model.kernels import drop, mixed_mask
+from linnet.model.dropping import drop, mixed_mask
 from linnet.model.layers import Dropout
 
 

@@ -264,8 +264,10 @@ def test_days_that_are_numbers_are_not_shown_as_dates(tmp_path: Path) -> None:
 def test_misses_and_their_map(runs: dict[str, Path], stays: Path, tmp_path: Path) -> None:
     found = misses(runs["tiny-places"], [stays], n=5)
     assert 0 < len(found) <= 5
-    assert [miss.said_probability for miss in found] == sorted((m.said_probability for m in found), reverse=True)
-    assert all(miss.said != miss.went for miss in found)
+    assert [miss.expected_probability for miss in found] == sorted(
+        (m.expected_probability for m in found), reverse=True
+    )
+    assert all(miss.expected != miss.went for miss in found)
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", miss.left) for miss in found)
     pytest.importorskip("folium")
     page = tmp_path / "misses.html"

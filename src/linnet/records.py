@@ -234,8 +234,8 @@ class MissRecord(Record):
     went: Any
     probability: float
     rank: float | None  # None: the model could not name the place
-    said: Any
-    said_probability: float
+    expected: Any
+    expected_probability: float
     first_visit: bool
 
 

@@ -401,9 +401,9 @@ def misses(records: Sequence[MissRecord]) -> RenderableType:
     for record in records:
         went = f"{record.went} (first visit)" if record.first_visit else str(record.went)
         rank = "-" if record.rank is None else f"{record.rank:.0f}"
-        shares = (f"{record.probability:.1%}", f"{record.said_probability:.1%}")
+        shares = (f"{record.probability:.1%}", f"{record.expected_probability:.1%}")
         where = (Text(str(record.user)), record.left, Text(str(record.here)), Text(went))
-        grid.add_row(*where, shares[0], rank, Text(str(record.said)), shares[1])
+        grid.add_row(*where, shares[0], rank, Text(str(record.expected)), shares[1])
     return grid
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linnet.model import kernels
+from linnet.model import dropping, kernels
 from linnet.model.config import ModelConfig, RotaryScaling
 from linnet.model.taps import Taps
 
@@ -33,14 +33,14 @@ class Embedding(nn.Embedding):
 
 
 class Dropout(nn.Module):
-    """Zero a share of the values in training, and scale up the rest; `entries` as in `kernels.drop`."""
+    """Zero a share of the values in training, and scale up the rest; `entries` as in `dropping.drop`."""
 
     def __init__(self, share: float, *, entries: bool = False) -> None:
         super().__init__()
         self.share, self.entries = share, entries
 
     def forward(self, x: Tensor) -> Tensor:
-        return kernels.drop(x, self.share, self.training, entries=self.entries)
+        return dropping.drop(x, self.share, self.training, entries=self.entries)
 
 
 def rotation(

@@ -60,7 +60,7 @@ def neurons(layer: int, width: int) -> tuple[Unit, ...]:
 class Replacements:
     """What a plain run kept: the residual stream in front of each layer, and what stands in for each value."""
 
-    plain: Tensor  # [B]: what is asked, without any ablation
+    plain: Tensor  # [B]: the measure, without any ablation
     kept: Mapping[str, Tensor]  # values and residual streams of the plain run
     values: Mapping[str, Tensor]  # what replaces them
 
@@ -89,7 +89,7 @@ def replacements(subject: Subject, taps: Sequence[str], by: By) -> Replacements:
 
 
 def ablate(subject: Subject, units: Sequence[Unit], by: By = "mean") -> tuple[Tensor, Tensor]:
-    """What is asked of each case without each unit [E, B], and of the whole model [B]."""
+    """The measure of each case without each unit [E, B], and of the whole model [B]."""
     cases = subject.cases
     with evaluating(subject.model):
         found = replacements(subject, [tap for unit in units for tap in unit.taps], by)
@@ -149,10 +149,10 @@ def together(subject: Subject, units: Sequence[Unit], found: Replacements) -> Te
                 x = torch.cat([*([x] if len(x) else []), *new])
             if stage == "mid" and len(x):
                 x = block.finish(x, before if block.parallel else x, NOTHING)
-    asked = subject.known(
+    measured = subject.known(
         subject.measure_answers(model.final_norm(x)), [tap for unit in units for tap in unit.taps]
     )
-    return asked[torch.tensor(order).argsort()]
+    return measured[torch.tensor(order).argsort()]
 
 
 def both_stages(model: Model) -> list[tuple[int, str]]:

@@ -93,7 +93,7 @@ def linear(scale: Tensor, shift: bool, part: Tensor) -> Tensor:
 
 
 def directions(model: Model, cases: Cases) -> tuple[Tensor, Tensor]:
-    """The rows of the head that make what is asked [B, A, W], and its biases [B, A]."""
+    """The rows of the head that make the measure [B, A, W], and its biases [B, A]."""
     weight, bias = model.head.weight, model.head.bias
     direction = weight[cases.targets]
     constant = torch.zeros_like(direction[..., 0]) if bias is None else bias[cases.targets]

@@ -126,7 +126,7 @@ def _chosen(logits: Tensor, tokens: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Subject:
-    """A model, its cases, and what is asked: everything that a causal analysis needs."""
+    """A model, its cases, and the measure: everything that a causal analysis needs."""
 
     model: Model
     cases: Cases
@@ -138,11 +138,11 @@ class Subject:
 
     def measure_answers(self, hidden: Tensor) -> Tensor:
         """[E, B] of the hidden vectors [E * B, A, W] at the positions of the answers."""
-        asked = hidden.unflatten(0, (-1, len(self.cases)))
-        return self.metric(self.model.head(asked).float(), self.cases)
+        measured = hidden.unflatten(0, (-1, len(self.cases)))
+        return self.metric(self.model.head(measured).float(), self.cases)
 
     def run(self, ids: Tensor, keep: Sequence[str] = ()) -> tuple[Tensor, Mapping[str, Tensor]]:
-        """What is asked [B] of these prompts, and the values at these taps."""
+        """The measure [B] of these prompts, and the values at these taps."""
         output = self.model(ids, keep=tuple(keep))
         return self.measure(output.hidden)[0], output.kept
 

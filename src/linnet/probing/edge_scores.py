@@ -2,7 +2,7 @@
 
 EAP multiplies what an edge would change by the gradient at its reader; where attention is saturated there is no
 gradient, and an edge that matters scores 0. EAP-IG takes the mean of gradients between the clean and the corrupt
-embedding. ACDC takes edges away one by one, from the logits backwards, as long as what is asked changes little.
+embedding. ACDC takes edges away one by one, from the logits backwards, as long as the measure changes little.
 Legend: E = edges, P = writers, B = cases, T = tokens, W = width.
 """
 
@@ -41,10 +41,10 @@ def _estimated(subject: Subject, runs: Runs, ways: Sequence[float]) -> Tensor:
     with differentiating(model):
         for way in ways:
             circuit = Circuit(subject, other, everything, leaves=True)
-            asked = circuit.measure(start + way * change[0]).mean()
+            measured = circuit.measure(start + way * change[0]).mean()
             assert circuit.leaves is not None
             leaves = list(circuit.leaves.values())
-            gradients = torch.autograd.grad(asked, leaves)
+            gradients = torch.autograd.grad(measured, leaves)
             found = _edge_products(circuit, change, dict(zip(circuit.leaves, gradients, strict=True)))
             total = found if total is None else total + found
     assert total is not None
@@ -78,9 +78,9 @@ def acdc(subject: Subject, runs: Runs, threshold: float) -> Tensor:
                 present[rows[reader], i] = 0
                 circuit = Circuit(subject, runs.other, present)
                 now = runs.writes[:written] if start != START else None
-                asked = float(circuit.measure(runs.kept[start], start, now).mean())
-                if abs(asked - reference) < threshold:
-                    reference = asked
+                measured = float(circuit.measure(runs.kept[start], start, now).mean())
+                if abs(measured - reference) < threshold:
+                    reference = measured
                     chosen[index[writers(config)[i], reader]] = False
                 else:
                     present[rows[reader], i] = 1
@@ -100,7 +100,7 @@ def acdc_scores(subject: Subject, runs: Runs, thresholds: Sequence[float]) -> Te
 
 @dataclass(frozen=True)
 class Faithfulness:
-    """The share of what is asked that circuits of growing size keep, and their areas.
+    """The share of the measure that circuits of growing size keep, and their areas.
 
     `kept` chooses edges by what they add (their area: CPR, more is better); `near` by magnitude (the area of the
     distance to 1: CMD, less is better). A circuit of no edge has 0, of all edges 1.

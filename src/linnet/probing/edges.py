@@ -1,4 +1,4 @@
-"""Edges: what a reader gets from a writer, and what is asked when it gets the corrupt value instead.
+"""Edges: what a reader gets from a writer, and the measure when it gets the corrupt value instead.
 
 `exact_edges` computes every edge by itself: the reader's queries, keys or values are made again from the altered
 residual stream, and everything behind them follows. Heads that share keys have one reader for them.
@@ -39,7 +39,7 @@ from linnet.progress import Progress
 
 @dataclass(frozen=True)
 class Runs:
-    """The clean and the corrupt run: what is asked [B], and what each writer writes [P, B, T, W]."""
+    """The clean and the corrupt run: the measure [B], and what each writer writes [P, B, T, W]."""
 
     clean: Tensor
     corrupt: Tensor
@@ -73,7 +73,7 @@ def stream(reader: Part, model: Model) -> str:
 
 
 def exact_edges(subject: Subject) -> tuple[Tensor, Runs]:
-    """[E, B]: how what is asked changes when one edge carries the corrupt value, in the order of `parts.edges`."""
+    """[E, B]: how the measure changes when one edge carries the corrupt value, in the order of `parts.edges`."""
     model = subject.model
     with evaluating(model):
         runs, found = both_runs(subject), []
@@ -88,7 +88,7 @@ def exact_edges(subject: Subject) -> tuple[Tensor, Runs]:
 
 
 def altered(subject: Subject, reader: Part, runs: Runs, change: Tensor) -> Tensor:
-    """[E, B]: what is asked when this reader sees its stream with each of these changes [E, B, T, W]."""
+    """[E, B]: the measure when this reader sees its stream with each of these changes [E, B, T, W]."""
     model, tap = subject.model, stream(reader, subject.model)
     read = (runs.kept[tap] + change).flatten(0, 1)  # [E * B, T, W]
     if reader.kind == LOGITS:
@@ -167,7 +167,7 @@ class Circuit:
         self.made: dict[str, Tensor] = {}
 
     def measure(self, residual: Tensor, tap: str = START, now: Tensor | None = None) -> Tensor:
-        """What is asked [B], going on from this residual stream; `now` is what was written before it."""
+        """The measure [B], going on from this residual stream; `now` is what was written before it."""
         self.now = [] if now is None else list(now)
         ids = self.subject.cases.ids
         hidden = self.model.forward_from(tap, residual, ids, edit=self._edits(tap)).hidden
@@ -271,7 +271,7 @@ def present_of(model: Model, chosen: Tensor) -> Tensor:
 
 
 def of_circuit(subject: Subject, runs: Runs, chosen: Tensor) -> Tensor:
-    """[B]: what is asked of the circuit of these edges (bool [E]) alone."""
+    """[B]: the measure of the circuit of these edges (bool [E]) alone."""
     with evaluating(subject.model):
         circuit = Circuit(subject, runs.other, present_of(subject.model, chosen))
         return circuit.measure(runs.writes[0])

@@ -141,8 +141,8 @@ def _checked(model: Model, pairs: Pairs, tap: str, step: int, settings: Settings
 def _scored(model: Model, pairs: Pairs, tap: str, step: int, basis: Tensor, name: str) -> InterchangeResult:
     source = held(model, pairs.source, tap, step)
     with evaluating(model):
-        said = logits_after(model, pairs, tap, step, basis.to(model.device), source).argmax(-1).cpu()
-    right = said == pairs.wanted
+        predicted = logits_after(model, pairs, tap, step, basis.to(model.device), source).argmax(-1).cpu()
+    right = predicted == pairs.wanted
     low, high = wilson(int(right.sum()), len(right))
     changed = float(right[pairs.differing].float().mean()) if pairs.differing.any() else float("nan")
     size = basis.shape[1]

@@ -104,8 +104,8 @@ def divergences(model: Model, streams: Mapping[str, Tensor], translators: Transl
         for tap, stream in streams.items():
             total = 0.0
             for here, final in zip(stream.split(rows), streams[last].split(rows), strict=True):
-                own, said = read(model, final), read(model, translators(tap, here))
-                total += float((own.exp() * (own - said)).sum())
+                own, predicted = read(model, final), read(model, translators(tap, here))
+                total += float((own.exp() * (own - predicted)).sum())
             found.append(total / len(stream))
     return found
 
@@ -142,8 +142,8 @@ def _move(
     with torch.no_grad():
         own = read(model, streams[last])
     for tap in taps:
-        said = read(model, translators(tap, streams[tap]))
-        ((own.exp() * (own - said)).sum(-1).mean()).backward()
+        predicted = read(model, translators(tap, streams[tap]))
+        ((own.exp() * (own - predicted)).sum(-1).mean()).backward()
     optim.step()
     optim.zero_grad(set_to_none=True)
 

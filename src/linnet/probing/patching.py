@@ -1,4 +1,4 @@
-"""Patching: values of one run are put into another, and what is asked moves from one answer to the other.
+"""Patching: values of one run are put into another, and the measure moves from one answer to the other.
 
 The clean prompts' values go into a run of the corrupt ones. An effect of 1 is the clean run, 0 the corrupt one.
 Legend: E = patches, B = cases, T = tokens, L = layers, H = heads, N = neurons.
@@ -42,7 +42,7 @@ class Patch:
 
 @dataclass(frozen=True)
 class Effects:
-    """What is asked in the clean and in the corrupt run [B], and under each patch [E, B]."""
+    """The measure in the clean and in the corrupt run [B], and under each patch [E, B]."""
 
     clean: Tensor
     corrupt: Tensor
@@ -54,7 +54,7 @@ class Effects:
         whole = (self.clean - self.corrupt).mean()
         if abs(float(whole)) < 1e-6:
             raise BadInput(
-                "what is asked is the same for the clean and for the corrupt prompts, so there is no effect to "
+                "the measure is the same for the clean and for the corrupt prompts, so there is no effect to "
                 "divide by; give prompts with different answers, or name the answers"
             )
         return (self.patched - self.corrupt) / whole
@@ -102,7 +102,7 @@ def patch(subject: Subject, chosen: Sequence[Patch]) -> Effects:
 
 
 def attribution_patch(subject: Subject, chosen: Sequence[Patch]) -> Tensor:
-    """[E, B]: the linear estimate of each patch, from one gradient of the corrupt run: what is asked after it."""
+    """[E, B]: the linear estimate of each patch, from one gradient of the corrupt run: the measure after it."""
     model, cases = subject.model, subject.cases
     if cases.corrupt is None:
         raise BadInput("patching needs a corrupt prompt beside each clean one")
@@ -112,10 +112,10 @@ def attribution_patch(subject: Subject, chosen: Sequence[Patch]) -> Tensor:
     leaves = {tap: torch.zeros_like(value, requires_grad=True) for tap, value in kept.items()}
     with differentiating(model):
         edit = tuple((tap, functools.partial(torch.add, leaf)) for tap, leaf in leaves.items())
-        asked = subject.measure(model(cases.corrupt, edit=edit).hidden)[0]
-        gradients = torch.autograd.grad(asked.sum(), list(leaves.values()))
+        measured = subject.measure(model(cases.corrupt, edit=edit).hidden)[0]
+        gradients = torch.autograd.grad(measured.sum(), list(leaves.values()))
     moves = {tap: (source[tap] - kept[tap]) * gradient for tap, gradient in zip(leaves, gradients, strict=True)}
-    return torch.stack([asked.detach() + at_patch(one, moves[one.tap]).flatten(1).sum(1) for one in chosen])
+    return torch.stack([measured.detach() + at_patch(one, moves[one.tap]).flatten(1).sum(1) for one in chosen])
 
 
 def at_patch(one: Patch, value: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def values_at(group: Sequence[Patch], value: Tensor) -> Affine:
 
 
 def path_patch(subject: Subject, receivers: Sequence[Part], *, through_mlps: bool = True) -> Effects:
-    """The effect of each writer on what is asked, by its paths into these readers alone.
+    """The effect of each writer on the measure, by its paths into these readers alone.
 
     The writer has its corrupt value, all other heads keep their clean ones, feed-forwards compute again (or keep
     theirs, so that only direct edges are left), and the readers' new inputs go into the clean run. An effect of

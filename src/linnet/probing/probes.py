@@ -124,10 +124,10 @@ class Split:
     def rows(self) -> Tensor:
         return torch.arange(len(self.steps))[:, None].expand_as(self.steps)[self.steps]
 
-    def accuracy(self, said: Tensor, labels: Tensor | None = None) -> Accuracy:
-        """Of what was said at the scored steps."""
+    def accuracy(self, predicted: Tensor, labels: Tensor | None = None) -> Accuracy:
+        """Of what was predicted at the scored steps."""
         wanted = (self.labels if labels is None else labels)[~self.train]
-        right = (said == wanted).double().numpy()
+        right = (predicted == wanted).double().numpy()
         rows = self.rows[~self.train].numpy()
         sums, counts = np.bincount(rows, right), np.bincount(rows)
         low, high = ratio_interval(sums[counts > 0], counts[counts > 0].astype(float))
@@ -165,7 +165,7 @@ def _of_head(values: Tensor, head: int | None, tap: str) -> Tensor:
 
 
 def baselines(split: Split) -> Baselines:
-    """What can be said without a model."""
+    """What can be predicted without a model."""
     labels, train = split.labels, split.train
     majority = int(labels[train].mode().values)
     constant = torch.full((int((~train).sum()),), majority)
@@ -179,18 +179,18 @@ def baselines(split: Split) -> Baselines:
 def _table(split: Split, *keys: tuple[Tensor, ...]) -> Tensor:
     """The most common label of each key in the trained rows, by the first kind of key that was seen there."""
     labels, train = split.labels.tolist(), split.train.tolist()
-    said = [int(split.labels[split.train].mode().values)] * len(labels)
+    predicted = [int(split.labels[split.train].mode().values)] * len(labels)
     for kind in reversed(keys):
         named = list(zip(*(part.tolist() for part in kind), strict=True))
         counts: dict[tuple[int, ...], Counter[int]] = defaultdict(Counter)
         for name, label, known in zip(named, labels, train, strict=True):
             if known:
                 counts[name][label] += 1
-        said = [
+        predicted = [
             counts[name].most_common(1)[0][0] if name in counts else old
-            for name, old in zip(named, said, strict=True)
+            for name, old in zip(named, predicted, strict=True)
         ]
-    return torch.tensor(said)[~split.train]
+    return torch.tensor(predicted)[~split.train]
 
 
 def control_labels(split: Split, seed: int) -> Tensor:
@@ -212,7 +212,7 @@ def shuffled(data: Labelled, seed: int) -> Labelled:
 def probe(split: Split, tap: str, values: Tensor, settings: Settings = Settings()) -> ProbeResult:
     """Train probes on these values [M, C] and score them."""
     classes, labels = split.data.classes, split.labels
-    said = fitted(values, labels, split.train, classes, settings.penalty)
+    predicted = fitted(values, labels, split.train, classes, settings.penalty)
     control = control_labels(split, settings.seed)
     memorised = fitted(values, control, split.train, classes, settings.penalty)
     order = most_different(values[split.train], labels[split.train], classes)
@@ -222,11 +222,11 @@ def probe(split: Split, tap: str, values: Tensor, settings: Settings = Settings(
         if k < values.shape[1]
     }
     wanted = labels[~split.train]
-    shares = [torch.bincount(part, minlength=classes) / len(part) for part in (said, wanted)]
+    shares = [torch.bincount(part, minlength=classes) / len(part) for part in (predicted, wanted)]
     channels = tuple(order[: min(settings.sparse, default=0)].tolist())
     return ProbeResult(
         tap,
-        split.accuracy(said),
+        split.accuracy(predicted),
         split.accuracy(memorised, control),
         sparse,
         float(shares[0] @ shares[1]),

@@ -1,4 +1,4 @@
-"""Exact subsets: what is asked of the model with every subset of its parts, the others ablated.
+"""Exact subsets: the measure of the model with every subset of its parts, the others ablated.
 
 From the whole table follow minimal circuits, Shapley values and pair interactions without any approximation.
 Subsets that agree in their first layers share the computation of these: attention runs once for each subset of
@@ -32,7 +32,7 @@ NOTHING = Taps(dict, (), ())
 
 
 def exact_subsets(subject: Subject, parts: Sequence[Part], by: By = "mean") -> Tensor:
-    """[2^n, B]: what is asked with each subset of these parts; number s has part i where bit i of s is set."""
+    """[2^n, B]: the measure with each subset of these parts; number s has part i where bit i of s is set."""
     if len(parts) > MOST:
         raise BadInput(too_many(subject, parts, by))
     with evaluating(subject.model):
@@ -51,10 +51,10 @@ class Walk:
     def table(self) -> Tensor:
         rows = torch.empty(1 << len(self.parts), len(self.subject.cases))
         with self.progress:
-            for done, (subset, asked) in enumerate(
+            for done, (subset, measured) in enumerate(
                 self._from(0, 0, self.found.kept["blocks.0.hook_resid_pre"]), 1
             ):
-                rows[subset] = asked
+                rows[subset] = measured
                 self.progress.update(done)
         return rows
 
@@ -65,10 +65,10 @@ class Walk:
             return
         block = self.model.block(layer)
         for mixed_subset, mixed in self._mixed(block, layer, x):
-            for fed_subset, after in self._fed(block, layer, self._asked(layer, x), mixed):
+            for fed_subset, after in self._fed(block, layer, self._at_answer(layer, x), mixed):
                 yield from self._from(layer + 1, subset | mixed_subset | fed_subset, after)
 
-    def _asked(self, layer: int, value: Tensor) -> Tensor:
+    def _at_answer(self, layer: int, value: Tensor) -> Tensor:
         """Behind the last mixer, only the positions that are asked about: nothing else is read any more."""
         if layer < self.model.config.depth - 1:
             return value
@@ -82,14 +82,14 @@ class Walk:
         tap = f"blocks.{layer}.attn.hook_z"
         taps = Taps(self.model.taps, (tap,) if heads else (), ())
         whole, _ = block.mix(x, None, self.frame, taps)
-        whole = self._asked(layer, whole)
+        whole = self._at_answer(layer, whole)
         if not heads:
             yield from self._switched(layer, inside, whole)
             return
         weights = output_weights(self.model, layer)
         loss = [self.found.values[tap][:, :, head] - taps.kept[tap][:, :, head] for _, head in heads]
         losses = [
-            self._asked(layer, change) @ weights[head] for change, (_, head) in zip(loss, heads, strict=True)
+            self._at_answer(layer, change) @ weights[head] for change, (_, head) in zip(loss, heads, strict=True)
         ]
         for chosen in itertools.product((False, True), repeat=len(heads)):
             absent = [lost for lost, inside in zip(losses, chosen, strict=True) if not inside]
@@ -100,7 +100,7 @@ class Walk:
         inside = [(i, part) for i, part in enumerate(self.parts) if part.layer == layer and part.kind == "mlp"]
         middle = x + mixed
         if inside:
-            yield 0, middle + self._asked(layer, self.found.values[inside[0][1].tap])
+            yield 0, middle + self._at_answer(layer, self.found.values[inside[0][1].tap])
         yield bits(i for i, _ in inside), middle + block.feed(x if block.parallel else middle, NOTHING)
 
     def _switched(
@@ -108,7 +108,7 @@ class Walk:
     ) -> Iterator[tuple[int, Tensor]]:
         """A mixer that is one part, or none of the parts."""
         if inside:
-            yield 0, self._asked(layer, self.found.values[inside[0][1].tap]).expand_as(whole)
+            yield 0, self._at_answer(layer, self.found.values[inside[0][1].tap]).expand_as(whole)
         yield bits(i for i, _ in inside), whole
 
 
@@ -124,7 +124,7 @@ def exact_subsets_naively(subject: Subject, parts: Sequence[Part], by: By = "mea
 
 
 def of_subset(subject: Subject, parts: Sequence[Part], found: Replacements, subset: int) -> Tensor:
-    """[B]: what is asked with these parts alone."""
+    """[B]: the measure with these parts alone."""
     absent = [unit_of(part) for i, part in enumerate(parts) if not subset >> i & 1]
     edits = [edit for unit in absent for edit in edits_of([unit], found, len(subject.cases))]
     return subject.edited(edits)[0]

@@ -21,7 +21,7 @@ from linnet.data import Batch
 from linnet.machine import autocast
 from linnet.model.contract import Network, Objective
 from linnet.model.costs import refuse_too_large
-from linnet.model.kernels import Part, drawing_for, nothing_dropped
+from linnet.model.dropping import Part, drawing_for, nothing_dropped
 from linnet.training.checkpoint import Checkpoint, LoopState, load_weights, weights_of
 from linnet.training.compiling import Function, Steps
 from linnet.training.distributed import Processes

@@ -67,8 +67,8 @@ class Ids:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An opened run with what is asked of it; `tokens` names what the first case reads."""
+class Analysis:
+    """An opened run with the measure of it; `tokens` names what the first case reads."""
 
     opened: Opened
     subject: Subject
@@ -77,8 +77,8 @@ class Asked:
     notes: tuple[str, ...]
 
 
-def ask(path: Path | str, *, needs_corrupt: bool = False, **options: Unpack[CaseOptions]) -> Asked:
-    """Open a run and make its cases; where there is no wrong answer, what is asked is the log-probability."""
+def analysis_of(path: Path | str, *, needs_corrupt: bool = False, **options: Unpack[CaseOptions]) -> Analysis:
+    """Open a run and make its cases; where there is no wrong answer, the measure is the log-probability."""
     metric = metric_named(options.get("metric", "logit_difference"))
     opened = load(path, checkpoint=options.get("checkpoint"))
     if opened.model.config.columns:
@@ -94,7 +94,7 @@ def ask(path: Path | str, *, needs_corrupt: bool = False, **options: Unpack[Case
         metric = METRICS["log_probability"]
     name = next(name for name, one in METRICS.items() if one is metric)
     tokens = tuple(opened.codec.tokens[i] for i in cases.ids[0].tolist())
-    return Asked(opened, Subject(opened.model, cases, metric), tokens, name.replace("_", " "), tuple(notes))
+    return Analysis(opened, Subject(opened.model, cases, metric), tokens, name.replace("_", " "), tuple(notes))
 
 
 def metric_named(name: str) -> Metric:

@@ -14,7 +14,7 @@ from linnet.errors import BadInput, nearest
 from linnet.probing import ablation, attribution, edge_scores, edges, parts, patching, subsets
 from linnet.probing.cases import Subject, mean_and_half
 from linnet.records import AnalysisRecord, Grid
-from linnet.workbench.cases import Asked, CaseOptions, ask
+from linnet.workbench.cases import Analysis, CaseOptions, analysis_of
 
 METHODS = ("exact", "eap", "eap-ig", "acdc")
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of ACDC, in shares of the effect of the corrupt run
@@ -22,18 +22,18 @@ THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of ACDC, in shares of the e
 
 def attribute(path: Path | str, **options: Unpack[CaseOptions]) -> AnalysisRecord:
     """What each part adds to the logits of the answer, behind the frozen final norm."""
-    asked = ask(path, **options)
-    model, cases = asked.subject.model, asked.subject.cases
+    analysis = analysis_of(path, **options)
+    model, cases = analysis.subject.model, analysis.subject.cases
     found = attribution.attribute(model, cases)
     mean = found.values.mean(1)  # [P, A]
-    answer = names(asked, cases.targets[0].tolist())
+    answer = names(analysis, cases.targets[0].tolist())
     softcap = model.config.head.softcap
     return AnalysisRecord(
         kind="attribution",
         title=f"what each part adds to the {'logit' if cases.wrong is None else 'logit difference'} of the answer",
         axes=("part", "answer"),
         labels={"part": found.names, "answer": answer},
-        tokens=asked.tokens,
+        tokens=analysis.tokens,
         values=mean.tolist(),
         unit="logit",
         facts={
@@ -45,7 +45,7 @@ def attribute(path: Path | str, **options: Unpack[CaseOptions]) -> AnalysisRecor
         notes=(
             "the norm in front of the head has the scale of each prompt (frozen), so the parts add up",
             *(() if softcap is None else (f"before the softcap of {softcap}",)),
-            *asked.notes,
+            *analysis.notes,
         ),
     )
 
@@ -62,28 +62,31 @@ def patch(
 
     `estimate` adds attribution patching, which takes one gradient for all, beside the exact numbers.
     """
-    asked = ask(path, needs_corrupt=True, **options)
-    chosen, shape = patching.patches(asked.subject, what, by_position=by_position)
-    found = patching.patch(asked.subject, chosen)
+    analysis = analysis_of(path, needs_corrupt=True, **options)
+    chosen, shape = patching.patches(analysis.subject, what, by_position=by_position)
+    found = patching.patch(analysis.subject, chosen)
     mean, half = mean_and_half(found.share)
     inner = (what,) if what in ("head", "neuron") else ()
     axes = ("layer", *inner, *(("position",) if by_position else ()))
     spread = Grid(name="half of the 95 % interval", axes=axes, values=torch.tensor(half).view(shape).tolist())
-    further, facts = [spread] if len(asked.subject.cases) > 1 else [], ends(asked, found.clean, found.corrupt)
+    further, facts = (
+        [spread] if len(analysis.subject.cases) > 1 else [],
+        ends(analysis, found.clean, found.corrupt),
+    )
     if estimate:
-        guess = replace(found, patched=patching.attribution_patch(asked.subject, chosen)).share.mean(1)
+        guess = replace(found, patched=patching.attribution_patch(analysis.subject, chosen)).share.mean(1)
         further.append(Grid(name="attribution patching", axes=axes, values=guess.view(shape).tolist()))
         facts |= errors({"exact": torch.tensor(mean), "attribution patching": guess})
     return AnalysisRecord(
         kind="patching",
         title=f"{what} of the clean run in the corrupt run",
         axes=axes,
-        tokens=asked.tokens,
+        tokens=analysis.tokens,
         values=torch.tensor(mean).view(shape).tolist(),
         unit="share of the effect",
         facts=facts,
         further=tuple(further),
-        notes=asked.notes,
+        notes=analysis.notes,
     )
 
 
@@ -94,11 +97,13 @@ def path_patch(
     direct: bool = False,
     **options: Unpack[CaseOptions],
 ) -> AnalysisRecord:
-    """The effect of each part on what is asked by its paths into these readers alone."""
-    asked = ask(path, needs_corrupt=True, **options)
-    config = asked.subject.model.config
+    """The effect of each part on the measure by its paths into these readers alone."""
+    analysis = analysis_of(path, needs_corrupt=True, **options)
+    config = analysis.subject.model.config
     known = {part.name: part for part in parts.readers(config)}
-    found = patching.path_patch(asked.subject, [named(known, name) for name in readers], through_mlps=not direct)
+    found = patching.path_patch(
+        analysis.subject, [named(known, name) for name in readers], through_mlps=not direct
+    )
     mean, half = mean_and_half(found.share)
     labels = {"part": tuple(part.name for part in parts.writers(config))}
     return AnalysisRecord(
@@ -106,12 +111,12 @@ def path_patch(
         title=f"corrupt parts by their paths into {', '.join(readers)}",
         axes=("part",),
         labels=labels,
-        tokens=asked.tokens,
+        tokens=analysis.tokens,
         values=mean,
         unit="share of the effect",
-        facts=ends(asked, found.corrupt, found.clean),
+        facts=ends(analysis, found.corrupt, found.clean),
         further=(Grid(name="half of the 95 % interval", axes=("part",), labels=labels, values=half),),
-        notes=asked.notes,
+        notes=analysis.notes,
     )
 
 
@@ -124,9 +129,9 @@ def ablate(
     **options: Unpack[CaseOptions],
 ) -> AnalysisRecord:
     """What changes when a part's value is zero, its mean, or that of another prompt."""
-    asked = ask(path, needs_corrupt=False, **options)
-    units = units_named(asked.subject, what, layer)
-    found, plain = ablation.ablate(asked.subject, units, by)
+    analysis = analysis_of(path, needs_corrupt=False, **options)
+    units = units_named(analysis.subject, what, layer)
+    found, plain = ablation.ablate(analysis.subject, units, by)
     mean, half = mean_and_half(found - plain)
     labels = {"part": tuple(unit.name for unit in units)}
     return AnalysisRecord(
@@ -134,12 +139,12 @@ def ablate(
         title=f"{by} ablation of each {what}",
         axes=("part",),
         labels=labels,
-        tokens=asked.tokens,
+        tokens=analysis.tokens,
         values=mean,
-        unit=f"change of the {asked.what}",
-        facts={"n": len(asked.subject.cases), f"{asked.what} of the whole model": float(plain.mean())},
+        unit=f"change of the {analysis.what}",
+        facts={"n": len(analysis.subject.cases), f"{analysis.what} of the whole model": float(plain.mean())},
         further=(Grid(name="half of the 95 % interval", axes=("part",), labels=labels, values=half),),
-        notes=asked.notes,
+        notes=analysis.notes,
     )
 
 
@@ -171,9 +176,9 @@ def find_edges(
     """Every edge exactly, each approximation beside its error, and how faithful the chosen circuits are."""
     if unknown := [method for method in methods if method not in METHODS]:
         raise BadInput(f'there is no method "{unknown[0]}"; there is {", ".join(METHODS)}')
-    asked = ask(path, needs_corrupt=True, **options)
+    analysis = analysis_of(path, needs_corrupt=True, **options)
     return edge_record(
-        asked.subject, methods, curves=curves, tokens=asked.tokens, what=asked.what, notes=asked.notes
+        analysis.subject, methods, curves=curves, tokens=analysis.tokens, what=analysis.what, notes=analysis.notes
     )
 
 
@@ -276,14 +281,14 @@ def find_subsets(
     **options: Unpack[CaseOptions],
 ) -> AnalysisRecord:
     """Every subset of the named parts (all heads and feed-forwards unless named); or an estimate by orders."""
-    asked = ask(path, **options)
-    config = asked.subject.model.config
+    analysis = analysis_of(path, **options)
+    config = analysis.subject.model.config
     chosen = parts.parse_parts(names, config) if names else parts.writers(config)[1:]
     if len(chosen) < 2:
         raise BadInput("subsets are of at least two parts")
     if orders is not None:
-        return estimate_record(asked, chosen, by, orders)
-    table = subsets.exact_subsets(asked.subject, chosen, by).mean(1).double().numpy()
+        return estimate_record(analysis, chosen, by, orders)
+    table = subsets.exact_subsets(analysis.subject, chosen, by).mean(1).double().numpy()
     values, labels = subsets.shapley(table), {"part": tuple(part.name for part in chosen)}
     circuits = subsets.minimal_circuits(table, share)
     total = float(table[-1] - table[0])
@@ -294,13 +299,13 @@ def find_subsets(
         title=f"all {len(table):,} subsets of {len(chosen)} parts, the others by {by} ablation",
         axes=("part",),
         labels=labels,
-        tokens=asked.tokens,
+        tokens=analysis.tokens,
         values=values.tolist(),
         unit="Shapley value",
         facts={
-            "n": len(asked.subject.cases),
-            f"{asked.what} of all parts": float(table[-1]),
-            f"{asked.what} of none": float(table[0]),
+            "n": len(analysis.subject.cases),
+            f"{analysis.what} of all parts": float(table[-1]),
+            f"{analysis.what} of none": float(table[0]),
             "sum of the Shapley values less the total effect": float(values.sum() - total),
             f"minimal circuits that keep {share:.0%} of the effect": len(circuits),
             **{f"circuit {i}": in_words(circuit, chosen, table) for i, circuit in enumerate(circuits[:5], 1)},
@@ -309,26 +314,28 @@ def find_subsets(
             Grid(name="pair interactions", axes=("part", "with"), labels=pair_labels, values=pairs),
             Grid(name="every subset", axes=("subset",), labels=subset_labels(chosen), values=table.tolist()),
         ),
-        notes=asked.notes,
+        notes=analysis.notes,
     )
 
 
-def estimate_record(asked: Asked, chosen: Sequence[parts.Part], by: ablation.By, orders: int) -> AnalysisRecord:
-    found = subsets.estimated_shapley(asked.subject, chosen, by, orders=orders)
+def estimate_record(
+    analysis: Analysis, chosen: Sequence[parts.Part], by: ablation.By, orders: int
+) -> AnalysisRecord:
+    found = subsets.estimated_shapley(analysis.subject, chosen, by, orders=orders)
     labels = {"part": tuple(part.name for part in chosen)}
     return AnalysisRecord(
         kind="subsets",
         title=f"Shapley values of {len(chosen)} parts, estimated from {found.orders} orders",
         axes=("part",),
         labels=labels,
-        tokens=asked.tokens,
+        tokens=analysis.tokens,
         values=found.values.tolist(),
         unit="Shapley value",
-        facts={"n": len(asked.subject.cases), "orders": found.orders},
+        facts={"n": len(analysis.subject.cases), "orders": found.orders},
         further=(
             Grid(name="half of the 95 % interval", axes=("part",), labels=labels, values=found.half.tolist()),
         ),
-        notes=asked.notes,
+        notes=analysis.notes,
     )
 
 
@@ -352,12 +359,12 @@ def named(known: dict[str, parts.Part], name: str) -> parts.Part:
     return known[name]
 
 
-def names(asked: Asked, ids: Sequence[int]) -> tuple[str, ...]:
-    return tuple(f"{i + 1}: {asked.opened.codec.tokens[token]}" for i, token in enumerate(ids))
+def names(analysis: Analysis, ids: Sequence[int]) -> tuple[str, ...]:
+    return tuple(f"{i + 1}: {analysis.opened.codec.tokens[token]}" for i, token in enumerate(ids))
 
 
-def ends(asked: Asked, clean: Tensor, corrupt: Tensor) -> dict[str, float | int | str]:
-    return ends_of(asked.subject, clean, corrupt)
+def ends(analysis: Analysis, clean: Tensor, corrupt: Tensor) -> dict[str, float | int | str]:
+    return ends_of(analysis.subject, clean, corrupt)
 
 
 def ends_of(subject: Subject, clean: Tensor, corrupt: Tensor) -> dict[str, float | int | str]:

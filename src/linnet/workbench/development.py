@@ -120,11 +120,11 @@ def _probe(opened: Opened, label: str | None, data: Sequence[Path], rows: int, s
 
     def measure(network: Network) -> dict[str, float]:
         values = probes.values_at(network, labels, taps)
-        said = {
+        predicted = {
             tap: probes.fitted(values[tap], split.labels, split.train, labels.classes, settings.penalty)
             for tap in taps
         }
-        return {tap: split.accuracy(one).value for tap, one in said.items()}
+        return {tap: split.accuracy(one).value for tap, one in predicted.items()}
 
     return measure
 

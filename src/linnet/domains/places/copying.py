@@ -24,8 +24,8 @@ from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.settings import CopyConfig
 from linnet.errors import BadInput
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
+from linnet.model.dropping import drop
 from linnet.model.inputs import Inputs, Output
-from linnet.model.kernels import drop
 from linnet.model.layers import Dropout, sinusoids
 from linnet.model.taps import Edit, Taps
 

@@ -248,8 +248,8 @@ def record(rows: VisitRows, ranking: Ranking, index: int) -> MissRecord:
         went=name[truth],
         probability=probability,
         rank=float((scores > probability).sum() + 1) if len(own) else None,
-        said=name[int(labels[scores.argmax()])],
-        said_probability=float(scores.max()),
+        expected=name[int(labels[scores.argmax()])],
+        expected_probability=float(scores.max()),
         first_visit=bool(first_visits(rows)[index]),
     )
 

@@ -66,12 +66,12 @@ def frequency_of(seconds: float) -> str:
 
 
 def timing(table: SeriesTable, frequency: str = "", season: int = 0, horizon: int = 0) -> Timing:
-    """The rhythm of these series: given, told by times or file names, or detected by autocorrelation."""
+    """The rhythm of these series: given, found by times or file names, or detected by autocorrelation."""
     if frequency and frequency not in RHYTHMS:
         raise BadInput(f'there is no frequency "{frequency}"{nearest(frequency, RHYTHMS)}; or set data.season')
-    told = frequency_of(table.spacing) if table.spacing else ""
-    name = frequency or told or table.frequency
-    source = "given" if frequency else "by the times" if told else "by the file name"
+    found = frequency_of(table.spacing) if table.spacing else ""
+    name = frequency or found or table.frequency
+    source = "given" if frequency else "by the times" if found else "by the file name"
     if name:
         rhythm = RHYTHMS[name]
         words = f"frequency {name} ({source}): season {season or rhythm.season}, longest cycle {rhythm.cycle}"

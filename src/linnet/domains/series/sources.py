@@ -102,12 +102,12 @@ def read_table(paths: Sequence[Path], reading: Reading) -> SeriesTable:
     problems: list[str] = []
     channels: tuple[str, ...] | None = None
     for path in paths:
-        found, names, said, wrong = read_file(path, reading)
+        found, names, remarks, wrong = read_file(path, reading)
         if channels is not None and len(names) != len(channels):
             raise BadInput(f"{path} has {counted(len(names), 'channel')}, and {paths[0]} has {len(channels)}")
         channels = channels or names
         series += found
-        notes += said
+        notes += remarks
         problems += wrong
     if channels is None:
         raise BadInput("no file of series was given")
@@ -121,7 +121,7 @@ def counted_notes(notes: Sequence[str]) -> list[str]:
 
 
 def _joined(series: Sequence[Series], problems: list[str]) -> list[Series]:
-    """Series of one name become two with different names, and this is said once."""
+    """Series of one name become two with different names, and this is remarks once."""
     seen: dict[str, int] = {}
     found = []
     for one in series:

@@ -15,7 +15,7 @@ import numpy as np
 from linnet.errors import BadInput
 
 EVEN = 0.9  # share of steps that have to be a whole number of spacings apart
-SLACK = 0.05  # of a spacing; months and leap days are further apart than that, and are told by name
+SLACK = 0.05  # of a spacing; months and leap days are further apart than that, and are spacing_known by name
 MOST_MISSING = 20  # inserted steps for each one that is there
 CALENDAR = (28 * 86400, 367 * 86400)  # spacings between which months, quarters and years lie
 
@@ -77,19 +77,23 @@ def even_steps(moments: Moments, where: Callable[[int], str]) -> Steps:
     if not len(apart):
         return Steps(order, 0.0)
     spacing = float(np.median(apart))
-    told = spacing if moments.dated else 0.0
+    spacing_known = spacing if moments.dated else 0.0
     if not (apart > 0).all():
-        return Steps(order, told if spacing > 0 else 0.0, "times repeat; steps are taken in the order of the file")
-    if CALENDAR[0] <= told <= CALENDAR[1]:
+        return Steps(
+            order, spacing_known if spacing > 0 else 0.0, "times repeat; steps are taken in the order of the file"
+        )
+    if CALENDAR[0] <= spacing_known <= CALENDAR[1]:
         whole = np.maximum(1, np.round(apart / spacing))
         even = np.abs(apart / spacing - whole) < 0.2
     else:
         whole = np.round(apart / spacing)
         even = (np.abs(apart / spacing - whole) < SLACK) & (whole > 0)
     if even.mean() < EVEN:
-        return Steps(order, told, "times are uneven; steps are taken in the order of the file")
+        return Steps(order, spacing_known, "times are uneven; steps are taken in the order of the file")
     index = np.concatenate([[0], np.cumsum(np.maximum(whole, 1))]).astype(np.int64)
     if index[-1] + 1 > MOST_MISSING * len(times):
-        return Steps(order, told, "gaps are far longer than the data; steps are taken in the order of the file")
+        return Steps(
+            order, spacing_known, "gaps are far longer than the data; steps are taken in the order of the file"
+        )
     missing = int(index[-1]) + 1 - len(times)
-    return Steps(index, told, "gaps in the times become missing values" if missing else "")
+    return Steps(index, spacing_known, "gaps in the times become missing values" if missing else "")

@@ -1,4 +1,4 @@
-"""A series as patches of numbers, with its scale as digits, so that amounts and positions can be said.
+"""A series as patches of numbers, with its scale as digits, so that amounts and positions can be stated.
 
 Legend: n = values, P = patches.
 """

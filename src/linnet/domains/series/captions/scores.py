@@ -22,7 +22,7 @@ CONSTANT = (
 
 @dataclass(frozen=True)
 class Tally:
-    """Statements of one caption by kind: true, false, and too close to call. A kind said twice counts once."""
+    """Statements of one caption by kind: true, false, and too close to call. A kind stated twice counts once."""
 
     true: frozenset[str]
     false: frozenset[str]
@@ -42,7 +42,7 @@ class Tally:
         return len(self.true) + len(self.false)
 
     @property
-    def said(self) -> int:
+    def stated(self) -> int:
         return self.decided + len(self.unclear)
 
 
@@ -88,10 +88,10 @@ def fact_scores(texts: Sequence[str], numbers: Sequence[judging.Numbers]) -> Sco
             low, high = wilson(right, n)
             name = f"facts_true.kind={kind}"
             scores.append(Score(name=name, value=right / n, n=n, low=low, high=high, baseline=baseline))
-    said = np.array([tally.said for tally in tallies], float)
-    low, high = ratio_interval(said, np.ones_like(said))
-    baseline = Baseline(name=NOTHING, value=float(np.mean([one.said for one in constant])))
+    stated = np.array([tally.stated for tally in tallies], float)
+    low, high = ratio_interval(stated, np.ones_like(stated))
+    baseline = Baseline(name=NOTHING, value=float(np.mean([one.stated for one in constant])))
     scores.append(
-        Score(name="facts_said", value=float(said.mean()), n=len(said), low=low, high=high, baseline=baseline)
+        Score(name="facts_said", value=float(stated.mean()), n=len(stated), low=low, high=high, baseline=baseline)
     )
     return Scored(tuple(scores))
