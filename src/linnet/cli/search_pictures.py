@@ -34,7 +34,7 @@ def _facts(record: SearchRecord) -> dict[str, str]:
     best, found = record.best, record.statistics
     facts = {"best": "nothing was scored"}
     if best is not None:
-        facts["best"] = f"{shown(best.text)}  (reward {best.reward:.4g}, logprob {best.logprob:.3f})"
+        facts["best"] = f"{repr(best.text)[1:-1]}  (reward {best.reward:.4g}, logprob {best.logprob:.3f})"
     limits = [number(limit) for limit in (record.low, record.high)]
     facts["value"] = f"{number(record.value)}, 95 % in {limits[0]} .. {limits[1]}; unseen mass {record.unseen:.3g}"
     options = ", ".join(f"{name} {value}" for name, value in record.settings.items() if value is not None)
