@@ -37,7 +37,7 @@ class KnownCircuit:
     draw: Draw
 
     def prompts(self, n: int, seed: int = 0) -> tuple[Tensor, Tensor]:
-        """Ids [n, T], and the right next id at each step, -1 where nothing is asked."""
+        """Ids [n, T], and the right next id at each step, -1 where nothing is predicted."""
         random, ids, answers = np.random.default_rng(seed), [], []
         for _ in range(n):
             prompt, wanted = self.draw(random)
