@@ -25,7 +25,7 @@ from linnet.cli.pages import page, verbs
 from linnet.domains.registry import registry
 from linnet.errors import BadInput
 from linnet.records import RunRecord, ScoresRecord, ShowRecord
-from linnet.training.settings import changed
+from linnet.training.settings import changed, to_toml
 from linnet.workbench.train import made
 
 TINY = ["--set", "training.steps=20", "--set", "data.instances=400", "--set", "training.eval_every=10"]
@@ -160,6 +160,8 @@ def wrong(tmp: Path) -> dict[str, tuple[list[str | Path], str]]:
     (tmp / "file").write_text("")
     (tmp / "newer").mkdir()
     (tmp / "newer" / "run.toml").write_text('format = 99\nrecipe = "arithmetic"\n')
+    (tmp / "begun").mkdir()
+    (tmp / "begun" / "run.toml").write_text(to_toml(made("tiny-arithmetic")))
     (tmp / "broken.toml").write_text("recipe = \n")
     (tmp / "broken.jsonl").write_text('{"prompt": \n')
     (tmp / "nameless.jsonl").write_text('{"text": "1+1="}\n')
@@ -182,12 +184,12 @@ def wrong(tmp: Path) -> dict[str, tuple[list[str | Path], str]]:
         "run": (["eval", tmp / "absent"], "absent"),
         "newer run": (["show", tmp / "newer"], "format 99"),
         "runs": (["runs", tmp / "absent"], "absent"),
-        "both": (["generate", tmp, "1+1=", "--session"], "reads its prompts from standard input"),
-        "prompt file": (["generate", tmp, "--file", tmp / "absent.txt"], "absent.txt"),
-        "broken prompt": (["generate", tmp, "--file", tmp / "broken.jsonl"], "broken.jsonl, line 1"),
-        "no prompt": (["generate", tmp, "--file", tmp / "nameless.jsonl"], '"prompt"'),
-        "encoding": (["generate", tmp, "--file", tmp / "latin.txt"], "no UTF-8 text"),
-        "cut archive": (["generate", tmp, "--file", tmp / "cut.txt.gz"], "is no whole gzip file"),
+        "both": (["generate", tmp / "begun", "1+1=", "--session"], "reads its prompts from standard input"),
+        "prompt file": (["generate", tmp / "begun", "--file", tmp / "absent.txt"], "absent.txt"),
+        "broken prompt": (["generate", tmp / "begun", "--file", tmp / "broken.jsonl"], "broken.jsonl, line 1"),
+        "no prompt": (["generate", tmp / "begun", "--file", tmp / "nameless.jsonl"], '"prompt"'),
+        "encoding": (["generate", tmp / "begun", "--file", tmp / "latin.txt"], "no UTF-8 text"),
+        "cut archive": (["generate", tmp / "begun", "--file", tmp / "cut.txt.gz"], "is no whole gzip file"),
         "device": ([*train, "--device", "tpu"], "tpu"),
         "verb": (["trian"], "trian"),
         "option": ([*train, "--stpes", "3"], "--stpes"),

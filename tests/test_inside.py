@@ -182,10 +182,10 @@ def test_a_wrong_file_of_cases_is_named(run: Path, tmp_path: Path, lines: list[s
 def test_known_edges_give_the_area_under_the_curve(run: Path) -> None:
     import torch
 
-    from linnet.workbench.cases import ask
+    from linnet.workbench.cases import analysis_of
 
-    asked = ask(run, needs_corrupt=True, n=4)
+    analysis = analysis_of(run, needs_corrupt=True, n=4)
     true = torch.zeros(46, dtype=torch.bool)
     true[:3] = True
-    facts = edge_record(asked.subject, ["eap"], true=true, curves=False).facts
+    facts = edge_record(analysis.subject, ["eap"], true=true, curves=False).facts
     assert 0 <= float(facts["AUROC of exact"]) <= 1 and "AUROC of eap" in facts

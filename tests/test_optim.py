@@ -247,7 +247,7 @@ def test_optimiser_state_comes_back_as_it_was(kind: str) -> None:
     adam = {("adamw", slot) for slot in ("step", "exp_avg", "exp_avg_sq")}
     assert slots == (adam if kind == "adamw" else adam | {("muon", "momentum_buffer")})
     other.network.load_state_dict(one.network.state_dict())
-    load_state_tensors(other.network, other.optims, stored)
+    load_state_tensors(other.network, other.optims, stored, "a checkpoint")
     for step in range(3, 5):
         one.step(batches[step], step, 18)
         other.step(batches[step], step, 18)

@@ -59,7 +59,7 @@ def test_all_named_rewards_give_numbers_within_their_limits() -> None:
     series = " ".join(map(str, range(20)))
     for name in sorted(set(offered("reward")) - {"logprob"}):
         score = score_of(name, settings.get(name, {}))
-        prompt = series if name == "spectral" else "12+34="
+        prompt = series if name in ("facts", "spectral") else "12+34="
         reward = reward_of(score, score, name)
         assert (reward.least, reward.most) == (0.0, 1.0)
         assert reward.numbers(ANSWERS, [(1,)] * len(ANSWERS), prompt).shape == (len(ANSWERS),)

@@ -7,7 +7,6 @@ too long ends the search. Whether its numbers are in order is checked by `Reward
 from __future__ import annotations
 
 import multiprocessing
-import pickle
 import threading
 import time
 import traceback
@@ -178,7 +177,7 @@ class Worker:
         self.process = context.Process(target=_serve, args=(theirs, reward), daemon=True)
         try:
             self.process.start()
-        except (TypeError, AttributeError, pickle.PicklingError) as error:
+        except Exception as error:  # what cannot be sent raises errors of many kinds
             raise BadInput(
                 f"this reward cannot be sent to another process ({error}); a function of a module can be"
             ) from None
