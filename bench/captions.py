@@ -24,7 +24,7 @@ import numpy as np
 
 from linnet.decoding.runner import Runner
 from linnet.domains.series.captions import making
-from linnet.domains.series.captions.codec import END, written
+from linnet.domains.series.captions.codec import END
 from linnet.domains.series.captions.data import read_series
 from linnet.domains.series.captions.facts import KINDS, measure
 from linnet.domains.series.captions.judging import Numbers
@@ -33,6 +33,7 @@ from linnet.domains.series.captions.rewards import Facts, fact_reward
 from linnet.domains.series.captions.scores import Tally, macro, table
 from linnet.domains.series.captions.use import by_rules, captions_run
 from linnet.domains.series.captions.writing import columns_of, greedy
+from linnet.domains.series.tables import as_text
 from linnet.search.budgets import Budget
 from linnet.search.cached_steps import CachedStep, Texts
 from linnet.search.methods import named
@@ -67,7 +68,7 @@ def grown(
     opened: Opened, values: np.ndarray, method: str, calls: int, seed: int, further: Mapping[str, Any]
 ) -> Tree:
     """The tree of one method about one series."""
-    text = written(values)
+    text = as_text(values)
     prompt = opened.prompt(text)
     target = Target(min(TOKENS, opened.model.config.context - len(prompt)))
     reader = ModelReader(Runner(opened.model, columns=columns_of(values)))

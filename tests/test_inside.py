@@ -155,6 +155,7 @@ def test_a_recurrent_layer_shows_what_is_left_of_each_position(tmp_path: Path) -
         (("ablate", "-n", 4, "--what", "neuron", "--layer", 2), "there is no layer 2"),
         (("ablate", "1+2=", "--file", "x.jsonl"), "exclude each other"),
         (("ablate", "1+2=", "--by", "resample"), "one prompt has no other one"),
+        (("ablate", "1+2="), "the mean of one prompt is that prompt"),
         (("ablate", "1+2=", "--out", "a.pdf"), "has to end in .npz"),
     ],
 )

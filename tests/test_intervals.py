@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from linnet.intervals import degrees_of_freedom, ratio_interval, student, wilson
+from linnet.intervals import Bootstrap, degrees_of_freedom, ratio_interval, student, wilson
 
 
 @pytest.mark.parametrize(
@@ -104,3 +104,17 @@ def test_a_single_unit_has_no_width() -> None:
     assert ratio_interval(np.array([4.0]), np.array([2])) == (2.0, 2.0)
     assert ratio_interval(np.array([0.0, 6.0]), np.array([0, 3])) == (2.0, 2.0)
     assert ratio_interval(np.zeros(3), np.zeros(3)) == (0.0, 0.0)
+
+
+@given(st.integers(1, 60), st.booleans())
+def test_a_share_on_which_all_units_agree_has_wilsons_interval(units: int, right: bool) -> None:
+    draws = Bootstrap.draw(units, resamples=50)
+    low, high = draws.share_interval(lambda weights: np.full(len(weights), float(right)))
+    assert (low, high) == wilson(units if right else 0, units)
+    assert (high if right else low) == float(right) and low < high
+
+
+def test_a_share_on_which_units_differ_has_the_interval_of_its_draws() -> None:
+    draws, values = Bootstrap.draw(30), np.arange(30) % 3 == 0
+    statistic = lambda weights: weights @ values / 30  # noqa: E731
+    assert draws.share_interval(statistic) == draws.interval(statistic)

@@ -26,8 +26,8 @@ class RunFailed(LinnetError):
 
 
 def counted(count: int, what: str) -> str:
-    """Such as `1 file` or `1,200 files`."""
-    return f"{count:,} {what}{'s' * (count != 1)}"
+    """Such as `1 file`, `1,200 files` or `3 series`."""
+    return f"{count:,} {what}{'s' * (count != 1 and not what.endswith('series'))}"
 
 
 def nearest(wrong: str, right: Iterable[str]) -> str:

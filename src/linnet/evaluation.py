@@ -20,6 +20,7 @@ from torch import Tensor
 from linnet.codecs import Codec
 from linnet.data import NEXT, PRESENT, Batch, pad_rows
 from linnet.domains.contract import Question
+from linnet.errors import counted
 from linnet.intervals import degrees_of_freedom, ratio_interval, wilson
 from linnet.model.contract import evaluating
 from linnet.model.model import Model
@@ -126,7 +127,7 @@ class Units:
     def of(cls, source: Rows, codec: Codec, row: str) -> Units:
         """`row` says what a row is: a document, for instance."""
         lengths, starts = source.lengths, np.asarray(source.starts)
-        name = f"{len(lengths):,} {row}{'s' * (len(lengths) != 1)}"
+        name = counted(len(lengths), row)
         characters, utf8_bytes = (
             np.zeros(len(lengths)) if size is None else np.asarray(size)
             for size in (source.row_characters, source.row_bytes)

@@ -103,6 +103,14 @@ class Bootstrap:
         low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
         return float(low), float(high)
 
+    def share_interval(self, statistic: Statistic) -> tuple[float, float]:
+        """95 % of a share. Where all units agree no draw differs: then Wilson's interval of so many units."""
+        low, high = self.interval(statistic)
+        if low == high and low in (0.0, 1.0):
+            units = self.weights.shape[1]
+            return wilson(units if low else 0, units)
+        return low, high
+
     def difference(self, ours: Statistic, theirs: Statistic) -> Difference:
         """Ours minus theirs, paired: both under the same draws."""
         low, high = self.interval(lambda weights: ours(weights) - theirs(weights))

@@ -12,6 +12,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from linnet.cli.tables import pairs
 from linnet.figures import extent, labels_of, split
 from linnet.records import AnalysisRecord, Grid
 
@@ -24,9 +25,9 @@ DARKER_FROM = (0.05, 0.2, 0.4, 0.7)  # shares of the largest magnitude at which 
 
 def analysis(record: AnalysisRecord, shades: str) -> RenderableType:
     """The title, the facts, every grid, and the notes."""
-    facts = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    for name, value in record.facts.items():
-        facts.add_row(Text(name, style="dim"), Text(value if isinstance(value, str) else number(value)))
+    facts = pairs(
+        {name: value if isinstance(value, str) else number(value) for name, value in record.facts.items()}
+    )
     first, *further = record.grids
     beside = [grid for grid in further if grid.axes == first.axes and grid.labels == first.labels]
     parts: list[RenderableType] = [Text(record.title or record.kind, style="bold"), facts, Text("")]

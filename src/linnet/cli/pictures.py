@@ -6,7 +6,7 @@ Legend of attention: values[layer][head][query][key], shares between 0 and 1.
 from __future__ import annotations
 
 import json
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.columns import Columns
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from linnet.cli.analyses import analysis
 from linnet.cli.search_pictures import compared, searched
+from linnet.cli.tables import pairs, table
 from linnet.records import (
     AnalysisRecord,
     AttentionRecord,
@@ -118,24 +119,6 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
         case NoteRecord():
             return Text(record.text)
     return Text(record.line())
-
-
-def table(*headings: str, numbers: Container[str] = ()) -> Table:
-    """An empty table; the headings in `numbers` are of columns that line up on the right."""
-    grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in headings:
-        right = heading in numbers
-        grid.add_column(heading, justify="right" if right else "left", no_wrap=right)
-    return grid
-
-
-def pairs(facts: Mapping[str, str]) -> Table:
-    grid = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    grid.add_column(style="dim", no_wrap=True)
-    grid.add_column()
-    for name, value in facts.items():
-        grid.add_row(name, Text(value))
-    return grid
 
 
 def number(value: float) -> str:

@@ -80,16 +80,9 @@ def train(
             face.show(*workbench.recipes(recipe))
             return
         exclude(steps=steps, epochs=epochs)
-        changes: dict[str, Any] = {
-            "data": data or [],
-            "settings": [*(settings or []), *domain_settings(context.args, workbench.options_of_recipe(recipe))],
-            "seed": seed,
-            "device": device,
-            "precision": precision,
-            "steps": steps,
-            "epochs": epochs,
-            "start": start,
-        }
+        further = domain_settings(context.args, workbench.options_of_recipe(recipe))
+        changes: dict[str, Any] = {"data": data or [], "settings": [*(settings or []), *further], "start": start}
+        changes |= {"seed": seed, "device": device, "precision": precision, "steps": steps, "epochs": epochs}
         workbench.prepare(recipe, **changes)  # what is wrong is named before torch is loaded
         if dry_run:
             face.show(workbench.dry_run(recipe, **changes))

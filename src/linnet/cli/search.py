@@ -124,23 +124,15 @@ def search(
     """
     with speaking(json=json, debug=debug) as face:
         exclude(compare=compare, resume=resume)
-        options: dict[str, Any] = {
-            "method": method,
-            "reward": reward,
-            "rollouts": rollouts,
-            "tokens": tokens,
-            "reward_calls": reward_calls,
-            "seconds": seconds,
-            "width": width,
+        limits = {"rollouts": rollouts, "tokens": tokens, "reward_calls": reward_calls, "seconds": seconds}
+        texts_of = {
             "samples": samples,
             "preset": str(preset),
             "max_tokens": max_tokens,
             "temperature": temperature,
-            "adaptive": adaptive,
-            "seed": seed,
-            "settings": settings or [],
-            "remark": face.remark,
         }
+        how = {"method": method, "reward": reward, "width": width, "adaptive": adaptive, "seed": seed}
+        options: dict[str, Any] = {**limits, **texts_of, **how, "settings": settings or [], "remark": face.remark}
         options = {name: value for name, value in options.items() if value is not None}
         where: dict[str, Any] = {"checkpoint": checkpoint, "device": device, "precision": precision}
         if resume is not None:
@@ -154,10 +146,15 @@ def search(
             found(face, run, texts, options | where | {"names": list(given) or None, "out": out, "force": force})
             return
         exclude(compare=compare, out=out, method=method)
-        from linnet import workbench
+        compared(face, run, compare, texts, options | where | {"names": list(given) or None})
 
-        names = [name.strip() for name in compare.split(",") if name.strip()]
-        face.show(workbench.compare_searches(run, texts, names, names=list(given) or None, **where, **options))
+
+def compared(face: Face, run: Path, methods: str, prompts: list[str] | None, options: dict[str, Any]) -> None:
+    """One table of methods at one budget."""
+    from linnet import workbench
+
+    names = [name.strip() for name in methods.split(",") if name.strip()]
+    face.show(workbench.compare_searches(run, prompts, names, **options))
 
 
 def prompts_for(run: Path, prompts: list[str], file: Path | None) -> dict[str, str]:

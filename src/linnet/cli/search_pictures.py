@@ -5,24 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from linnet.cli.tables import pairs, table
 from linnet.search.records import SearchComparisonRecord, SearchedText, SearchRecord, SearchTreeRecord
 
 SAMPLES = 10  # that are shown; all of them are in the record
 LONGEST = 80  # characters of a text in a table
+SPENT = ("rollouts", "forward tokens", "reward calls", "s", "unseen")
 
 
 def searched(record: SearchRecord) -> RenderableType:
     """The best text, the value, the samples, the tree, what it cost."""
-    facts = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
-    facts.add_column(style="dim", no_wrap=True)
-    facts.add_column()
-    for name, value in _facts(record).items():
-        facts.add_row(name, Text(value))
-    parts: list[RenderableType] = [Text(shown(record.prompt), style="bold"), facts]
+    parts: list[RenderableType] = [Text(shown(record.prompt), style="bold"), pairs(_facts(record))]
     if record.samples:
         parts += [Text(""), texts(record.samples)]
     if record.branches is not None and len(record.branches.parent) > 1:
@@ -58,7 +54,7 @@ def _facts(record: SearchRecord) -> dict[str, str]:
 
 
 def texts(samples: Sequence[SearchedText]) -> RenderableType:
-    grid = _table("sample", numbers=("reward", "logprob"))
+    grid = table("sample", "reward", "logprob", numbers=("reward", "logprob"))
     for sample in samples[:SAMPLES]:
         grid.add_row(Text(shown(sample.text)), number(sample.reward), f"{sample.logprob:.3f}")
     return grid
@@ -91,38 +87,20 @@ def compared(record: SearchComparisonRecord) -> RenderableType:
     title = Text(
         f"reward {record.reward}; {budget}; {record.prompts} prompts x {record.seeds} seeds", style="bold"
     )
-    columns = (
-        "best reward",
-        "95 %",
-        "lead",
-        "lead, 95 %",
-        "rollouts",
-        "forward tokens",
-        "reward calls",
-        "s",
-        "unseen",
+    found = table(
+        "method", "best reward", "95 %", "lead", "95 % ", numbers=("best reward", "95 %", "lead", "95 % ")
     )
-    grid = _table("method", numbers=columns)
+    spent = table("method", *SPENT, numbers=SPENT)
     for row in record.methods:
-        lead = () if row.lead is None else (f"{row.lead:+.4f}", f"{row.lead_low:+.4f} .. {row.lead_high:+.4f}")
-        grid.add_row(
-            row.method,
-            f"{row.reward_best:.4f}",
-            f"{row.low:.4f} .. {row.high:.4f}",
-            *(lead or ("", "")),
-            *(f"{value:,.1f}" for value in (row.rollouts, row.forward_tokens, row.reward_calls)),
-            f"{row.seconds:.3f}",
-            f"{row.unseen:.3g}",
-        )
-    return Group(title, grid, *(Text(f"{note}; n = {record.n}", style="dim") for note in record.notes))
-
-
-def _table(first: str, numbers: Sequence[str]) -> Table:
-    grid = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    grid.add_column(first, no_wrap=first == "method")
-    for heading in numbers:
-        grid.add_column(heading, justify="right", no_wrap=True)
-    return grid
+        lead = ("", "")
+        if row.lead is not None:
+            lead = (f"{row.lead:+.4f}", f"{row.lead_low:+.4f} .. {row.lead_high:+.4f}")
+        found.add_row(row.method, f"{row.reward_best:.4f}", f"{row.low:.4f} .. {row.high:.4f}", *lead)
+        counts = (f"{value:,.1f}" for value in (row.rollouts, row.forward_tokens, row.reward_calls))
+        spent.add_row(row.method, *counts, f"{row.seconds:.3f}", f"{row.unseen:.3g}")
+    return Group(
+        title, found, Text(""), spent, *(Text(f"{note}; n = {record.n}", style="dim") for note in record.notes)
+    )
 
 
 def number(value: float | None) -> str:

@@ -80,6 +80,11 @@ def replacements(subject: Subject, taps: Sequence[str], by: By) -> Replacements:
     if by == "zero":
         values = {tap: torch.zeros_like(kept[tap][:1]) for tap in taps}
     elif by == "mean":
+        if len(cases) == 1:
+            raise BadInput(
+                "the mean of one prompt is that prompt, so nothing would change: give several cases (--file, -n), "
+                "or ablate by zero"
+            )
         values = {tap: kept[tap].mean(0, keepdim=True) for tap in taps}
     elif by == "resample":
         values = dict(subject.run(cases.others, taps)[1])

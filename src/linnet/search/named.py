@@ -35,7 +35,7 @@ def found(what: str, name: str) -> Any:
         return imported(what, name, offered(what)[name])
     if ":" not in name:
         known = {*offered(what), *(METHODS if what == "method" else ())}
-        raise BadInput(f'there is no {what} "{name}"{nearest(name, known)}, or give module:name')
+        raise BadInput(f'there is no {what} "{name}"{nearest(name, known)} (or give module:name)')
     return imported(what, name, name)
 
 

@@ -49,10 +49,9 @@ def train(
     assert steps is not None, "a resolved run has a number of steps"
     with out_of_memory_in_words(run):
         learner = Learner(run, material.codec, device, processes)
-    loop = LoopState(data=rows.fingerprint())
     if start is not None:
         learner.restore(start, str(folder.path))
-        loop = start.loop
+    loop = LoopState(data=rows.fingerprint()) if start is None else start.loop
     plan = run.data.plan(rows, run)
     held = processes.own_rows(material.validation)
     targets = material.validation.rows.targets
@@ -66,7 +65,6 @@ def train(
     last = loop.step if has_stopped_early(run, loop) else steps
     batches = Prefetcher(plan, loop.step, last, run.training.prefetch, pin=device.type == "cuda")
     began = time.perf_counter()
-
     with stop_signals() as stop, out_of_memory_in_words(run), closing(batches), naming_last_good(folder):
         for batch in batches:
             if problem := learner.check(batch, loop.step):
@@ -90,12 +88,7 @@ def train(
                 log.flush()
                 refuse_overflow(learner, loop.step)
                 loop.seconds, began = loop.seconds + time.perf_counter() - began, time.perf_counter()
-                if processes.first:
-                    loop.metrics_bytes = log.offset
-                    folder.save(learner.checkpoint(loop))
-                    folder.prune(run.training.keep, loop.step, loop.best_step)
-                processes.wait()
-                log.restart_clock()
+                keep_checkpoint(run, learner, folder, processes, loop, log)
             if has_stopped_early(run, loop):
                 log.note(loop.step, f"stopped early: {loop.worse} validations without a better loss")
                 break
@@ -103,6 +96,18 @@ def train(
                 raise Stopped(f"stopped at step {loop.step} of {steps}; go on with: linnet resume {folder.path}")
     log.start()  # where no step was left to do
     return loop
+
+
+def keep_checkpoint(
+    run: Run, learner: Learner, folder: RunFolder, processes: Processes, loop: LoopState, log: Log
+) -> None:
+    """The first process writes it, and all wait until it is there."""
+    if processes.first:
+        loop.metrics_bytes = log.offset
+        folder.save(learner.checkpoint(loop))
+        folder.prune(run.training.keep, loop.step, loop.best_step)
+    processes.wait()
+    log.restart_clock()
 
 
 def keep_snapshot(learner: Learner, folder: RunFolder, step: int, log: Log) -> None:

@@ -263,7 +263,7 @@ def compare_searches(
         seeds=seeds,
         n=len(_units(next(iter(rows.values()))["reward_best"])),
         methods=tuple(_row(name, rows) for name in rows),
-        notes=("intervals and leads are over " + ("prompts and seeds" if len(given) < FEW else "prompts"),),
+        notes=_notes(rows, "prompts and seeds" if len(given) < FEW else "prompts"),
     )
 
 
@@ -310,6 +310,18 @@ def _row(name: str, rows: dict[str, dict[str, np.ndarray]]) -> SearchedMethod:
         lead_low=None if alone else lead_low,
         lead_high=None if alone else lead_high,
         **means,
+    )
+
+
+def _notes(rows: dict[str, dict[str, np.ndarray]], units: str) -> tuple[str, ...]:
+    """What the intervals are over, and which of them say nothing."""
+    found = f"intervals and leads are over {units}"
+    alike = [name for name, row in rows.items() if np.ptp(_units(row["reward_best"])) == 0]
+    if not alike:
+        return (found,)
+    return (
+        found,
+        f"{', '.join(alike)}: all best rewards are equal, so an interval without width says nothing of others",
     )
 
 

@@ -160,7 +160,8 @@ def scored_labels(systems: Mapping[str, np.ndarray], truth: np.ndarray, units: n
     for key, statistic in tables[ours].items():
         least = key in ("nats", "ece")
         best = (min if least else max)(others, key=lambda name: values[name][key])
-        low, high = draws.interval(statistic)
+        share = key in ("accuracy", "macro_f1")
+        low, high = draws.share_interval(statistic) if share else draws.interval(statistic)
         baseline = Baseline(name=best, value=values[best][key])
         scores.append(
             Score(name=key, value=values[ours][key], n=len(truth), low=low, high=high, baseline=baseline)

@@ -153,6 +153,11 @@ class SeriesTable:
         return digest.hexdigest()[:16]
 
 
+def as_text(values: np.ndarray) -> str:
+    """A series as the numbers of a prompt."""
+    return " ".join(f"{value:.12g}" for value in values)
+
+
 def _spread(one: Series) -> np.ndarray:
     assert one.labels is not None
     return np.repeat(one.labels, len(one)) if len(one.labels) == 1 else one.labels

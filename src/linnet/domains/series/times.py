@@ -40,15 +40,20 @@ class Steps:
     note: str = ""
 
 
+def as_numbers(cells: Sequence[Any]) -> np.ndarray | None:
+    """The cells as numbers; None where any is something else."""
+    try:
+        return np.array(cells, np.float64)
+    except (TypeError, ValueError):
+        return None
+
+
 def moments_of(cells: Sequence[Any], column: str, where: Callable[[int], str]) -> Moments:
     """Numbers (milliseconds in a column that ends in _ms) or dates of ISO 8601."""
-    try:
-        numbers = np.array(cells, np.float64)
-        return Moments(
-            numbers / 1000 if column.lower().endswith("_ms") else numbers, column.lower().endswith("ms")
-        )
-    except (TypeError, ValueError):
-        pass
+    numbers = as_numbers(cells)
+    if numbers is not None:
+        milliseconds = column.lower().endswith("_ms")
+        return Moments(numbers / 1000 if milliseconds else numbers, milliseconds)
     found = np.empty(len(cells))
     for index, cell in enumerate(cells):
         try:

@@ -11,10 +11,11 @@ from pydantic import Field
 
 from linnet.codecs import Codec, Encoded
 from linnet.domains.contract import Material, Part
+from linnet.domains.series.baselines import filled
 from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.seasons import timing
 from linnet.domains.series.sources import Reading, parse_roles, parse_where, read_table
-from linnet.domains.series.tables import SeriesTable
+from linnet.domains.series.tables import SeriesTable, as_text
 from linnet.domains.series.tokens import TokenCodec
 from linnet.domains.tokens import TokenDomain
 from linnet.errors import BadInput
@@ -73,6 +74,12 @@ class SeriesTokens(TokenDomain):
         table, length, words = self._table(paths)
         held = self.stride or max(1, length // 4)
         return Part(rows_of(codec, last_windows(table, length), held, last=True), notes=(words,), unit="series")
+
+    def prompts(self, path: Path) -> Mapping[str, str]:
+        """The end of each series, as much as a row holds beside what is to come."""
+        table, length, _ = self._table([path])
+        kept = length - (self.stride or max(1, length // 4))
+        return {name: as_text(filled(table.series(index)[-kept:, 0])) for index, name in enumerate(table.names)}
 
 
 def windows(table: SeriesTable, length: int, stride: int) -> list[np.ndarray]:

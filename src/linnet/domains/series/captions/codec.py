@@ -29,11 +29,6 @@ def series_in(text: str) -> np.ndarray:
     return np.array([float(number) for number in re.split(r"[\s,;]+", text.strip(" ,;\t\n"))])
 
 
-def written(values: np.ndarray) -> str:
-    """A series as the text that `series_in` reads."""
-    return " ".join(f"{value:.12g}" for value in values)
-
-
 @dataclass(frozen=True)
 class CaptionCodec:
     """One id a word, digit or mark, each with the space before it, so that a text comes back as it was."""

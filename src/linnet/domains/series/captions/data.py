@@ -14,7 +14,7 @@ from linnet.codecs import Codec, Encoded
 from linnet.domains.contract import Material, Part, Region, Scored
 from linnet.domains.series.baselines import filled
 from linnet.domains.series.captions import grammar, making
-from linnet.domains.series.captions.codec import NUMBERS, PATCH, PATCHES, CaptionCodec, series_in, written
+from linnet.domains.series.captions.codec import NUMBERS, PATCH, PATCHES, CaptionCodec, series_in
 from linnet.domains.series.captions.facts import measure
 from linnet.domains.series.captions.judging import Numbers
 from linnet.domains.series.captions.patches import MOST, WIDTH, patches
@@ -22,6 +22,7 @@ from linnet.domains.series.captions.scores import fact_scores
 from linnet.domains.series.captions.writing import columns_of, framed, greedy
 from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.sources import Reading, read_table
+from linnet.domains.series.tables import as_text
 from linnet.domains.tokens import TokenDomain, decoder
 from linnet.errors import BadInput
 from linnet.rows import Example, Rows
@@ -52,7 +53,7 @@ class CaptionData(TokenDomain):
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         own = list(making.draw(self.series, seed))
-        own += [values for _, values in read_series(self.paths)]
+        own += [values for _, values in read_series(self.paths, tests=False)]
         kept_back = list(making.draw(self.validation, seed + VALIDATION))
         texts, held = self._written(own, seed), self._written(kept_back, seed + VALIDATION)
         codec = codec or CaptionCodec.of(grammar.every_wording())
@@ -84,7 +85,7 @@ class CaptionData(TokenDomain):
         return columns_of(series_in(prompt))
 
     def prompts(self, path: Path) -> Mapping[str, str]:
-        return {name: written(values[-MOST:]) for name, values in read_series([path])}
+        return {name: as_text(values[-MOST:]) for name, values in read_series([path])}
 
     def score(
         self, network: Network, codec: Codec, part: Part, *, batch: int, region: Region, **options: Any
@@ -123,14 +124,13 @@ def rows(codec: Codec, found: Sequence[np.ndarray], texts: Sequence[str]) -> Row
     return Rows({**made.columns, PATCHES: numbers}, made.starts, made.scored, made.row_characters, made.row_bytes)
 
 
-def read_series(paths: Sequence[Path]) -> list[tuple[str, np.ndarray]]:
-    """Names and values of all series of these files, channel by channel. A missing value repeats the last one."""
+def read_series(paths: Sequence[Path], *, tests: bool = True) -> list[tuple[str, np.ndarray]]:
+    """Names and values of all series of these files, channel by channel. A missing value repeats the last one.
+
+    Without `tests` a file with that word in its name is left out, as training does.
+    """
     if not paths:
         return []
-    table = read_table(chosen_files(paths).train, Reading())
-    found = []
-    for name, first, last in zip(table.names, table.starts[:-1], table.starts[1:], strict=True):
-        for index, channel in enumerate(table.channels):
-            title = name if len(table.channels) == 1 else f"{name}.{channel}"
-            found.append((title, filled(table.values[first:last, index])))
-    return found
+    files = chosen_files(paths)
+    table = read_table((*files.train, *(files.test if tests else ())), Reading()).univariate()
+    return [(name, filled(table.series(index)[:, 0])) for index, name in enumerate(table.names)]
