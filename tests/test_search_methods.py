@@ -316,3 +316,12 @@ def test_mode_best_is_best_first_while_all_rewards_are_equal() -> None:
     model = dataclasses.replace(small(13), rewards=np.zeros(3**4))
     ours = run(MaxEnt(mode="best"), model, Budget(rollouts=40, wave=4))
     assert order(ours) == order(run(BestFirst(), model, Budget(rollouts=40, wave=4)))
+
+
+def test_best_first_ends_where_no_text_does() -> None:
+    law = np.append(np.full(7, (1 - 1e-6) / 7), 1e-6)
+    step = TableStep(lambda ids: law, Target(12), ends=[7])
+    reward = Reward(lambda texts, ids, prompt: [0.0] * len(texts))
+    tree = search((), step, method=BestFirst(parallel=4), reward=reward, budget=Budget(rollouts=5))
+    assert step.forward_tokens <= 5 * tree.limit + 4
+    assert any("before a further text ended" in note for note in tree.notes)

@@ -38,8 +38,9 @@ class Frontier:
         them, `parallel` at once.
         """
         found: list[int] = []
-        last = self.tree.step.forward_tokens + most
-        while len(found) < k and self.heap and self.heap[0][1] > least and self.tree.step.forward_tokens < last:
+        # Rows are counted, and not tokens: a tree that was saved and opened computes some tokens again.
+        last = self.tree.rows.count + most
+        while len(found) < k and self.heap and self.heap[0][1] > least and self.tree.rows.count < last:
             inner = self._inner(parallel, least)
             if not inner:
                 leaf = self._child(self.heap[0])

@@ -78,7 +78,8 @@ class Beam(Method):
 class BestFirst(Method):
     """All texts in the order of their probability, the likeliest first.
 
-    `parallel` inner nodes are computed at once; with 1 no node is computed that the order does not need.
+    `parallel` inner nodes are computed at once; with 1 no node is computed that the order does not need. Where
+    many texts are likely, none may end for long: no more tokens are computed than draws of the rollouts would cost.
     """
 
     parallel: int = 1
@@ -89,4 +90,10 @@ class BestFirst(Method):
             raise BadInput(f"parallel is {self.parallel}; at least 1 node must be computed at once")
 
     def wave(self, tree: Tree, k: int) -> list[Draw]:
-        return [Draw(leaf) for leaf in Frontier(tree).leaves(k, self.parallel)]
+        rollouts = max(tree.planned, tree.rollouts + k)
+        most = rollouts * tree.limit - tree.rows.count
+        frontier = Frontier(tree)
+        leaves = frontier.leaves(k, self.parallel, most=most)
+        if not leaves and frontier.heap:
+            tree.notes.append("best_first has used the tokens of its rollouts before a further text ended")
+        return [Draw(leaf) for leaf in leaves]
