@@ -26,6 +26,7 @@ from linnet.cli.app import build
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.use import places_run
 from linnet.errors import LinnetError
+from linnet.search.saving import read_saved
 from linnet.training.checkpoint import RunFolder
 from text_corpora import corpus
 from tiny_runs import Watching, bits, logged, train_tiny
@@ -163,6 +164,20 @@ def test_tokenizer_train(before: Path, fails: Callable[[int], Fails]) -> None:
 def test_inspect(before: Path, run: Path, fails: Callable[[int], Fails]) -> None:
     (before / "out.npz").write_text("old")
     check(fails, before, "inspect", "attention", run, "1+2=", "--out", "out.npz", "--force")
+
+
+@TWO_FAULTS
+def test_search(before: Path, run: Path, fails: Callable[[int], Fails]) -> None:
+    """A saved tree holds times, so it is compared by its rollouts; it is whole where it can be gone on with."""
+    words = ("search", run, "1+2=", "--reward", "exact", "--out", "tree", "--samples", "0")
+    assert linnet(before, *words, "--rollouts", "4")
+    new = (*words, "--rollouts", "6", "--force")
+    for folder, done in faulty(fails, before, lambda folder: linnet(folder, *new)):
+        rollouts = read_saved(folder / "tree").counts["rollouts"]
+        assert rollouts in (4, 6) and (not done or rollouts == 6)
+        assert linnet(folder, "search", "--resume", "tree", "--rollouts", "2", "--samples", "0")
+        assert read_saved(folder / "tree").counts["rollouts"] == rollouts + 2
+        assert tree(folder).keys() == visible(folder).keys(), "nothing is left under hidden names"
 
 
 # Runs. What is in them is not the same bytes twice, since they hold times; their weights are.

@@ -79,7 +79,7 @@ class BestFirst(Method):
     """All texts in the order of their probability, the likeliest first.
 
     `parallel` inner nodes are computed at once; with 1 no node is computed that the order does not need. Where
-    many texts are likely, none may end for long: no more tokens are computed than draws of the rollouts would cost.
+    many texts are likely, none may end for long: no more is computed than draws of the rollouts would cost.
     """
 
     parallel: int = 1
