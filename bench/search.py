@@ -75,16 +75,19 @@ def different_tokens(texts: Sequence[str], ids: Sequence[Sequence[int]], prompt:
     return [len(set(one)) / max(1, len(one)) for one in ids]
 
 
-def step_of(shape: Shape, numbers: Weights, tokens: int, ends: Sequence[int] = ()) -> CachedStep:
+def random_runner(shape: Shape, numbers: Weights) -> Runner:
+    return Runner(packed(random_model(shape), numbers))
+
+
+def step_of(runner: Runner, tokens: int, ends: Sequence[int] = ()) -> CachedStep:
     keep_freed_buffers()  # as `linnet search` does
-    runner = Runner(packed(random_model(shape), numbers))
     texts = Texts(lambda ids: "prompt", lambda prompt, ids: "")
     return CachedStep(ModelReader(runner), Target(max_tokens=tokens), ends=ends, texts=texts)
 
 
-def grown(step: CachedStep, work: Work, vocabulary: int, method: str = "maxent") -> Tree:
+def grown(step: CachedStep, prompt: Sequence[int], work: Work, method: str = "maxent") -> Tree:
     reward = Reward(different_tokens, least=0.0, most=1.0)
-    tree = Tree(work.ids(vocabulary), step, named(method, lam=4.0), reward, 0)
+    tree = Tree(prompt, step, named(method, lam=4.0), reward, 0)
     return tree.extend(Budget(rollouts=work.rollouts, wave=work.wave))
 
 
@@ -92,13 +95,13 @@ def ours(numbers: Weights, setting: Setting) -> Working:
     """Our search; its facts are log-probabilities of a fixed text."""
     torch.set_num_threads(setting.threads)
     shape, work = setting.shape, setting.work
-    step = step_of(shape, numbers, work.tokens)
-    rows, found = step.begin(work.ids(shape.vocabulary)), []
+    step, prompt = step_of(random_runner(shape, numbers), work.tokens), work.ids(shape.vocabulary)
+    rows, found = step.begin(prompt), []
     for token in checked_text(shape.vocabulary):
         found.append(float(rows.full(0)[token]))
         rows = step.extend([int(rows.handles[0])], [token])
-    timed(lambda: grown(step, replace(work, rollouts=work.wave), shape.vocabulary))
-    return Working((numbers, found), lambda: timed(lambda: grown(step, work, shape.vocabulary)))
+    timed(lambda: grown(step, prompt, replace(work, rollouts=work.wave)))
+    return Working((numbers, found), lambda: timed(lambda: grown(step, prompt, work)))
 
 
 def loop(setting: Setting) -> Working:
@@ -235,14 +238,14 @@ def measured(setting: Setting) -> Working:
     """One search with the shares of its parts; the peak of memory belongs to it alone."""
     torch.set_num_threads(setting.threads)
     shape, work = setting.shape, setting.work
-    step = step_of(shape, "float32", work.tokens)
-    grown(step, replace(work, rollouts=min(work.wave, work.rollouts)), shape.vocabulary)
+    step, prompt = step_of(random_runner(shape, "float32"), work.tokens), work.ids(shape.vocabulary)
+    grown(step, prompt, replace(work, rollouts=min(work.wave, work.rollouts)))
     parts = Parts(step)
 
     def turn() -> dict[str, float]:
         before = dict(parts.seconds)
         began = time.perf_counter()
-        tree = grown(step, work, shape.vocabulary)
+        tree = grown(step, prompt, work)
         whole = time.perf_counter() - began
         spent = {part: parts.seconds[part] - before[part] for part in before}
         spent["tree"] = whole - sum(spent.values())
@@ -293,7 +296,7 @@ def bench_search(
     limit: float | None = None,
 ) -> Iterator[BenchRecord]:
     """The records of one part: scenes, memory, stages or sizes."""
-    from bench.search_stages import bench_sizes, bench_stages
+    from bench.search_stages import bench_sizes, bench_stages, random_subject
 
     threads = threads or torch.get_num_threads()
     parts: dict[str, Callable[[], Iterator[BenchRecord]]] = {
@@ -303,7 +306,7 @@ def bench_search(
             for record in bench_scene(shape, Work(prompt, rollouts, tokens, wave), repeats, threads, limit)
         ),
         "memory": lambda: bench_growth(shape, Work(64, 0, tokens, wave), (64, 256, 1024, 4096), threads),
-        "stages": lambda: bench_stages(shape, threads),
+        "stages": lambda: bench_stages(f"{shape.depth}x{shape.width}", [random_subject(shape)], threads),
         "sizes": lambda: bench_sizes(threads),
     }
     if only not in parts:

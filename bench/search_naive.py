@@ -14,6 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from linnet.decoding.runner import Columns
+from linnet.model.inputs import Inputs
+
 Logits = Callable[[Sequence[int]], Tensor]  # of the token after these ids, [V]
 Score = Callable[[Sequence[int]], float]
 
@@ -101,12 +104,17 @@ class Naive:
         return self.logits(ids)
 
 
-def logits_of(network: torch.nn.Module, head: Callable[[Tensor], Tensor]) -> Logits:
-    """The network without its cache, one row."""
+def logits_of(
+    network: torch.nn.Module, head: Callable[[Tensor], Tensor], columns: Columns | None = None, rows: int = 1
+) -> Logits:
+    """The network without its cache; as many equal rows as are wanted."""
 
     def ask(ids: Sequence[int]) -> Tensor:
+        further = {} if columns is None else columns(ids)
+        inputs = {"ids": torch.tensor([ids]), **{name: torch.from_numpy(v)[None] for name, v in further.items()}}
         with torch.inference_mode():
-            return head(network(torch.tensor([ids])).hidden[:, -1])[0]
+            read = Inputs({name: one.expand(rows, *one.shape[1:]) for name, one in inputs.items()})
+            return head(network(read).hidden[:, -1])[0]
 
     return ask
 

@@ -1,75 +1,103 @@
 """What makes a search faster, one change at a time: fewer rollouts, fewer tokens, a cache, early stop, batches.
 
 The work is that of a report which named a speed-up of 5 to 10: 30 rollouts of 250 tokens became 10 of 50. Slow
-arms are measured at three lengths of the text; a parabola through these gives the time of each token.
+arms are measured at three lengths of the text; a parabola through these gives the time of each token. A subject
+is one prompt of one model: `linnet bench search --only stages` has one of random weights, `linnet bench stages`
+prompts of a trained run.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from bench.decoding_systems import random_model
-from bench.search import Work, grown, step_of
+from bench.search import Work, grown, random_runner, step_of
 from bench.search_naive import logits_of
 from bench.training import Shape
-from linnet.decoding.runner import Runner
+from linnet.decoding.products import packed
+from linnet.decoding.runner import Columns, Runner
 from linnet.machine import one_line
 from linnet.model.contract import evaluating
+from linnet.model.model import Model
 from linnet.records import BenchRecord
 
 PROMPT, ROLLOUTS, TOKENS = 64, 30, 250
 FEWER_ROLLOUTS, FEWER_TOKENS = 10, 50
-NAIVE_TOKENS = 170  # that are measured at each of three lengths: more than 500 together
-ENDING = 0.01  # the probability of an end token after each token, where texts end early
+CALLS = 170  # that are measured at each of three lengths: more than 500 together
+ENDING = 0.01  # the probability of an end token after each token, where texts of random weights end early
 SECONDS = 5.0  # of each search where models of three sizes are compared
+NAIVE = f"naive, {ROLLOUTS} x {TOKENS}"
 
 Take = Callable[[int], float]  # seconds of a step at this length of the text
 
 
-def of_shape(shape: Shape) -> tuple[torch.nn.Module, list[int]]:
-    model = random_model(shape)
-    return model, Work(PROMPT, ROLLOUTS, TOKENS).ids(shape.vocabulary)
+@dataclass(frozen=True)
+class Subject:
+    """One prompt of a model, the tokens that end its texts, and the share [TOKENS] of texts that get so far."""
+
+    model: Model
+    prompt: Sequence[int]
+    ends: Sequence[int]
+    reached: np.ndarray
+    columns: Columns | None = None
+
+    def text(self, length: int) -> list[int]:
+        """The prompt and as many tokens as make this length."""
+        return [*self.prompt, *([7] * (length - len(self.prompt)))]
 
 
-def naive_seconds(shape: Shape) -> Take:
-    """Of one token: the whole text through the model, one row."""
-    model, prompt = of_shape(shape)
-    ask = logits_of(model, model.head)  # type: ignore[arg-type]
-    return lambda length: per_call(lambda: ask([*prompt, *([7] * (length - PROMPT))]), NAIVE_TOKENS)
+@dataclass(frozen=True)
+class Curve:
+    """Seconds of a token by the length of the text before it: a parabola."""
+
+    coefficients: np.ndarray
+    prompt: int
+
+    @classmethod
+    def of(cls, take: Take, prompt: int, tokens: int = TOKENS) -> Curve:
+        lengths = (prompt, prompt + tokens // 2, prompt + tokens)
+        return cls(np.polyfit(lengths, [take(length) for length in lengths], 2), prompt)
+
+    def rollout(self, tokens: int, reached: np.ndarray | None = None) -> float:
+        """Seconds of one rollout; where texts may end, a token counts by the share of texts that reach it."""
+        each = np.polyval(self.coefficients, self.prompt + np.arange(tokens))
+        return float((each if reached is None else each * reached[:tokens]).sum())
 
 
-def batched_seconds(shape: Shape, rows: int) -> Take:
-    """Of one token of all rollouts: all whole texts in one batch, without a cache."""
-    model, prompt = of_shape(shape)
-
-    def take(length: int) -> float:
-        ids = torch.tensor([[*prompt, *([7] * (length - PROMPT))]] * rows)
-        with evaluating(model):
-            return per_call(lambda: model.head(model(ids).hidden[:, -1]), 1)  # type: ignore[operator]
-
-    return take
+def random_subject(shape: Shape) -> Subject:
+    """Random weights; one token in a hundred ends a text."""
+    ends = range(int(ENDING * shape.vocabulary))
+    prompt = Work(PROMPT, ROLLOUTS, TOKENS).ids(shape.vocabulary)
+    return Subject(random_model(shape), prompt, ends, (1 - ENDING) ** np.arange(TOKENS))
 
 
-def cached_seconds(shape: Shape) -> Take:
+def naive_seconds(subject: Subject, rows: int = 1) -> Take:
+    """Of one token of each row: the whole text through the model."""
+    ask = logits_of(subject.model, subject.model.head, subject.columns, rows)
+    return lambda length: per_call(lambda: ask(subject.text(length)), max(1, CALLS // rows**2))
+
+
+def cached_seconds(subject: Subject) -> Take:
     """Of one token: one row with its keys and values."""
-    model, prompt = of_shape(shape)
-    runner = Runner(model)  # type: ignore[arg-type]
+    runner = Runner(subject.model, columns=subject.columns)
 
     def take(length: int) -> float:
-        with evaluating(model):
-            _, state = runner.prefill([[*prompt, *([7] * (length - PROMPT))]])
-            states = [state.reserve(NAIVE_TOKENS + 1)]
+        known = subject.text(length)
+        with evaluating(subject.model):
+            _, state = runner.prefill([known])
+            states = [state.reserve(CALLS + 1)]
 
             def step() -> None:
-                logits, after = runner.step(states.pop(), torch.tensor([7]))
+                logits, after = runner.step(states.pop(), torch.tensor([7]), before=[known])
                 logits.float().softmax(-1).cumsum(-1)
                 states.append(after)
 
-            return per_call(step, NAIVE_TOKENS)
+            return per_call(step, CALLS)
 
     return take
 
@@ -82,63 +110,64 @@ def per_call(work: Callable[[], object], calls: int) -> float:
     return (time.perf_counter() - began) / calls
 
 
-def integral(take: Take, tokens: int, ending: float = 0.0) -> float:
-    """Seconds of one rollout of so many tokens; where texts may end, a token counts by how many texts reach it."""
-    lengths = (PROMPT, PROMPT + tokens // 2, PROMPT + tokens)
-    curve = np.polyfit(lengths, [take(length) for length in lengths], 2)
-    reached = (1 - ending) ** np.arange(tokens)
-    return float((np.polyval(curve, PROMPT + np.arange(tokens)) * reached).sum())
-
-
-def search_seconds(shape: Shape, rollouts: int, tokens: int, ends: Sequence[int] = ()) -> float:
+def search_seconds(subject: Subject, rollouts: int, tokens: int, ends: Sequence[int] = ()) -> float:
     """Ours, all of it."""
-    step = step_of(shape, "float32", tokens, ends)
-    work = Work(PROMPT, rollouts, tokens, rollouts)
-    grown(step, Work(PROMPT, rollouts, 8, rollouts), shape.vocabulary)
+    step = step_of(Runner(packed(subject.model, "float32"), columns=subject.columns), tokens, ends)
+    work = Work(len(subject.prompt), rollouts, tokens, rollouts)
+    grown(step, subject.prompt, Work(work.prompt, rollouts, 8, rollouts))
     began = time.perf_counter()
-    grown(step, work, shape.vocabulary)
+    grown(step, subject.prompt, work)
     return time.perf_counter() - began
 
 
-def ending_tokens(shape: Shape) -> list[int]:
-    """Tokens that end a text with about the probability `ENDING` in a model of random weights."""
-    return list(range(int(ENDING * shape.vocabulary)))
-
-
-def bench_stages(shape: Shape, threads: int) -> Iterator[BenchRecord]:
-    """A record for each change, over the naive search of 30 rollouts of 250 tokens."""
-    torch.set_num_threads(threads)
-    naive, cached, batched = naive_seconds(shape), cached_seconds(shape), batched_seconds(shape, ROLLOUTS)
-    whole, short = integral(naive, TOKENS), integral(naive, FEWER_TOKENS)
-    ends = ending_tokens(shape)
-    arms = {
-        "naive, 30 x 250": ROLLOUTS * whole,
-        "fewer rollouts alone, 10 x 250": FEWER_ROLLOUTS * whole,
-        "fewer tokens alone, 30 x 50": ROLLOUTS * short,
-        "both, 10 x 50: what the report calls its speed-up": FEWER_ROLLOUTS * short,
-        "a cache alone, 30 x 250": ROLLOUTS * integral(cached, TOKENS),
-        "early stop alone, 30 x 250, 1 % a token": ROLLOUTS * integral(naive, TOKENS, ENDING),
-        "one batch alone, 30 x 250": integral(batched, TOKENS),
-        "ours, cache and batch, 30 x 250": search_seconds(shape, ROLLOUTS, TOKENS),
-        "ours and early stop, 30 x 250": search_seconds(shape, ROLLOUTS, TOKENS, ends),
-        "ours, 10 x 50": search_seconds(shape, FEWER_ROLLOUTS, FEWER_TOKENS),
-        "ours and early stop, 10 x 50": search_seconds(shape, FEWER_ROLLOUTS, FEWER_TOKENS, ends),
+def arms(subject: Subject) -> dict[str, float]:
+    """Seconds of a search: each change alone, the report's together, and ours; the first is the naive search."""
+    naive, cached, batched = (
+        Curve.of(take, len(subject.prompt))
+        for take in (naive_seconds(subject), cached_seconds(subject), naive_seconds(subject, ROLLOUTS))
+    )
+    reached, whole, fewer = subject.reached, (ROLLOUTS, TOKENS), (FEWER_ROLLOUTS, FEWER_TOKENS)
+    return {
+        NAIVE: ROLLOUTS * naive.rollout(TOKENS),
+        "fewer rollouts alone, 10 x 250": FEWER_ROLLOUTS * naive.rollout(TOKENS),
+        "fewer tokens alone, 30 x 50": ROLLOUTS * naive.rollout(FEWER_TOKENS),
+        "a cache alone, 30 x 250": ROLLOUTS * cached.rollout(TOKENS),
+        "early stop alone, 30 x 250": ROLLOUTS * naive.rollout(TOKENS, reached),
+        "one batch alone, 30 x 250": batched.rollout(TOKENS),
+        "fewer of both, 10 x 50": FEWER_ROLLOUTS * naive.rollout(FEWER_TOKENS),
+        "all of the report, 10 x 50": FEWER_ROLLOUTS * cached.rollout(FEWER_TOKENS, reached),
+        "ours, 10 x 50": search_seconds(subject, *fewer),
+        "ours and early stop, 10 x 50": search_seconds(subject, *fewer, subject.ends),
+        "nothing reduced: cache and early stop, 30 x 250": ROLLOUTS * cached.rollout(TOKENS, reached),
+        "nothing reduced: ours, 30 x 250": search_seconds(subject, *whole),
+        "nothing reduced: ours and early stop, 30 x 250": search_seconds(subject, *whole, subject.ends),
     }
-    first = next(iter(arms.values()))
-    for name, seconds in arms.items():
-        yield BenchRecord(
-            name=f"stages {shape.depth}x{shape.width}: {name}",
-            ours=seconds,
-            peers={"naive, 30 x 250": first},
-            ratios={"naive, 30 x 250": first / seconds},
-            unit="s",
-            n=1,
-            machine=one_line(),
-            note=(
-                "the ratio says how many times as fast; arms without our search are the sum over tokens of a "
-                "parabola through the seconds of a token at three lengths"
-            ),
-        )
+
+
+def bench_stages(name: str, subjects: Sequence[Subject], threads: int) -> Iterator[BenchRecord]:
+    """One table: seconds of each arm, the mean over subjects; the last arm is ours with nothing reduced."""
+    torch.set_num_threads(threads)
+    found = [arms(subject) for subject in subjects]
+    seconds = {arm: float(np.mean([one[arm] for one in found])) for arm in found[0]}
+    ratios = {arm: seconds[NAIVE] / value for arm, value in seconds.items()}
+    mine = list(seconds)[-1]
+    spread = [one[NAIVE] / one[mine] for one in found]
+    yield BenchRecord(
+        name=f"stages of a search, {name}",
+        ours=seconds[mine],
+        peers=dict(seconds),
+        ratios={"linnet": ratios[mine], **ratios},
+        compared="times as fast as the naive search",
+        unit="seconds a sample",
+        n=len(subjects),
+        machine=one_line(),
+        note=(
+            f"linnet is the last row, for single prompts {min(spread):.0f} to {max(spread):.0f} times as fast. "
+            "Arms without our search are sums over tokens of a parabola through the seconds of a token at three "
+            f"lengths. A text has {np.mean([one.reached.sum() for one in subjects]):.0f} of {TOKENS} tokens on "
+            "average where it stops early. The reward costs nothing"
+        ),
+    )
 
 
 def bench_sizes(threads: int) -> Iterator[BenchRecord]:
@@ -146,13 +175,14 @@ def bench_sizes(threads: int) -> Iterator[BenchRecord]:
     torch.set_num_threads(threads)
     for depth, width, heads, vocabulary in ((4, 192, 6, 4096), (6, 288, 6, 32_000), (8, 512, 8, 32_000)):
         shape = Shape(depth, width, heads=heads, vocabulary=vocabulary, context=512)
-        step = step_of(shape, "float32", FEWER_TOKENS)
-        grown(step, Work(PROMPT, 64, 8), vocabulary)
+        subject, work = random_subject(shape), Work(PROMPT, 64, FEWER_TOKENS)
+        step = step_of(random_runner(shape, "float32"), FEWER_TOKENS)
+        grown(step, subject.prompt, Work(PROMPT, 64, 8))
         began, rollouts = time.perf_counter(), 0
         while (spent := time.perf_counter() - began) < SECONDS:
-            grown(step, Work(PROMPT, 64, FEWER_TOKENS), vocabulary)
-            rollouts += 64
-        naive = integral(naive_seconds(shape), FEWER_TOKENS)
+            grown(step, subject.prompt, work)
+            rollouts += work.rollouts
+        naive = Curve.of(naive_seconds(subject), PROMPT, FEWER_TOKENS).rollout(FEWER_TOKENS)
         ours = rollouts / spent * SECONDS
         yield BenchRecord(
             name=f"sizes {depth}x{width}, vocabulary {vocabulary:,}: rollouts of 50 tokens in {SECONDS:g} s",

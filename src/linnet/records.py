@@ -293,11 +293,12 @@ class BenchRecord(Record):
     name: str
     ours: float
     peers: dict[str, float | None]
-    ratios: dict[str, float | None]  # ours / peer, in `unit`
+    ratios: dict[str, float | None]
     unit: str
     n: int
     machine: str
     note: str = ""
+    compared: str = "ours / peer"  # what the ratios are
 
 
 class StepRecord(Record):

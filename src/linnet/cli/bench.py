@@ -139,6 +139,28 @@ def bench_search(
             face.show(record)
 
 
+def bench_stages(
+    what: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run that reads series, or a recipe to train for a moment.")
+    ] = "captions",
+    data: DataOption = None,
+    settings: SettingsOption = None,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Measure each change of a report on faster search, alone and together.
+
+    On prompts of the files in --data: 30 rollouts of 250 tokens, 10 of 50, a cache, early stop, batches, and ours
+    with nothing reduced. --set takes prompts, steps and threads, and settings of the recipe.
+    """
+    with speaking(json=json, debug=debug) as face:
+        stages = benchmark("stages")
+        from linnet.workbench.open import located
+
+        for record in stages.bench_run(what, located(data or []), settings or []):
+            face.show(record)
+
+
 def bench_tokenizer(
     data: Annotated[list[Path], typer.Option("--data", metavar="PATH", help="Text to learn from and to encode.")],
     settings: SettingsOption = None,
@@ -207,6 +229,7 @@ def join(groups: Groups) -> None:
     group.command("train")(bench_train)
     group.command("decode")(bench_decode)
     group.command("search")(bench_search)
+    group.command("stages")(bench_stages)
     group.command("tokenizer")(bench_tokenizer)
     group.command("places")(bench_places)
     group.command("study")(bench_study)

@@ -442,9 +442,8 @@ def doctor(record: DoctorRecord) -> RenderableType:
 def bench(record: BenchRecord) -> RenderableType:
     small = record.unit.startswith(("second", "ms", "MB")) and not record.unit.endswith("/s")
     unit = f"{record.unit}, less is better" if small else record.unit
-    grid = table("", unit, "ours / peer", numbers=(unit, "ours / peer"))
-    grid.add_row("linnet", number(record.ours), "")
-    for name, value in record.peers.items():
+    grid = table("", unit, record.compared, numbers=(unit, record.compared))
+    for name, value in {"linnet": record.ours, **record.peers}.items():
         ratio = record.ratios.get(name)
         shown = "not run here" if value is None else number(value)
         grid.add_row(Text(name), shown, "" if ratio is None else f"{ratio:.2f}")

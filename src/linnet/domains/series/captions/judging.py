@@ -1,8 +1,7 @@
 """The second checker: statements are found by the words of a clause, and decided by one joint regression.
 
-It shares no code with `reading` and `facts`, and nothing is trained or searched on it: it gives the scores.
-It shares no code with `reading` and `facts`, and nothing is trained or searched on it: scores come from it.
-a season are fitted together, where `facts` removes one after the other.
+It shares no code with `reading` and `facts`, and nothing is trained or searched on it: scores come from it. Line,
+step and season are fitted together, where `facts` removes one after the other.
 """
 
 from __future__ import annotations
