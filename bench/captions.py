@@ -25,7 +25,7 @@ import numpy as np
 from linnet.decoding.runner import Runner
 from linnet.domains.series.captions import making
 from linnet.domains.series.captions.codec import END
-from linnet.domains.series.captions.data import read_series
+from linnet.domains.series.captions.data import captioning, read_series
 from linnet.domains.series.captions.facts import KINDS, measure
 from linnet.domains.series.captions.judging import Numbers
 from linnet.domains.series.captions.patches import MOST
@@ -71,7 +71,7 @@ def grown(
     text = as_text(values)
     prompt = opened.prompt(text)
     target = Target(min(TOKENS, opened.model.config.context - len(prompt)))
-    reader = ModelReader(Runner(opened.model, columns=columns_of(values)))
+    reader = ModelReader(Runner(opened.model, columns=columns_of(captioning(opened.codec).patches(values))))
     texts = Texts(lambda ids: text, opened.codec.continuation)
     step = CachedStep(reader, target, ends=[END], texts=texts)
     reward = Reward(Facts(), most=1.0, least=0.0, name="facts")
@@ -84,7 +84,7 @@ def write(
     opened: Opened, series: Sequence[np.ndarray], methods: Sequence[str], calls: int, further: Mapping[str, Any]
 ) -> dict[str, Written]:
     found = {name: Written() for name in ("greedy", *methods, "rerank", "rules")}
-    found["greedy"].texts = greedy(opened.model, opened.codec, series)
+    found["greedy"].texts = greedy(opened.model, captioning(opened.codec), series)
     found["rules"].texts = [by_rules(values, index) for index, values in enumerate(series)]
     for index, values in enumerate(series):
         for method in methods:

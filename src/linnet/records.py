@@ -189,6 +189,7 @@ class PredictionRecord(Record):
     kind: Literal["prediction"] = "prediction"
     id: str | int | None
     candidates: tuple[Candidate, ...]
+    text: str = ""  # the reasons, of models that give some
 
 
 class Fact(Record):

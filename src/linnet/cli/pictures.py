@@ -336,7 +336,8 @@ def settings(records: Sequence[SettingRecord]) -> RenderableType:
 
 def prediction(record: PredictionRecord) -> RenderableType:
     places = ", ".join(f"{candidate.value} {candidate.probability:.1%}" for candidate in record.candidates)
-    return Text.assemble((f"{record.id}: ", "dim"), places)
+    line = Text.assemble((f"{record.id}: ", "dim"), places)
+    return Group(line, Text(f"  {record.text}")) if record.text else line
 
 
 def caption(record: CaptionRecord) -> RenderableType:

@@ -10,7 +10,8 @@ from typing import Any, cast
 import numpy as np
 
 from linnet.codecs import Encoded, known
-from linnet.domains.series.captions.patches import patches
+from linnet.domains.series.captions.patches import patches, window_patches
+from linnet.domains.series.codec import SeriesCodec
 from linnet.errors import BadInput, nearest
 from linnet.untrusted import checked
 
@@ -29,19 +30,31 @@ def series_in(text: str) -> np.ndarray:
     return np.array([float(number) for number in re.split(r"[\s,;]+", text.strip(" ,;\t\n"))])
 
 
+def window_in(text: str) -> np.ndarray:
+    """[T, C]: the numbers of a text whose channels are parted by semicolons."""
+    channels = [series_in(part) for part in text.split(";")]
+    if len({len(channel) for channel in channels}) != 1:
+        raise BadInput(f"channels have different lengths ({', '.join(str(len(one)) for one in channels)})")
+    return np.stack(channels, 1)
+
+
 @dataclass(frozen=True)
 class CaptionCodec:
-    """One id a word, digit or mark, each with the space before it, so that a text comes back as it was."""
+    """One id a word, digit or mark, each with the space before it, so that a text comes back as it was.
+
+    With `windows` texts are about windows of several channels, in units of the training part.
+    """
 
     words: tuple[str, ...]
+    windows: SeriesCodec | None = None
 
     @classmethod
-    def of(cls, texts: Iterable[str]) -> CaptionCodec:
+    def of(cls, texts: Iterable[str], windows: SeriesCodec | None = None) -> CaptionCodec:
         """The pieces of these texts, and every digit and mark of a number."""
         seen: set[str] = set()
         for text in texts:
             seen.update(PIECE.findall(text))
-        return cls(tuple(sorted(seen | set(DIGITS) | set(MARKS))))
+        return cls(tuple(sorted(seen | set(DIGITS) | set(MARKS))), windows)
 
     @property
     def begin(self) -> int:
@@ -66,9 +79,17 @@ class CaptionCodec:
     def encode(self, value: str) -> Encoded:
         """The ids of a caption; a text of numbers alone is a series, whose patches are a column of numbers."""
         if NUMBERS.fullmatch(value):
-            found = patches(series_in(value))
+            found = self.patches(self.numbers(value))
             return Encoded(np.full(len(found), PATCH, np.int64), {PATCHES: found})
         return self._words(value)
+
+    def numbers(self, text: str) -> np.ndarray:
+        """The series, or the window, of a text of numbers."""
+        return series_in(text) if self.windows is None else window_in(text)
+
+    def patches(self, values: np.ndarray) -> np.ndarray:
+        """The numbers that the model reads of a series or a window."""
+        return patches(values) if self.windows is None else window_patches(values, self.windows)
 
     def _words(self, value: str) -> Encoded:
         numbers = {word: number for number, word in enumerate(self.words, len(SPECIALS))}
@@ -93,7 +114,8 @@ class CaptionCodec:
         return len(ids)
 
     def to_json(self) -> dict[str, Any]:
-        return {"kind": "captions", "words": list(self.words)}
+        windows = {} if self.windows is None else {"windows": self.windows.to_json()}
+        return {"kind": "captions", "words": list(self.words), **windows}
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CaptionCodec:

@@ -17,7 +17,7 @@ from linnet.domains.series.captions import grammar, making
 from linnet.domains.series.captions.codec import NUMBERS, PATCH, PATCHES, CaptionCodec, series_in
 from linnet.domains.series.captions.facts import measure
 from linnet.domains.series.captions.judging import Numbers
-from linnet.domains.series.captions.patches import MOST, WIDTH, patches
+from linnet.domains.series.captions.patches import MOST
 from linnet.domains.series.captions.scores import fact_scores
 from linnet.domains.series.captions.writing import columns_of, framed, greedy
 from linnet.domains.series.folders import chosen_files
@@ -56,18 +56,18 @@ class CaptionData(TokenDomain):
         own += [values for _, values in read_series(self.paths, tests=False)]
         kept_back = list(making.draw(self.validation, seed + VALIDATION))
         texts, held = self._written(own, seed), self._written(kept_back, seed + VALIDATION)
-        codec = codec or CaptionCodec.of(grammar.every_wording())
+        codec = captioning(codec or CaptionCodec.of(grammar.every_wording()))
         return Material(codec, described(codec, own, texts), described(codec, kept_back, held))
 
     def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
         if split is not None:
             raise BadInput("files of series that are captioned have no splits")
         found = [values for _, values in read_series(paths)]
-        return replace(described(codec, found, self._written(found, 0)), source=tuple(paths))
+        return replace(described(captioning(codec), found, self._written(found, 0)), source=tuple(paths))
 
     def held_out(self, codec: Codec, split: str | None, n: int, seed: int) -> Part:
         found = list(making.draw(n, seed + HELD_OUT))
-        return described(codec, found, self._written(found, seed))
+        return described(captioning(codec), found, self._written(found, seed))
 
     def _written(self, found: Sequence[np.ndarray], seed: int) -> list[str]:
         """A caption of each series, the same one whatever stands beside it."""
@@ -82,7 +82,7 @@ class CaptionData(TokenDomain):
     def columns_after(self, codec: Codec, prompt: str) -> Columns:
         if not NUMBERS.fullmatch(prompt):
             raise BadInput("a caption is about a series: the prompt is its numbers, such as 12.5 13.1 12.9")
-        return columns_of(series_in(prompt))
+        return columns_of(captioning(codec).patches(series_in(prompt)))
 
     def prompts(self, path: Path) -> Mapping[str, str]:
         return {name: as_text(values[-MOST:]) for name, values in read_series([path])}
@@ -94,7 +94,7 @@ class CaptionData(TokenDomain):
         likelihood = super().score(network, codec, part, batch=batch, region=region)
         assert isinstance(part, Described)
         with region():
-            texts = greedy(decoder(network), codec, part.series, rows=batch)
+            texts = greedy(decoder(network), captioning(codec), part.series, rows=batch)
         facts = fact_scores(texts, [Numbers.of(values) for values in part.series])
         return Scored((*facts.scores, *likelihood.scores), notes=likelihood.notes)
 
@@ -106,22 +106,32 @@ class Described(Part):
     series: tuple[np.ndarray, ...] = ()
 
 
-def described(codec: Codec, found: Sequence[np.ndarray], texts: Sequence[str]) -> Described:
+def captioning(codec: Codec) -> CaptionCodec:
+    assert isinstance(codec, CaptionCodec), "a run on captions has words and patches"
+    return codec
+
+
+def described(codec: CaptionCodec, found: Sequence[np.ndarray], texts: Sequence[str]) -> Described:
     return Described(rows(codec, found, texts), series=tuple(values[-MOST:] for values in found))
 
 
-def rows(codec: Codec, found: Sequence[np.ndarray], texts: Sequence[str]) -> Rows:
+def rows(codec: CaptionCodec, found: Sequence[np.ndarray], texts: Sequence[str]) -> Rows:
     """Framed rows: patches first, then the words, which alone are scored."""
     examples, columns = [], []
     for values, text in zip(found, texts, strict=True):
-        numbers, words = patches(values), codec.encode(text).ids
+        numbers, words = codec.patches(values), codec.encode(text).ids
         ids = np.concatenate([np.full(len(numbers), PATCH), words])
         scored = np.concatenate([np.zeros(len(numbers), bool), np.ones(len(words) + 1, bool)])
         examples.append(Example(Encoded(ids), scored, len(text), len(text.encode())))
         columns.append(framed(numbers, len(ids) + 2))
     made = Rows.frame(codec, examples)
-    numbers = np.concatenate(columns) if columns else np.empty((0, WIDTH), np.float32)
-    return Rows({**made.columns, PATCHES: numbers}, made.starts, made.scored, made.row_characters, made.row_bytes)
+    return Rows(
+        {**made.columns, PATCHES: np.concatenate(columns)},
+        made.starts,
+        made.scored,
+        made.row_characters,
+        made.row_bytes,
+    )
 
 
 def read_series(paths: Sequence[Path], *, tests: bool = True) -> list[tuple[str, np.ndarray]]:

@@ -223,7 +223,12 @@ def check_season(claim: Claim, found: Measures) -> Verdict:
 
 
 def check_volatility(claim: Claim, found: Measures) -> Verdict:
-    ratio = np.log(found.volatility)
+    return check_spread(claim, found.volatility)
+
+
+def check_spread(claim: Claim, later: float) -> Verdict:
+    """Whether a deviation grows, shrinks or stays; `later` is that of the second half over that of the first."""
+    ratio = np.log(later)
     if claim.value == "steady":
         return between(abs(ratio), np.log(1.3), np.log(1.7))
     return between(ratio if claim.value == "grows" else -ratio, np.log(1.7), np.log(1.3))

@@ -194,6 +194,12 @@ def chosen(wording: str, amount: bool, random: np.random.Generator) -> str:
     return re.sub(r"\[([^\]]*)\]", one, wording)
 
 
+def expansions(wording: str) -> Iterator[str]:
+    """A wording with every combination of its choices."""
+    parts = [part.split("|") for part in re.split(r"\[([^\]]*)\]", wording)]
+    yield from ("".join(words) for words in itertools.product(*parts))
+
+
 def agreeing(text: str) -> str:
     """Verbs after a subject of one: `the series climb` becomes `the series climbs`."""
     return re.sub(rf"\bthe (series|record|curve|line) ({'|'.join(VERBS)})\b", r"the \1 \2s", text)
@@ -230,9 +236,8 @@ def every_wording() -> Iterator[str]:
     positions = [*(name for named in THIRDS.values() for name in named), *STEPS]
     for wordings in WORDINGS.values():
         for wording in wordings:
-            parts = [part.split("|") for part in re.split(r"\[([^\]]*)\]", wording)]
-            for words in itertools.product(*parts):
-                text = re.sub(r"\{\w+\}", "", agreeing("".join(words))).strip()
+            for words in expansions(wording):
+                text = re.sub(r"\{\w+\}", "", agreeing(words)).strip()
                 yield from (f" {text}", capital(text), f" {capital(text)}")
     for position in (position.replace("{step}", "") for position in positions):
         yield from (f" {position}", capital(position), f" {capital(position)}")

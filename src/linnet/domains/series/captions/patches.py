@@ -1,13 +1,15 @@
 """A series as patches of numbers, with its scale as digits, so that amounts and positions can be stated.
 
-Legend: n = values, P = patches.
+Windows of several channels are patches in units of the training part.
+Legend: n = values, P = patches, T = steps of a window, C = channels.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from linnet.errors import BadInput
+from linnet.domains.series.codec import SeriesCodec
+from linnet.errors import BadInput, counted
 
 LENGTH = 8  # values of a patch
 MOST = 192  # values that a caption is about; of a longer series the last ones
@@ -37,6 +39,25 @@ def patches(values: np.ndarray) -> np.ndarray:
         found[row, 2 * LENGTH : 2 * LENGTH + 3 * DIGIT] = digits(row * LENGTH + 1)
     found[:, -2 * SCALE :] = np.concatenate([scale(mean), scale(deviation)])
     return found
+
+
+def window_patches(values: np.ndarray, codec: SeriesCodec) -> np.ndarray:
+    """float32 [P, LENGTH (C + 1)]: the steps of a window [T, C] and a mask, LENGTH steps a patch."""
+    from linnet.domains.series.labels import normalised
+
+    x = np.asarray(values, np.float64)
+    if x.ndim != 2 or not x.size or not np.isfinite(x).all():
+        raise BadInput("a window needs at least one step, all of its values finite numbers")
+    if x.shape[1] != len(codec.channels):
+        raise BadInput(
+            f"the window has {counted(x.shape[1], 'channel')}, and the run has {', '.join(codec.channels)}"
+        )
+    x = x[-codec.length :]
+    count = -(-len(x) // LENGTH)
+    padded = np.zeros((count * LENGTH, x.shape[1] + 1), np.float32)
+    padded[: len(x), :-1] = np.clip(normalised(x[None], codec)[0], -CLIP, CLIP)
+    padded[: len(x), -1] = 1
+    return padded.reshape(count, -1)
 
 
 def digits(number: int) -> np.ndarray:

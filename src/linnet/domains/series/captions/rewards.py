@@ -7,7 +7,7 @@ periodic") adds a quarter, a false one takes 1; a claim that is unclear counts n
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -27,12 +27,17 @@ def worth(claim: Claim, verdict: Verdict) -> float:
 
 
 def fact_reward(text: str, found: Measures) -> float:
-    """Between 0 and 1. A kind that is stated twice counts by the worse statement."""
+    """Between 0 and 1."""
+    return summed(verdicts(text, found), ENOUGH)
+
+
+def summed(found: Iterable[tuple[Claim, Verdict]], enough: int) -> float:
+    """The worth of these claims over `enough` true ones; a kind that is stated twice counts by the worse claim."""
     kinds: dict[str, float] = {}
-    for claim, verdict in verdicts(text, found):
+    for claim, verdict in found:
         value = worth(claim, verdict)
         kinds[claim.kind] = min(value, kinds.get(claim.kind, value))
-    return min(1.0, max(0.0, sum(kinds.values()) / ENOUGH))
+    return min(1.0, max(0.0, sum(kinds.values()) / enough))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from linnet.domains.series.captions import grammar, judging
-from linnet.domains.series.captions.data import CaptionData, read_series
+from linnet.domains.series.captions.data import CaptionData, captioning, read_series
 from linnet.domains.series.captions.facts import measure
 from linnet.domains.series.captions.patches import MOST
 from linnet.domains.series.captions.writing import greedy
@@ -44,7 +44,7 @@ def captioned(path: Path, files: Sequence[Path], *, rules: bool = False) -> Iter
             texts = [by_rules(values, first + index) for index, values in enumerate(series)]
         else:
             with opened.region():
-                texts = greedy(decoder(opened.network), opened.codec, series)
+                texts = greedy(decoder(opened.network), captioning(opened.codec), series)
         for (name, values), text in zip(part, texts, strict=True):
             yield CaptionRecord(id=name, text=text, facts=facts_of(text, values))
 

@@ -7,9 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 
-from linnet.codecs import Codec
-from linnet.domains.series.captions.codec import BEGIN, END, PATCH, PATCHES
-from linnet.domains.series.captions.patches import WIDTH, patches
+from linnet.domains.series.captions.codec import BEGIN, END, PATCH, PATCHES, CaptionCodec
 from linnet.model.contract import evaluating
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
@@ -17,25 +15,26 @@ from linnet.rows import IDS
 
 
 def framed(numbers: np.ndarray, steps: int) -> np.ndarray:
-    """float32 [steps, WIDTH]: the patches after the begin token, and nothing at the words."""
-    found = np.zeros((steps, WIDTH), np.float32)
+    """float32 [steps, W]: the patches [P, W] after the begin token, and nothing at the words."""
+    found = np.zeros((steps, numbers.shape[1]), np.float32)
     found[1 : 1 + len(numbers)] = numbers
     return found
 
 
-def columns_of(values: np.ndarray) -> Callable[[Sequence[int]], Mapping[str, np.ndarray]]:
-    """The patches of this series at each step of a row about it."""
-    numbers = patches(values)
+def columns_of(numbers: np.ndarray) -> Callable[[Sequence[int]], Mapping[str, np.ndarray]]:
+    """These patches of a series at each step of a row about it."""
     return lambda ids: {PATCHES: framed(numbers, len(ids))}
 
 
-def greedy(model: Model, codec: Codec, found: Sequence[np.ndarray], *, rows: int = 64) -> list[str]:
+def greedy(model: Model, codec: CaptionCodec, found: Sequence[np.ndarray], *, rows: int = 64) -> list[str]:
     """The likeliest words of each series, one after the other."""
     texts = [""] * len(found)
     order = sorted(range(len(found)), key=lambda index: len(found[index]))
     for first in range(0, len(order), rows):
         batch = order[first : first + rows]
-        for index, ids in zip(batch, _greedy(model, [patches(found[index]) for index in batch]), strict=True):
+        for index, ids in zip(
+            batch, _greedy(model, [codec.patches(found[index]) for index in batch]), strict=True
+        ):
             texts[index] = codec.decode(ids)
     return texts
 
@@ -54,7 +53,7 @@ def _greedy(model: Model, numbers: Sequence[np.ndarray]) -> list[list[int]]:
         )
         output = model(inputs, model.empty_state(len(numbers), steps + longest))
         last = output.hidden[torch.arange(len(numbers)), lengths - 1]
-        nothing = torch.zeros(len(numbers), 1, WIDTH, device=model.device)
+        nothing = torch.zeros(len(numbers), 1, values.shape[2], device=model.device)
         for _ in range(longest):
             drawn = model.head(last).argmax(-1)
             for row, token in zip(words, drawn.tolist(), strict=True):
