@@ -14,9 +14,12 @@ from hypothesis import strategies as st
 
 from linnet import workbench
 from linnet.decoding.runner import Runner
+from linnet.domains.series.captions import making
 from linnet.domains.series.captions.codec import PATCH, PATCHES, CaptionCodec
 from linnet.domains.series.captions.data import captioning
 from linnet.domains.series.captions.facts import Claim
+from linnet.domains.series.captions.scores import examples
+from linnet.domains.series.captions.use import by_rules
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.rationales import grammar
 from linnet.domains.series.rationales.data import RationaleData, complete, label_alone, window_text, windowed
@@ -26,6 +29,7 @@ from linnet.domains.series.rationales.rewards import Rationale
 from linnet.domains.series.rationales.scores import one_hot
 from linnet.domains.series.rationales.use import Sampled
 from linnet.errors import BadInput
+from linnet.figures import save_series
 from linnet.model.contract import evaluating
 from linnet.workbench.open import load
 
@@ -202,6 +206,22 @@ def test_labels_alone_have_the_probabilities_of_the_model(trained: tuple[Path, P
             weights.append(sum(tokens))
         expected = torch.tensor(weights).softmax(0).numpy()
         np.testing.assert_allclose(row, expected, atol=1e-4)
+
+
+def test_the_report_of_a_run_has_captions_beside_pictures(trained: tuple[Path, Path], tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    run, _ = trained
+    report = (run / "report.md").read_text()
+    assert "![captions of held-out series](captions.svg)" in report and "- **window 1**: " in report
+    assert (run / "captions.svg").read_bytes().lstrip().startswith(b"<?xml")
+    series = list(making.draw(20, 3))
+    texts = [by_rules(values, index) for index, values in enumerate(series)]
+    shown = examples(texts, series)
+    assert [one.text for one in shown] == [texts[int(one.id.split()[1]) - 1] for one in shown]
+    assert all(fact.true is not False for one in shown for fact in one.facts)
+    for name in ("a.svg", "b.svg"):
+        save_series(shown, tmp_path / name)
+    assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_a_search_on_a_file_of_windows_has_a_tree_for_each(trained: tuple[Path, Path]) -> None:

@@ -28,7 +28,7 @@ from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.use import sampled_paths
 from linnet.domains.series.windows import inputs_of
 from linnet.errors import BadInput
-from linnet.figures import save_forecasts
+from linnet.figures import save_series
 from linnet.model.contract import Network
 from linnet.records import ForecastRecord, PredictionRecord
 from tiny_runs import Killed, Watching, agree
@@ -216,11 +216,11 @@ def test_forecasts_are_drawn_into_reports_and_files(runs: Path, tmp_path: Path) 
         one for one in workbench.predict(runs / "forecast", runs / "long.csv") if isinstance(one, ForecastRecord)
     ]
     for name in ("a.svg", "b.svg", "c.png"):
-        save_forecasts(records, tmp_path / name)
+        save_series(records, tmp_path / name)
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
     assert (tmp_path / "c.png").read_bytes().startswith(b"\x89PNG")
     with pytest.raises(BadInput, match="has to end in .svg, .png"):
-        save_forecasts(records, tmp_path / "d.jpg")
+        save_series(records, tmp_path / "d.jpg")
 
 
 def test_turning_keeps_lengths_and_angles_between_triples() -> None:

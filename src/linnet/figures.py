@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import io
 import math
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from linnet.errors import BadInput
 from linnet.files import write_atomically
-from linnet.records import AnalysisRecord, ForecastRecord, Grid
+from linnet.records import AnalysisRecord, CaptionRecord, ForecastRecord, Grid
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,7 +23,8 @@ LINES = ("step", "share")  # a last axis of these is drawn as lines along it
 MOST_BARS = 40
 MOST_BESIDE = 256  # bars of a grid beside the first one
 MOST_PANELS = 64
-MOST_FORECASTS = 12
+MOST_SERIES = 12
+CAPTION = 64  # letters of a line over a captioned series
 PICTURES = (".svg", ".png")
 INCH = 0.22  # of a cell of a heat map
 
@@ -82,14 +84,14 @@ def refuse_picture(out: Path) -> None:
     _matplotlib()
 
 
-def save_forecasts(records: Sequence[ForecastRecord], out: Path) -> None:
-    """Draw the first forecasts with their bands."""
+def save_series(records: Sequence[ForecastRecord | CaptionRecord], out: Path) -> None:
+    """Draw the first forecasts with their bands, or captioned series."""
     refuse_picture(out)
-    write_atomically(out, rendered(lambda: drawn_forecasts(records[:MOST_FORECASTS]), out.suffix[1:]))
+    write_atomically(out, rendered(lambda: drawn_series(records[:MOST_SERIES]), out.suffix[1:]))
 
 
-def drawn_forecasts(records: Sequence[ForecastRecord]) -> Any:
-    """One panel a series: its history, the median, a band for each pair of quantiles, and what came."""
+def drawn_series(records: Sequence[ForecastRecord | CaptionRecord]) -> Any:
+    """One panel a series."""
     from matplotlib.figure import Figure
 
     columns = min(3, len(records))
@@ -97,20 +99,32 @@ def drawn_forecasts(records: Sequence[ForecastRecord]) -> Any:
     figure = Figure(figsize=(4 * columns, 2.4 * rows), layout="constrained")
     for number, record in enumerate(records, 1):
         axes = figure.add_subplot(rows, columns, number)
-        axes.set_title(shown(str(record.id)))
-        past = range(-len(record.history) + 1, 1)
-        axes.plot(past, array(record.history), color="black", linewidth=1)
-        ahead = range(1, len(record.mean) + 1)
-        levels = sorted(record.quantiles, key=float)
-        for low, high in zip(levels, reversed(levels), strict=True):
-            if float(low) < float(high):
-                band = array(record.quantiles[low]), array(record.quantiles[high])
-                axes.fill_between(ahead, *band, color="tab:blue", alpha=0.12, linewidth=0)
-        axes.plot(ahead, array(record.mean), color="tab:blue", linewidth=1.2)
-        if record.truth:
-            axes.plot(range(1, len(record.truth) + 1), array(record.truth), color="tab:orange", linewidth=1)
         axes.grid(alpha=0.3)
+        match record:
+            case ForecastRecord():
+                axes.set_title(shown(str(record.id)))
+                draw_forecast(axes, record)
+            case CaptionRecord():
+                axes.set_title(
+                    "\n".join([shown(record.id), *textwrap.wrap(shown(record.text), CAPTION)]), fontsize=6
+                )
+                axes.plot(range(1, len(record.values) + 1), array(record.values), color="black", linewidth=1)
     return figure
+
+
+def draw_forecast(axes: Any, record: ForecastRecord) -> None:
+    """The history, the median, a band for each pair of quantiles, and what came."""
+    past = range(-len(record.history) + 1, 1)
+    axes.plot(past, array(record.history), color="black", linewidth=1)
+    ahead = range(1, len(record.mean) + 1)
+    levels = sorted(record.quantiles, key=float)
+    for low, high in zip(levels, reversed(levels), strict=True):
+        if float(low) < float(high):
+            band = array(record.quantiles[low]), array(record.quantiles[high])
+            axes.fill_between(ahead, *band, color="tab:blue", alpha=0.12, linewidth=0)
+    axes.plot(ahead, array(record.mean), color="tab:blue", linewidth=1.2)
+    if record.truth:
+        axes.plot(range(1, len(record.truth) + 1), array(record.truth), color="tab:orange", linewidth=1)
 
 
 def drawn(record: AnalysisRecord) -> Any:

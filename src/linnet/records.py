@@ -201,12 +201,13 @@ class Fact(Record):
 
 
 class CaptionRecord(Record):
-    """What a model says of a series, and whether each fact of it holds."""
+    """What a model says of a series, and whether each fact of it holds; `values` are the series, for pictures."""
 
     kind: Literal["caption"] = "caption"
     id: str
     text: str
     facts: tuple[Fact, ...]
+    values: tuple[float, ...] = ()
 
 
 class ForecastRecord(Record):

@@ -63,10 +63,10 @@ def predict(
         for record in found:
             face.show(record)
         if out is not None:
-            from linnet.figures import save_forecasts
+            from linnet.figures import save_series
             from linnet.records import ForecastRecord
 
-            save_forecasts([record for record in found if isinstance(record, ForecastRecord)], out)
+            save_series([record for record in found if isinstance(record, ForecastRecord)], out)
         count = len(found.records)
         one = 1000 * found.seconds / count
         face.remark(

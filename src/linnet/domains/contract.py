@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from linnet.codecs import Codec
 from linnet.errors import BadInput
-from linnet.records import Baseline, ForecastRecord, Record, Score, System
+from linnet.records import Baseline, CaptionRecord, ForecastRecord, Record, Score, System
 from linnet.rows import RowSource
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Scored:
     scores: tuple[Score, ...]
     systems: tuple[System, ...] = ()
     notes: tuple[str, ...] = ()
-    examples: tuple[ForecastRecord, ...] = ()  # a report draws them where pictures can be drawn
+    examples: tuple[ForecastRecord | CaptionRecord, ...] = ()  # a report draws them where pictures can be drawn
 
 
 @dataclass(frozen=True)

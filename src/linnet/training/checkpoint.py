@@ -35,6 +35,7 @@ RUN = files.Layout(
     (
         *("run.toml", "codec.json", "metrics.jsonl", "report.md", "record.json", "generation.json"),
         "forecasts.svg",
+        "captions.svg",
         *("checkpoints/[0-9]*/*.safetensors", "checkpoints/[0-9]*/loop.json", "snapshots/[0-9]*.safetensors"),
         *("tensorboard/events.out.tfevents.*", "wandb/*"),
     ),

@@ -6,13 +6,13 @@ import importlib.util
 from collections.abc import Sequence
 
 from linnet.files import write_atomically
-from linnet.records import ForecastRecord, RunRecord, Score, System
+from linnet.records import CaptionRecord, Fact, ForecastRecord, RunRecord, Score, System
 from linnet.training.checkpoint import RunFolder
 from linnet.training.run import Run
 from linnet.training.settings import flatten, without_unused
 from linnet.workbench.curves import chart, curve_of
 
-EXAMPLES = "forecasts.svg"
+VERDICTS = {True: "true", False: "false", None: "unclear"}
 
 
 def score_table(scores: Sequence[Score]) -> list[str]:
@@ -41,18 +41,30 @@ def system_table(systems: Sequence[System]) -> list[str]:
     return [*lines, ""]
 
 
-def example_lines(folder: RunFolder, examples: Sequence[ForecastRecord]) -> list[str]:
-    """Draw forecasts beside the report, where matplotlib is there to draw them."""
-    if not examples or importlib.util.find_spec("matplotlib") is None:
-        return []
-    from linnet.figures import save_forecasts
+def example_lines(folder: RunFolder, examples: Sequence[ForecastRecord | CaptionRecord]) -> list[str]:
+    """Held-out series drawn beside the report, where matplotlib is there to draw them, and their captions."""
+    captions = [one for one in examples if isinstance(one, CaptionRecord)]
+    what = "captions" if captions else "forecasts"
+    lines = [f"- **{one.id}**: {one.text} ({', '.join(map(marked, one.facts)) or 'no fact'})" for one in captions]
+    drawn = []
+    if examples and importlib.util.find_spec("matplotlib") is not None:
+        from linnet.figures import save_series
 
-    save_forecasts(examples, folder.path / EXAMPLES)
-    return [f"![forecasts of held-out series]({EXAMPLES})", ""]
+        save_series(examples, folder.path / f"{what}.svg")
+        drawn = [f"![{what} of held-out series]({what}.svg)", ""]
+    return [*drawn, *lines, *([""] if lines else [])]
+
+
+def marked(fact: Fact) -> str:
+    return f"{fact.name} {VERDICTS[fact.true]}"
 
 
 def write_report(
-    folder: RunFolder, run: Run, record: RunRecord, notes: Sequence[str], examples: Sequence[ForecastRecord] = ()
+    folder: RunFolder,
+    run: Run,
+    record: RunRecord,
+    notes: Sequence[str],
+    examples: Sequence[ForecastRecord | CaptionRecord] = (),
 ) -> None:
     curve = curve_of(folder)
     drawn = [] if curve is None else ["## Learning curve", "", "```", *chart(curve), "```", ""]

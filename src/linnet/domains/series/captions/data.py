@@ -18,7 +18,7 @@ from linnet.domains.series.captions.codec import NUMBERS, PATCH, PATCHES, Captio
 from linnet.domains.series.captions.facts import measure
 from linnet.domains.series.captions.judging import Numbers
 from linnet.domains.series.captions.patches import MOST
-from linnet.domains.series.captions.scores import fact_scores
+from linnet.domains.series.captions.scores import examples, fact_scores
 from linnet.domains.series.captions.writing import columns_of, framed, greedy
 from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.sources import Reading, read_table
@@ -96,7 +96,8 @@ class CaptionData(TokenDomain):
         with region():
             texts = greedy(decoder(network), captioning(codec), part.series, rows=batch)
         facts = fact_scores(texts, [Numbers.of(values) for values in part.series])
-        return Scored((*facts.scores, *likelihood.scores), notes=likelihood.notes)
+        shown = examples(texts, part.series)
+        return Scored((*facts.scores, *likelihood.scores), notes=likelihood.notes, examples=shown)
 
 
 @dataclass(frozen=True)

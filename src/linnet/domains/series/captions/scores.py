@@ -8,11 +8,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from linnet.domains.contract import Scored
-from linnet.domains.series.captions import judging
+from linnet.domains.series.captions import grammar, judging
 from linnet.domains.series.captions.facts import KINDS
 from linnet.intervals import ratio_interval, wilson
-from linnet.records import Baseline, Score
+from linnet.records import Baseline, CaptionRecord, Fact, Score
 
+EXAMPLES = 6  # captioned series that a report draws
+DIRECTIONS = {1: "up", -1: "down", 0: "no change"}
 NOTHING = "the same caption for every series"
 CONSTANT = (
     "there is no clear trend; there is no sudden jump; no season is visible; the maximum is reached late on; "
@@ -95,3 +97,43 @@ def fact_scores(texts: Sequence[str], numbers: Sequence[judging.Numbers]) -> Sco
         Score(name="facts_said", value=float(stated.mean()), n=len(stated), low=low, high=high, baseline=baseline)
     )
     return Scored(tuple(scores))
+
+
+def examples(texts: Sequence[str], found: Sequence[np.ndarray]) -> tuple[CaptionRecord, ...]:
+    """Series at equal distances in a part, each with its caption and the verdicts on it."""
+    chosen = np.linspace(0, len(texts) - 1, min(EXAMPLES, len(texts))).astype(int)
+    return tuple(
+        CaptionRecord(
+            id=f"series {row + 1}",
+            text=texts[row],
+            facts=facts_of(texts[row], found[row]),
+            values=tuple(found[row]),
+        )
+        for row in chosen.tolist()
+    )
+
+
+def facts_of(text: str, values: np.ndarray) -> tuple[Fact, ...]:
+    """Each statement with the verdict of the checker that scores."""
+    numbers = judging.Numbers.of(values)
+    return tuple(
+        Fact(name=one.kind, text=in_words(one), true=judging.judge(one, numbers))
+        for one in judging.statements(text)
+        if one.says_something
+    )
+
+
+def in_words(statement: judging.Statement) -> str:
+    """A statement as it was understood."""
+    parts = ["not"] if statement.denied else []
+    if statement.kind in ("season", "jump") and statement.direction == 0:
+        parts.append("none")
+    elif statement.direction is not None:
+        parts.append(DIRECTIONS[statement.direction])
+    if statement.period is not None:
+        parts.append(f"period {statement.period}")
+    if statement.amount is not None:
+        parts.append(grammar.number(statement.amount))
+    if statement.step is not None:
+        parts.append(f"at step {statement.step}")
+    return " ".join([*parts, statement.third]).strip()

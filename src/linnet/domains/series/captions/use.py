@@ -7,17 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
-from linnet.domains.series.captions import grammar, judging
+from linnet.domains.series.captions import grammar
 from linnet.domains.series.captions.data import CaptionData, captioning, read_series
 from linnet.domains.series.captions.facts import measure
 from linnet.domains.series.captions.patches import MOST
+from linnet.domains.series.captions.scores import facts_of
 from linnet.domains.series.captions.writing import greedy
 from linnet.domains.tokens import decoder
 from linnet.errors import BadInput
-from linnet.records import CaptionRecord, Fact, NoteRecord
+from linnet.records import CaptionRecord, NoteRecord
 from linnet.workbench.open import Opened, load
 
-DIRECTIONS = {1: "up", -1: "down", 0: "no change"}
 ROWS = 64  # series whose captions are written together
 
 
@@ -52,29 +52,3 @@ def captioned(path: Path, files: Sequence[Path], *, rules: bool = False) -> Iter
 def by_rules(values: np.ndarray, seed: int) -> str:
     """A caption whose facts are computed and put into the wordings of the grammar."""
     return grammar.caption(measure(values), np.random.default_rng(seed))
-
-
-def facts_of(text: str, values: np.ndarray) -> tuple[Fact, ...]:
-    """Each statement with the verdict of the checker that scores."""
-    numbers = judging.Numbers.of(values)
-    return tuple(
-        Fact(name=one.kind, text=in_words(one), true=judging.judge(one, numbers))
-        for one in judging.statements(text)
-        if one.says_something
-    )
-
-
-def in_words(statement: judging.Statement) -> str:
-    """A statement as it was understood."""
-    parts = ["not"] if statement.denied else []
-    if statement.kind in ("season", "jump") and statement.direction == 0:
-        parts.append("none")
-    elif statement.direction is not None:
-        parts.append(DIRECTIONS[statement.direction])
-    if statement.period is not None:
-        parts.append(f"period {statement.period}")
-    if statement.amount is not None:
-        parts.append(grammar.number(statement.amount))
-    if statement.step is not None:
-        parts.append(f"at step {statement.step}")
-    return " ".join([*parts, statement.third]).strip()

@@ -149,7 +149,7 @@ class RationaleData(TokenDomain):
             texts = greedy(decoder(network), captioning(codec), part.windows, rows=batch)
             alone = label_alone(network, captioning(codec), part.windows, batch, region)
         found = rationale_scores(texts, alone, part)
-        return Scored((*found.scores, *likelihood.scores), found.systems, (*found.notes, *likelihood.notes))
+        return replace(found, scores=(*found.scores, *likelihood.scores), notes=likelihood.notes)
 
 
 @dataclass(frozen=True)

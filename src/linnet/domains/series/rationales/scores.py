@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from linnet.domains.contract import Scored
+from linnet.domains.series.captions.facts import Verdict
+from linnet.domains.series.captions.scores import EXAMPLES
 from linnet.domains.series.metrics import Ratio
 from linnet.domains.series.rationales import grammar
 from linnet.domains.series.rationales.facts import Motion, measure
 from linnet.intervals import Bootstrap
-from linnet.records import Baseline, Score
+from linnet.records import Baseline, CaptionRecord, Fact, Score
 
 if TYPE_CHECKING:
     from linnet.domains.series.rationales.data import Explained
 
+VERDICTS: Mapping[Verdict, bool | None] = {"true": True, "false": False, "unclear": None}
 ALONE = "label alone"
 SHARES = ("accuracy", "macro_f1")
 CONSTANT = "The motion keeps its strength; the posture stays; there is no clear rhythm."
@@ -44,7 +47,19 @@ def rationale_scores(texts: Sequence[str], alone: np.ndarray, part: Explained) -
         one.model_copy(update={"values": {name: one.values[name] for name in SHARES}}) for one in found.systems
     ]
     facts = fact_scores(texts, part.windows, units.ravel())
-    return Scored((*(one for one in found.scores if one.name in SHARES), *facts), tuple(systems))
+    scores = (*(one for one in found.scores if one.name in SHARES), *facts)
+    return Scored(scores, tuple(systems), examples=examples(texts, part.windows))
+
+
+def examples(texts: Sequence[str], windows: Sequence[np.ndarray]) -> tuple[CaptionRecord, ...]:
+    """Windows at equal distances in a part, each with its rationale; drawn is the length of the acceleration."""
+    shown = []
+    for row in np.linspace(0, len(texts) - 1, min(EXAMPLES, len(texts))).astype(int).tolist():
+        checked = grammar.verdicts(texts[row], measure(windows[row]))
+        facts = tuple(Fact(name=one.kind, text=one.value, true=VERDICTS[verdict]) for one, verdict in checked)
+        values = tuple(np.linalg.norm(windows[row][:, :3], axis=1).tolist())
+        shown.append(CaptionRecord(id=f"window {row + 1}", text=texts[row], facts=facts, values=values))
+    return tuple(shown)
 
 
 def fact_scores(texts: Sequence[str], windows: Sequence[np.ndarray], units: np.ndarray) -> list[Score]:
