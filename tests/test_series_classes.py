@@ -205,7 +205,7 @@ def test_sampled_futures_follow_the_quantiles() -> None:
 
 def test_runs_without_a_series_are_refused(runs: Path, tmp_path: Path) -> None:
     workbench.train("tiny-arithmetic", out=tmp_path / "sums", steps=1, settings=["data.instances=20"])
-    with pytest.raises(BadInput, match="predict is for runs on places, series; use linnet generate"):
+    with pytest.raises(BadInput, match="predict is for runs on places, rationales, series; use linnet generate"):
         workbench.predict(tmp_path / "sums", runs / "long.csv")
 
 
