@@ -57,9 +57,10 @@ def test_all_named_rewards_give_numbers_within_their_limits() -> None:
         "classifier": {"function": f"{__name__}:by_length", "label": "long"},
     }
     series = " ".join(map(str, range(20)))
+    prompts = {"facts": series, "spectral": series, "rationale": "; ".join([series] * 3)}
     for name in sorted(set(offered("reward")) - {"logprob"}):
         score = score_of(name, settings.get(name, {}))
-        prompt = series if name in ("facts", "spectral") else "12+34="
+        prompt = prompts.get(name, "12+34=")
         reward = reward_of(score, score, name)
         assert (reward.least, reward.most) == (0.0, 1.0)
         assert reward.numbers(ANSWERS, [(1,)] * len(ANSWERS), prompt).shape == (len(ANSWERS),)
@@ -111,6 +112,17 @@ def test_series_that_sound_alike_are_rewarded(metric: str) -> None:
     same, alike, other, far, short = scored("spectral", texts, wave(0.9, 64), metric=metric)
     assert same == pytest.approx(1) and short == 0
     assert alike > max(other, far)
+
+
+def test_a_forecast_is_compared_with_the_end_of_the_series_before_it() -> None:
+    history, texts = wave(0.9, 64), [wave(0.9, 32, 0.9 * 64), wave(2.2, 32), wave(0.9, 4)]
+    whole = [f"{' '.join(history.split()[-32:])} {text}" for text in texts[:2]]
+    found = scored("spectral", texts, history, before=32)
+    assert found[:2] == pytest.approx(scored("spectral", whole, history)) and found[2] == 0
+    assert found[0] > found[1]
+    assert scored("spectral", texts, history, before=900)[0] == pytest.approx(
+        scored("spectral", [f"{history} {texts[0]}"], history)[0]
+    )
 
 
 def test_numbers_are_found_and_a_spectrum_has_the_power_of_its_series() -> None:

@@ -28,11 +28,13 @@ class Spectral:
     """exp(-distance) of the power spectra of an answer's numbers and of the prompt's; 0 for too few numbers.
 
     `l1` is the area between the logarithms of the two spectra, `wasserstein` and `kl` compare where their power
-    lies, whatever its size.
+    lies, whatever its size. With `before`, the spectrum is that of so many numbers of the prompt's end and the
+    answer's after them: a forecast has to go on as the series was, and to begin where it ended.
     """
 
     metric: Literal["l1", "wasserstein", "kl"] = "l1"
     least: Annotated[int, Field(ge=4)] = 8
+    before: Annotated[int, Field(ge=0)] = 0
     reference: str = ""  # numbers to compare with; those of the prompt unless set
     bounds: ClassVar[Bounds] = (0.0, 1.0)
 
@@ -44,13 +46,14 @@ class Spectral:
                 f"the spectral reward compares with a series, and {where} has {len(wanted)} numbers; "
                 f"it needs at least {self.least}"
             )
-        target = spectrum(wanted)
-        return np.array([self._reward(numbers(text), target) for text in texts])
+        target, given = spectrum(wanted), numbers(prompt) if self.before else np.empty(0)
+        end = given[len(given) - min(self.before, len(given)) :]
+        return np.array([self._reward(end, numbers(text), target) for text in texts])
 
-    def _reward(self, series: np.ndarray, target: np.ndarray) -> float:
+    def _reward(self, end: np.ndarray, series: np.ndarray, target: np.ndarray) -> float:
         if len(series) < self.least:
             return 0.0
-        return float(np.exp(-DISTANCES[self.metric](spectrum(series), target)))
+        return float(np.exp(-DISTANCES[self.metric](spectrum(np.concatenate([end, series])), target)))
 
 
 def numbers(text: str) -> np.ndarray:
