@@ -4,7 +4,7 @@
     python -m bench.captions_checkers --series 400
 
 The sentences (`tests/captions_cases.json`) were written from the definitions of `docs/guides/captions.md` alone.
-The reader of the reward got more words by the first half of each list, so the second half tells what it is worth.
+Both readers got more words by the first half of each list, so the second half tells what they are worth.
 """
 
 from __future__ import annotations

@@ -13,99 +13,53 @@ from dataclasses import dataclass
 import numpy as np
 
 STEMS = {
-    "maximum": ("peak", "maxim", "highest", "top", "tops", "max", "summit"),
-    "minimum": ("minim", "lowest", "bottom", "trough", "min"),
-    "volatility": ("nois", "scatter", "volatil", "fluctuat", "calm", "variab", "varian", "wobbl", "swing"),
-    "jump": ("sudden", "jump", "abrupt", "break", "shift", "leap", "plung", "plummet"),
-    "season": ("cycl", "season", "repeat", "period", "recur", "oscillat", "return"),
-    "halves": ("half", "halv"),
-    "trend": ("trend", "overall", "direction", "drift", "steadily"),
-    "level": ("averag", "mean", "typical", "level", "hover"),
+    "maximum": "peak maxim highest top tops max summit largest strongest warmest crest exceed",
+    "minimum": "minim lowest bottom trough min smallest weakest coldest",
+    "volatility": "nois scatter volatil fluctuat calm variab varian wobbl swing erratic spread",
+    "jump": "sudden jump abrupt break shift leap plung plummet collaps",
+    "season": "cycl season repeat period recur oscillat return rhythm",
+    "halves": "half halv midpoint",
+    "trend": "trend overall direction drift steadily tendenc slope path",
+    "level": "averag mean typical level hover",
+}
+PHRASES = {  # that count as one more word of a kind
+    "maximum": r"\bthe high\b(?! as)|high (?:of|point)",
+    "minimum": r"\b(?:a|the) low\b|low (?:of|point)",
+    "season": r"every \d+|regular (?:pattern|cycle)|\bpattern\b|\bcomes? (?:back|round)",
+    "jump": r"(?:step|steps|level) (?:up|down)\b|(?:upward|downward|no) step\b|at once",
+    "trend": r"(?:start|beginning|end) to end|whole (?:record|series|period)|long run|over time|goes nowhere",
+    "volatility": r"nois|scatter|volat|fluct",
+    "level": r"lie around|overall level",
 }
 RISING = (
-    "up",
-    "upward",
-    "rise",
-    "rising",
-    "rose",
-    "climb",
-    "increas",
-    "grow",
-    "gain",
-    "higher",
-    "above",
-    "larger",
-    "bigger",
-    "leap",
-    "exceed",
-    "noisier",
-    "wider",
-    "louder",
-    "rougher",
+    "up upward rise rises rising rose climb increas grow gain higher above larger bigger leap exceed noisier "
+    "wider louder rougher widen lifted raised greater stronger outperform"
 )
 FALLING = (
-    "down",
-    "downward",
-    "fall",
-    "fell",
-    "declin",
-    "decreas",
-    "drop",
-    "lower",
-    "below",
-    "sink",
-    "shrink",
-    "smaller",
-    "calm",
-    "less",
-    "descend",
-    "plung",
-    "plummet",
-    "narrow",
-    "quieter",
-    "smoother",
+    "down downward fall fell declin decreas drop lower below sink shrink smaller calm less descend plung plummet "
+    "narrow quieter smoother reduced collaps weaker damp fade settle"
 )
-LEVEL = ("flat", "same", "steady", "stable", "constant", "equal", "unchanged", "keep", "alike", "high")
-DENIALS = frozenset(
-    ("no", "not", "never", "nothing", "neither", "without", "lack", "lacks", "none", "cannot", "hardly")
-)
-STOPS = frozenset(("and", "but", "while", "whereas", "although", "though", "yet"))
-SUBJECTS = (
-    "the",
-    "there",
-    "it",
-    "its",
-    "a",
-    "an",
-    "no",
-    "nothing",
-    "both",
-    "every",
-    "values",
-    "volatility",
-    "fluctuations",
-    "from",
-    "around",
-    "at",
-    "in",
-    "on",
-    "by",
-    "near",
-    "early",
-    "late",
-    "halfway",
-    "close",
-    "also",
-    "later",
-    "neither",
-)
+LEVEL = "flat same steady stable constant equal unchanged keep alike high evenly nowhere par different"
+DENIALS = "no not never nothing neither nor without lack lacks none cannot hardly"
+CUTS = ", and but while whereas although though yet with which so since then because nor only"
+STOPS = ". ; : ! ?"
+NUMBERS = {
+    "two": "2",
+    "three": "3",
+    "four": "4",
+    "five": "5",
+    "six": "6",
+    "seven": "7",
+    "ten": "10",
+    "twelve": "12",
+}
 WHERE = {
-    "early": ("early", "start", "begin", "opening", "first"),
-    "middle": ("middle", "halfway", "central", "centre", "center", "midway"),
-    "late": ("late", "end", "closing", "last", "final"),
+    "early": "early start begin opening first",
+    "middle": "middle halfway central centre center midway",
+    "late": "late end closing last final",
 }
 BEFORE_STEP = frozenset(("step", "index", "point", "position", "observation", "sample", "time", "number"))
-WORD = re.compile(r"[-−]?\d+(?:,\d{3})+(?:\.\d+)?|[-−]?\d+(?:\.\d+)?(?:st|nd|rd|th)?|[a-z]+(?:n't)?|[.,;:!?]")
+WORD = re.compile(r"[-−]?\d+(?:,\d{3})+(?:\.\d+)?|[-−]?\d+(?:\.\d+)?(?:st|nd|rd|th)?|[a-z]+n't|[a-z]+|[.,;:!?]")
 CONSTANT = 1e-9
 
 
@@ -131,76 +85,103 @@ class Statement:
 
 def statements(text: str) -> list[Statement]:
     """All statements of a caption in their order."""
-    words = WORD.findall(text.lower().replace("−", "-"))
-    return [found for clause in _split(words) if (found := _statement(clause)) is not None]
+    words = WORD.findall(text.lower().replace("−", "-").replace("half way", "halfway"))
+    plain = [NUMBERS.get(word, word) for word in words]
+    return [found for clause in _split(plain) if (found := _statement(clause)) is not None]
 
 
 def _split(words: Sequence[str]) -> list[list[str]]:
-    """Clauses end at a full stop, at a semicolon, and at a conjunction that a new subject follows."""
-    clauses: list[list[str]] = [[]]
-    for index, word in enumerate(words):
-        following = words[index + 1] if index + 1 < len(words) else ""
-        if word in ".;:!?" or (word in STOPS and following in SUBJECTS):
-            clauses.append([])
-        elif word != ",":
-            clauses[-1].append(word)
+    """Clauses end at a stop, and at a comma or a conjunction between two kinds of facts."""
+    clauses: list[list[str]] = []
+    for sentence in _parts(words, STOPS):
+        open_clause: list[str] = []
+        for part in _parts(sentence, CUTS):
+            kinds = _kind(open_clause), _kind(part)
+            if all(kinds) and kinds[0] != kinds[1]:
+                clauses.append(open_clause)
+                open_clause = []
+            open_clause = [*open_clause, *part]
+        clauses.append(open_clause)
     return [clause for clause in clauses if clause]
 
 
-def _starts(word: str, stems: Sequence[str]) -> bool:
-    return any(word == stem or (len(stem) > 3 and word.startswith(stem)) for stem in stems)
+def _parts(words: Sequence[str], cuts: str) -> list[list[str]]:
+    """The words between cuts; each part begins with its cut."""
+    parts: list[list[str]] = [[]]
+    for word in words:
+        if word in cuts.split():
+            parts.append([])
+        parts[-1].append(word)
+    return parts
+
+
+def _starts(word: str, stems: str) -> bool:
+    return any(word == stem or (len(stem) > 3 and word.startswith(stem)) for stem in stems.split())
+
+
+def _has(clause: Sequence[str], stems: str) -> bool:
+    return any(_starts(word, stems) for word in clause)
 
 
 def _kind(clause: Sequence[str]) -> str:
     """The kind of fact that most words name; earlier kinds win a tie, and `every 12 steps` counts for a season."""
-    votes = {kind: sum(_starts(word, stems) for word in clause) for kind, stems in STEMS.items()}
-    joined = " ".join(clause)
-    votes["minimum"] += "the low " in joined + " " and "lower" not in joined
-    votes["season"] += bool(re.search(r"every \d+", joined)) + bool(
-        re.search(r"regular (pattern|cycle)|\bpattern\b", joined)
-    )
-    votes["jump"] += bool(re.search(r"(step|steps|level) (up|down)|(upward|downward|no) step|at once", joined))
-    votes["trend"] += bool(re.search(r"start to end|beginning to end|whole (record|series)", joined))
-    votes["volatility"] += bool(re.search(r"nois|scatter|volat|fluct", joined))
-    votes["level"] += "lie around" in joined
-    if votes["trend"] and "halfway" not in joined and not votes["volatility"]:
+    words = [word for word in clause if word not in ".,;:!?"]
+    joined = " ".join(words)
+    votes = {kind: sum(_starts(word, stems) for word in words) for kind, stems in STEMS.items()}
+    for kind, pattern in PHRASES.items():
+        votes[kind] += bool(re.search(pattern, joined))
+    votes["trend"] -= 2 * ("overall level" in joined)
+    votes["season"] -= "whole period" in joined
+    if votes["trend"] > 0 and "halfway" not in joined and not votes["volatility"]:
         votes["trend"] += 1
     if "halfway" in joined or re.search(r"(second|first) half$", joined):
         votes["halves"] -= 1
     best = max(votes, key=lambda kind: votes[kind])
-    return best if votes[best] > 0 else ""
+    if votes[best] > 0:
+        return best
+    return "trend" if _moving(words) else ""
+
+
+def _moving(words: Sequence[str]) -> bool:
+    """Whether a clause without a word of any kind says that the series rises, falls or stays as it is."""
+    if any(word[0].isdigit() or _starts(word, "first last") for word in words):
+        return False
+    return _has(words, "rise rises rising climb fall falls falling declin grows flat stable")
 
 
 def _statement(clause: Sequence[str]) -> Statement | None:
-    kind = _kind(clause)
+    words = [word for word in clause if word not in ".,;:!?"]
+    kind = _kind(words)
     if not kind:
         return None
-    denied = any(word in DENIALS or word.endswith("n't") for word in clause)
+    denied = any(word in DENIALS.split() or word.endswith("n't") for word in words)
     step, period, amount = _numbers(clause, kind)
-    third = "" if step is not None else _third(clause)
+    third = "" if step is not None else _third(words)
     if kind in ("maximum", "minimum"):
-        return Statement(kind, None, step, third, amount, denied=denied)
+        return Statement(kind, None, step, third, amount, denied=denied and not _has(words, "exceed"))
     if kind == "level":
         return None if amount is None else Statement(kind, amount=amount, denied=denied)
     if kind == "season":
         if denied and period is None:
             return Statement(kind, 0)
         return Statement(kind, 1, period=period, denied=denied)
-    direction = _direction(clause, kind)
-    if denied and (direction is None or kind == "jump" and not _sided(clause)):
+    direction = _direction(words, kind)
+    nothing = "neither" in words or "nowhere" in words or "no different" in " ".join(words)
+    if nothing or (denied and (direction is None or kind == "jump" and not _sided(words))):
         return Statement(kind, 0)
     if direction is None:
         return None
-    return Statement(kind, direction, *((step, third) if kind == "jump" else (None, "")), denied=denied)
+    if kind == "jump":
+        return Statement(kind, direction, step, third, amount, denied=denied)
+    return Statement(kind, direction, denied=denied)
 
 
 def _sided(clause: Sequence[str]) -> bool:
-    return any(_starts(word, ("up", "upward", "down", "downward", "drop", "rise", "fall")) for word in clause)
+    return _has(clause, "up upward down downward drop rise fall")
 
 
 def _direction(clause: Sequence[str], kind: str) -> int | None:
-    up = any(_starts(word, RISING) for word in clause)
-    down = any(_starts(word, FALLING) for word in clause)
+    up, down = _has(clause, RISING), _has(clause, FALLING)
     level = any(_starts(word, LEVEL) and word != "higher" and word != "highest" for word in clause)
     if kind == "jump":
         return -1 if down else 1 if up or "jump" in clause or "jumps" in clause else None
@@ -245,7 +226,7 @@ def _numbers(clause: Sequence[str], kind: str) -> tuple[int | None, int | None, 
 
 def _third(clause: Sequence[str]) -> str:
     for name in ("middle", "late", "early"):
-        if any(_starts(word, WHERE[name]) for word in clause):
+        if _has(clause, WHERE[name]):
             return name
     return ""
 

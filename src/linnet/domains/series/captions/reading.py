@@ -18,18 +18,12 @@ def words(text: str) -> re.Pattern[str]:
     return re.compile(rf"\b(?:{'|'.join(phrases)})\b")
 
 
-SUBJECT = words(
-    "the, there, it, its, they, their, this, one, a, an, no, nothing, both, every, each, values, volatility, "
-    "fluctuations, from, around, at, in, on, by, near, early, late, halfway, close, later, neither, only, "
-    "then, any"
+JOINT = re.compile(
+    r",\s+(?:(?:and|but|so|with|then|yet)\s+)?|(?=\bnor\b)"
+    r"|\s+(?:and|but|while|whereas|although|though|with|so|since|because|then)\s+|\s+around\s+(?=an?\s)"
 )
-CONJUNCTION = re.compile(
-    r",?\s+(?:and|but|while|whereas|although|though|yet|then|nor|so|since|because)\s+(?=(?:also\s+)?"
-    + SUBJECT.pattern
-    + r")|,\s+(?:with|which|not)\s+|,\s+(?=(?:no|its|only)\b)|\s+with\s+(?=(?:the|its|a|an)\b(?! period))"
-)
-STOP = re.compile(r"(?<!\d)[.!?](?=\s|$)|(?<=\d)[.!?](?=\s+\D|\s*$)|[;:]")
-NEGATION = re.compile(r"\b(?:no|not|never|nothing|neither|without|lacks?|none|hardly any|free of)\b|n't\b")
+STOP = re.compile(r"(?<!\d)[.!?](?=\s|$)|(?<=\d)[.!?](?=\s+\D|\s*$)|[;:]|,\s+which\s|,\s+(?=not\b)")
+NEGATION = re.compile(r"\b(?:no|not|never|nothing|neither|without|lacks?|none|nor|hardly any|free of)\b|n't\b")
 ORDINAL = r"(?!\s*(?:%|percent|st\b|nd\b|rd\b|th\b))"
 AMOUNT = re.compile(r"(?<![\w.])([-–]?\d+(?:,\d{3})*(?:\.\d+)?(?:e[+-]?\d+)?)" + ORDINAL)
 STEP = re.compile(
@@ -93,8 +87,8 @@ SEASON = words(
     r"pattern, pattern, returns, rhythm*, comes round, come round"
 )
 JUMP = words(
-    "sudden*, jump*, abrupt*, break, level shift*, step up, step down, steps up, steps down, upward step, "
-    "downward step, no step, shift, shifts, at once, leap*, plunge*, plummet*, collapse*"
+    "sudden*, jump*, abrupt*, break, level shift*, all at once, step up, step down, steps up, steps down, upward "
+    "step, downward step, no step, shift, shifts, at once, leap*, plunge*, plummet*, collapse*"
 )
 MAXIMUM = words(
     "peak*, maximum, highest, largest, strongest, warmest, the top, top value, top, max, high of, the "
@@ -106,11 +100,11 @@ MINIMUM = words(
 )
 HALVES = words("half, halves, midpoint")
 TREND = words(
-    "trend*, overall, direction, from start to end, from beginning to end, from end to end, whole record, "
-    "whole series, drift*, tendency, in the long run, over time, slopes, path"
+    "trend*, overall(?! level), direction, whole period, from start to end, from beginning to end, from end to "
+    "end, whole record, whole series, drift*, tendency, in the long run, over time, slopes, path"
 )
 LEVEL = words("averag*, mean, typical*, lie around, level, hover*, centred, centered")
-UPWARD = words("up, upward*, rise, rises, rising, climb*, higher, leap*, jump, jumps")
+UPWARD = words("up, upward*, rise, rises, rising, climb*, higher, leap*, jump, jumps, raised, lifted")
 MOVING = words(
     "rise, rises, rising, climb, climbs, fall, falls, falling, declining, declines, grows, flat, stable"
 )
@@ -121,8 +115,20 @@ def clauses(text: str) -> list[str]:
     plain = text.lower().replace("\N{MINUS SIGN}", "-").replace("half way", "halfway")
     for word, number in NUMBER_WORDS.items():
         plain = re.sub(rf"\b(every|period of|cycle of|the) {word}\b|\b{word}(?=[- ]step)", rf"\1 {number}", plain)
-    found = [clause for sentence in STOP.split(plain) for clause in CONJUNCTION.split(sentence)]
-    return [clause.strip() for clause in found if clause and clause.strip()]
+    sentences = [sentence.strip() for sentence in STOP.split(plain)]
+    return [clause for sentence in sentences if sentence for clause in divided(sentence)]
+
+
+def divided(sentence: str) -> list[str]:
+    """The clauses of a sentence: it is cut at a comma or a conjunction between claims of two kinds."""
+    cuts, begin, found = list(JOINT.finditer(sentence)), 0, []
+    ends = [*(cut.start() for cut in cuts[1:]), len(sentence)]
+    for cut, end in zip(cuts, ends, strict=False):
+        before, after = claim_of(sentence[begin : cut.start()]), claim_of(sentence[cut.end() : end])
+        if before is not None and after is not None and before.kind != after.kind:
+            found.append(sentence[begin : cut.start()])
+            begin = cut.end()
+    return [*found, sentence[begin:]]
 
 
 def read(text: str) -> tuple[Claim, ...]:
@@ -144,7 +150,7 @@ def claim_of(clause: str) -> Claim | None:
         return extreme("minimum", clause)
     if has(JUMP, clause):
         return jump(clause)
-    if has(SEASON, clause) and "trend" not in clause:
+    if has(SEASON, clause) and "trend" not in clause and "whole period" not in clause:
         return season(clause)
     if has(HALVES, clause):
         return halves(clause)
@@ -199,7 +205,8 @@ def directed(kind: str, clause: str, *values: tuple[str, re.Pattern[str]]) -> Cl
 
 def extreme(kind: str, clause: str) -> Claim:
     step, third = positioned(clause)
-    return Claim(kind, step=step, third=third, amount=amount_of(clause), negated=negated(clause))
+    denied = negated(clause) and "exceed" not in clause  # "no value exceeds 5" says that 5 is the maximum
+    return Claim(kind, step=step, third=third, amount=amount_of(clause), negated=denied)
 
 
 def jump(clause: str) -> Claim | None:
