@@ -1,7 +1,7 @@
 """Activities with a rationale: a label alone, after a greedy rationale, and after sampled and searched ones.
 
     python -m bench.activity_rationale --data DIR --out DIR [--device phone] [--folds 5] [--only 0 --only 1]
-                                       [--draws 16] [--seed 1] [--set KEY=VALUE]
+                                       [--draws 16] [--seed 1] [--set KEY=VALUE] [--direct KEY=VALUE]
 
 DIR is that of `bench.series_activity`: the same windows, folds by person, direct classifier and rivals.
 One decoder is trained on each fold. `label alone` is what it says without a rationale. Each of its answers about a
@@ -93,8 +93,7 @@ def agreement(answers: Sequence[Sampled], truth: np.ndarray) -> str:
     rewards = [one.rewards for one in answers]
     mixed = [row for row, one in enumerate(right) if one.any() and not one.all()]
     apart = [rewards[row][right[row]].mean() - rewards[row][~right[row]].mean() for row in mixed]
-    gap = np.mean(apart) if apart else 0.0
-    half = 1.96 * np.std(apart) / np.sqrt(max(1, len(apart)))
+    gap, half = (np.mean(apart), 1.96 * np.std(apart) / np.sqrt(len(apart))) if apart else (0.0, 0.0)
     return (
         f"some answer is right in {np.mean([one.any() for one in right]):.3f} of windows; where answers differ "
         f"({len(mixed)} windows), facts of right ones are rewarded by {gap:+.3f} +- {half:.3f} more"
@@ -110,7 +109,7 @@ def systems(fold: Fold, arguments: argparse.Namespace, device: str) -> Mapping[s
     for one in NAMES:
         file = arguments.out / f"{device}-{fold.number}-{one.replace(' ', '-')}-{name}.npz"
         mine[one] = kept(file, functools.partial(lambda key: make()[key], one))
-    direct = argparse.Namespace(**{**vars(arguments), "set": ()})
+    direct = argparse.Namespace(**{**vars(arguments), "set": arguments.direct})
     return mine | {f"direct: {key}": one for key, one in systems_of(fold, direct, device).items()}
 
 
@@ -141,6 +140,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trees", type=int, default=300)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument(
+        "--direct", action="append", default=[], metavar="KEY=VALUE", help="of the recipe activity"
+    )
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     for device in arguments.device or ("phone", "watch"):

@@ -24,22 +24,30 @@ from linnet.workbench.open import Opened, load, options_of
 from linnet.workbench.train import train
 
 OWN = {"prompts": 3, "steps": 300, "threads": 1}
+NEEDS = "the stages of a search are measured on series: give --data, and a run that reads series"
 DRAWN = 64  # texts of each prompt that tell how long texts are
 
 
 def bench_run(what: str, data: Sequence[Path], settings: Sequence[str]) -> Iterator[BenchRecord]:
     """The table of a run, or of a recipe that is trained first, with the settings that are not those of OWN."""
     mine = [one for one in settings if parse_setting(one)[0] in OWN]
-    chosen = options_of(mine, **OWN)
-    further = [one for one in settings if one not in mine]
+    chosen, path = options_of(mine, **OWN), Path(what)
+    training = [one for one in settings if parse_setting(one)[0] not in ("prompts", "threads")]
+    if not data:
+        raise BadInput(NEEDS)
+    if path.is_dir() and training:
+        raise BadInput(f"{path} is trained, so {training[0]} changes nothing")
     with ExitStack() as stack:
-        path = Path(what)
-        if path.is_dir() and further:
-            raise BadInput(f"{path} is trained, so {further[0]} changes nothing")
         if not path.is_dir():
             folder = stack.enter_context(tempfile.TemporaryDirectory())
             out = Path(folder) / "run"
-            train(what, data=data, out=out, steps=chosen["steps"], settings=further)
+            train(
+                what,
+                data=data,
+                out=out,
+                steps=chosen["steps"],
+                settings=[one for one in settings if one not in mine],
+            )
             path = out
         opened = load(path, precision="float32")
         yield from bench_stages(opened.run.recipe, subjects(opened, data, chosen["prompts"]), chosen["threads"])
@@ -50,7 +58,7 @@ def subjects(opened: Opened, files: Sequence[Path], count: int) -> list[Subject]
     named = [opened.run.data.prompts(file) for file in files]
     texts = [text for found in named if found is not None for text in found.values()]
     if not texts:
-        raise BadInput("the stages of a search are measured on series: give --data, and a run that reads series")
+        raise BadInput(NEEDS)
     chosen = np.linspace(0, len(texts) - 1, min(count, len(texts))).astype(int)
     model = roomy(opened.model, max(len(opened.prompt(texts[index])) for index in chosen))
     return [subject_of(opened, model, texts[index]) for index in chosen]

@@ -60,7 +60,7 @@ def test_prompts_of_a_run_are_measured_on_what_its_search_reads(tmp_path: Path) 
     file.write_text("".join(f"s{row}," + ",".join(map(str, one)) + "\n" for row, one in enumerate(values)))
     run = Path(workbench.train("tiny-captions", out=tmp_path / "run", steps=2).path)
     opened = workbench.load(run, precision="float32")
-    for subject in subjects(opened, [file], 2):
+    for subject in subjects(opened, [file], 1):
         naive = logits_of(subject.model, subject.model.head, subject.columns, rows=2)(subject.prompt)
         ours, _ = Runner(opened.model, columns=subject.columns).prefill([subject.prompt])
         torch.testing.assert_close(naive.expand(1, -1), ours, rtol=0, atol=1e-4)
