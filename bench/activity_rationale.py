@@ -6,8 +6,9 @@
 DIR is that of `bench.series_activity`: the same windows, folds by person, direct classifier and rivals.
 One decoder is trained on each fold. `label alone` is what it says without a rationale. Each of its answers about a
 window is a draw; `most answers` is the label of most, `facts and agreement` that of the answer whose facts hold
-best and that most others agree with, `answers by facts` weighs each answer by exp(4 facts). Intervals are over
-persons. Results of each fold are kept in --out.
+best and that most others agree with, `answers by facts` weighs each answer by exp(4 facts), and `facts by rule` is
+the label after true facts, which no search on facts can improve. Intervals are over persons. Results of each fold
+are kept in --out.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from bench.series_labels import Found, digest, kept, rows
 from linnet.domains.series.captions.data import captioning
 from linnet.domains.series.captions.writing import greedy
 from linnet.domains.series.data import SeriesData
-from linnet.domains.series.rationales.data import RationaleData, complete, label_alone, window_text
+from linnet.domains.series.rationales.data import RationaleData, complete, label_probabilities, window_text
 from linnet.domains.series.rationales.facts import measure
+from linnet.domains.series.rationales.grammar import ANSWER, rationale
 from linnet.domains.series.rationales.scores import counted, one_hot
 from linnet.domains.series.rationales.use import Sampled, sampled
 from linnet.domains.tokens import decoder
@@ -42,7 +44,15 @@ from linnet.workbench.search_source import source_of
 
 RECIPE = "activity-rationale"
 LAM = 4.0
-NAMES = ("label alone", "greedy rationale", "most answers", "facts and agreement", "answers by facts")
+MOST = 4  # facts that are given
+NAMES = (
+    "label alone",
+    "greedy rationale",
+    "most answers",
+    "facts and agreement",
+    "answers by facts",
+    "facts by rule",
+)
 
 
 def trained(fold: Fold, settings: Sequence[str], seed: int) -> tuple[Opened, float]:
@@ -69,12 +79,15 @@ def explained(fold: Fold, settings: Sequence[str], seed: int, draws: int) -> dic
     for name, said in {"greedy": texts, "searched": best}.items():
         print(f"fold {fold.number}, {name}: {facts(said, windows)}; such as: {said[0]}", flush=True)
     print(f"fold {fold.number}: {agreement(answers, fold.test.truth)}", flush=True)
+    named = functools.partial(label_probabilities, model, codec, windows, batch=64, region=contextlib.nullcontext)
+    random = np.random.default_rng(seed)
     found = (
-        label_alone(model, codec, windows, 64, contextlib.nullcontext),
+        named(),
         one_hot(texts, fold.test.truth, classes),
         np.stack([one.shares() for one in answers]),
         one_hot(best, fold.test.truth, classes),
         np.stack([one.shares(LAM) for one in answers]),
+        named(before=[rationale(measure(window), "", random, MOST).partition(ANSWER)[0] for window in windows]),
     )
     parameters = parameter_count(opened.network)
     return {name: Found(one, seconds, parameters) for name, one in zip(NAMES, found, strict=True)}

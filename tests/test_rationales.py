@@ -22,7 +22,13 @@ from linnet.domains.series.captions.scores import examples
 from linnet.domains.series.captions.use import by_rules
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.rationales import grammar
-from linnet.domains.series.rationales.data import RationaleData, complete, label_alone, window_text, windowed
+from linnet.domains.series.rationales.data import (
+    RationaleData,
+    complete,
+    label_probabilities,
+    window_text,
+    windowed,
+)
 from linnet.domains.series.rationales.facts import KINDS, VALUES, check, measure, true_claims
 from linnet.domains.series.rationales.grammar import label_in
 from linnet.domains.series.rationales.rewards import Rationale
@@ -188,18 +194,21 @@ def test_no_person_is_in_both_parts_and_training_windows_overlap(trained: tuple[
     assert again.train.rows.fingerprint() == found.train.rows.fingerprint()
 
 
-def test_labels_alone_have_the_probabilities_of_the_model(trained: tuple[Path, Path]) -> None:
+@pytest.mark.parametrize("before", ["", "The posture stays. "])
+def test_labels_have_the_probabilities_of_the_model(trained: tuple[Path, Path], before: str) -> None:
     run, file = trained
     opened = load(run, precision="float32")
     codec, data = captioning(opened.codec), opened.run.data
     texts = list(data.prompts(file).values())[:3]
     windows = [codec.numbers(text) for text in texts]
-    found = label_alone(opened.network, codec, windows, 2, nullcontext)
+    found = label_probabilities(
+        opened.network, codec, windows, batch=2, region=nullcontext, before=[before] * len(windows)
+    )
     for text, row in zip(texts, found, strict=True):
         runner = Runner(opened.model, columns=data.columns_after(codec, text))
         weights = []
         for label in windowed(codec).classes:
-            ids, prompt = [*codec.encode(f"Answer: {label}.").ids.tolist(), codec.end], opened.prompt(text)
+            ids, prompt = [*codec.encode(f"{before}Answer: {label}.").ids.tolist(), codec.end], opened.prompt(text)
             with evaluating(opened.model):
                 logits, state = runner.prefill([prompt])
                 (tokens,), _ = runner.score(logits, state, [ids], before=[prompt])

@@ -147,7 +147,7 @@ class RationaleData(TokenDomain):
         assert isinstance(part, Explained)
         with region():
             texts = greedy(decoder(network), captioning(codec), part.windows, rows=batch)
-            alone = label_alone(network, captioning(codec), part.windows, batch, region)
+            alone = label_probabilities(network, captioning(codec), part.windows, batch=batch, region=region)
         found = rationale_scores(texts, alone, part)
         return replace(found, scores=(*found.scores, *likelihood.scores), notes=likelihood.notes)
 
@@ -195,16 +195,24 @@ def window_text(window: np.ndarray) -> str:
     return "; ".join(as_text(channel) for channel in window.T)
 
 
-def label_alone(
-    network: Network, codec: CaptionCodec, windows: Sequence[np.ndarray], batch: int, region: Region
+def label_probabilities(
+    network: Network,
+    codec: CaptionCodec,
+    windows: Sequence[np.ndarray],
+    *,
+    batch: int,
+    region: Region,
+    before: Sequence[str] | None = None,
 ) -> np.ndarray:
-    """float64 [n, K]: the probability of each label without a rationale before it."""
+    """float64 [n, K]: the probability of each label, alone or after the facts that stand before it."""
     from linnet.evaluation import nats
 
     costs = []
     for label in windowed(codec).classes:
-        made: Rows = rows(codec, windows, [f"{grammar.ANSWER}{label}."] * len(windows))
+        texts = [f"{facts}{grammar.ANSWER}{label}." for facts in before or [""] * len(windows)]
+        made: Rows = rows(codec, windows, texts)
         sums, _ = nats(decoder(network), made, rows=batch, region=region).between(made.starts)
-        costs.append(sums)
-    found = np.exp(-np.stack(costs, 1))
+        costs.append(sums)  # what the facts cost is the same for all labels
+    found = np.stack(costs, 1)
+    found = np.exp(found.min(1, keepdims=True) - found)
     return np.asarray(found / found.sum(1, keepdims=True))
