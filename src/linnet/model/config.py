@@ -59,7 +59,7 @@ class LossConfig(Part):
 class IdColumn(Part):
     """A column of ids beside the tokens: its vectors are added to those of the tokens."""
 
-    kind: Literal["ids"] = "ids"
+    kind: Literal["ids"] = Field("ids", description="of the column")
     size: int = Field(ge=1, description="of its vocabulary")
     predicted: bool = Field(False, description="the next value is a target of its own")
     weight: float = Field(1.0, gt=0, description="of its loss")
@@ -71,13 +71,15 @@ class NumberColumn(Part):
     `mean` is trained by squared error, `quantiles` by the pinball loss, `bins` by nats over bins of one width.
     """
 
-    kind: Literal["numbers"] = "numbers"
+    kind: Literal["numbers"] = Field("numbers", description="of the column")
     width: int = Field(1, ge=1, description="numbers a step")
-    head: Literal["none", "mean", "quantiles", "bins"] = "none"
-    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    bins: int = Field(64, ge=2)
+    head: Literal["none", "mean", "quantiles", "bins"] = Field("none", description="how it is predicted")
+    quantiles: tuple[Annotated[float, Field(gt=0, lt=1)], ...] = Field(
+        (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9), description="levels of its head"
+    )
+    bins: int = Field(64, ge=2, description="of its head")
     low: float = Field(-4.0, description="of the bins; values beyond belong to the outermost")
-    high: float = 4.0
+    high: float = Field(4.0, description="of the bins")
     weight: float = Field(1.0, gt=0, description="of its loss")
 
     @model_validator(mode="after")

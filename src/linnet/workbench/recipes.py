@@ -40,6 +40,9 @@ def settings_of(part: BaseModel, prefix: str, unused: typing.Mapping[str, str]) 
             continue
         if isinstance(value, BaseModel):
             yield from settings_of(value, f"{key}.", unused)
+        elif isinstance(value, dict) and value:  # parts by name, such as the columns of a model
+            for inner, one in value.items():
+                yield from settings_of(one, f"{key}.{inner}.", unused)
         else:
             yield SettingRecord(
                 key=key,
