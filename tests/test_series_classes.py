@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from linnet import workbench
 from linnet.cli.face import Face
 from linnet.domains.series.codec import SeriesCodec
-from linnet.domains.series.convolution import Convolution, fixed_filters
+from linnet.domains.series.convolution import Convolution
+from linnet.domains.series.filters import fixed_filters
 from linnet.domains.series.forecasts import Forecasts
 from linnet.domains.series.labelling import probabilities
 from linnet.domains.series.labels import LabelPlan, Variation, held_out, labelled_windows, normalised
@@ -59,6 +60,8 @@ def test_a_window_has_the_label_of_most_of_its_steps(labels: list[list[str]], st
     assert [CODEC.classes[index] for index in rows.truth] == wanted
     plan = LabelPlan(rows, 8, seed=1, stride=stride)
     batch = plan.batch(0)
+    sizes = [plan.batch(step).rows for step in range(plan.steps_per_epoch)]
+    assert sum(sizes) == len(rows) and max(sizes) <= 8 and max(sizes) - min(sizes) <= 1
     assert all(torch.equal(batch[name], plan.batch(0)[name]) for name in batch)
     assert torch.isfinite(batch["values"]).all() and (batch["observed"].sum(1) == batch["lengths"]).all()
 

@@ -15,6 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.data import NEXT
+from linnet.domains.series.filters import BatchNorm, centred, fixed_filters, with_lengths
+from linnet.domains.series.proportions import Proportions
 from linnet.domains.series.settings import ConvolutionConfig
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
 from linnet.model.inputs import Inputs, Output
@@ -22,42 +24,6 @@ from linnet.model.layers import Dropout
 from linnet.model.taps import Edit, Taps
 
 MAPS = ("row", "channel", "step")
-MOMENTUM = 0.1
-TINY = 1e-5
-
-
-class BatchNorm(nn.Module):
-    """Batch normalisation of [B, W, T] whose running mean and variance are stored with the weights."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
-        self.mean = nn.Parameter(torch.zeros(width), requires_grad=False)
-        self.variance = nn.Parameter(torch.ones(width), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        training = self.training and x.shape[0] * x.shape[2] > 1
-        return F.batch_norm(
-            x, self.mean.data, self.variance.data, self.weight, self.bias, training, MOMENTUM, TINY
-        )
-
-
-def fixed_filters(lengths: tuple[int, ...]) -> list[Tensor]:
-    """[3, 1, length] each: a rise, a fall and a peak, of zero mean and unit norm."""
-    found = []
-    for length in lengths:
-        steps = torch.linspace(-1, 1, length)
-        rise = torch.sign(steps)
-        peak = 1 - steps.abs()
-        filters = torch.stack([rise, -rise, peak - peak.mean()])
-        found.append((filters / filters.norm(dim=1, keepdim=True).clamp(min=TINY))[:, None])
-    return found
-
-
-def centred(x: Tensor, length: int, dilation: int = 1) -> Tensor:
-    """Zeros on both sides, so that filters of this length stand around their step."""
-    around = (length - 1) * dilation
-    return F.pad(x, (around // 2, around - around // 2))
 
 
 class Stem(nn.Module):
@@ -108,18 +74,14 @@ class Classifier(nn.Module):
 
     def __init__(self, config: ConvolutionConfig) -> None:
         super().__init__()
-        self.triples = config.triples
         self.stem = Stem(config)
         self.layers = nn.ModuleList(DilatedLayer(config, 2 ** (layer + 1)) for layer in range(config.depth))
         self.norm = BatchNorm(config.width)
         self.dropout = Dropout(config.dropout)
         self.out = nn.Linear(2 * config.width, config.classes)
 
-    def forward(self, values: Tensor, observed: Tensor, taps: Taps, name: str) -> Tensor:
-        x = values.transpose(1, 2)
-        if self.triples:
-            lengths = x.unflatten(1, (self.triples, 3)).square().sum(2).add(TINY).sqrt()
-            x = torch.cat([x, lengths], 1)
+    def forward(self, x: Tensor, observed: Tensor, taps: Taps, name: str) -> Tensor:
+        """From channels [B, C, T], and marks of the steps that were observed [B, T]."""
         inside = observed[:, None]
         x = self.stem(x * inside)
         inside = inside[..., :: self.stem.stride]
@@ -141,7 +103,8 @@ class Convolution(Network):
     def __init__(self, config: ConvolutionConfig) -> None:
         super().__init__()
         self.config = config
-        self.members = nn.ModuleList(Classifier(config) for _ in range(config.members))
+        members: list[nn.Module] = [Classifier(config) for _ in range(config.members)]
+        self.members = nn.ModuleList(members + [Proportions(config)] * bool(config.proportions))
 
     def taps(self) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}
@@ -149,6 +112,9 @@ class Convolution(Network):
             found[f"members.{member}.stem"] = MAPS
             found |= {f"members.{member}.layers.{layer}": MAPS for layer in range(self.config.depth)}
             found[f"members.{member}.logits"] = ("row", "class")
+        if self.config.proportions:
+            found[f"members.{self.config.members}.shares"] = ("row", "share")
+            found[f"members.{self.config.members}.logits"] = ("row", "class")
         return found
 
     def groups(self) -> Groups:
@@ -165,18 +131,18 @@ class Convolution(Network):
         """`hidden` [M, B, K] has the log-probabilities of each member."""
         assert isinstance(inputs, Mapping), "the classifier reads batches of windows"
         taps = Taps(self.taps, keep, edit)
-        values, observed = inputs["values"], inputs["observed"]
-        logits = [member(values, observed, taps, f"members.{n}") for n, member in enumerate(self.members)]
+        x, observed = with_lengths(inputs["values"], self.config.triples), inputs["observed"]
+        logits = [member(x, observed, taps, f"members.{n}") for n, member in enumerate(self.members)]
         return Output(torch.stack(logits).float().log_softmax(-1), None, taps.kept)
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
-        """Nats of the classes, smoothed and summed over members while training; of their mean when judged."""
-        smoothing = self.config.smoothing if self.training else 0.0
-        found = output.hidden if self.training else mean_of_members(output.hidden)[None]
-        targets = batch[NEXT + "class"]
-        right = -found.gather(-1, targets.expand(len(found), -1)[..., None])[..., 0]
-        nats = (1 - smoothing) * right - smoothing * found.mean(-1)
-        return (nats.sum(0) * batch["weights"]).sum()
+        """Nats: in training of the smoothed shares of classes, summed over members; else of the classes."""
+        if not self.training:
+            nats = F.nll_loss(mean_of_members(output.hidden), batch[NEXT + "class"], reduction="none")
+            return (nats * batch["weights"]).sum()
+        smoothing = self.config.smoothing
+        targets = (1 - smoothing) * batch[NEXT + "shares"] + smoothing / self.config.classes
+        return (-(output.hidden * targets).sum((0, 2)) * batch["weights"]).sum()
 
 
 def mean_of_members(found: Tensor) -> Tensor:

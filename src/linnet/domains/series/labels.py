@@ -62,6 +62,10 @@ class LabelRows:
     def classes(self, first: np.ndarray, count: np.ndarray) -> np.ndarray:
         return np.asarray((self.seen[first + count] - self.seen[first]).argmax(1))
 
+    def shares(self, first: np.ndarray, count: np.ndarray) -> np.ndarray:
+        """[n, K]: the share of each class in the steps of these windows."""
+        return np.asarray((self.seen[first + count] - self.seen[first]) / count[:, None])
+
     @property
     def groups(self) -> np.ndarray:
         """Names of what intervals are drawn over [n]: groups where there are any, else series."""
@@ -92,6 +96,7 @@ class LabelRows:
         }
         if self.seen.shape[1]:
             tensors[NEXT + "class"] = torch.from_numpy(self.classes(first, count))
+            tensors[NEXT + "shares"] = torch.from_numpy(self.shares(first, count).astype(np.float32))
         return Batch(tensors)
 
 
@@ -137,9 +142,10 @@ class Variation:
 
 @dataclass(frozen=True)
 class LabelPlan:
-    """All windows once an epoch. Pieces of a longer series are moved by up to half their stride either way.
+    """All windows once an epoch, in batches of nearly one size, so that none is too small to be normalised over.
 
-    `balance` weighs a class by its share to the power of minus this: 0 leaves windows alike, 1 classes.
+    Pieces of a longer series are moved by up to half their stride either way. `balance` weighs a class by its share
+    to the power of minus this: 0 leaves windows alike, 1 classes.
     """
 
     rows: LabelRows
@@ -166,7 +172,8 @@ class LabelPlan:
     def batch(self, step: int) -> Batch:
         epoch, index = divmod(step, self.steps_per_epoch)
         order = epoch_order(len(self.rows), self.seed, epoch)
-        chosen = order[index * self.size : (index + 1) * self.size]
+        bounds = np.arange(self.steps_per_epoch + 1) * len(order) // self.steps_per_epoch
+        chosen = order[bounds[index] : bounds[index + 1]]
         random = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 40) + step]))
         first, count = self.rows.first[chosen], self.rows.count[chosen]
         if self.stride:

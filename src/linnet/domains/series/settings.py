@@ -118,6 +118,9 @@ class ConvolutionConfig(SeriesNetworkConfig):
     depth: int = Field(2, ge=0, le=100, description="dilated layers; each doubles the dilation of the one before")
     kernel: int = Field(9, ge=1, description="length of their filters")
     members: int = Field(1, ge=1, le=100, description="networks whose probabilities are averaged")
+    proportions: int = Field(
+        0, ge=0, description="shares of steps above thresholds that a further member reads; 0: no such member"
+    )
     dropout: float = Field(0.2, ge=0, lt=1, description="share of pooled values that training zeroes")
     smoothing: float = Field(0.1, ge=0, lt=1, description="share of a target that is spread over all classes")
     norms: bool = Field(True, description="read the length of each three channels, too, as no turn changes it")
