@@ -21,7 +21,7 @@ from linnet.domains.series.convolution import Convolution
 from linnet.domains.series.filters import fixed_filters
 from linnet.domains.series.forecasts import Forecasts
 from linnet.domains.series.labelling import probabilities
-from linnet.domains.series.labels import LabelPlan, Variation, held_out, labelled_windows, normalised
+from linnet.domains.series.labels import LabelPlan, Variation, labelled_windows, normalised, split
 from linnet.domains.series.residual import Residual
 from linnet.domains.series.scaling import scaled
 from linnet.domains.series.settings import ConvolutionConfig, ResidualConfig
@@ -71,7 +71,7 @@ def test_a_window_has_the_label_of_most_of_its_steps(labels: list[list[str]], st
 def test_no_group_is_in_both_parts(labels: list[list[str]], share: float, grouped: bool, seed: int) -> None:
     groups = [f"person {n // 2}" for n in range(len(labels))] if grouped else None
     rows = labelled_windows(table(labels, groups), CODEC, 2)
-    learned, kept = held_out(rows, share, seed)
+    learned, kept = split(rows, share, seed)
     assert sorted([*learned, *kept]) == list(range(len(rows)))
     assert not set(rows.groups[learned]) & set(rows.groups[kept])
     assert len(learned) > 0

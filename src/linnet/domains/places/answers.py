@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
+from linnet.calibration import Spread
 from linnet.data import Batch, epoch_order
 from linnet.domains.contract import Region
 from linnet.domains.places.codec import FIRST
@@ -91,39 +92,10 @@ class Answers:
     dense: np.ndarray | None = None  # float64 [n, V]: log-probabilities of a copying network
 
 
-@dataclass(frozen=True)
-class Spread:
-    """Log-probabilities of all answers of each sample, end to end. `best` and `true` are those of the first answer
-    and of the truth."""
-
-    starts: np.ndarray  # int64 [n + 1]
-    logp: np.ndarray  # float64
-    best: np.ndarray  # float64 [n]
-    true: np.ndarray  # float64 [n]
-
-    def at(self, temperature: float) -> tuple[np.ndarray, np.ndarray]:
-        """[n] each: the probability of the first answer, and the nats of the truth, at this temperature."""
-        scaled, begins = self.logp / temperature, self.starts[:-1]
-        top = np.maximum.reduceat(scaled, begins)
-        whole = np.add.reduceat(np.exp(scaled - np.repeat(top, np.diff(self.starts))), begins)
-        norm = top + np.log(whole)
-        return np.exp(self.best / temperature - norm), norm - self.true / temperature
-
-    def warmed(self, ranking: Ranking, temperature: float) -> Ranking:
-        """The candidates' probabilities at this temperature."""
-        norm = self.at(temperature)[1] + self.true / temperature
-        return replace(ranking, score=np.exp(np.log(ranking.score) / temperature - norm[ranking.owner]))
-
-    def fitted(self) -> float:
-        """The temperature of least nats, by golden-section search over its logarithm."""
-        low, high, step = -1.5, 1.5, (5**0.5 - 1) / 2
-        while high - low > 1e-3:
-            left, right = high - step * (high - low), low + step * (high - low)
-            if self.at(np.exp(left))[1].mean() < self.at(np.exp(right))[1].mean():
-                high = right
-            else:
-                low = left
-        return float(np.exp((low + high) / 2))
+def warmed(spread: Spread, ranking: Ranking, temperature: float) -> Ranking:
+    """The candidates' probabilities at this temperature."""
+    norm = spread.at(temperature)[1] + spread.true / temperature
+    return replace(ranking, score=np.exp(np.log(ranking.score) / temperature - norm[ranking.owner]))
 
 
 def answers(network: Network, rows: VisitRows, size: int, region: Region, filter: str = "") -> Answers:

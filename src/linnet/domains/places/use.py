@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from linnet.domains.contract import Predictions
-from linnet.domains.places.answers import answers, pad
+from linnet.domains.places.answers import answers, pad, warmed
 from linnet.domains.places.codec import FIRST, Name, PlacesCodec
 from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.features import Lookup, Suggestions, VisitRows, departures
@@ -65,8 +65,8 @@ def predict(
     named = answers(opened.network, rows, chosen["batch"], opened.region, chosen.get("filter", ""))
     heat = chosen["temperature"]
     if named.ranking is not None:
-        warmed = named.ranking if heat == 1 else named.spread.warmed(named.ranking, heat)
-        found = _from_ranking(warmed, histories.visits.places, k)
+        ranking = named.ranking if heat == 1 else warmed(named.spread, named.ranking, heat)
+        found = _from_ranking(ranking, histories.visits.places, k)
     else:
         assert named.dense is not None
         found = _from_dense(named.dense / heat, codec, k)

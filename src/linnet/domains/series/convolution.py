@@ -96,15 +96,17 @@ class Classifier(nn.Module):
 
 
 class Convolution(Network):
-    """Members with weights of their own; probabilities are the mean of theirs."""
+    """Members with weights of their own; probabilities are the mean of theirs, at a temperature fitted to it."""
 
     config: ConvolutionConfig
+    temperature: nn.Parameter
 
     def __init__(self, config: ConvolutionConfig) -> None:
         super().__init__()
         self.config = config
         members: list[nn.Module] = [Classifier(config) for _ in range(config.members)]
         self.members = nn.ModuleList(members + [Proportions(config)] * bool(config.proportions))
+        self.temperature = nn.Parameter(torch.ones(1), requires_grad=False)
 
     def taps(self) -> Mapping[str, tuple[str, ...]]:
         found: dict[str, tuple[str, ...]] = {}

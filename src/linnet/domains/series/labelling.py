@@ -10,14 +10,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
+from linnet.calibration import Spread, warmed
 from linnet.domains.contract import Material, Part, Region, Scored
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.convolution import Convolution, mean_of_members
 from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.forecasts import chunks
 from linnet.domains.series.forest import Forest
-from linnet.domains.series.labels import FLAT, LabelRows, held_out, labelled_windows, normalised
+from linnet.domains.series.labels import FLAT, LabelRows, labelled_windows, normalised, split
 from linnet.domains.series.metrics import CalibrationError, MacroF1, Ratio
 from linnet.domains.series.neighbours import Classifier, Majority, NearestNeighbour
 from linnet.domains.series.tables import SeriesTable
@@ -41,13 +43,13 @@ def label_material(data: SeriesData, table: SeriesTable, seed: int, codec: Serie
         raise BadInput(f"{table.where[0]}: no label column was found; name it: data.columns=label=COLUMN")
     own = codec or label_codec(data, table)
     rows = labelled_windows(table, own, data.labels.step)
-    learned, kept = held_out(rows, data.labels.validation, seed)
+    learned, kept = split(rows, data.labels.validation, seed)
     train = rows.select(learned)
     if codec is None and data.labels.units == "training":
         own = standardised(own, train)
         rows = replace(rows, codec=own)
         train = rows.select(learned)
-    validation = replace(rows.select(kept) if len(kept) else train, learned=train)
+    validation = replace(rows.select(kept) if len(kept) else train, learned=train, held_out=len(kept) > 0)
     notes = [*table.notes, *table.problems, in_words(own, train, validation if len(kept) else None)]
     unit = "group" if any(table.groups) else "series"
     return Material(own, Part(train, unit=unit), Part(validation, unit=unit), tuple(notes))
@@ -106,26 +108,44 @@ def with_learned(data: SeriesData, codec: SeriesCodec, rows: LabelRows) -> tuple
 
 
 def probabilities(network: Network, rows: LabelRows, size: int, region: Region) -> np.ndarray:
-    """float64 [n, K]"""
+    """float64 [n, K], at the temperature of the network."""
     assert isinstance(network, Convolution)
+    heat = float(network.temperature)
+    return np.asarray(np.exp(warmed(logarithms(network, rows, size, region), heat)))
+
+
+def logarithms(network: Convolution, rows: LabelRows, size: int, region: Region) -> np.ndarray:
+    """float64 [n, K]: log-probabilities before any temperature."""
     parts = [np.empty((0, len(rows.codec.classes)))]
     with evaluating(network), region():
         for chosen in chunks(len(rows), size):
             batch = rows.batch(rows.first[chosen], rows.count[chosen]).to(network.device)
-            parts.append(mean_of_members(network(batch).hidden).double().exp().cpu().numpy())
-    return np.concatenate(parts)
+            parts.append(mean_of_members(network(batch).hidden).double().cpu().numpy())
+    return np.maximum(np.concatenate(parts), np.log(LEAST))
 
 
 def nats(network: Network, rows: LabelRows, size: int, region: Region) -> float:
-    found = probabilities(network, rows, size, region)
-    return float(-np.log(np.maximum(found[np.arange(len(rows)), rows.truth], LEAST)).mean())
+    """Nats of these windows. Where they were held out, the network takes the temperature that makes them least.
+
+    Averaged members and weighed classes leave confidence below accuracy, which training cannot see.
+    """
+    assert isinstance(network, Convolution)
+    spread = Spread.of_classes(logarithms(network, rows, size, region), rows.truth)
+    heat = spread.fitted() if rows.held_out else 1.0
+    with torch.no_grad():
+        network.temperature.fill_(heat)
+    return float(spread.at(heat)[1].mean())
 
 
 def score_labels(network: Network, rows: LabelRows, size: int, region: Region) -> Scored:
     """Accuracy, macro F1, calibration and nats, with intervals over units, beside the rules."""
     found, truth = probabilities(network, rows, size, region), rows.truth
     _, units = np.unique(rows.groups.astype(str), return_inverse=True)
-    return scored_labels({"this run": found, **rivals(rows)}, truth, units.ravel())
+    scored = scored_labels({"this run": found, **rivals(rows)}, truth, units.ravel())
+    assert isinstance(network, Convolution)
+    heat = float(network.temperature)
+    note = f"probabilities are at the temperature {heat:.2f}, which was fitted to windows held out of training"
+    return scored if heat == 1 else replace(scored, notes=(*scored.notes, note))
 
 
 def rivals(rows: LabelRows) -> dict[str, np.ndarray]:

@@ -33,6 +33,7 @@ class LabelRows:
     count: np.ndarray  # int64 [n]
     seen: np.ndarray  # int64 [S + 1, K]: steps of each class before a step; [S + 1, 0] without labels
     learned: LabelRows | None = None  # what the run learned from, for baselines on these windows
+    held_out: bool = False  # nothing is learned from these windows, so a temperature can be fitted to them
 
     def __len__(self) -> int:
         return len(self.series)
@@ -144,8 +145,8 @@ class Variation:
 class LabelPlan:
     """All windows once an epoch, in batches of nearly one size, so that none is too small to be normalised over.
 
-    Pieces of a longer series are moved by up to half their stride either way. `balance` weighs a class by its share
-    to the power of minus this: 0 leaves windows alike, 1 classes.
+    Pieces of a longer series are moved by up to half their stride either way. `balance` weighs a class by its
+    share to the power of minus this: 0 leaves windows alike, 1 classes.
     """
 
     rows: LabelRows
@@ -217,7 +218,7 @@ def labelled_windows(table: SeriesTable, codec: SeriesCodec, stride: int) -> Lab
     return LabelRows(table, codec, np.array(series, np.int64), begins, counts, class_counts(table, codec.classes))
 
 
-def held_out(rows: LabelRows, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split(rows: LabelRows, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Windows to learn from and to validate on, cut by group; without groups, each class is cut apart."""
     nothing = np.empty(0, np.int64)
     everything = np.arange(len(rows))
