@@ -15,6 +15,7 @@ persons, and the same smoothing with the windows of each recording in random ord
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -72,6 +73,12 @@ def rivals(trees: int) -> Mapping[str, Classifier]:
     return {"majority": Majority(), "nearest neighbour": NearestNeighbour(), f"forest of {trees}": Forest(trees)}
 
 
+def rule(method: Classifier, fold: Fold, cases: tuple[np.ndarray, np.ndarray]) -> Found:
+    began = time.process_time()
+    found = method.fit(cases[0], fold.train.truth, len(fold.test.codec.classes)).probabilities(cases[1])
+    return Found(found, time.process_time() - began)
+
+
 def systems_of(fold: Fold, arguments: argparse.Namespace, device: str) -> dict[str, Found]:
     """Every system on one fold."""
     mine = ("data.where='device=" + device + "'", *arguments.set)
@@ -92,10 +99,9 @@ def systems_of(fold: Fold, arguments: argparse.Namespace, device: str) -> dict[s
             lambda: minirocket(train, fold.train.truth, test, count),
         )
     for name, method in rivals(arguments.trees).items():
-        fit = method.fit(train, fold.train.truth, count)
         found[name] = kept(
             arguments.out / f"{device}-{fold.number}-{name.replace(' ', '-')}.npz",
-            lambda fit=fit: Found(fit.probabilities(test), 0.0),  # type: ignore[misc]
+            lambda method=method: rule(method, fold, (train, test)),  # type: ignore[misc]
         )
     return found
 

@@ -6,6 +6,7 @@ import json
 import sys
 from collections import Counter
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from linnet import workbench
 from linnet.cli.face import Face
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.convolution import Convolution
-from linnet.domains.series.filters import fixed_filters
+from linnet.domains.series.filters import fixed_filters, invariants, with_invariants
 from linnet.domains.series.forecasts import Forecasts
-from linnet.domains.series.labelling import probabilities
+from linnet.domains.series.labelling import probabilities, standardised
 from linnet.domains.series.labels import LabelPlan, Variation, labelled_windows, normalised, split
 from linnet.domains.series.residual import Residual
 from linnet.domains.series.scaling import scaled
@@ -119,14 +120,42 @@ def test_probabilities_do_not_depend_on_the_batch(size: int) -> None:
     np.testing.assert_allclose(whole.sum(1), 1, atol=1e-6)
 
 
-def test_turning_a_sensor_changes_nothing_that_lengths_of_triples_see() -> None:
-    """With the free filters at zero, only the fixed ones of the lengths are left."""
-    model = classifier(members=1, inputs=3)
-    assert model.config.triples == 1
+@pytest.mark.parametrize("triples", [1, 2, 3])
+def test_turning_a_sensor_changes_nothing_that_is_read_of_triples(triples: int) -> None:
     rotation = torch.linalg.qr(torch.randn(3, 3, generator=torch.Generator().manual_seed(1)))[0]
-    values = torch.randn(2, 20, 3)
-    squares = [(turned**2).sum(-1) for turned in (values, values @ rotation)]
-    torch.testing.assert_close(*squares)
+    values = torch.randn(2, 40, triples, 3, generator=torch.Generator().manual_seed(2))
+    found = [with_invariants(turned.flatten(2), triples) for turned in (values, values @ rotation)]
+    assert found[0].shape == (2, 3 * triples + invariants(triples), 40)
+    torch.testing.assert_close(*[one[:, 3 * triples :] for one in found], atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(*[one[:, : 3 * triples] for one in found])
+
+
+def test_the_rate_of_turning_about_the_vertical_is_read_from_any_position() -> None:
+    """A sensor that hangs anyhow, turned at rate 2 about the vertical while it shakes about other axes."""
+    random = torch.Generator().manual_seed(3)
+    position = torch.linalg.qr(torch.randn(3, 3, generator=random))[0]
+    shake = 5 * torch.sin(2 * torch.pi * torch.arange(64) / 8)
+    gravity = torch.tensor([0.0, 0.0, 9.8]).expand(64, 3)
+    rates = torch.stack([shake, -shake, torch.full((64,), 2.0)], 1)
+    found = with_invariants(torch.cat([gravity @ position, rates @ position], 1)[None], 2)[0, 6:]
+    inside = found[:, 8:-8]
+    torch.testing.assert_close(inside[0], torch.full((48,), 9.8), atol=1e-3, rtol=0)
+    torch.testing.assert_close(inside[4].abs(), torch.full((48,), 2.0), atol=0.9, rtol=0)
+    torch.testing.assert_close(inside[5], inside[4].abs())
+
+
+@pytest.mark.parametrize("channels", [3, 4])
+def test_units_of_triples_keep_zero_and_one_size_of_three_axes(channels: int) -> None:
+    values = np.random.default_rng(0).normal(5, 2, size=(30, channels)) * np.arange(1, channels + 1)
+    labels = np.array(list("abc") * 10, object)
+    names = [f"{channel}" for channel in range(channels)]
+    cases = SeriesTable.of([Series("one", values, "row 1", labels)], names)
+    codec = replace(CODEC, channels=tuple(names))
+    found = standardised(codec, labelled_windows(cases, codec, 4), turned=True)
+    if channels == 3:
+        assert found.means == (0, 0, 0) and len(set(found.deviations)) == 1
+    else:
+        assert min(found.means) > 0 and len(set(found.deviations)) == 4
 
 
 def write_cases(path: Path, count: int, seed: int) -> Path:

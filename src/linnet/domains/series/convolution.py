@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.data import NEXT
-from linnet.domains.series.filters import BatchNorm, centred, fixed_filters, with_lengths
+from linnet.domains.series.filters import BatchNorm, centred, fixed_filters, invariants, with_invariants
 from linnet.domains.series.proportions import Proportions
 from linnet.domains.series.settings import ConvolutionConfig
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
@@ -31,7 +31,7 @@ class Stem(nn.Module):
 
     def __init__(self, config: ConvolutionConfig) -> None:
         super().__init__()
-        self.inputs = config.inputs + config.triples
+        self.inputs = config.inputs + invariants(config.triples)
         self.fixed, self.kernels, self.stride = config.fixed, config.kernels, config.steps_between
         for number, filters in enumerate(fixed_filters(config.fixed)):
             self.register_buffer(f"fixed_{number}", filters.repeat(self.inputs, 1, 1), persistent=False)
@@ -133,7 +133,7 @@ class Convolution(Network):
         """`hidden` [M, B, K] has the log-probabilities of each member."""
         assert isinstance(inputs, Mapping), "the classifier reads batches of windows"
         taps = Taps(self.taps, keep, edit)
-        x, observed = with_lengths(inputs["values"], self.config.triples), inputs["observed"]
+        x, observed = with_invariants(inputs["values"], self.config.triples), inputs["observed"]
         logits = [member(x, observed, taps, f"members.{n}") for n, member in enumerate(self.members)]
         return Output(torch.stack(logits).float().log_softmax(-1), None, taps.kept)
 

@@ -5,6 +5,8 @@ Legend: B = windows, T = steps, C = channels of a series, W = width.
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,10 +49,37 @@ def centred(x: Tensor, length: int, dilation: int = 1) -> Tensor:
     return F.pad(x, (around // 2, around - around // 2))
 
 
-def with_lengths(values: Tensor, triples: int) -> Tensor:
-    """[B, C, T] from windows [B, T, C]: the channels, and the lengths of this many triples of them."""
+def with_invariants(values: Tensor, triples: int) -> Tensor:
+    """[B, C + invariants, T] from windows [B, T, C]: the channels, and what no turn of a sensor changes.
+
+    That is the length of each triple of channels, the length of its moving average, and for each two triples how
+    far the average of the second goes along the average of the first: of an accelerometer and a gyroscope the
+    rate of turning about the vertical, with and without its sign.
+    """
     x = values.transpose(1, 2)
     if not triples:
         return x
-    lengths = x.unflatten(1, (triples, 3)).square().sum(2).add(TINY).sqrt()
-    return torch.cat([x, lengths], 1)
+    vectors = x.unflatten(1, (triples, 3))
+    smooth = moving_average(x).unflatten(1, (triples, 3))
+    lengths, smooth_lengths = length(vectors), length(smooth)
+    parts = [x, lengths, smooth_lengths]
+    for one, other in combinations(range(triples), 2):
+        along = (smooth[:, one] * smooth[:, other]).sum(1) / smooth_lengths[:, one]
+        parts += [along[:, None], along.abs()[:, None]]
+    return torch.cat(parts, 1)
+
+
+def invariants(triples: int) -> int:
+    """How many channels `with_invariants` adds."""
+    return 2 * triples + triples * (triples - 1)
+
+
+def length(vectors: Tensor) -> Tensor:
+    """[B, N, T] of [B, N, 3, T]."""
+    return vectors.square().sum(2).add(TINY).sqrt()
+
+
+def moving_average(x: Tensor) -> Tensor:
+    """Of [B, C, T] over a quarter of the window around each step; at the edges over what there is."""
+    wide = x.shape[2] // 8
+    return F.avg_pool1d(x, 2 * wide + 1, 1, wide, count_include_pad=False)

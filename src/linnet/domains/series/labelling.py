@@ -45,8 +45,8 @@ def label_material(data: SeriesData, table: SeriesTable, seed: int, codec: Serie
     rows = labelled_windows(table, own, data.labels.step)
     learned, kept = split(rows, data.labels.validation, seed)
     train = rows.select(learned)
-    if codec is None and data.labels.units == "training":
-        own = standardised(own, train)
+    if codec is None and data.labels.units != "series":
+        own = standardised(own, train, turned=data.labels.units == "triples")
         rows = replace(rows, codec=own)
         train = rows.select(learned)
     validation = replace(rows.select(kept) if len(kept) else train, learned=train, held_out=len(kept) > 0)
@@ -64,11 +64,18 @@ def label_codec(data: SeriesData, table: SeriesTable) -> SeriesCodec:
     return SeriesCodec("classes", table.channels, classes=classes, length=length)
 
 
-def standardised(codec: SeriesCodec, train: LabelRows) -> SeriesCodec:
-    """The codec with mean and deviation of each channel over the windows that are learned from."""
+def standardised(codec: SeriesCodec, train: LabelRows, *, turned: bool) -> SeriesCodec:
+    """The codec with mean and deviation of each channel over the windows that are learned from.
+
+    Where sensors may be `turned`, channels come in threes, if their number is such: three axes keep their zero and
+    have one size, so that lengths and angles are those of the sensor.
+    """
     values = train.values(train.first, train.count)
     means = np.nanmean(values, (0, 1))
     deviations = np.nanstd(values, (0, 1))
+    if turned and len(means) % 3 == 0:
+        sizes = np.nanmean(values**2, (0, 1)).reshape(-1, 3).mean(1)
+        means, deviations = np.zeros_like(means), np.repeat(np.sqrt(sizes), 3)
     deviations = np.where(deviations > FLAT * np.maximum(np.abs(means), 1e-300), deviations, 1.0)
     return replace(codec, means=tuple(means.tolist()), deviations=tuple(deviations.tolist()))
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from linnet.domains.series.filters import BatchNorm, centred
+from linnet.domains.series.filters import BatchNorm, centred, invariants
 from linnet.domains.series.settings import ConvolutionConfig
 from linnet.model.layers import Dropout
 from linnet.model.taps import Taps
@@ -22,6 +22,7 @@ from linnet.model.taps import Taps
 TAPS = 9
 PATTERNS = tuple(combinations(range(TAPS), 3))  # taps with the weight 2; all others have -1
 GOLDEN = (5**0.5 - 1) / 2
+SIZE = 4.0  # of all shares together, in units of their deviations: how fast the linear layer learns
 SAMPLE = 512  # values of a batch that quantiles of a filter are taken from
 
 
@@ -61,7 +62,7 @@ class Proportions(nn.Module):
         self.dilations, self.stride = dilations(config.window), config.steps_between
         count = max(1, config.proportions // (len(PATTERNS) * len(self.dilations)))
         for number, dilation in enumerate(self.dilations):
-            filters = dilated_filters(config.inputs + config.triples, dilation)
+            filters = dilated_filters(config.inputs + invariants(config.triples), dilation)
             self.register_buffer(f"filters_{number}", filters, persistent=False)
         self.register_buffer("levels", quantile_levels(count), persistent=False)
         shape = (len(self.dilations), len(PATTERNS), count)
@@ -79,7 +80,7 @@ class Proportions(nn.Module):
         with torch.no_grad():
             shares = self.shares(x * observed[:, None], observed)
         shares = taps.at(f"{name}.shares", shares)
-        unit = self.norm(shares[..., None])[..., 0] * self.width**-0.5
+        unit = self.norm(shares[..., None])[..., 0] * (SIZE * self.width**-0.5)
         logits: Tensor = self.out(self.dropout(unit))
         return taps.at(f"{name}.logits", logits)
 

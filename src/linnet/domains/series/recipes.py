@@ -65,8 +65,8 @@ def activity() -> Run:
         recipe="activity",
         precision="float32",
         threads=1,
-        data=SeriesData(task="classes", labels=LabelConfig(length=256, stride=128, units="training", turn=15)),
-        model=ConvolutionConfig(members=3),
+        data=SeriesData(task="classes", labels=LabelConfig(length=256, stride=128, units="triples", turn=15)),
+        model=ConvolutionConfig(members=3, proportions=5000, smoothing=0.0),
         optim=OptimConfig(
             lr=3e-3,
             betas=(0.9, 0.99),

@@ -25,8 +25,9 @@ class LabelConfig(Part):
 
     length: int = Field(0, ge=0, description="steps of a window; 0: whole series")
     stride: int = Field(0, ge=0, description="steps between windows; 0: half their length")
-    units: Literal["series", "training"] = Field(
-        "series", description="a window is scaled by itself, or as the training part"
+    units: Literal["series", "training", "triples"] = Field(
+        "series",
+        description="a window is scaled by itself, as the training part, or as triples of its channels (axes)",
     )
     validation: float = Field(
         0.2, ge=0, lt=1, description="share of groups (people, machines), or of series, that only validation sees"
@@ -123,7 +124,10 @@ class ConvolutionConfig(SeriesNetworkConfig):
     )
     dropout: float = Field(0.2, ge=0, lt=1, description="share of pooled values that training zeroes")
     smoothing: float = Field(0.1, ge=0, lt=1, description="share of a target that is spread over all classes")
-    norms: bool = Field(True, description="read the length of each three channels, too, as no turn changes it")
+    norms: bool = Field(
+        True,
+        description="read what no turn of a sensor changes, too: lengths of each three channels, and angles",
+    )
 
     @property
     def channels(self) -> int:
