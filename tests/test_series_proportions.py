@@ -1,4 +1,4 @@
-"""The member that learns no filters, against its definition written out; the loss of windows with mixed labels."""
+"""The member that learns no filters, against its definition written out; the loss of all members."""
 
 from __future__ import annotations
 
@@ -120,23 +120,20 @@ def mixed() -> LabelRows:
     return labelled_windows(SeriesTable.of(series, ("x",)), CODEC, 2)
 
 
-def test_training_wants_the_shares_of_classes_and_validation_the_class() -> None:
+def test_training_adds_up_members_and_validation_judges_their_mean() -> None:
     rows = mixed()
-    batch = rows.batch(rows.first, rows.count)
-    shares = batch[NEXT + "shares"]
-    np.testing.assert_allclose(shares.sum(1), 1)
-    assert shares[0].tolist() == [0.5, 0.5, 0] and shares[-1].tolist() == [0, 1, 0]
-    assert torch.equal(shares.argmax(1), batch[NEXT + "class"])
+    batch, smoothing = rows.batch(rows.first, rows.count), 0.3
+    targets = batch[NEXT + "class"]
     torch.manual_seed(0)
-    model = Convolution(config(4, proportions=84).model_copy(update={"smoothing": 0.3, "members": 2}))
+    model = Convolution(config(4, proportions=84).model_copy(update={"smoothing": smoothing, "members": 2}))
     for training in (True, False):
         output = model.train(training)(batch)
         found = output.hidden.double()
+        assert len(found) == 3
+        wanted = -found.exp().mean(0)[torch.arange(len(rows)), targets].log().sum()
         if training:
-            wanted = -(found * (0.7 * shares + 0.1)).sum()
-        else:
-            chances = found.exp().mean(0)[torch.arange(len(rows)), batch[NEXT + "class"]]
-            wanted = -chances.log().sum()
+            goal = (1 - smoothing) * torch.eye(3)[targets] + smoothing / 3
+            wanted = -(found * goal).sum()
         assert model.loss(output, batch).item() == pytest.approx(wanted.item(), rel=1e-5)
 
 

@@ -138,13 +138,13 @@ class Convolution(Network):
         return Output(torch.stack(logits).float().log_softmax(-1), None, taps.kept)
 
     def loss(self, output: Output, batch: Batch) -> Tensor:
-        """Nats: in training of the smoothed shares of classes, summed over members; else of the classes."""
-        if not self.training:
-            nats = F.nll_loss(mean_of_members(output.hidden), batch[NEXT + "class"], reduction="none")
-            return (nats * batch["weights"]).sum()
-        smoothing = self.config.smoothing
-        targets = (1 - smoothing) * batch[NEXT + "shares"] + smoothing / self.config.classes
-        return (-(output.hidden * targets).sum((0, 2)) * batch["weights"]).sum()
+        """Nats of the classes, smoothed and summed over members while training; of their mean when judged."""
+        smoothing = self.config.smoothing if self.training else 0.0
+        found = output.hidden if self.training else mean_of_members(output.hidden)[None]
+        targets = batch[NEXT + "class"]
+        right = -found.gather(-1, targets.expand(len(found), -1)[..., None])[..., 0]
+        nats = (1 - smoothing) * right - smoothing * found.mean(-1)
+        return (nats.sum(0) * batch["weights"]).sum()
 
 
 def mean_of_members(found: Tensor) -> Tensor:

@@ -63,10 +63,6 @@ class LabelRows:
     def classes(self, first: np.ndarray, count: np.ndarray) -> np.ndarray:
         return np.asarray((self.seen[first + count] - self.seen[first]).argmax(1))
 
-    def shares(self, first: np.ndarray, count: np.ndarray) -> np.ndarray:
-        """[n, K]: the share of each class in the steps of these windows."""
-        return np.asarray((self.seen[first + count] - self.seen[first]) / count[:, None])
-
     @property
     def groups(self) -> np.ndarray:
         """Names of what intervals are drawn over [n]: groups where there are any, else series."""
@@ -97,7 +93,6 @@ class LabelRows:
         }
         if self.seen.shape[1]:
             tensors[NEXT + "class"] = torch.from_numpy(self.classes(first, count))
-            tensors[NEXT + "shares"] = torch.from_numpy(self.shares(first, count).astype(np.float32))
         return Batch(tensors)
 
 
@@ -119,7 +114,10 @@ def normalised(windows: np.ndarray, codec: SeriesCodec) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Variation:
-    """Augmentation of a batch: sensors that are turned, other amplitudes, and a little noise."""
+    """Augmentation of a batch: sensors that are turned, and other amplitudes.
+
+    Noise is not added: in windows that hardly move it decides how often a filter exceeds a threshold.
+    """
 
     random: np.random.Generator
     turn: float  # degrees: the deviation of the angle
@@ -138,7 +136,7 @@ class Variation:
 
     def varied(self, values: np.ndarray) -> np.ndarray:
         size = np.exp(0.1 * self.random.normal(size=(len(values), 1, values.shape[2])))
-        return np.asarray(values * size + 0.03 * self.random.normal(size=values.shape))
+        return np.asarray(values * size)
 
 
 @dataclass(frozen=True)

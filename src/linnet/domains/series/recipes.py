@@ -66,23 +66,23 @@ def activity() -> Run:
         precision="float32",
         threads=1,
         data=SeriesData(task="classes", labels=LabelConfig(length=256, stride=128, units="triples", turn=15)),
-        model=ConvolutionConfig(members=3, proportions=5000, smoothing=0.0),
+        model=ConvolutionConfig(members=2, proportions=5000, smoothing=0.0),
         optim=OptimConfig(
             lr=3e-3,
             betas=(0.9, 0.99),
             weight_decay=0.05,
             schedule=SLOW,
         ),
-        training=TrainingConfig(epochs=25, batch=64, eval_batch=64),
+        training=TrainingConfig(epochs=18, batch=64, eval_batch=64),
     )
 
 
 def classify() -> Run:
     """Which class a whole series belongs to; each in units of its own."""
     run = activity()
-    training = TrainingConfig(steps=600, batch=32, eval_batch=64)
+    training = TrainingConfig(steps=300, batch=32, eval_batch=64)
     data = SeriesData(task="classes")
-    model = ConvolutionConfig(members=5)
+    model = ConvolutionConfig(members=2, proportions=5000)
     return run.model_copy(update={"recipe": "classify", "data": data, "model": model, "training": training})
 
 
