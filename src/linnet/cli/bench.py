@@ -192,13 +192,13 @@ def bench_places(
     repeats and threads.
     """
     with speaking(json=json, debug=debug) as face:
-        places = benchmark("places")
+        bench = benchmark("places")
         from linnet.workbench.open import located, options_of
 
         chosen = options_of(settings or [], repeats=5, threads=0)
         threads = chosen.pop("threads")
-        with places.drawn(located(data or [])) as files:
-            for record in places.bench_places(files, [("threads", threads)] if threads else [], **chosen):
+        with bench.drawn(located(data or [])) as files:
+            for record in bench.bench_places(files, [("threads", threads)] if threads else [], **chosen):
                 face.show(record)
 
 

@@ -335,8 +335,8 @@ def settings(records: Sequence[SettingRecord]) -> RenderableType:
 
 
 def prediction(record: PredictionRecord) -> RenderableType:
-    places = ", ".join(f"{candidate.value} {candidate.probability:.1%}" for candidate in record.candidates)
-    line = Text.assemble((f"{record.id}: ", "dim"), places)
+    listed = ", ".join(f"{candidate.value} {candidate.probability:.1%}" for candidate in record.candidates)
+    line = Text.assemble((f"{record.id}: ", "dim"), listed)
     return Group(line, Text(f"  {record.text}")) if record.text else line
 
 

@@ -91,7 +91,7 @@ class Runner:
         return self.extend(self.empty(len(prompts), max(map(len, prompts)), after=after), prompts, before)
 
     def share(self, ids: Sequence[int]) -> tuple[Tensor, State]:
-        """Logits [1, V] after these ids, and their state, whose copies by `select` all read it from one place."""
+        """Logits [1, V] after these ids, and their state, which all copies by `select` share."""
         logits, state = self.prefill([ids])
         return logits, state.share()
 

@@ -1,4 +1,4 @@
-"""Who may attend to whom: one convention (True = attend), built in this one place.
+"""Who may attend to whom: one convention (True = attend), built here alone.
 
 Padding stands on the right, so under a causal mask no real token ever sees it and it needs no mask of its own.
 Legend: B = rows, T = new tokens (queries), S = slots (keys).

@@ -175,9 +175,9 @@ class Attention(nn.Module):
 
 
 def _written(arena: Tensor, rows: Tensor, slots: Tensor, new: Tensor) -> Tensor:
-    """The arena [B, Hk, S, D] with new [B, Hk, T, D] at slots [B, T]: in place, unless gradients flow.
+    """The arena [B, Hk, S, D] with new [B, Hk, T, D] at slots [B, T], overwritten unless gradients flow.
 
-    A compiler writes in place only what is not a view: through a transposed arena it would copy all of it twice.
+    A compiler overwrites only what is not a view: through a transposed arena it would copy all of it twice.
     """
     values = new.transpose(1, 2).to(arena.dtype)
     if torch.is_grad_enabled() and (new.requires_grad or arena.requires_grad):

@@ -191,7 +191,7 @@ class Model(Network):
         return self._frame(inputs, None, inputs.shape[1])
 
     def _frame(self, inputs: Inputs, memory: Memory | None, tokens: int) -> Frame:
-        """Positions and mask of this call, made in one place."""
+        """Positions and mask of this call, made once for all layers."""
         index = torch.arange(tokens, device=inputs.device)[None]
         lengths, positions = inputs.lengths, index
         ids, present = inputs.columns.get(IDS), inputs.present.get(IDS)

@@ -2,7 +2,7 @@
 
 A state is linear. Passing it to a model consumes it and the state that comes back goes on; using a consumed
 state raises, because its buffers have been written to. `select` copies rows and is how a sequence forks; copies
-of a row that was told to `share` read its tokens from one place.
+of a row that was told to `share` read the tokens of one row.
 Legend: B = rows, Hk = key-value heads, S = slots, P = shared tokens, D = head width, W = model width.
 """
 

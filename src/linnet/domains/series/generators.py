@@ -53,7 +53,7 @@ class Generator:
 
 
 def _trends(rng: np.random.Generator, count: int, length: int) -> np.ndarray:
-    """Lines that bend at up to two places, some of them exponential or damped."""
+    """Lines with up to two bends, some of them exponential or damped."""
     steps = np.linspace(0, 1, length)
     slopes, bends = rng.normal(0, 1.5, (3, count, 1)), rng.random((2, count, 1))
     lines = slopes[0] * steps
