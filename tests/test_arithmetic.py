@@ -170,6 +170,25 @@ def test_a_balanced_training_part_has_long_carries_and_short_numbers():
     assert min(lengths[length] for length in range(3, 11)) > 10
 
 
+@pytest.mark.parametrize("task", ["add", "subtract"])
+def test_columns_that_would_pass_a_carry_on_are_also_drawn_without_one(task: str):
+    """Runs of at least six columns that sum to 9 (are equal): most of them are reached by a carry, not all."""
+    material = ArithmeticData(task=task, digits=10, padded=False, instances=16_000).load(0)
+    reached = []
+    for question in questions_in(material.train, material.codec):
+        first, second = operands_of(task, question)
+        carry = run = entered = 0
+        for column in range(10):
+            a, b = first // 10**column % 10, second // 10**column % 10
+            passing = a + b == 9 if task == "add" else a == b
+            entered = (carry if run == 0 else entered) if passing else 0
+            run = run + 1 if passing and a + b > 0 else 0
+            carry = int(a + b + carry >= 10 if task == "add" else a - b - carry < 0)
+            if run == 6:
+                reached.append(entered)
+    assert len(reached) > 200 and 0.65 < np.mean(reached) < 0.85
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.integers(0, 10**12), min_size=2, max_size=4))
 def test_longest_carry_against_column_sums(operands):

@@ -1,7 +1,8 @@
 """Drawing problems of a space, the same ones for the same seed on any machine, each part from its own share.
 
 Sums and differences are drawn as arrays, other tasks one by one. A training part may be balanced: half of it
-is uniform, a quarter has operand lengths drawn evenly, a quarter has a carry (or borrow) chain of even length.
+is uniform, a quarter has operand lengths drawn evenly, a quarter has a chain of columns that pass a carry (or
+borrow) on, its length drawn evenly.
 Legend: rows = problems, k = largest operand count, w = largest number of digits.
 """
 
@@ -187,23 +188,32 @@ def _of_even_lengths(digits: np.ndarray, shortest: int, random: np.random.Genera
 
 
 def _with_chains(digits: np.ndarray, task: str, random: np.random.Generator) -> np.ndarray:
-    """Rewrite the second operand so that a carry (borrow) starts at some column and passes through several."""
+    """Rewrite the second operand so that a carry (borrow) starts at some column and passes through several.
+
+    In one chain of four there are the same columns and nothing to pass on, so that they alone do not say that
+    there is a carry.
+    """
     rows, _, w = digits.shape
     start = random.integers(0, w, (rows, 1))
     length = random.integers(0, w + 1, (rows, 1))
+    carried = random.integers(0, 4, (rows, 1)) > 0
     first, second = digits[:, 0].copy(), digits[:, 1].copy()
     position = np.arange(w)
     starts = (position == start) & (length > 0)
     passes = (position > start) & (position < start + length)
     spread = random.integers(0, 10, (rows, w), dtype=np.int8)
+    # A sum carries from 10 on, a difference borrows where the second digit is larger.
+    small = carried if task == "add" else ~carried  # whether a first digit of 0 is impossible, or one of 9
+    first = np.where(starts & small & (first == 0), np.int8(1) + spread % 9, first)
+    first = np.where(starts & ~small & (first == 9), spread % 9, first)
     if task == "add":
-        first = np.where(starts & (first == 0), np.int8(1) + spread % 9, first)
-        second = np.where(starts, 10 - first + spread % np.maximum(first, 1), second)
-        second = np.where(passes, 9 - first, second)
+        over, under = 10 - first + spread % np.maximum(first, 1), spread % np.maximum(9 - first, 1)
+        passed = 9 - first
     else:
-        first = np.where(starts & (first == 9), spread % 9, first)
-        second = np.where(starts, first + 1 + spread % np.maximum(9 - first, 1), second)
-        second = np.where(passes, first, second)
+        over, under = first + 1 + spread % np.maximum(9 - first, 1), spread % np.maximum(first, 1)
+        passed = first
+    second = np.where(starts, np.where(carried, over, under), second)
+    second = np.where(passes, passed, second)
     return np.concatenate([first[:, None], second[:, None], digits[:, 2:]], 1)
 
 
