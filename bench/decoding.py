@@ -180,14 +180,15 @@ def _record(
     def speed(name: str) -> float:
         return made / statistics.median(took.whole for took in turns[name])
 
-    def without_prompt(name: str) -> float:
-        return later / statistics.median(took.whole - took.first for took in turns[name])
+    def without_prompt(name: str) -> str:
+        seconds = statistics.median(took.whole - took.first for took in turns[name])
+        return f"{later / seconds:.0f}" if seconds > 0 else "- (its turns differ by more)"
 
     ratios = {
         name: statistics.median(two.whole / one.whole for one, two in zip(turns[mine], turns[name], strict=False))
         for name in others
     }
-    apart = ", ".join(f"{name} {without_prompt(name):.0f}" for name in turns)
+    apart = ", ".join(f"{name} {without_prompt(name)}" for name in turns)
     memory = ", ".join(f"{name} {value:,.0f}" for name, value in found.peaks.items())
     return BenchRecord(
         name=f"decode {shape.depth}x{shape.width}, {scene.name}, {mine.removeprefix('linnet ')}",
