@@ -33,7 +33,7 @@ def test_what_goes_wrong_is_named_and_passed_over(
     out = tmp_path / "gpu.json"
     report = gpu.Report(600, out)
     report.measure("train tiny", "first", failing)
-    monkeypatch.setitem(gpu.CAPS, "decode", 30.0)
+    monkeypatch.setitem(gpu.CAPS, "decode", 12.0)
     report.measure("decode tiny", "second", endless)
     report.limit = 10.0
     report.measure("small", "third", failing)

@@ -264,3 +264,40 @@ def test_weights_are_those_of_the_mixture_without_what_the_wave_has(defence: flo
             assert tree.draws["unseen"][at] == pytest.approx(unseen, abs=1e-12)
             assert weight <= math.exp(tree.draws["logmost"][at]) * (1 + 1e-9)
             unseen, taken = unseen - prior, taken + mixture[path]
+
+
+def test_sums_of_every_node_are_those_of_the_rollouts_through_it() -> None:
+    """Rewards that grow raise the shift again and again, and all that was summed before is rescaled."""
+    model = small(4)
+    tree = Tree((), model.step, MaxEnt(9.0, chosen=0.0), model.reward, 1)
+    shifts = set()
+    for wave in (1, 2, 3, 5, 8):
+        tree.extend(Budget(rollouts=wave, wave=wave))
+        shifts.add(tree.shift)
+        sums = np.zeros((3, tree.nodes.count))
+        for leaf, weight, gain in zip(*(tree.draws[name] for name in ("leaf", "logweight", "loggain")), strict=True):
+            node, part = int(leaf), math.exp(gain - tree.shift)
+            while node >= 0:
+                sums[:, node] += math.exp(weight) * np.array([1, part, part * part])
+                node = int(tree.nodes["parent"][node])
+        for row, name in zip(sums, ("weight", "weighted", "squared"), strict=True):
+            np.testing.assert_allclose(tree.nodes[name], row, rtol=1e-9, atol=1e-300)
+    assert len(shifts) > 2
+
+
+def test_a_share_of_the_rollouts_follows_the_prior_over_what_is_unvisited() -> None:
+    """The tenth draw of a tree, over and over: as often as the mixture says where it defends itself and where not."""
+    model = small(3)
+    tree = Tree((), model.step, MaxEnt(8.0, defence=0.5, shrinkage=1.0, chosen=0.0), model.reward, 3)
+    tree.extend(Budget(rollouts=9, wave=9))
+    known = proposals(tree, 0, root_mean(tree))
+    draws, found = 3000, dict.fromkeys(known, 0)
+    for seed in range(draws):
+        tree.seed = seed
+        (draw,) = tree.method.wave(tree, 1)
+        found[tree.path(draw.leaf)] += 1
+    counts = np.array([found[path] for path in known])
+    shares = np.array([0.5 * b + 0.5 * q for b, q in known.values()])
+    chi = ((counts - draws * shares) ** 2 / (draws * shares)).sum()
+    free = len(known) - 1
+    assert abs(chi - free) < 4 * math.sqrt(2 * free)

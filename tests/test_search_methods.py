@@ -207,6 +207,26 @@ def test_sequential_halving_shares_the_budget(arms: int, rollouts: int) -> None:
     assert visited == sorted(visited, reverse=True) and visited[0] <= arms
 
 
+def test_sequential_halving_gives_half_of_the_arms_the_same_share_again() -> None:
+    """16 arms and 64 rollouts: four phases of about 16 rollouts, with 16, 8, 4 and 2 arms."""
+    turns = considered_visits(16, 64)
+    visited = [turns.count(count) for count in range(max(turns) + 1)]
+    assert visited == [16, 8, 8, 4, 4, 4, 4, *[2] * 8]
+
+
+def test_limits_from_the_visited_part_alone_use_both_limits_of_the_reward() -> None:
+    """Weights of best-first are unknown, so nothing else bounds the value."""
+    model = small(2)
+    tree = run(BestFirst(), model, Budget(rollouts=7, wave=1))
+    known = model.prior[order(tree)]
+    mass = (known * np.exp(model.lam * model.rewards[order(tree)])).sum()
+    rest = 1 - known.sum()
+    least, most = tree.reward.least, tree.reward.most
+    assert least is not None and most is not None and rest > 0.05
+    assert tree.value.log_low == pytest.approx(math.log(mass + rest * math.exp(model.lam * least)), abs=1e-9)
+    assert tree.value.log_high == pytest.approx(math.log(mass + rest * math.exp(model.lam * most)), abs=1e-9)
+
+
 def test_gumbel_with_one_rollout_a_child_draws_first_tokens_without_replacement() -> None:
     model = small(7)
     counts = np.zeros(3)
