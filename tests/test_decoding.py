@@ -17,7 +17,7 @@ from torch import Tensor
 from linnet.decoding import engine, naive
 from linnet.decoding.requests import Decoding, Request, Sample, Sampling, Stopping
 from linnet.decoding.runner import Runner
-from linnet.decoding.sampling import choose, cut
+from linnet.decoding.sampling import choose, cut, likeliest
 from linnet.errors import BadInput
 from linnet.model.model import Model
 from small_models import configs, random_model, small_config
@@ -291,3 +291,9 @@ def test_the_hottest_temperature_is_blind():
     uniform = torch.from_numpy(np.random.default_rng(0).random(4000))
     counts = torch.bincount(choose(logits, Sampling(temperature=math.inf), uniform), minlength=8)
     assert int(counts.min()) > 400
+
+
+@given(st.integers(0, 1000), st.integers(1, 5), st.integers(1, 300))
+def test_the_likeliest_id_is_the_first_of_equal_ones(seed: int, rows: int, width: int) -> None:
+    logits = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed)).round()
+    assert likeliest(logits).tolist() == [row.index(max(row)) for row in logits.tolist()]

@@ -275,7 +275,8 @@ def test_sums_of_every_node_are_those_of_the_rollouts_through_it() -> None:
         tree.extend(Budget(rollouts=wave, wave=wave))
         shifts.add(tree.shift)
         sums = np.zeros((3, tree.nodes.count))
-        for leaf, weight, gain in zip(*(tree.draws[name] for name in ("leaf", "logweight", "loggain")), strict=True):
+        columns = (tree.draws[name] for name in ("leaf", "logweight", "loggain"))
+        for leaf, weight, gain in zip(*columns, strict=True):
             node, part = int(leaf), math.exp(gain - tree.shift)
             while node >= 0:
                 sums[:, node] += math.exp(weight) * np.array([1, part, part * part])
@@ -286,7 +287,7 @@ def test_sums_of_every_node_are_those_of_the_rollouts_through_it() -> None:
 
 
 def test_a_share_of_the_rollouts_follows_the_prior_over_what_is_unvisited() -> None:
-    """The tenth draw of a tree, over and over: as often as the mixture says where it defends itself and where not."""
+    """The tenth draw of a tree, over and over: each leaf comes as often as the mixture says."""
     model = small(3)
     tree = Tree((), model.step, MaxEnt(8.0, defence=0.5, shrinkage=1.0, chosen=0.0), model.reward, 3)
     tree.extend(Budget(rollouts=9, wave=9))
