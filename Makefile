@@ -2,7 +2,7 @@
 #
 #   make demo    install, train a three-digit adder, score it, let it add, look inside
 #   make test    install with what the tests need, then lint, types, layers and tests (what CI runs)
-#   make lint    the checks of `make test` that run no tests
+#   make lint    the checks of `make test` that run no tests; `make tests` only the tests
 #   make bench   ours beside a plain PyTorch model of the same shape, on this machine
 #   make docs    write docs/help.md anew from the command line's own help
 #
@@ -18,7 +18,7 @@ LINNET := $(BIN)/linnet
 DEMO := demo-runs
 PIP := $(BIN)/python -m pip install -qq --disable-pip-version-check $(PIP_ARGS) -c constraints.txt
 
-.PHONY: demo test lint bench docs venv clean
+.PHONY: demo test tests lint bench docs venv clean
 .DEFAULT_GOAL := test
 
 $(BIN)/python:
@@ -44,7 +44,11 @@ lint: $(VENV)/installed-test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test: lint
+# Types take one core for a minute, so the tests begin beside them.
+test: $(VENV)/installed-test
+	@$(MAKE) --no-print-directory --jobs=2 lint tests
+
+tests: $(VENV)/installed-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 demo: $(VENV)/installed
