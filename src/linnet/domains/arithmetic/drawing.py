@@ -1,7 +1,7 @@
 """Drawing problems of a space, the same ones for the same seed on any machine, each part from its own share.
 
-Sums and differences are drawn as arrays, other tasks one by one. A training part may be balanced: half of it
-is uniform, a quarter has operand lengths drawn evenly, a quarter has a chain of columns that pass a carry (or
+Sums and differences are drawn as arrays, other tasks one by one. In a balanced training part seven problems of
+sixteen are uniform, four have operand lengths drawn evenly, five have a chain of columns that pass a carry (or
 borrow) on, its length drawn evenly.
 Legend: rows = problems, k = largest operand count, w = largest number of digits.
 """
@@ -156,10 +156,9 @@ def _draw_sums(space: Space, random: np.random.Generator, rows: int, balanced: b
     counts = random.integers(fewest, k + 1, rows)
     digits = random.integers(0, 10, (rows, k, w), dtype=np.int8)  # the least significant digit first
     if balanced:
-        kind = random.integers(0, 4, rows)
-        digits = np.where((kind == 2)[:, None, None], _of_even_lengths(digits, shortest, random), digits)
-        chained = _with_chains(digits, space.task, random)
-        digits = np.where((kind == 3)[:, None, None], chained, digits)
+        kind = random.integers(0, 16, (rows, 1, 1))
+        digits = np.where(kind < 4, _of_even_lengths(digits, shortest, random), digits)
+        digits = np.where(kind >= 11, _with_chains(digits, space.task, random), digits)
     numbers = _numbers(digits)
     if space.signs:
         numbers = np.where(random.integers(0, 2, (rows, k)) == 1, -numbers, numbers)
@@ -190,30 +189,26 @@ def _of_even_lengths(digits: np.ndarray, shortest: int, random: np.random.Genera
 def _with_chains(digits: np.ndarray, task: str, random: np.random.Generator) -> np.ndarray:
     """Rewrite the second operand so that a carry (borrow) starts at some column and passes through several.
 
-    In one chain of four there are the same columns and nothing to pass on, so that they alone do not say that
-    there is a carry.
+    In one chain of five no carry starts, so that columns which would pass one on do not alone say that there is
+    one: it comes from further below, or not at all.
     """
     rows, _, w = digits.shape
     start = random.integers(0, w, (rows, 1))
     length = random.integers(0, w + 1, (rows, 1))
-    carried = random.integers(0, 4, (rows, 1)) > 0
+    carried = random.integers(0, 5, (rows, 1)) > 0
     first, second = digits[:, 0].copy(), digits[:, 1].copy()
     position = np.arange(w)
-    starts = (position == start) & (length > 0)
-    passes = (position > start) & (position < start + length)
+    starts = carried & (position == start) & (length > 0)
+    passes = (position >= start + carried) & (position < start + length)
     spread = random.integers(0, 10, (rows, w), dtype=np.int8)
-    # A sum carries from 10 on, a difference borrows where the second digit is larger.
-    small = carried if task == "add" else ~carried  # whether a first digit of 0 is impossible, or one of 9
-    first = np.where(starts & small & (first == 0), np.int8(1) + spread % 9, first)
-    first = np.where(starts & ~small & (first == 9), spread % 9, first)
     if task == "add":
-        over, under = 10 - first + spread % np.maximum(first, 1), spread % np.maximum(9 - first, 1)
-        passed = 9 - first
+        first = np.where(starts & (first == 0), np.int8(1) + spread % 9, first)
+        second = np.where(starts, 10 - first + spread % np.maximum(first, 1), second)
+        second = np.where(passes, 9 - first, second)
     else:
-        over, under = first + 1 + spread % np.maximum(9 - first, 1), spread % np.maximum(first, 1)
-        passed = first
-    second = np.where(starts, np.where(carried, over, under), second)
-    second = np.where(passes, passed, second)
+        first = np.where(starts & (first == 9), spread % 9, first)
+        second = np.where(starts, first + 1 + spread % np.maximum(9 - first, 1), second)
+        second = np.where(passes, first, second)
     return np.concatenate([first[:, None], second[:, None], digits[:, 2:]], 1)
 
 
