@@ -56,6 +56,15 @@ def test_best_first_gives_leaves_in_the_order_of_their_probability(
     assert tree.value.low == pytest.approx(model.value, abs=1e-6)
 
 
+@pytest.mark.parametrize("tokens", [None, 400])
+def test_best_first_gives_its_leaves_one_by_one_too(tokens: int | None) -> None:
+    model = small(5, concentration=5.0, length=5)
+    tree = Tree((), model.step, BestFirst(), model.reward, 0)
+    for _ in range(20):
+        tree.extend(Budget(rollouts=1, wave=1, tokens=tokens))
+    assert order(tree) == np.argsort(-model.prior, kind="stable")[:20].tolist()
+
+
 def test_best_first_computes_only_the_nodes_that_are_likelier_than_its_last_leaf() -> None:
     model = small()
     tree = run(BestFirst(), model, Budget(rollouts=10))
@@ -343,5 +352,5 @@ def test_best_first_ends_where_no_text_does() -> None:
     step = TableStep(lambda ids: law, Target(12), ends=[7])
     reward = Reward(lambda texts, ids, prompt: [0.0] * len(texts))
     tree = search((), step, method=BestFirst(parallel=4), reward=reward, budget=Budget(rollouts=5))
-    assert step.forward_tokens <= 5 * tree.limit + 4
+    assert step.forward_tokens <= 64 * tree.limit + 4
     assert any("before a further text ended" in note for note in tree.notes)

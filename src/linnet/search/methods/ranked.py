@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from linnet.search.nodes import INNER
 
 if TYPE_CHECKING:
     from linnet.search.tree import Tree
+
+FEWEST = 64  # rollouts that best-first may cost at least
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,8 @@ class BestFirst(Method):
     """All texts in the order of their probability, the likeliest first.
 
     `parallel` inner nodes are computed at once; with 1 no node is computed that the order does not need. Where
-    many texts are likely, none may end for long: no more is computed than draws of the rollouts would cost.
+    many texts are likely, none may end for long: without a budget of tokens, no more is computed than draws of the
+    rollouts would cost, or of `FEWEST` rollouts.
     """
 
     parallel: int = 1
@@ -90,8 +94,8 @@ class BestFirst(Method):
             raise BadInput(f"parallel is {self.parallel}; at least 1 node must be computed at once")
 
     def wave(self, tree: Tree, k: int) -> list[Draw]:
-        rollouts = max(tree.planned, tree.rollouts + k)
-        most = rollouts * tree.limit - tree.rows.count
+        rollouts = max(tree.planned, tree.rollouts + k, FEWEST)
+        most = rollouts * tree.limit - tree.rows.count if math.isinf(tree.allowance) else math.inf
         frontier = Frontier(tree)
         leaves = frontier.leaves(k, self.parallel, most=most)
         if not leaves and frontier.heap:
