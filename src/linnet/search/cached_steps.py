@@ -25,7 +25,7 @@ from linnet.search.largest import largest
 from linnet.search.node_cache import ROOT, NodeCache
 from linnet.search.steps import WIDTH, Rows, Step, Target
 
-MEMORY = 1 << 30  # bytes of keys and values, one half of them in the running batch
+MEMORY = 768 << 20  # bytes of keys and values, one half of them in the running batch
 
 Ids = Sequence[Sequence[int]]
 

@@ -56,7 +56,8 @@ class Nodes:
         self.nodes.add(1)
         begun = step.begin(root)
         width = begun.ids.shape[1]
-        kept = {"ids": Column(np.int32, None, width), "logprobs": Column(begun.logprobs.dtype, None, width)}
+        ids = np.uint16 if step.vocabulary <= 1 << 16 else np.int32
+        kept = {"ids": Column(ids, None, width), "logprobs": Column(begun.logprobs.dtype, None, width)}
         self.rows = Columns({**kept, "rest": Column(np.float64)})  # rest: mass of all others
         self._store(np.array([0]), begun)
 

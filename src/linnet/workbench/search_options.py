@@ -47,7 +47,7 @@ class Further:
     """The settings of `--set` that belong neither to the method nor to the reward."""
 
     wave: int = WAVE
-    memory: int = 1024  # megabytes of keys and values
+    memory: int = 768  # megabytes of keys and values
     processes: int = 1  # of the reward
     reward_seconds: float = 60.0
     least: float | None = None  # limits of a reward that declares none
