@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 DONE = 1e-12  # mass that counts as none
 WORTH = 0.05  # of the mass that a draw finds on average: what a leaf must have to be chosen
 HORIZON = 64  # draws that are expected to follow at least
-PARALLEL = 8  # nodes that are expanded at once where leaves are chosen
+PARALLEL = 8  # nodes that are expanded at once where leaves are chosen, at most
+CHOSEN = {"sample": 0.75, "best": 0.9}  # of the rollouts, at most (dev/LOG.md)
 TURNS = 8  # in which a wave looks for leaves that it does not have
 
 
@@ -48,14 +49,15 @@ class MaxEnt(Method):
     """`mode` says what the search is for: draws from p exp(lam r) / Z, or the best text.
 
     `defence` is eps, `shrinkage` c; without a number c is estimated from the tree, for each depth. A share
-    `chosen` of the rollouts, at most, goes to leaves that are chosen and not drawn.
+    `chosen` of the rollouts, at most, goes to leaves that are chosen and not drawn; without a number it is that of
+    the mode.
     """
 
     mode: Literal["sample", "best"] = "sample"
     defence: float = 0.5
     shrinkage: float | None = None
-    chosen: float = 0.75
-    focus: float = 8.0
+    chosen: float | None = None
+    focus: float = 4.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,12 +65,17 @@ class MaxEnt(Method):
             raise BadInput(f'mode is "{self.mode}"; it must be "sample" or "best"')
         if not 0 < self.defence <= 1:
             raise BadInput(f"defence is {self.defence}; it must lie above 0 and not above 1")
-        if not 0 <= self.chosen <= 1 or not 0 <= self.focus < math.inf:
+        if not 0 <= self.share <= 1 or not 0 <= self.focus < math.inf:
             raise BadInput(
                 f"chosen is {self.chosen} and focus {self.focus}; chosen must lie in 0..1, focus be >= 0"
             )
         if self.shrinkage is not None and not self.shrinkage > 0:
             raise BadInput(f"shrinkage is {self.shrinkage}; it must be above 0")
+
+    @property
+    def share(self) -> float:
+        """Of the rollouts that may be chosen."""
+        return CHOSEN[self.mode] if self.chosen is None else self.chosen
 
     def wave(self, tree: Tree, k: int) -> list[Draw]:
         if tree.unseen <= DONE:
@@ -85,7 +92,7 @@ class MaxEnt(Method):
         rewards = tree.nodes["reward"][tree.leaves]
         drawing = self.mode == "sample" or bool((rewards != rewards[:1]).any())  # in mode `best` once they differ
         if drawing and (
-            already >= self.chosen * (tree.rollouts + 1) or tree.rollouts < tree.memory.get("pause", 0)
+            already >= self.share * (tree.rollouts + 1) or tree.rollouts < tree.memory.get("pause", 0)
         ):
             return []
         least, bonus = -math.inf, None
@@ -94,7 +101,7 @@ class MaxEnt(Method):
         else:
             least = math.log(WORTH * tree.unseen / max(HORIZON, tree.rollouts))
         # Where the likeliest texts are many, a frontier widens for ever: it may compute what draws would.
-        leaves = Frontier(tree, bonus).leaves(k, PARALLEL, least, most=max(k, PARALLEL) * tree.limit)
+        leaves = Frontier(tree, bonus).leaves(k, at_once(tree), least, most=max(k, PARALLEL) * tree.limit)
         if not leaves:
             tree.memory["pause"] = 2 * tree.rollouts + PARALLEL
         tree.memory["chosen"] = already + len(leaves)
@@ -136,6 +143,12 @@ class MaxEnt(Method):
         leaves = np.unique(tree.draws["leaf"])
         gains = tree.gains(tree.nodes["reward"][leaves])
         return leaves, np.exp(tree.nodes["logprob"][leaves] + gains - tree.shift)
+
+
+def at_once(tree: Tree) -> int:
+    """How many nodes to expand together: few where the budget is small, since some of them lead to no leaf."""
+    left = (tree.allowance - tree.step.forward_tokens) / (PARALLEL * tree.limit)
+    return PARALLEL if left >= PARALLEL else max(1, int(left))
 
 
 def focused(tree: Tree, focus: float) -> np.ndarray:
