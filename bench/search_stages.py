@@ -1,9 +1,9 @@
 """What makes a search faster, one change at a time: fewer rollouts, fewer tokens, a cache, early stop, batches.
 
 The work is that of a report which named a speed-up of 5 to 10: 30 rollouts of 250 tokens became 10 of 50. Slow
-arms are measured at three lengths of the text; a parabola through these gives the time of each token. A subject
-is one prompt of one model: `linnet bench search --only stages` has one of random weights, `linnet bench stages`
-prompts of a trained run.
+arms are measured at three lengths of the text; a parabola through these gives the time of each token. Times are
+those of the processor, so that other work beside it changes little. A subject is one prompt of one model: `linnet
+bench search --only stages` has one of random weights, `linnet bench stages` prompts of a trained run.
 """
 
 from __future__ import annotations
@@ -104,10 +104,10 @@ def cached_seconds(subject: Subject) -> Take:
 
 def per_call(work: Callable[[], object], calls: int) -> float:
     work()
-    began = time.perf_counter()
+    began = time.process_time()
     for _ in range(calls):
         work()
-    return (time.perf_counter() - began) / calls
+    return (time.process_time() - began) / calls
 
 
 def search_seconds(subject: Subject, rollouts: int, tokens: int, ends: Sequence[int] = ()) -> float:
@@ -115,9 +115,9 @@ def search_seconds(subject: Subject, rollouts: int, tokens: int, ends: Sequence[
     step = step_of(Runner(packed(subject.model, "float32"), columns=subject.columns), tokens, ends)
     work = Work(len(subject.prompt), rollouts, tokens, rollouts)
     grown(step, subject.prompt, Work(work.prompt, rollouts, 8, rollouts))
-    began = time.perf_counter()
+    began = time.process_time()
     grown(step, subject.prompt, work)
-    return time.perf_counter() - began
+    return time.process_time() - began
 
 
 def arms(subject: Subject) -> dict[str, float]:
@@ -158,7 +158,7 @@ def bench_stages(name: str, subjects: Sequence[Subject], threads: int) -> Iterat
         peers=dict(seconds),
         ratios={"linnet": ratios[mine], **ratios},
         compared="times as fast as the naive search",
-        unit="seconds a sample",
+        unit="seconds of the processor a sample",
         n=len(subjects),
         machine=one_line(),
         note=(

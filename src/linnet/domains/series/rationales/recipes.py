@@ -19,7 +19,7 @@ def activity_rationale() -> Run:
             width=96, depth=3, attention=AttentionConfig(heads=4), dropout=0.2, columns={PATCHES: NumberColumn()}
         ),
         optim=OptimConfig(lr=2e-3, weight_decay=0.05),
-        training=TrainingConfig(epochs=6, batch=64, eval_batch=64),
+        training=TrainingConfig(epochs=10, batch=64, eval_batch=64),
     )
 
 
