@@ -157,8 +157,8 @@ def bench_stages(name: str, subjects: Sequence[Subject], threads: int) -> Iterat
         ours=seconds[mine],
         peers=dict(seconds),
         ratios={"linnet": ratios[mine], **ratios},
-        compared="times as fast as the naive search",
-        unit="seconds of the processor a sample",
+        compared="times as fast as naive",
+        unit="seconds of processor a sample",
         n=len(subjects),
         machine=one_line(),
         note=(
