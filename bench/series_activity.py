@@ -1,11 +1,11 @@
-"""Activities from a phone and from a watch: ours beside MiniRocket, neighbours and a forest, in folds by person.
+"""Activities from a phone and from a watch: ours beside aeon, neighbours and a forest, in folds by person.
 
     python -m bench.series_activity --data DIR --out DIR [--device phone --device watch] [--folds 5] [--seed 1]
-                                    [--set KEY=VALUE] [--trees 300]
+                                    [--peers MiniRocket,MultiRocket-Hydra] [--set KEY=VALUE] [--trees 300]
 
 DIR has tables with the columns subject, device, recording, t_ms, channels and label. Windows have 256 steps,
 begin every 128, and have the label of most of their steps. Nothing of a person is on both sides of a fold.
-Intervals are over persons. Results of each fold are kept in --out. Without aeon the row of MiniRocket is left out.
+Intervals are over persons. Results of each fold are kept in --out. Without aeon its rows are left out.
 
 Every recording follows one script, so a model that sees the neighbours of a window can learn the script. What that
 gives is shown apart: the windows' probabilities smoothed along each recording by a chain learned from the training
@@ -15,6 +15,7 @@ persons, and the same smoothing with the windows of each recording in random ord
 from __future__ import annotations
 
 import argparse
+import functools
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.series_labels import OURS, Found, digest, fitted, has_aeon, kept, minirocket, rows
+from bench.series_labels import OURS, Found, digest, fitted, has_aeon, kept, rocket, rockets, rows
 from linnet.domains.series.data import SeriesData
 from linnet.domains.series.forest import Forest
 from linnet.domains.series.labelling import label_codec
@@ -93,10 +94,10 @@ def systems_of(fold: Fold, arguments: argparse.Namespace, device: str) -> dict[s
     train, test = cases(fold.train), cases(fold.test)
     spread = np.nanstd(train, (0, 2), keepdims=True)
     train, test = train / spread, test / spread
-    if has_aeon():
-        found["MiniRocket"] = kept(
-            arguments.out / f"{device}-{fold.number}-minirocket.npz",
-            lambda: minirocket(train, fold.train.truth, test, count),
+    for peer in rockets(arguments.peers):
+        found[peer] = kept(
+            arguments.out / f"{device}-{fold.number}-{peer.lower()}.npz",
+            functools.partial(rocket, peer, train, fold.train.truth, test, count),
         )
     for name, method in rivals(arguments.trees).items():
         found[name] = kept(
@@ -168,7 +169,7 @@ def report(device: str, arguments: argparse.Namespace) -> None:
     for line in rows(systems | context, truth, units.ravel()):
         print(line)
     if not has_aeon():
-        print("\nMiniRocket: aeon is not installed")
+        print(f"\n{arguments.peers}: aeon is not installed")
 
 
 def main() -> None:
@@ -179,6 +180,7 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--trees", type=int, default=300)
+    parser.add_argument("--peers", default="MiniRocket", help="of aeon: MiniRocket,MultiRocket-Hydra")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)

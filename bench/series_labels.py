@@ -1,4 +1,4 @@
-"""What the comparisons of classifiers share: fits in memory, kept results, MiniRocket, rows with intervals."""
+"""What the comparisons of classifiers share: fits in memory, kept results, aeon, rows with intervals."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from linnet.domains.series.labelling import label_material, probabilities
 from linnet.domains.series.labels import labelled_windows
 from linnet.domains.series.metrics import CalibrationError, MacroF1
 from linnet.domains.series.tables import SeriesTable
+from linnet.errors import BadInput
 from linnet.intervals import Bootstrap
 from linnet.model.contract import parameter_count
 from linnet.training.resolve import settle
@@ -24,6 +25,7 @@ from linnet.workbench.memory import train_in_memory
 from linnet.workbench.train import prepare
 
 OURS = "linnet"
+ROCKETS = {"MiniRocket": "MiniRocketClassifier", "MultiRocket-Hydra": "MultiRocketHydraClassifier"}  # of aeon
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,26 @@ def fitted(recipe: str, settings: Sequence[str], tables: tuple[SeriesTable, Seri
     return Found(probabilities(network, rows, 64, nullcontext), seconds, parameter_count(network))
 
 
-def minirocket(cases: np.ndarray, classes: np.ndarray, others: np.ndarray, count: int, seed: int = 0) -> Found:
-    """MiniRocket of aeon with its ridge classifier, which has no probabilities: the chosen class has all of it."""
-    from aeon.classification.convolution_based import MiniRocketClassifier
+def rocket(
+    name: str, cases: np.ndarray, classes: np.ndarray, others: np.ndarray, count: int, seed: int = 0
+) -> Found:
+    """A classifier of aeon with a ridge, which has no probabilities: the chosen class has all of it."""
+    from aeon.classification import convolution_based
 
     began = time.process_time()
-    model = MiniRocketClassifier(random_state=seed)
+    model = getattr(convolution_based, ROCKETS[name])(random_state=seed)
     model.fit(cases, classes)
     named = np.asarray(model.predict(others)).astype(np.int64)
     return Found(np.eye(count)[named], time.process_time() - began)
+
+
+def rockets(names: str) -> tuple[str, ...]:
+    """Those of aeon that are to be run: none where it is not installed."""
+    chosen = tuple(filter(None, names.split(",")))
+    for name in chosen:
+        if name not in ROCKETS:
+            raise BadInput(f'there is no peer "{name}"; there is {", ".join(ROCKETS)}')
+    return chosen if has_aeon() else ()
 
 
 def has_aeon() -> bool:

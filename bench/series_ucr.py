@@ -1,6 +1,7 @@
-"""Sets of the UCR and UEA archives over resamples: ours beside MiniRocket, neighbours, and published means.
+"""Sets of the UCR and UEA archives over resamples: ours beside those of aeon, neighbours, and published means.
 
-    python -m bench.series_ucr --data DIR --out DIR [--sets GunPoint,ArrowHead] [--resamples 10] [--set KEY=VALUE]
+    python -m bench.series_ucr --data DIR --out DIR [--sets GunPoint,ArrowHead] [--resamples 10]
+                              [--peers MiniRocket,MultiRocket-Hydra] [--set KEY=VALUE]
 
 Resample 0 is the official split; the others draw as many training cases of each class from all cases. A result is
 kept in --out for each resample. Published means are those of 30 resamples in the archive's result store.
@@ -9,12 +10,13 @@ kept in --out for each resample. Published means are those of 30 resamples in th
 from __future__ import annotations
 
 import argparse
+import functools
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from bench.series_labels import OURS, Found, digest, fitted, has_aeon, kept, minirocket
+from bench.series_labels import OURS, Found, digest, fitted, kept, rocket, rockets
 from linnet.domains.series.data import SeriesData
 from linnet.domains.series.labelling import label_codec
 from linnet.domains.series.labels import labelled_windows
@@ -72,7 +74,7 @@ def resampled(table: SeriesTable, train: int, number: int) -> tuple[np.ndarray, 
 
 
 def systems_of(
-    tables: tuple[SeriesTable, SeriesTable], number: int, stem: str, settings: tuple[str, ...]
+    tables: tuple[SeriesTable, SeriesTable], number: int, stem: str, settings: tuple[str, ...], peers: str
 ) -> tuple[dict[str, Found], np.ndarray]:
     """Every system on one resample, and the true classes of its test part."""
     run = prepare("classify", settings=settings)
@@ -83,9 +85,9 @@ def systems_of(
     count = len(codec.classes)
     mine = Path(f"{stem}-ours-{digest(run.model_dump_json())}.npz")
     found = {OURS: kept(mine, lambda: fitted("classify", settings, tables, number + 1))}
-    if has_aeon():
-        theirs = Path(f"{stem}-minirocket.npz")
-        found["MiniRocket"] = kept(theirs, lambda: minirocket(cases, train.truth, others, count, number))
+    for peer in rockets(peers):
+        theirs = Path(f"{stem}-{peer.lower()}.npz")
+        found[peer] = kept(theirs, functools.partial(rocket, peer, cases, train.truth, others, count, number))
     nearest = NearestNeighbour().fit(cases, train.truth, count)
     return found | {"1-NN Euclid": Found(nearest.probabilities(others), 0.0)}, test.truth
 
@@ -98,7 +100,8 @@ def accuracies(name: str, arguments: argparse.Namespace) -> tuple[dict[str, list
     for number in range(arguments.resamples):
         parts = resampled(table, count, number)
         tables = table.select(parts[0]), table.select(parts[1])
-        systems, truth = systems_of(tables, number, str(arguments.out / f"{name}-{number}"), tuple(arguments.set))
+        stem = str(arguments.out / f"{name}-{number}")
+        systems, truth = systems_of(tables, number, stem, tuple(arguments.set), arguments.peers)
         fits.append(systems[OURS])
         for system, one in systems.items():
             found.setdefault(system, []).append(float((one.probabilities.argmax(1) == truth).mean()))
@@ -118,7 +121,8 @@ def row(name: str, found: dict[str, list[float]], fits: Sequence[Found]) -> str:
     spread = f"{ours.mean():.3f} ({ours.min():.3f} .. {ours.max():.3f})"
     published = ", ".join(f"{system} {value:.3f}" for system, value in PUBLISHED[name].items())
     cells = [name, f"{fits[0].parameters:,}", f"{np.mean([fit.seconds for fit in fits]):.0f}", spread,
-             means.get("MiniRocket", "not installed"), apart, means["1-NN Euclid"], published]  # fmt: skip
+             means.get("MiniRocket", "not run"), apart, means.get("MultiRocket-Hydra", "not run"),
+             means["1-NN Euclid"], published]  # fmt: skip
     return "| " + " | ".join(cells) + " |"
 
 
@@ -128,14 +132,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--resamples", type=int, default=10)
+    parser.add_argument("--peers", default="MiniRocket", help="of aeon: MiniRocket,MultiRocket-Hydra")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     lines = [row(name, *accuracies(name, arguments)) for name in arguments.sets.split(",")]
     print(f"\n{arguments.resamples} resamples, {one_line()}\n")
     print("| set | parameters | CPU seconds a fit | ours (least .. most) | MiniRocket | ours minus it "
-          "| 1-NN Euclid | published means |")  # fmt: skip
-    print("|---" * 8 + "|")
+          "| MultiRocket-Hydra | 1-NN Euclid | published means |")  # fmt: skip
+    print("|---" * 9 + "|")
     for line in lines:
         print(line)
 
