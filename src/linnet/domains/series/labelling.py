@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from linnet.domains.series.data import SeriesData
 
 TREES = 50
+MOST_APART = 10  # times that one axis of a sensor may be as large as another
 MOST_WARPED = 2 * 10**8  # products of steps that warping may compare
 LEAST = 1e-12  # probability that nats are counted with at least
 
@@ -67,17 +68,25 @@ def label_codec(data: SeriesData, table: SeriesTable) -> SeriesCodec:
 def standardised(codec: SeriesCodec, train: LabelRows, *, turned: bool) -> SeriesCodec:
     """The codec with mean and deviation of each channel over the windows that are learned from.
 
-    Where sensors may be `turned`, channels come in threes, if their number is such: three axes keep their zero and
-    have one size, so that lengths and angles are those of the sensor.
+    Where sensors may be `turned`, three axes keep their zero and have one size, so that lengths and angles are
+    those of the sensor.
     """
     values = train.values(train.first, train.count)
     means = np.nanmean(values, (0, 1))
     deviations = np.nanstd(values, (0, 1))
-    if turned and len(means) % 3 == 0:
-        sizes = np.nanmean(values**2, (0, 1)).reshape(-1, 3).mean(1)
-        means, deviations = np.zeros_like(means), np.repeat(np.sqrt(sizes), 3)
+    squares = np.nanmean(values**2, (0, 1))
+    if turned and are_axes(squares):
+        means, deviations = np.zeros_like(means), np.repeat(np.sqrt(squares.reshape(-1, 3).mean(1)), 3)
     deviations = np.where(deviations > FLAT * np.maximum(np.abs(means), 1e-300), deviations, 1.0)
     return replace(codec, means=tuple(means.tolist()), deviations=tuple(deviations.tolist()))
+
+
+def are_axes(squares: np.ndarray) -> bool:
+    """Whether channels with these mean squares [C] can be the axes of sensors: threes of nearly one size."""
+    if len(squares) % 3:
+        return False
+    threes = np.sqrt(squares).reshape(-1, 3)
+    return bool((threes.max(1) <= MOST_APART * threes.min(1)).all())
 
 
 def in_words(codec: SeriesCodec, train: LabelRows, validation: LabelRows | None) -> str:
