@@ -118,3 +118,7 @@ def test_a_share_on_which_units_differ_has_the_interval_of_its_draws() -> None:
     draws, values = Bootstrap.draw(30), np.arange(30) % 3 == 0
     statistic = lambda weights: weights @ values / 30  # noqa: E731
     assert draws.share_interval(statistic) == draws.interval(statistic)
+
+
+def test_one_unit_says_nothing_of_a_share_elsewhere() -> None:
+    assert Bootstrap.draw(1).share_interval(lambda weights: np.full(len(weights), 0.7)) == (0.0, 1.0)

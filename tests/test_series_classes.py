@@ -21,7 +21,7 @@ from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.convolution import Convolution
 from linnet.domains.series.filters import fixed_filters, invariants, with_invariants
 from linnet.domains.series.forecasts import Forecasts
-from linnet.domains.series.labelling import probabilities, standardised
+from linnet.domains.series.labelling import probabilities, scored_labels, standardised
 from linnet.domains.series.labels import LabelPlan, Variation, labelled_windows, normalised, split
 from linnet.domains.series.residual import Residual
 from linnet.domains.series.scaling import scaled
@@ -298,3 +298,11 @@ def test_a_run_that_is_killed_goes_on_to_the_same_bits(runs: Path, tmp_path: Pat
         workbench.train(recipe, out=tmp_path / "killed", progress=Watching(kill_at=5), **options)
     workbench.resume(tmp_path / "killed")
     agree(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_scores_of_one_group_say_nothing_of_others() -> None:
+    found = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.3, 0.7]])
+    truth, systems = np.array([0, 1, 1, 0]), {"ours": found, "other": found[::-1]}
+    alone, apart = (scored_labels(systems, truth, np.array(units)) for units in ([0, 0, 0, 0], [0, 0, 1, 1]))
+    assert {(one.low, one.high) for one in alone.scores if one.name in ("accuracy", "macro_f1", "ece")} == {(0, 1)}
+    assert "of one group" in alone.notes[0] and not apart.notes

@@ -104,12 +104,15 @@ class Bootstrap:
         return float(low), float(high)
 
     def share_interval(self, statistic: Statistic) -> tuple[float, float]:
-        """95 % of a share. Where all units agree no draw differs: then Wilson's interval of so many units."""
+        """95 % of a share. Where all units agree no draw differs: then Wilson's interval of so many units.
+
+        A single unit that is divided says nothing of others: then it is all shares.
+        """
         low, high = self.interval(statistic)
         if low == high and low in (0.0, 1.0):
             units = self.weights.shape[1]
             return wilson(units if low else 0, units)
-        return low, high
+        return (0.0, 1.0) if self.weights.shape[1] == 1 else (low, high)
 
     def difference(self, ours: Statistic, theirs: Statistic) -> Difference:
         """Ours minus theirs, paired: both under the same draws."""

@@ -196,13 +196,18 @@ def scored_labels(systems: Mapping[str, np.ndarray], truth: np.ndarray, units: n
     for key, statistic in tables[ours].items():
         least = key in ("nats", "ece")
         best = (min if least else max)(others, key=lambda name: values[name][key])
-        share = key in ("accuracy", "macro_f1")
+        share = key in ("accuracy", "macro_f1", "ece")
         low, high = draws.share_interval(statistic) if share else draws.interval(statistic)
         baseline = Baseline(name=best, value=values[best][key])
         scores.append(
             Score(name=key, value=values[ours][key], n=len(truth), low=low, high=high, baseline=baseline)
         )
-    return Scored(tuple(scores), tuple(System(name=name, values=one) for name, one in values.items()))
+    alone = "all windows are of one group: what they say of other groups is not known, and intervals say so"
+    return Scored(
+        tuple(scores),
+        tuple(System(name=name, values=one) for name, one in values.items()),
+        notes=(alone,) if len(every[0]) == 1 else (),
+    )
 
 
 def label_statistics(found: np.ndarray, truth: np.ndarray, units: np.ndarray) -> dict[str, Statistic]:
