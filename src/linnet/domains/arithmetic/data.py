@@ -54,6 +54,9 @@ class ArithmeticData(TokenDomain):
     scratchpad: bool = Field(False, description="true steps between the question and the answer, inside")
     supervise: Supervise | None = Field(None, description="which tokens are predicted")
     balanced: bool = Field(True, description="training rows: short numbers and long carries are drawn more often")
+    uncarried: bool = Field(
+        False, description="balanced rows also have columns that would pass a carry on, without one"
+    )
     instances: int = Field(100_000, description="training rows to draw")
     paths: tuple[Path, ...] = Field((), description="files to read instead of drawing")
 
@@ -155,7 +158,7 @@ class ArithmeticData(TokenDomain):
 
     def _training_rows(self, codec: ArithmeticCodec, seed: int) -> Rows:
         if self.task in ("add", "subtract"):
-            sums = draw_training_sums(self.space, seed, self.instances, self.balanced)
+            sums = draw_training_sums(self.space, seed, self.instances, self.balanced, self.uncarried)
             if not self.scratchpad:
                 return frame_sums(codec, sums.operands, sums.counts, self.supervised)
             questions = sum_texts(self.task, *sums)

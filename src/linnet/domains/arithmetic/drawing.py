@@ -1,8 +1,8 @@
 """Drawing problems of a space, the same ones for the same seed on any machine, each part from its own share.
 
-Sums and differences are drawn as arrays, other tasks one by one. In a balanced training part seven problems of
-sixteen are uniform, four have operand lengths drawn evenly, five have a chain of columns that pass a carry (or
-borrow) on, its length drawn evenly.
+Sums and differences are drawn as arrays, other tasks one by one. A training part may be balanced: half of it is
+uniform, a quarter has operand lengths drawn evenly, a quarter has a chain of columns that pass a carry (or borrow)
+on, its length drawn evenly. With `uncarried` one row of sixteen more has such columns and nothing that starts.
 Legend: rows = problems, k = largest operand count, w = largest number of digits.
 """
 
@@ -35,11 +35,11 @@ def generator(seed: int, stream: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(key=[seed, STREAMS[stream]]))
 
 
-def draw_training_sums(space: Space, seed: int, rows: int, balanced: bool) -> Sums:
+def draw_training_sums(space: Space, seed: int, rows: int, balanced: bool, uncarried: bool = False) -> Sums:
     """So many sums of the training share; they may repeat, as small problems have to."""
     random, kept, have, fruitless = generator(seed, "train"), [], 0, 0
     while have < rows:
-        drawn = _draw_sums(space, random, int((rows - have) * 1.3) + 64, balanced)
+        drawn = _draw_sums(space, random, int((rows - have) * 1.3) + 64, balanced, uncarried)
         inside = drawn.operands[mask := _in_part(space.task, drawn, "train")], drawn.counts[mask]
         kept.append(inside)
         have += len(inside[1])
@@ -150,15 +150,18 @@ def _in_part(task: str, sums: Sums, part: PartName) -> np.ndarray:
     return np.asarray((points >= np.uint64(low)) & (points <= np.uint64(high)))
 
 
-def _draw_sums(space: Space, random: np.random.Generator, rows: int, balanced: bool) -> Sums:
+def _draw_sums(
+    space: Space, random: np.random.Generator, rows: int, balanced: bool, uncarried: bool = False
+) -> Sums:
     """About so many sums; those whose operands came out with too few digits are left out."""
     (shortest, w), (fewest, k) = space.digits, space.operands
     counts = random.integers(fewest, k + 1, rows)
     digits = random.integers(0, 10, (rows, k, w), dtype=np.int8)  # the least significant digit first
     if balanced:
-        kind = random.integers(0, 16, (rows, 1, 1))
-        digits = np.where(kind < 4, _of_even_lengths(digits, shortest, random), digits)
-        digits = np.where(kind >= 11, _with_chains(digits, space.task, random), digits)
+        kind = random.integers(0, 16 if uncarried else 4, (rows, 1, 1))
+        short, chained = (kind < 4, kind >= 11) if uncarried else (kind == 2, kind == 3)
+        digits = np.where(short, _of_even_lengths(digits, shortest, random), digits)
+        digits = np.where(chained, _with_chains(digits, space.task, random, uncarried), digits)
     numbers = _numbers(digits)
     if space.signs:
         numbers = np.where(random.integers(0, 2, (rows, k)) == 1, -numbers, numbers)
@@ -186,16 +189,16 @@ def _of_even_lengths(digits: np.ndarray, shortest: int, random: np.random.Genera
     return np.where(first & (cut == 0) & (lengths > 1), random.integers(1, 10, cut.shape, dtype=np.int8), cut)
 
 
-def _with_chains(digits: np.ndarray, task: str, random: np.random.Generator) -> np.ndarray:
+def _with_chains(digits: np.ndarray, task: str, random: np.random.Generator, uncarried: bool) -> np.ndarray:
     """Rewrite the second operand so that a carry (borrow) starts at some column and passes through several.
 
-    In one chain of five no carry starts, so that columns which would pass one on do not alone say that there is
-    one: it comes from further below, or not at all.
+    With `uncarried` no carry starts in one chain of five, so that columns which would pass one on do not alone say
+    that there is one: it comes from further below, or not at all.
     """
     rows, _, w = digits.shape
     start = random.integers(0, w, (rows, 1))
     length = random.integers(0, w + 1, (rows, 1))
-    carried = random.integers(0, 5, (rows, 1)) > 0
+    carried = random.integers(0, 5, (rows, 1)) > 0 if uncarried else np.ones((rows, 1), bool)
     first, second = digits[:, 0].copy(), digits[:, 1].copy()
     position = np.arange(w)
     starts = carried & (position == start) & (length > 0)

@@ -33,7 +33,7 @@ def carry5() -> Run:
     """Five-digit sums as published studies of the carry write them: most significant digit first, fresh data."""
     return Run(
         recipe="carry5",
-        data=ArithmeticData(digits=(1, 5), reverse="none", instances=64 * 5_000),
+        data=ArithmeticData(digits=(1, 5), reverse="none", uncarried=True, instances=64 * 5_000),
         model=ModelConfig(width=96, depth=2, attention=AttentionConfig(heads=3), norm=NormConfig(kind="layer")),
         optim=OptimConfig(
             kind="muon", lr=2e-3, weight_decay=0.1, schedule=WarmupStableDecay(warmup=0.02, decay=0.4)
