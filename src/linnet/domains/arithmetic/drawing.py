@@ -2,7 +2,8 @@
 
 Sums and differences are drawn as arrays, other tasks one by one. A training part may be balanced: half of it is
 uniform, a quarter has operand lengths drawn evenly, a quarter has a chain of columns that pass a carry (or borrow)
-on, its length drawn evenly. With `uncarried` one row of sixteen more has such columns and nothing that starts.
+on, its length drawn evenly. With `uncarried`, one row of sixteen is not uniform: it has such columns, and no carry
+starts in them.
 Legend: rows = problems, k = largest operand count, w = largest number of digits.
 """
 
