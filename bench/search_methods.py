@@ -1,7 +1,8 @@
 """Exact match by method on sums that a model has learned badly, at equal model tokens and at equal calls of the
 reward.
 
-    python -m bench.search_methods RUN [--weights SNAPSHOT] [--prompts 300] [--tokens 256]
+    python -m bench.search_methods RUN [--weights SNAPSHOT] [--prompts 300] [--tokens 256] [--part validation]
+                                       [--maxent chosen=1,focus=2]
 
 All methods see the same model through the same cache. A checker knows the right sum: with `exact` it says 1 or
 0, with `partial` it also gives credit for the length, the leading digits and the residue modulo 9. Methods that
@@ -170,7 +171,7 @@ def solved(step: Step, root: Sequence[int], method: Method, reward: Reward, budg
 class Bench:
     """One model, and its problems."""
 
-    def __init__(self, run: str, prompts: int, digits: int, tokens: int, weights: str | None) -> None:
+    def __init__(self, run: str, prompts: int, digits: int, tokens: int, weights: str | None, part: str) -> None:
         self.opened: Opened = load(run, precision="float32")
         if weights is not None:
             self.opened.model.load_state_dict(load_file(weights), strict=False)  # tied heads are stored once
@@ -178,7 +179,7 @@ class Bench:
         rng = np.random.default_rng(5)
         least = 10 ** (digits - 1)
         drawn = rng.integers(least, 10 * least, (20 * prompts, 2)).tolist()
-        self.sums = [(a, b) for a, b in drawn if part_of("add", f"{a}+{b}") == "test"][:prompts]
+        self.sums = [(a, b) for a, b in drawn if part_of("add", f"{a}+{b}") == part][:prompts]
         self.budgets = [budget for budget in (64, 256, 1024) if budget <= tokens]
         self.found = {(name, kind): Found() for name in UNPLANNED for kind in self.kinds(name)}
         self.planned: dict[tuple[str, str, str], list[bool]] = {}
@@ -275,8 +276,14 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=256)
     parser.add_argument("--digits", type=int, default=5)
     parser.add_argument("--weights", help="a snapshot of the run, of its training when it knew little")
+    parser.add_argument("--part", default="test", help="of all sums: test, or validation to choose settings by")
+    parser.add_argument("--maxent", default="", help="its settings: KEY=NUMBER,...")
     given = parser.parse_args()
-    bench = Bench(given.run, given.prompts, given.digits, given.tokens, given.weights)
+    changed = {
+        key: float(number) for key, _, number in (one.partition("=") for one in given.maxent.split(",")) if key
+    }
+    UNPLANNED["maxent"] = named("maxent", mode="best", **changed)
+    bench = Bench(given.run, given.prompts, given.digits, given.tokens, given.weights, given.part)
     bench.run()
     bench.report()
 

@@ -25,7 +25,7 @@ from linnet.probing.embeddings import fourier_power
 from linnet.records import AnalysisRecord
 
 KEY = 6  # frequencies
-SETTINGS = ("data.share=0.4", "width=64", "feedforward.width=256", "steps=2500", "training.snapshots=80")
+SETTINGS = ("data.share=0.4", "width=64", "feedforward.width=256", "steps=12000", "training.snapshots=80")
 QUICK = ("data.p=11", "steps=30", "training.snapshots=4", "eval_every=10")
 OPTIMISERS = {"AdamW": (), "Muon": ("optim.kind=muon", "optim.muon_lr=0.02")}
 KNOWN = 0.99  # accuracy on the other sums that counts as having generalised

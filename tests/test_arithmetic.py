@@ -216,6 +216,12 @@ def test_right_wants_the_whole_answer():
     assert not any(data.right(question, wrong) for wrong in ("", "44", "04", "?4", "4="))
 
 
+@pytest.mark.parametrize("changed", [{"balanced": False}, {"task": "multiply"}])
+def test_columns_without_a_carry_need_balanced_sums(changed: dict[str, object]) -> None:
+    with pytest.raises(BadInput, match="balanced sums and differences"):
+        ArithmeticData(uncarried=True, **changed)
+
+
 def test_out_of_distribution_is_longer_or_deeper():
     longer = ArithmeticData(width=5).out_of_distribution(50, 0)
     assert {q.groups["digits"] for q in longer} == {4, 5}

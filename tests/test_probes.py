@@ -10,26 +10,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.probe_chance import drawn, inside
 from linnet import workbench
 from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.arithmetic.labels import labels_of
 from linnet.domains.arithmetic.problems import longest_carry
 from linnet.errors import BadInput
 from linnet.probing.known.programs import known_circuit
-from linnet.probing.probes import Labelled, Settings, Split, baselines, probe, shuffled, values_at
+from linnet.probing.probes import Labelled, Settings, Split, baselines, probe, values_at
 from small_models import random_ids, random_model, small_config
 
 FEW = Settings(sparse=(1,))
-
-
-def drawn(rows: int, steps: int, seed: int = 0) -> tuple[Labelled, torch.Tensor]:
-    """Labels that one of eight channels shows, with some noise."""
-    random = torch.Generator().manual_seed(seed)
-    labels = torch.randint(3, (rows, steps), generator=random)
-    values = torch.randn(rows * steps, 8, generator=random)
-    values[:, 5] = labels.flatten() + 0.1 * values[:, 5]
-    ids = torch.randint(30, (rows, steps), generator=random)
-    return Labelled(ids, labels, ("a", "b", "c")), values
 
 
 def test_a_label_in_one_channel_is_found_there() -> None:
@@ -52,13 +43,7 @@ def test_what_token_and_position_say_is_their_baseline() -> None:
 
 def test_shuffled_labels_give_chance_inside_the_interval() -> None:
     """At least 95 of 100 in the long run; of 40 repeats 33 or more are inside with a probability of 99.97 %."""
-    inside = 0
-    for seed in range(40):
-        data, values = drawn(60, 4, seed)
-        split = Split.of(shuffled(data, seed), Settings(sparse=(), seed=seed))
-        found = probe(split, "tap", values, Settings(sparse=(), seed=seed))
-        inside += found.linear.low <= found.chance <= found.linear.high
-    assert inside >= 33
+    assert sum(map(inside, range(40))) >= 33
 
 
 def test_the_carry_of_the_known_adder_is_read_after_its_feed_forward() -> None:

@@ -32,7 +32,7 @@ from linnet.domains.series.rationales.data import (
 from linnet.domains.series.rationales.facts import KINDS, VALUES, check, measure, true_claims
 from linnet.domains.series.rationales.grammar import label_in
 from linnet.domains.series.rationales.rewards import Rationale
-from linnet.domains.series.rationales.scores import one_hot
+from linnet.domains.series.rationales.scores import fact_scores, one_hot
 from linnet.domains.series.rationales.use import Sampled
 from linnet.errors import BadInput
 from linnet.figures import save_series
@@ -131,7 +131,7 @@ def test_a_window_is_a_prompt_of_its_numbers() -> None:
     assert steps[:, -1].sum() == 61 and np.allclose(steps[:61, :-1], np.clip(signal / 2, -8, 8), atol=1e-5)
     with pytest.raises(BadInput, match="different lengths"):
         codec.encode("1 2 3; 4 5")
-    with pytest.raises(BadInput, match="2 channels, and the run has a, b"):
+    with pytest.raises(BadInput, match="2 channels, and the run reads a, b"):
         codec.encode("1 2; 3 4")
 
 
@@ -241,3 +241,13 @@ def test_a_search_on_a_file_of_windows_has_a_tree_for_each(trained: tuple[Path, 
     assert len(found) == 2 and all(0 <= one.best.reward <= 1 for one in found if one.best is not None)
     with pytest.raises(BadInput, match="a rationale is about a window"):
         list(workbench.search(run, ["Answer: REST."], reward="rationale", rollouts=2))
+
+
+@pytest.mark.parametrize("units", [[0, 0, 0, 0], [0, 0, 1, 1]])
+def test_intervals_of_facts_contain_what_was_measured(units: list[int]) -> None:
+    """How many facts are stated is no share: several a window are no share above 1."""
+    windows = [window(seed) for seed in range(4)]
+    texts = [grammar.rationale(measure(one), CLASSES[0], np.random.default_rng(0), 3) for one in windows]
+    scores = {one.name: one for one in fact_scores(texts, windows, np.array(units))}
+    assert scores["facts_said"].value > 1
+    assert all(one.low <= one.value <= one.high for one in scores.values())

@@ -347,6 +347,30 @@ def test_mode_best_is_best_first_while_all_rewards_are_equal() -> None:
     assert order(ours) == order(run(BestFirst(), model, Budget(rollouts=40, wave=4)))
 
 
+@pytest.mark.parametrize("tokens", [12, 30, 200])
+def test_mode_best_wastes_no_tokens_of_a_small_budget(tokens: int) -> None:
+    """One node at a time where few tokens are left: it finds what best-first finds."""
+    model = dataclasses.replace(small(13, length=6), rewards=np.zeros(3**6))
+    ours, theirs = (
+        run(method, model, Budget(tokens=tokens, wave=1)) for method in (MaxEnt(mode="best"), BestFirst())
+    )
+    shared = min(len(ours.leaves), len(theirs.leaves))
+    assert order(ours)[:shared] == order(theirs)[:shared] and len(ours.leaves) >= 0.8 * len(theirs.leaves) > 0
+    assert ours.step.forward_tokens <= tokens
+
+
+@pytest.mark.parametrize("vocabulary", [1 << 16, 70_000])
+def test_ids_of_any_size_are_kept(vocabulary: int) -> None:
+    law = np.full(vocabulary, 1e-9)
+    law[[3, vocabulary - 1]] = 0.4, 0.6
+    step = TableStep(lambda ids: law / law.sum(), Target(2))
+    reward = Reward(lambda texts, ids, prompt: [0.0] * len(texts))
+    tree = search((), step, method=BestFirst(), reward=reward, budget=Budget(rollouts=4))
+    last = vocabulary - 1
+    paths = [tree.path(leaf) for leaf in tree.leaves]
+    assert paths[0] == (last, last) and sorted(paths[1:3]) == [(3, last), (last, 3)] and paths[3] == (3, 3)
+
+
 def test_best_first_ends_where_no_text_does() -> None:
     law = np.append(np.full(7, (1 - 1e-6) / 7), 1e-6)
     step = TableStep(lambda ids: law, Target(12), ends=[7])

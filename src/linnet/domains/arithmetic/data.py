@@ -82,6 +82,8 @@ class ArithmeticData(TokenDomain):
             raise BadInput(f"data.width={self.width} is too small for operands of {self.digits[1]} digits")
         if self.supervise == "steps" and not self.scratchpad:
             raise BadInput('data.supervise="steps" needs data.scratchpad=true: without it there are no steps')
+        if self.uncarried and not (self.balanced and self.task in ("add", "subtract")):
+            raise BadInput("data.uncarried=true is for balanced sums and differences")
         return self
 
     @property

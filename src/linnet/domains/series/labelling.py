@@ -97,7 +97,7 @@ def in_words(codec: SeriesCodec, train: LabelRows, validation: LabelRows | None)
         )
     return (
         f"{counted(len(train), 'window')} of {codec.length} steps and {counted(len(codec.channels), 'channel')} "
-        f"from {len(set(train.groups.tolist()))} units in {len(codec.classes)} classes; {held}"
+        f"from {counted(len(set(train.groups.tolist())), 'unit')} in {len(codec.classes)} classes; {held}"
     )
 
 

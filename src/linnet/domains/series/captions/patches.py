@@ -49,9 +49,7 @@ def window_patches(values: np.ndarray, codec: SeriesCodec) -> np.ndarray:
     if x.ndim != 2 or not x.size or not np.isfinite(x).all():
         raise BadInput("a window needs at least one step, all of its values finite numbers")
     if x.shape[1] != len(codec.channels):
-        raise BadInput(
-            f"the window has {counted(x.shape[1], 'channel')}, and the run has {', '.join(codec.channels)}"
-        )
+        raise BadInput(f"it has {counted(x.shape[1], 'channel')}, and the run reads {', '.join(codec.channels)}")
     x = x[-codec.length :]
     count = -(-len(x) // LENGTH)
     padded = np.zeros((count * LENGTH, x.shape[1] + 1), np.float32)

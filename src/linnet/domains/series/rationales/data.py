@@ -149,7 +149,7 @@ class RationaleData(TokenDomain):
             texts = greedy(decoder(network), captioning(codec), part.windows, rows=batch)
             alone = label_probabilities(network, captioning(codec), part.windows, batch=batch, region=region)
         found = rationale_scores(texts, alone, part)
-        return replace(found, scores=(*found.scores, *likelihood.scores), notes=likelihood.notes)
+        return replace(found, scores=(*found.scores, *likelihood.scores), notes=(*found.notes, *likelihood.notes))
 
 
 @dataclass(frozen=True)

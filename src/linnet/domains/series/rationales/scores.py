@@ -48,7 +48,7 @@ def rationale_scores(texts: Sequence[str], alone: np.ndarray, part: Explained) -
     ]
     facts = fact_scores(texts, part.windows, units.ravel())
     scores = (*(one for one in found.scores if one.name in SHARES), *facts)
-    return Scored(scores, tuple(systems), examples=examples(texts, part.windows))
+    return Scored(scores, tuple(systems), found.notes, examples(texts, part.windows))
 
 
 def examples(texts: Sequence[str], windows: Sequence[np.ndarray]) -> tuple[CaptionRecord, ...]:
@@ -75,7 +75,8 @@ def fact_scores(texts: Sequence[str], windows: Sequence[np.ndarray], units: np.n
         share = Ratio(sums[counts > 0], counts[counts > 0])
         if not len(share.counts):
             continue  # nothing is stated that could be decided
-        low, high = Bootstrap.draw(len(share.counts)).share_interval(share)
+        draws = Bootstrap.draw(len(share.counts))
+        low, high = draws.share_interval(share) if name == "facts_true" else draws.interval(share)
         baseline = Baseline(name=NOTHING, value=float(plain[:, one].sum() / max(1.0, plain[:, other].sum())))
         scores.append(Score(name=name, value=share.value, n=len(texts), low=low, high=high, baseline=baseline))
     return scores

@@ -53,9 +53,11 @@ class Sampled:
         return int((self.rewards + agreed).argmax())
 
 
-def sampled(source: Source, classes: tuple[str, ...], prompt: str, draws: int, seed: int) -> Sampled:
+def sampled(
+    source: Source, classes: tuple[str, ...], prompt: str, draws: int, seed: int, name: str = "the window"
+) -> Sampled:
     """So many draws from the model after a window."""
-    ids = source.read(prompt, "the window").ids
+    ids = source.read(prompt, name).ids
     step = source.step(prompt, Target(min(TOKENS, source.context - len(ids))), MEMORY)
     reward = Reward(Rationale(), most=1.0, least=0.0, name="rationale")
     budget = Budget(rollouts=draws, wave=draws)
@@ -82,7 +84,7 @@ def predict(
     prompts, classes = data.prompts(file), windowed(captioning(opened.codec)).classes
     source, began, records = source_of(opened), time.perf_counter(), []
     for name, text in tracked(prompts.items(), "explaining windows", len(prompts)):
-        found = sampled(source, classes, text, chosen["draws"], chosen["seed"])
+        found = sampled(source, classes, text, chosen["draws"], chosen["seed"], f"window {name}")
         shares = found.shares()
         order = np.argsort(-shares, kind="stable")[:k]
         candidates = tuple(Candidate(value=classes[at], probability=float(shares[at])) for at in order)
