@@ -76,8 +76,8 @@ def explained(fold: Fold, settings: Sequence[str], seed: int, draws: int) -> dic
     source = source_of(opened)
     answers = [sampled(source, classes, window_text(window), draws, seed) for window in windows]
     best = [one.texts[one.best] for one in answers]
-    for name, said in {"greedy": texts, "searched": best}.items():
-        print(f"fold {fold.number}, {name}: {facts(said, windows)}; such as: {said[0]}", flush=True)
+    for name, written in {"greedy": texts, "searched": best}.items():
+        print(f"fold {fold.number}, {name}: {facts(written, windows)}; such as: {written[0]}", flush=True)
     print(f"fold {fold.number}: {agreement(answers, fold.test.truth)}", flush=True)
     named = functools.partial(label_probabilities, model, codec, windows, batch=64, region=contextlib.nullcontext)
     random = np.random.default_rng(seed)
