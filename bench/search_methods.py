@@ -2,13 +2,13 @@
 reward.
 
     python -m bench.search_methods RUN [--weights SNAPSHOT] [--prompts 300] [--tokens 256] [--part validation]
-                                       [--maxent chosen=1,focus=2]
+                                       [--maxent chosen=1,focus=2] [--only maxent,puct]
 
 All methods see the same model through the same cache. A checker knows the right sum: with `exact` it says 1 or
 0, with `partial` it also gives credit for the length, the leading digits and the residue modulo 9. Methods that
 need no plan are run once, and each smaller budget is read from the same search; beam, Gumbel and SMC are run for
-each budget. `imperfect` pays for length and residue only: the true share beside the reward says how far it leads
-astray.
+each budget, and maxent for each budget of tokens. Best-first stands in every table. `imperfect` pays for length
+and residue only: the true share beside the reward says how far it leads astray.
 """
 
 from __future__ import annotations
@@ -225,9 +225,16 @@ class Bench:
                         solved(step, root, method, graded[kind], Budget(tokens=tokens, rollouts=256, wave=8))
                     )
 
+        for kind in self.kinds("maxent") if "maxent" in UNPLANNED else ():
+            for tokens in self.budgets:
+                budget = Budget(tokens=tokens, rollouts=256, wave=1)
+                self.planned.setdefault(("maxent", kind, f"{tokens} tokens"), []).append(
+                    solved(step, root, UNPLANNED["maxent"], graded[kind], budget)
+                )
+
     def _astray(self, step: Step, root: Sequence[int], graded: dict[str, Reward], right: str) -> None:
         """The reward of the best text by an imperfect reward, and whether it is right."""
-        for name in ("best_of_n", "best_first", "maxent"):
+        for name in UNPLANNED.keys() & {"best_of_n", "best_first", "maxent"}:
             tree = Tree(root, step, UNPLANNED[name], graded["imperfect"], seed_of(root))
             for calls in CALLS:
                 tree.extend(Budget(rollouts=calls - tree.rollouts, wave=1))
@@ -277,12 +284,16 @@ def main() -> None:
     parser.add_argument("--digits", type=int, default=5)
     parser.add_argument("--weights", help="a snapshot of the run, of its training when it knew little")
     parser.add_argument("--part", default="test", help="of all sums: test, or validation to choose settings by")
+    parser.add_argument("--only", default="", help="methods beside best-first")
     parser.add_argument("--maxent", default="", help="its settings: KEY=NUMBER,...")
     given = parser.parse_args()
     changed = {
         key: float(number) for key, _, number in (one.partition("=") for one in given.maxent.split(",")) if key
     }
     UNPLANNED["maxent"] = named("maxent", mode="best", **changed)
+    for table in (UNPLANNED, PLANNED):
+        for name in [name for name in table if given.only and name not in ("best_first", *given.only.split(","))]:
+            del table[name]
     bench = Bench(given.run, given.prompts, given.digits, given.tokens, given.weights, given.part)
     bench.run()
     bench.report()
