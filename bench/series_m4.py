@@ -1,4 +1,4 @@
-"""Forecasts of M4 in one table: ours, classical methods, lags, a plain network, and statsforecast where installed.
+"""Forecasts of M4 in one table: ours, classical methods, lags, a residual MLP, and statsforecast where installed.
 
     python -m bench.series_m4 --data M4 --out DIR [--recipe forecast --seeds 3 --set KEY=VALUE] [--plain 2]
                               [--peers AutoETS,AutoCES,AutoARIMA --limit 300 --last 260]
@@ -20,7 +20,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bench import plain_residual
 from linnet import workbench
 from linnet.domains.series.baselines import METHODS, filled
 from linnet.domains.series.copies import copied
@@ -28,6 +27,7 @@ from linnet.domains.series.data import SeriesData, forecast_rows
 from linnet.domains.series.forecasts import forecast
 from linnet.domains.series.lags import Ridge
 from linnet.domains.series.metrics import Relative, coverage, mase, mean_of, msis, quantile_loss, scales_of, smape
+from linnet.domains.series.perceptron import ResidualMLP
 from linnet.domains.series.windows import ForecastRows
 from linnet.errors import RunFailed
 from linnet.intervals import Bootstrap
@@ -123,12 +123,15 @@ def lags_of(problem: Problem) -> int:
 
 
 def plain(problem: Problem, seeds: int) -> Entry:
-    began, points = time.perf_counter(), []
+    """The network that stands in the table of `linnet eval`, with other seeds."""
+    lags, began, points, quantiles = lags_of(problem), time.perf_counter(), [], []
     for seed in range(1, seeds + 1):
-        network = plain_residual.fit(problem.histories, problem.horizon, lags_of(problem), seed=seed)
-        points.append(plain_residual.predict(network, problem.histories, lags_of(problem)))
-    seconds = (time.perf_counter() - began) / seeds
-    return Entry("plain residual MLP", np.stack(points), None, seconds, parameter_count(network), f"{seeds} seeds")
+        network = ResidualMLP(lags, seed=seed)
+        found = network.forecast(problem.histories, problem.horizon, problem.season)
+        points.append(found.mean)
+        quantiles.append(found.quantiles(LEVELS))
+    seconds, size = (time.perf_counter() - began) / seeds, parameter_count(network.network(lags, problem.horizon))
+    return Entry("residual MLP", np.stack(points), np.stack(quantiles), seconds, size, f"{seeds} seeds")
 
 
 # Peers
@@ -233,7 +236,7 @@ def main() -> None:
     parser.add_argument("--recipe", default="forecast")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
-    parser.add_argument("--plain", type=int, default=2, help="seeds of the plain network; 0: leave it out")
+    parser.add_argument("--plain", type=int, default=2, help="seeds of the residual MLP; 0: leave it out")
     parser.add_argument("--peers", default="AutoETS,AutoCES,DynamicOptimizedTheta,AutoARIMA")
     parser.add_argument("--limit", type=int, default=300, help="seconds for each peer")
     parser.add_argument("--last", type=int, default=260, help="values of a history that peers are given")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,7 +19,9 @@ from linnet.domains.series.baselines import (
     is_seasonal,
     seasonal_indices,
 )
-from linnet.domains.series.lags import Ridge
+from linnet.domains.series.lags import Ends, Ridge, Windows
+from linnet.domains.series.metrics import mase, scales_of, smape
+from linnet.domains.series.perceptron import Examples, ResidualMLP, parted
 from linnet.domains.series.smoothing import smooth
 
 LENGTHS = st.lists(st.integers(1, 40), min_size=1, max_size=4)
@@ -196,22 +199,112 @@ def test_missing_values_take_the_last_one_seen() -> None:
 # Lags
 
 
-def test_ridge_finds_the_rule_that_all_series_share_at_any_level() -> None:
-    """Values that repeat after nine steps: the season is never named, the lags show it."""
+def repeated(count: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Series of very different levels that repeat after nine steps, and six steps after them."""
     rng = np.random.default_rng(6)
-    levels = np.exp(rng.normal(0, 4, 40))
+    levels = np.exp(rng.normal(0, 4, count))
     paths = [level * (5 + np.tile(rng.normal(size=9), 12)) for level in levels]
-    histories, truth = [path[:100] for path in paths], np.stack([path[100:106] for path in paths])
-    found = Ridge(lags=18).forecast(histories, 6, 1)
+    return [path[:100] for path in paths], np.stack([path[100:106] for path in paths])
+
+
+@settings(deadline=None, max_examples=25)
+@given(LENGTHS, st.integers(1, 20), st.integers(1, 9), st.integers(1, 3))
+def test_windows_of_all_series_at_once_are_those_cut_one_by_one(
+    lengths: list[int], lags: int, horizon: int, recent: int
+) -> None:
+    histories = [*walks(lengths), np.full(7, 3.0)]
+    ends = Ends.learned(histories, horizon, recent)
+    pairs = [
+        (row, end)
+        for row, history in enumerate(histories)
+        for end in range(2, len(history) - horizon + 1)
+        if end > len(history) - horizon - recent * horizon
+    ]
+    assert sorted(zip(ends.row.tolist(), ends.step.tolist(), strict=True)) == pairs
+    found, futures = Windows.cut(histories, ends, lags), ends.futures(histories, horizon)
+    for number, (row, end) in enumerate(zip(ends.row.tolist(), ends.step.tolist(), strict=True)):
+        window = histories[row][max(0, end - lags) : end]
+        step = float(np.abs(np.diff(window)).mean()) if len(window) > 1 else 0.0
+        assert found.last[number] == window[-1] and found.step[number] == pytest.approx(step)
+        inside = found.values[number][found.observed[number]]
+        assert inside * (step or 1.0) + window[-1] == pytest.approx(window)
+        assert len(inside) == len(window) and not found.values[number][~found.observed[number]].any()
+        assert futures[number].tolist() == histories[row][end : end + horizon].tolist()
+
+
+@pytest.mark.parametrize("method", [Ridge(18), ResidualMLP(18, width=64, steps=200, rate=3e-3)])
+def test_what_learns_from_lags_finds_a_rule_that_all_series_share(method: Ridge | ResidualMLP) -> None:
+    """At any level; the season is never named, the lags show it."""
+    histories, truth = repeated(40)
+    found = method.forecast(histories, 6, 1)
     apart = np.abs(found.mean - truth).sum(-1) / np.abs(Naive().forecast(histories, 6, 1).mean - truth).sum(-1)
-    assert np.median(apart) < 0.05
+    assert np.median(apart) < 0.15
+    levels = np.array([np.abs(history).mean() for history in histories])
     assert (found.deviation > 0).all() and (found.deviation / levels[:, None] < 1).all()
 
 
 @settings(deadline=None, max_examples=25)
-@given(LENGTHS, st.integers(1, 9), st.integers(1, 20))
-def test_ridge_forecasts_any_lengths(lengths: list[int], horizon: int, lags: int) -> None:
+@given(LENGTHS, st.integers(1, 9), st.integers(1, 20), st.sampled_from([Ridge, ResidualMLP]))
+def test_what_learns_from_lags_forecasts_any_lengths(
+    lengths: list[int], horizon: int, lags: int, method: type[Ridge | ResidualMLP]
+) -> None:
     histories = [*walks(lengths), np.full(30, 1e6)]
-    found = Ridge(lags).forecast(histories, horizon, 1)
+    chosen = Ridge(lags) if method is Ridge else ResidualMLP(lags, blocks=1, width=8, steps=3, batch=16)
+    found = chosen.forecast(histories, horizon, 1)
     assert found.mean.shape == (len(histories), horizon) and np.isfinite(found.quantiles([0.1, 0.9])).all()
     assert found.mean[-1].tolist() == [1e6] * horizon, "a constant stays where it is"
+
+
+# The residual network
+
+
+def test_the_network_learns_half_of_each_measure_as_it_is_reported() -> None:
+    histories = [*walks([40, 25, 60], seed=3), -20 - 3 * walks([50], seed=4)[0]]
+    ends = Ends.learned(histories, 5, recent=3)
+    windows, futures = Windows.cut(histories, ends, 12), ends.futures(histories, 5)
+    scales = scales_of(histories, 4)[ends.row]
+    examples = Examples.of(windows, futures, scales, ends.row)
+    guess = np.random.default_rng(0).normal(size=futures.shape)
+    relative, scaled = examples.errors(torch.from_numpy(guess), slice(None))
+    points = windows.back(guess)
+    np.testing.assert_allclose(200 * relative.mean(1), smape(futures, points), rtol=1e-4)
+    np.testing.assert_allclose(scaled.mean(1), mase(futures, points, scales), rtol=1e-4)
+
+
+def test_the_network_draws_series_and_not_windows_alike() -> None:
+    """A short series has as large a share of the batches as one that has forty times as many windows."""
+    histories = walks([24, 300])
+    ends = Ends.learned(histories, 4, recent=100)
+    examples = Examples.of(
+        Windows.cut(histories, ends, 8), ends.futures(histories, 4), np.ones(len(ends)), ends.row
+    )
+    drawn = torch.cat(list(examples.batches(100, 20, seed=1))).numpy()
+    assert set(drawn.tolist()) <= set(range(len(ends))) and abs((ends.row[drawn] == 0).mean() - 0.5) < 0.05
+
+
+def test_the_network_is_the_same_in_any_unit_and_leaves_other_random_numbers_alone() -> None:
+    histories, _ = repeated(12)
+    small = ResidualMLP(12, blocks=2, layers=1, width=16, steps=20, batch=32)
+    torch.manual_seed(5)
+    wanted = torch.rand(3)
+    torch.manual_seed(5)
+    found = small.forecast(histories, 6, 1)
+    assert torch.equal(torch.rand(3), wanted)
+    again = small.forecast([1024.0 * history for history in histories], 6, 1)
+    np.testing.assert_allclose(again.mean, 1024 * found.mean, rtol=1e-6)
+    np.testing.assert_allclose(again.deviation, 1024 * found.deviation, rtol=1e-6)
+
+
+@settings(deadline=None, max_examples=25)
+@given(LENGTHS, st.integers(1, 9))
+def test_errors_are_measured_where_the_network_did_not_learn(lengths: list[int], horizon: int) -> None:
+    histories = walks([*lengths, 60, 50, 40])
+    ends = Ends.learned(histories, horizon, recent=5)
+    learned, measured = parted(ends, histories, horizon)
+    assert len(learned) and len(measured)
+    if len(learned) == len(ends):
+        return
+    for row in set(ends.row[measured].tolist()):
+        seen = ends.step[learned][ends.row[learned] == row] + horizon
+        assert seen.max(initial=0) <= len(histories[row]) - horizon
+    assert (ends.step[measured] + horizon == [len(histories[row]) for row in ends.row[measured]]).all()

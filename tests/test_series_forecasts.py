@@ -161,7 +161,12 @@ def test_a_run_learns_a_cycle_and_scores_the_test_part(tmp_path: Path) -> None:
     found = workbench.evaluate(tmp_path / "run", data=[tmp_path])
     tested = {score.name: score for score in found.scores}
     assert tested["owa"].value < 0.8 and tested["owa"].value != scores["owa"].value
-    assert {row.name for row in found.systems} >= {"this run", "naive", "Theta"}
+    names = {row.name for row in found.systems}
+    assert names >= {"this run", "naive", "Theta", "ridge on lags", "residual MLP"}
+    quick = workbench.evaluate(tmp_path / "run", data=[tmp_path], settings=["baselines=untrained"])
+    assert names - {row.name for row in quick.systems} == {"residual MLP"}
+    with pytest.raises(BadInput, match='all or untrained, not "none"'):
+        workbench.evaluate(tmp_path / "run", data=[tmp_path], settings=["baselines=none"])
     last = {
         score.name: score
         for score in workbench.evaluate(tmp_path / "run", data=[tmp_path / "Daily-train.csv"]).scores

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from linnet.training.run import Run
 
 FORECASTS = ("frequency", "season", "horizon", "histories", "held", "recent", "synthetic")  # of forecasts alone
+BASELINES = ("all", "untrained")  # of forecasts: the second leaves out the network that is trained to compare with
 NEEDS = "series need --data: a CSV or Parquet table, a .ts file, or a folder of them"
 
 
@@ -186,7 +187,18 @@ class SeriesData(Domain):
             return score_labels(network, label_rows(part.rows), batch, region)
         from linnet.domains.series.scoring import score_forecasts
 
-        return score_forecasts(network, forecast_rows(part.rows), batch, region)
+        trained = options.get("baselines", BASELINES[0]) == BASELINES[0]
+        return score_forecasts(network, forecast_rows(part.rows), batch, region, trained=trained)
+
+    @property
+    def evaluation_options(self) -> Mapping[str, Any]:
+        return {} if self.task == "classes" else {"baselines": BASELINES[0]}
+
+    def for_evaluation(self, options: Mapping[str, Any]) -> tuple[Domain, Mapping[str, Any]]:
+        chosen = options.get("baselines", BASELINES[0])
+        if chosen not in BASELINES:
+            raise BadInput(f'baselines is {" or ".join(BASELINES)}, not "{chosen}"')
+        return self, options
 
     def unused(self, run: Run) -> Mapping[str, str]:
         found = {

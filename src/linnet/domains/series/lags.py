@@ -22,31 +22,74 @@ PENALTIES = (1e-3, 1e-2, 1e-1, 1.0, 10.0)  # shares of the mean size of a lag
 
 @dataclass(frozen=True)
 class Windows:
-    """Histories in their own units: values [N, L], the last value and the mean absolute step [N]."""
+    """Histories in units of their mean absolute step, around their last value: values [N, L], 0 and not observed
+    before the first one; the last value and the step [N]."""
 
     values: np.ndarray
+    observed: np.ndarray
     last: np.ndarray
     step: np.ndarray
 
     @classmethod
-    def cut(cls, histories: Sequence[np.ndarray], ends: Sequence[int], lags: int) -> Windows:
+    def cut(cls, histories: Sequence[np.ndarray], ends: Ends, lags: int) -> Windows:
         """The `lags` values before each end, right-aligned."""
-        table = np.zeros((len(ends), lags))
-        last, step = np.zeros(len(ends)), np.zeros(len(ends))
-        for row, (history, end) in enumerate(zip(histories, ends, strict=True)):
-            window = history[max(0, end - lags) : end]
-            last[row] = window[-1]
-            step[row] = float(np.abs(np.diff(window)).mean()) if len(window) > 1 else 0.0
-            units = (window - last[row]) / (step[row] or 1.0)
-            table[row, lags - len(window) :] = np.clip(units, -CLIPPED, CLIPPED)
-        return cls(table, last, step)
+        starts = np.concatenate([[0], np.cumsum([len(one) for one in histories])])[ends.row]
+        index = (starts + ends.step)[:, None] + np.arange(-lags, 0)
+        observed = index >= starts[:, None]
+        values = np.concatenate(histories)[np.where(observed, index, 0)]
+        last = values[:, -1]
+        steps = np.where(observed[:, :-1], np.abs(np.diff(values)), 0.0)
+        step = steps.sum(1) / np.maximum(observed.sum(1) - 1, 1)
+        units = np.where(observed, values - last[:, None], 0.0) / np.where(step > 0, step, 1)[:, None]
+        return cls(units, observed, last, step)
+
+    def select(self, chosen: np.ndarray) -> Windows:
+        return Windows(self.values[chosen], self.observed[chosen], self.last[chosen], self.step[chosen])
 
     def targets(self, futures: np.ndarray) -> np.ndarray:
-        units = (futures - self.last[:, None]) / np.where(self.step > 0, self.step, 1)[:, None]
-        return np.clip(units, -CLIPPED, CLIPPED)
+        return np.asarray((futures - self.last[:, None]) / np.where(self.step > 0, self.step, 1)[:, None])
 
     def back(self, found: np.ndarray) -> np.ndarray:
         return np.asarray(found * self.step[:, None] + self.last[:, None])
+
+
+@dataclass(frozen=True)
+class Ends:
+    """Where the histories of windows end: the number of a series, and how many of its values come before [N]."""
+
+    row: np.ndarray
+    step: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def select(self, chosen: np.ndarray) -> Ends:
+        return Ends(self.row[chosen], self.step[chosen])
+
+    @classmethod
+    def now(cls, histories: Sequence[np.ndarray]) -> Ends:
+        """One window a series: all that is known."""
+        return cls(np.arange(len(histories)), np.array([len(one) for one in histories]))
+
+    @classmethod
+    def learned(cls, histories: Sequence[np.ndarray], horizon: int, recent: int) -> Ends:
+        """Windows with two values before their end at least, and a whole horizon after it, which lies within the
+        last `recent` horizons. Where there are very many, those at equal distances from the last one."""
+        every = -(-len(histories) * recent * horizon // MOST)
+        latest = [len(one) - horizon for one in histories]
+        found = [np.arange(one, max(1, one - recent * horizon), -every) for one in latest]
+        row = np.repeat(np.arange(len(histories)), [len(one) for one in found])
+        return cls(row, np.concatenate(found).astype(np.int64))
+
+    def futures(self, histories: Sequence[np.ndarray], horizon: int) -> np.ndarray:
+        """[N, H]: what came after each end."""
+        starts = np.concatenate([[0], np.cumsum([len(one) for one in histories])])[self.row]
+        return np.asarray(np.concatenate(histories)[(starts + self.step)[:, None] + np.arange(horizon)])
+
+
+def lags_for(horizon: int, season: int) -> int:
+    """Two horizons, or one and a half seasons where that is more."""
+    return max(2 * horizon, 3 * season // 2)
 
 
 @dataclass(frozen=True)
@@ -57,25 +100,22 @@ class Ridge:
     recent: int = 20
 
     def forecast(self, histories: Sequence[np.ndarray], horizon: int, season: int) -> Forecast:
-        lags = self.lags or max(2 * horizon, 3 * season // 2)
-        every = -(-len(histories) * self.recent * horizon // MOST)
-        ends = [(row, end) for row, one in enumerate(histories) for end in self._ends(len(one), horizon, every)]
-        now = Windows.cut(histories, [len(one) for one in histories], lags)
-        if not ends:
+        lags = self.lags or lags_for(horizon, season)
+        ends = Ends.learned(histories, horizon, self.recent)
+        now = Windows.cut(histories, Ends.now(histories), lags)
+        if not len(ends):
             return Forecast(np.repeat(now.last[:, None], horizon, 1), np.zeros((len(histories), horizon)))
-        windows = Windows.cut([histories[row] for row, _ in ends], [end for _, end in ends], lags)
-        targets = windows.targets(np.stack([histories[row][end : end + horizon] for row, end in ends]))
-        newest = np.array([end == len(histories[row]) - horizon for row, end in ends])
-        older = np.array([end <= len(histories[row]) - 2 * horizon for row, end in ends])
-        penalty = _chosen(windows.values, targets, older, newest)
-        weights = _solved(windows.values, targets, penalty)
-        spread = NORMAL_SPREAD * np.median(np.abs(targets - windows.values @ weights), 0)
-        return Forecast(now.back(now.values @ weights), now.step[:, None] * spread)
+        windows = Windows.cut(histories, ends, lags)
+        values, targets = clipped(windows.values), clipped(windows.targets(ends.futures(histories, horizon)))
+        lengths = np.array([len(one) for one in histories])[ends.row]
+        penalty = _chosen(values, targets, ends.step <= lengths - 2 * horizon, ends.step == lengths - horizon)
+        weights = _solved(values, targets, penalty)
+        spread = NORMAL_SPREAD * np.median(np.abs(targets - values @ weights), 0)
+        return Forecast(now.back(clipped(now.values) @ weights), now.step[:, None] * spread)
 
-    def _ends(self, length: int, horizon: int, every: int) -> range:
-        """Where the histories of training windows end: two values before it, a whole horizon after it."""
-        latest = length - horizon
-        return range(latest, max(1, latest - self.recent * horizon), -every)
+
+def clipped(units: np.ndarray) -> np.ndarray:
+    return np.clip(units, -CLIPPED, CLIPPED)
 
 
 def _solved(values: np.ndarray, targets: np.ndarray, penalty: float) -> np.ndarray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from linnet.domains.contract import Region, Scored
-from linnet.domains.series.baselines import METHODS, Forecast, filled
+from linnet.domains.series.baselines import METHODS, Forecast, Method, filled
 from linnet.domains.series.copies import copied
 from linnet.domains.series.forecasts import Forecasts, forecast, known
 from linnet.domains.series.lags import Ridge
@@ -21,6 +21,7 @@ from linnet.domains.series.metrics import (
     quantile_loss,
     smape,
 )
+from linnet.domains.series.perceptron import ResidualMLP
 from linnet.domains.series.windows import ForecastRows
 from linnet.intervals import Bootstrap, Statistic
 from linnet.model.contract import Network
@@ -49,8 +50,13 @@ class Errors:
         return Errors(self.smape[chosen], self.mase[chosen])
 
 
-def score_forecasts(network: Network, rows: ForecastRows, batch: int, region: Region) -> Scored:
-    """Every measure of the run, and a table of the systems that it has to beat."""
+def score_forecasts(
+    network: Network, rows: ForecastRows, batch: int, region: Region, *, trained: bool = True
+) -> Scored:
+    """Every measure of the run, and a table of the systems that it has to beat.
+
+    Without `trained`, the network that is trained for the comparison alone is left out.
+    """
     codec = rows.codec
     everything = np.arange(len(rows))
     horizon = max(1, int((rows.limit - rows.end).max()))
@@ -58,7 +64,7 @@ def score_forecasts(network: Network, rows: ForecastRows, batch: int, region: Re
     windows = rows.histories(everything, max(codec.histories))
     found = forecast(network, codec, windows, batch, region, horizon)
     unit = rows.unit[rows.series]
-    rules = baselines(rows, horizon)
+    rules = baselines(rows, horizon, trained=trained)
     points = {OURS: found.median} | {name: one.mean for name, one in rules.items()}
     errors = {name: Errors(smape(truth, point), mase(truth, point, unit)) for name, point in points.items()}
     draws = Bootstrap.draw(len(rows))
@@ -101,15 +107,17 @@ def examples(rows: ForecastRows, found: Forecasts, truth: np.ndarray) -> tuple[F
     )
 
 
-def baselines(rows: ForecastRows, horizon: int) -> Mapping[str, Forecast]:
-    """Forecasts [n, H] of every method without a network, from the whole histories."""
+def baselines(rows: ForecastRows, horizon: int, *, trained: bool) -> Mapping[str, Forecast]:
+    """Forecasts [n, H] of methods that know nothing but the whole histories."""
     histories = [filled(rows.history(index)) for index in range(len(rows))]
-    season, cycle = rows.codec.season, rows.codec.cycle
+    season, cycle, lags = rows.codec.season, rows.codec.cycle, max(rows.codec.histories)
+    methods: dict[str, Method] = {**METHODS, "ridge on lags": Ridge(lags)}
+    if trained:
+        methods["residual MLP"] = ResidualMLP(lags)
     found = {
         name: method.forecast(histories, horizon, season)
-        for name, method in tracked(METHODS.items(), "forecasting with baselines", len(METHODS))
+        for name, method in tracked(methods.items(), "forecasting with baselines", len(methods))
     }
-    found["ridge on lags"] = Ridge(max(rows.codec.histories)).forecast(histories, horizon, season)
     if cycle != season:  # errors of weeks are scaled by a season of 1, and still a year comes back
         found[f"seasonal naive ({cycle})"] = METHODS["seasonal naive"].forecast(histories, horizon, cycle)
     return found
