@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections.abc import Iterable
+from typing import Any
 
 
 class LinnetError(Exception):
@@ -37,3 +39,11 @@ def nearest(wrong: str, right: Iterable[str]) -> str:
     if close:
         return f'; did you mean "{close[0]}"?'
     return f"; there is {', '.join(names)}" if names else ""
+
+
+def library(name: str, needed: str, extra: str) -> Any:
+    """A library of an extra, or the command that installs it; `needed` is such as `tables need polars`."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise BadInput(f"{needed}: pip install linnet-sequences[{extra}]") from None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from linnet.errors import BadInput
+from linnet.errors import BadInput, library
 from linnet.files import write_atomically
 from linnet.records import AnalysisRecord, CaptionRecord, ForecastRecord, Grid
 
@@ -238,13 +238,7 @@ def shown(label: str) -> str:
 
 
 def _matplotlib() -> Any:
-    try:
-        import matplotlib
-    except ImportError:
-        raise BadInput(
-            "pictures need matplotlib, which is not installed: pip install linnet-sequences[plot]"
-        ) from None
-    return matplotlib
+    return library("matplotlib", "pictures need matplotlib, which is not installed", "plot")
 
 
 FORMS: Mapping[str, Callable[[AnalysisRecord], bytes]] = {

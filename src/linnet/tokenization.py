@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from linnet.codecs import Encoded, known
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, library, nearest
 from linnet.files import write_atomically
 from linnet.tokenized_text import ends_text, written_bytes
 from linnet.untrusted import Fields, parse_object, read_object, read_text, refusing
@@ -194,11 +194,7 @@ class TokenizerCodec:
 
 def tokenizers_library() -> Any:
     """The `tokenizers` package, or the advice to install it."""
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise BadInput("text needs the tokenizers library: pip install linnet-sequences[text]") from error
-    return tokenizers
+    return library("tokenizers", "text needs the tokenizers library", "text")
 
 
 def _config_beside(file: Path) -> dict[str, str]:

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from linnet.errors import BadInput
+from linnet.errors import BadInput, library
 from linnet.tokenized_text import whole
 
 REMEMBERED = 256  # beginnings of which a pattern still knows what follows
@@ -38,10 +38,7 @@ class Pattern:
 
     @functools.cached_property
     def _compiled(self) -> Any:
-        try:
-            import regex
-        except ImportError as error:
-            raise BadInput("patterns need the regex library: pip install linnet-sequences[text]") from error
+        regex = library("regex", "patterns need the regex library", "text")
         try:
             return regex.compile(self.expression)
         except regex.error as error:

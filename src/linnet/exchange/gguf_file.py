@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linnet.errors import BadInput
+from linnet.errors import BadInput, library
 from linnet.untrusted import Fields, refusing
 
 NUMBERS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -27,13 +27,9 @@ MOST_DIMENSIONS = 4
 MOST_ALIGNMENT = 1 << 20
 
 
-def library() -> Any:
+def gguf_library() -> Any:
     """The `gguf` package, or the advice to install it."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise BadInput("GGUF needs the gguf library: pip install linnet-sequences[gguf]") from error
-    return gguf
+    return library("gguf", "GGUF needs the gguf library", "gguf")
 
 
 @dataclass(frozen=True)
@@ -144,12 +140,12 @@ class GgufFile:
         """One tensor in float32."""
         stored = self.tensors[name]
         raw = np.fromfile(self.path, np.uint8, stored.size, offset=stored.start)
-        kind = library().GGMLQuantizationType(stored.kind)
+        kind = gguf_library().GGMLQuantizationType(stored.kind)
         with (
             refusing(f"{self.path}: tensor {name} is stored as {kind.name}, which cannot be read", RuntimeError),
             np.errstate(all="ignore"),
         ):
-            values = library().quants.dequantize(raw.reshape(*stored.shape[:-1], -1), kind)
+            values = gguf_library().quants.dequantize(raw.reshape(*stored.shape[:-1], -1), kind)
         return torch.from_numpy(np.array(values, np.float32).reshape(stored.shape))
 
 
@@ -157,7 +153,7 @@ def _located(
     cursor: Cursor, described: Mapping[str, tuple[tuple[int, ...], int, int]], start: int
 ) -> dict[str, Stored]:
     """Where the bytes of each tensor are, after a look at whether the file has them."""
-    known = {int(kind): sizes for kind, sizes in library().GGML_QUANT_SIZES.items()}
+    known = {int(kind): sizes for kind, sizes in gguf_library().GGML_QUANT_SIZES.items()}
     located = {}
     for name, (shape, kind, offset) in sorted(described.items(), key=lambda entry: entry[1][2]):
         tensor = f"{cursor.file}: tensor {name[:60]}"

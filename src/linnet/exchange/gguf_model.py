@@ -19,7 +19,7 @@ from torch import Tensor
 
 from linnet.errors import BadInput
 from linnet.exchange.families import LLAMA, QWEN2, QWEN3, Family, Imported, Portable
-from linnet.exchange.gguf_file import GgufFile, library
+from linnet.exchange.gguf_file import GgufFile, gguf_library
 from linnet.exchange.gguf_vocabulary import Vocabulary, read_vocabulary, vocabulary_of
 from linnet.exchange.settings import Key, differences, read_keys, refuse, settled, validated, written_keys
 from linnet.exchange.tensors import Form, Names, misfits, read_tensors, refuse_misfits, written_tensors
@@ -143,7 +143,7 @@ class Written:
 
 def write_gguf(file: Path, model: Portable, kind: Kind, name: str) -> Written:
     """One file; `name` is what llama.cpp shows."""
-    gguf = library()
+    gguf = gguf_library()
     family = gguf_family(model.config)
     vocabulary = vocabulary_of(model.codec, model.config.vocabulary)
     writer = gguf.GGUFWriter(file, family.name)

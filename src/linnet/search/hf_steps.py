@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linnet.errors import BadInput
+from linnet.errors import BadInput, library
 from linnet.search.cached_steps import Batch, CachedStep, Ids, Reader, Texts
 from linnet.search.steps import Target
 
@@ -184,16 +184,11 @@ def ends_of(model: Any, tokenizer: Any, end: int | str | None) -> tuple[int, ...
 
 def load_hf(folder: Path, device: str = "cpu") -> tuple[Any, Any]:
     """The model of a folder, in float32, and its tokenizer; nothing is fetched."""
-    try:
-        from transformers import AutoModelForCausalLM, AutoTokenizer
-    except ImportError:
-        raise BadInput(
-            f"{folder} is a model of transformers, which is not installed: pip install linnet-sequences[hf]"
-        ) from None
+    hf = library("transformers", f"{folder} is a model of transformers, which is not installed", "hf")
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
-        tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+        model: Any = hf.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, **options)
+        tokenizer = hf.AutoTokenizer.from_pretrained(folder, **options)
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise BadInput(f"{folder} cannot be loaded by transformers: {first}") from None

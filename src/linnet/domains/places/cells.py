@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from linnet.errors import BadInput
+from linnet.errors import BadInput, library
 
 LEAF = 30  # the deepest level
 _HEXADECIMAL = re.compile(r"[0-9a-fA-F]+")
@@ -20,10 +20,7 @@ _HEXADECIMAL = re.compile(r"[0-9a-fA-F]+")
 
 def cell_ids(lon: np.ndarray, lat: np.ndarray, level: int = LEAF) -> np.ndarray:
     """uint64 ids of the cells of this level that hold these points (degrees)."""
-    try:
-        import s2cell
-    except ImportError:
-        raise BadInput("cells of coordinates need s2cell: pip install linnet-sequences[places]") from None
+    s2cell = library("s2cell", "cells of coordinates need s2cell", "places")
     _known_level(level)
     points = zip(np.asarray(lat, np.float64).tolist(), np.asarray(lon, np.float64).tolist(), strict=True)
     return np.array([s2cell.lat_lon_to_cell_id(y, x, level) for y, x in points], np.uint64)

@@ -20,7 +20,7 @@ from linnet.domains.places.features import LONGEST_STAY, SEEN, consecutive, depa
 from linnet.domains.places.samples import Known, Samples, history_only, known_visits
 from linnet.domains.places.scores import Ranking
 from linnet.domains.places.visits import DAY, MINUTE, Visits, ranges
-from linnet.errors import BadInput
+from linnet.errors import library
 
 
 @dataclass(frozen=True)
@@ -235,10 +235,7 @@ def fit_ranker(
     visits: Visits, part: np.ndarray, train: Samples, validation: Samples, label: np.ndarray, seed: int = 0
 ) -> Ranker:
     """Learn on the train part, stop on the validation part; samples whose target is no candidate teach nothing."""
-    try:
-        import lightgbm
-    except ImportError:
-        raise BadInput("the boosted ranker needs lightgbm: pip install linnet-sequences[places]") from None
+    lightgbm = library("lightgbm", "the boosted ranker needs lightgbm", "places")
     others = count_others(visits, part, label)
     sets: list[Any] = []
     for samples in (train, validation):

@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, field_validator
 
 from linnet.domains.text.chat import COLUMNS, Spans, Template, is_chat
 from linnet.domains.text.finding import WHAT_IS_READ, Source, hub_name
-from linnet.errors import BadInput, counted
+from linnet.errors import BadInput, counted, library
 from linnet.progress import Progress
 from linnet.untrusted import Malformed, kind_of, opened, parse_json
 
@@ -335,10 +335,7 @@ def _valid(text: str, where: str, errors: str, tally: Tally) -> str:
 
 
 def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
-    try:
-        import polars
-    except ImportError as error:
-        raise BadInput("Parquet files need polars: pip install linnet-sequences[text]") from error
+    polars = library("polars", "Parquet files need polars", "text")
     row = 0
     try:
         table = polars.scan_parquet(source.name)
@@ -364,12 +361,7 @@ def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Pa
 
 def _hub_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
     """A data set of the hub, streamed."""
-    try:
-        import datasets
-    except ImportError as error:
-        raise BadInput(
-            f"{source.name} needs the datasets library: pip install linnet-sequences[datasets]"
-        ) from error
+    datasets = library("datasets", f"{source.name} needs the datasets library", "datasets")
     name, config, split = hub_name(source.name)
     try:
         rows = enumerate(datasets.load_dataset(name, config, split=split, streaming=True), start=1)
