@@ -28,17 +28,19 @@ class Encoded:
 
 
 class Codec(Protocol):
-    """What every kind of value offers to the layers below it."""
+    """What every kind of value offers to the layers below it; by default an id stands for itself."""
 
     @property
     def tokens(self) -> Sequence[str]:
         """One printable name an id; its length is the vocabulary size."""
 
     @property
-    def begin(self) -> int | None: ...
+    def begin(self) -> int | None:
+        return None
 
     @property
-    def end(self) -> int | None: ...
+    def end(self) -> int | None:
+        return None
 
     def encode(self, value: str) -> Encoded:
         """The ids of a whole value or of a prompt; raises `BadInput` for what cannot be given back."""
@@ -48,17 +50,21 @@ class Codec(Protocol):
 
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         """The person's form of `ids` generated after `prompt` (both without begin and end)."""
+        return self.decode(ids)
 
     @property
     def pieces(self) -> Sequence[bytes] | None:
         """The UTF-8 bytes that each id adds to a text before it; None where they depend on its neighbours."""
+        return None
 
     def settled(self, ids: Sequence[int]) -> int:
         """How many of the first ids have a text that no further id changes."""
+        return len(ids)
 
     @property
     def rewriting(self) -> tuple[str, ...]:
         """What the codec does to a value beside naming its characters, such as `reverses the digits`."""
+        return ()
 
     def to_json(self) -> dict[str, Any]:
         """Everything that `from_json` of the same kind needs; `kind` names it."""
@@ -74,7 +80,7 @@ def known(ids: Iterable[int], tokens: int) -> list[int]:
 
 
 @dataclass(frozen=True)
-class CharacterCodec:
+class CharacterCodec(Codec):
     """One id a character, after the specials `<begin>` (optional) and `<end>`."""
 
     characters: str
@@ -125,19 +131,9 @@ class CharacterCodec:
         found = known(ids, len(self.characters) + self._offset)
         return "".join(self.characters[i - self._offset] for i in found if i >= self._offset)
 
-    def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
-        return self.decode(ids)
-
     @property
     def pieces(self) -> tuple[bytes, ...]:
         return (b"",) * self._offset + tuple(character.encode() for character in self.characters)
-
-    @property
-    def rewriting(self) -> tuple[str, ...]:
-        return ()
-
-    def settled(self, ids: Sequence[int]) -> int:
-        return len(ids)
 
     def to_json(self) -> dict[str, Any]:
         return {"kind": "characters", "characters": self.characters, "has_begin": self.has_begin}

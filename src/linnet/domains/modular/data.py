@@ -38,7 +38,7 @@ LENGTH = 4  # tokens of a row: a, b, =, c
 
 
 @dataclass(frozen=True)
-class ModularCodec:
+class ModularCodec(Codec):
     """The id of a number is the number; the id of `=` is p. `+` has no token."""
 
     p: int
@@ -46,14 +46,6 @@ class ModularCodec:
     @property
     def tokens(self) -> tuple[str, ...]:
         return (*map(str, range(self.p)), "=")
-
-    @property
-    def begin(self) -> None:
-        return None
-
-    @property
-    def end(self) -> None:
-        return None
 
     def encode(self, value: str) -> Encoded:
         found = _TEXT.fullmatch(value)
@@ -72,10 +64,6 @@ class ModularCodec:
 
     def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
         return self.decode([*prompt, *ids])[len(self.decode(prompt)) :]
-
-    @property
-    def pieces(self) -> None:
-        return None
 
     def settled(self, ids: Sequence[int]) -> int:
         return 0

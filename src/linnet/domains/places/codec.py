@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.codecs import Encoded
+from linnet.codecs import Codec, Encoded
 from linnet.domains.places import cells as s2
 from linnet.domains.places.visits import Visits
 from linnet.errors import BadInput
@@ -109,7 +109,7 @@ def _look_up(keys: np.ndarray, values: np.ndarray, wanted: np.ndarray) -> np.nda
 
 
 @dataclass(frozen=True)
-class PlacesCodec:
+class PlacesCodec(Codec):
     places: tuple[Name, ...]
     users: tuple[Name, ...]
     levels: tuple[int, ...]  # of the cells, coarse to fine
@@ -143,14 +143,6 @@ class PlacesCodec:
     def tokens(self) -> Sequence[str]:
         return ("<pad>", "<unseen>", *("<forgotten>" if name is None else str(name) for name in self.places))
 
-    @property
-    def begin(self) -> None:
-        return None
-
-    @property
-    def end(self) -> None:
-        return None
-
     def encode(self, value: str) -> Encoded:
         """Place names with blanks between them; unknown ones become the unseen id."""
         names = {str(name): number + FIRST for number, name in enumerate(self.places)}
@@ -159,16 +151,6 @@ class PlacesCodec:
     def decode(self, ids: Iterable[int]) -> str:
         names = self.tokens
         return " ".join(names[int(number)] for number in ids)
-
-    def continuation(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
-        return self.decode(ids)
-
-    @property
-    def pieces(self) -> None:
-        return None
-
-    def settled(self, ids: Sequence[int]) -> int:
-        return len(ids)
 
     @property
     def sizes(self) -> tuple[int, ...]:
