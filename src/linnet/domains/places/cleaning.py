@@ -59,7 +59,6 @@ class Ingested:
     visits: Visits
     problems: tuple[Problem, ...]
     columns: Columns
-    rows_read: int
 
     def notes(self) -> tuple[str, ...]:
         """What a person should see before trusting the rest."""
@@ -109,7 +108,7 @@ def clean(files: Sequence[Path], frame: pl.DataFrame, reading: Reading, *, alone
     findings.stop_if_refused()
     if len(visits) == 0:
         raise findings.stop(f"none of the {len(frame)} rows is left")
-    return Ingested(visits, tuple(findings.problems), columns, len(frame))
+    return Ingested(visits, tuple(findings.problems), columns)
 
 
 def _look_on(rows: _Rows, columns: Columns, findings: Findings) -> None:
@@ -126,7 +125,7 @@ def _raw_rows(
 ) -> _Rows:
     keep = np.ones(len(frame), bool)
     if sources.LONGER in frame.columns:
-        longer = frame[sources.LONGER].to_numpy()
+        longer = frame[sources.LONGER].fill_null(False).to_numpy()
         findings.dropped("lines with more fields than columns", longer, "row dropped (which field is which?)")
         keep &= ~longer
     if sources.RECORD in frame.columns and (alone or "user" not in columns):
@@ -220,20 +219,23 @@ def _visits(
     rows: _Rows, columns: Columns, reading: Reading, findings: Findings, frame: pl.DataFrame, *, alone: bool
 ) -> Visits:
     order = _sorted_unique(rows, findings)
-    if columns.shape == "fixes":
-        return _from_fixes(rows, order, reading, findings)
-    place, places, lonlat = rows.place, rows.places, None
+    fixes, count = columns.shape == "fixes", len(order)
+    if fixes:
+        order = _stays(rows, order, reading.stays)
+    places, lonlat = rows.places, None
     if "place" not in columns:
-        found = np.full(len(place), -1)
-        found[order] = cluster(
-            rows.extra["lon"][order], rows.extra["lat"][order], reading.clusters, rows.user[order]
-        )
-        findings.dropped("stays in no cluster", order[found[order] < 0], "row dropped (a stay at no place)")
-        order = order[found[order] >= 0]
-        place, places = found, np.arange(found.max() + 1 if len(order) else 0)
+        found = cluster(rows.extra["lon"][order], rows.extra["lat"][order], reading.clusters, rows.user[order])
+        rule = f"{'' if fixes else 'row '}dropped (a stay at no place)"
+        findings.dropped("stays in no cluster", order[found < 0], rule)
+        rows.place[order], order = found, order[found >= 0]
+        places = np.arange(found.max(initial=-1) + 1)
+        if fixes and not len(order):
+            raise BadInput(
+                f"{count} fixes hold no stay of {reading.stays.minutes} minutes at a place visited twice"
+            )
     end = _clip_overlaps(rows, order, findings)
-    places, codes = _without_gaps_of(places, place[order])
-    user_names, users = _without_gaps_of(rows.users, rows.user[order])
+    places, codes = without_gaps(places, rows.place[order])
+    user_names, users = without_gaps(rows.users, rows.user[order])
     if not alone:
         _lonely(users, user_names, order, findings)
     if "lon" in rows.extra:
@@ -246,7 +248,7 @@ def _visits(
         rows.start[order],
         end,
         rows.offset[order].astype(np.int32),
-        rows.extra["id"][order],
+        np.arange(len(order)) if fixes else rows.extra["id"][order],
         user_names,
         places,
         found_cells,
@@ -256,8 +258,14 @@ def _visits(
     )
 
 
-def _without_gaps_of(found: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    return without_gaps(found, codes, np.ones(len(codes), bool))
+def _stays(rows: _Rows, order: np.ndarray, rule: StayRule) -> np.ndarray:
+    """Make the first fix of each stay the whole stay; the rows of these."""
+    lon, lat = rows.extra["lon"], rows.extra["lat"]
+    stays = detect_stays(rows.user[order], rows.start[order], lon[order], lat[order], rule)
+    first = order[stays.first]
+    rows.end = rows.start.copy()
+    rows.end[first], lon[first], lat[first] = stays.end, stays.lon, stays.lat
+    return first
 
 
 def _sorted_unique(rows: _Rows, findings: Findings) -> np.ndarray:
@@ -353,32 +361,3 @@ def _tokens_of_level(
             f"{name}: cells of level {given}, not {level}", order[other], f"name the column of level {level}"
         )
     return ids
-
-
-def _from_fixes(rows: _Rows, order: np.ndarray, reading: Reading, findings: Findings) -> Visits:
-    """Fixes -> stays -> places."""
-    lon, lat = rows.extra["lon"][order], rows.extra["lat"][order]
-    stays = detect_stays(rows.user[order], rows.start[order], lon, lat, reading.stays)
-    labels = cluster(stays.lon, stays.lat, reading.clusters, stays.user)
-    findings.dropped("stays in no cluster", order[stays.first[labels < 0]], "dropped (a stay at no place)")
-    kept = labels >= 0
-    if not kept.any():
-        raise BadInput(
-            f"{len(order)} fixes hold no stay of {reading.stays.minutes} minutes at a place visited twice"
-        )
-    places, codes = _without_gaps_of(np.arange(labels.max() + 1), labels[kept])
-    user_names, users = _without_gaps_of(rows.users, stays.user[kept])
-    lonlat = centres(codes, stays.lon[kept], stays.lat[kept], len(places))
-    leaf = s2.cell_ids(lonlat[:, 0], lonlat[:, 1])
-    return Visits(
-        users.astype(np.int32),
-        codes.astype(np.int32),
-        stays.start[kept],
-        stays.end[kept],
-        rows.offset[order][stays.first[kept]].astype(np.int32),
-        np.arange(int(kept.sum())),
-        user_names,
-        places,
-        {level: s2.parents(leaf, level) for level in sorted(reading.levels)},
-        lonlat,
-    )

@@ -169,12 +169,13 @@ def _whole_numbers(column: pl.Series, role: str, findings: Findings) -> pl.Serie
     return whole.zip_with(pl.Series(finite), pl.Series([None], dtype=pl.Int64))
 
 
-def without_gaps(found: np.ndarray, codes: np.ndarray, kept: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def without_gaps(
+    found: np.ndarray, codes: np.ndarray, kept: np.ndarray | bool = True
+) -> tuple[np.ndarray, np.ndarray]:
     """Renumber so that only names that occur in kept rows have numbers; other rows get 0."""
     used = np.zeros(len(found), bool)
-    used[codes[kept]] = True
-    number = np.cumsum(used) - 1
-    return found[used], np.where(kept, number[codes], 0)
+    used[codes[np.broadcast_to(kept, len(codes))]] = True
+    return found[used], np.where(kept, (np.cumsum(used) - 1)[codes], 0)
 
 
 def numbers(column: pl.Series) -> np.ndarray:

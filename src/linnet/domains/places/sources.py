@@ -21,7 +21,7 @@ import numpy as np
 
 from linnet.domains.places.tracks import GEOJSON, GPX, LINE, Row, read_geojson, read_gpx
 from linnet.domains.places.visits import DAY
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, library, nearest
 from linnet.untrusted import kind_of, lines_of, opened, parse_object
 
 if TYPE_CHECKING:
@@ -69,17 +69,13 @@ def read_tables(paths: Sequence[Path], named: Mapping[str, str]) -> pl.DataFrame
             first = 0 if path.name.endswith(PARQUET) else 2 - int(_positions(named))
             frame = frame.with_columns(pl.int_range(first, first + len(frame), dtype=pl.Int64).alias(LINE))
         frames.append(frame.with_columns(pl.lit(index, dtype=pl.Int32).alias(FILE)))
-    if any(LONGER in frame.columns for frame in frames):
-        whole = pl.lit(False).alias(LONGER)
-        frames = [frame if LONGER in frame.columns else frame.with_columns(whole) for frame in frames]
-    wanted = set(frames[0].columns)
+    wanted = {LONGER, *frames[0].columns}
     for path, frame in zip(paths, frames, strict=True):
-        if set(frame.columns) != wanted:
-            differing = ", ".join(sorted(wanted ^ set(frame.columns)))
-            raise BadInput(f"{path} and {paths[0]} do not have the same columns; they differ in {differing}")
-    ordered = [frame.select(frames[0].columns) for frame in frames]
+        if differing := wanted ^ {LONGER, *frame.columns}:
+            names = ", ".join(sorted(differing))
+            raise BadInput(f"{path} and {paths[0]} do not have the same columns; they differ in {names}")
     try:
-        return pl.concat(ordered, how="vertical_relaxed") if len(frames) > 1 else frames[0]
+        return pl.concat(frames, how="diagonal_relaxed")
     except pl.exceptions.PolarsError as error:
         message = str(error).splitlines()[0]
         raise BadInput(
@@ -87,12 +83,8 @@ def read_tables(paths: Sequence[Path], named: Mapping[str, str]) -> pl.DataFrame
         ) from None
 
 
-def need_polars():  # type: ignore[no-untyped-def]  # noqa: ANN201 - a module
-    try:
-        import polars
-    except ImportError:
-        raise BadInput("reading tables needs polars: pip install linnet-sequences[places]") from None
-    return polars
+def need_polars() -> Any:
+    return library("polars", "reading tables needs polars", "places")
 
 
 def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
@@ -253,14 +245,8 @@ def json_lines(path: Path) -> Iterator[tuple[str, int, dict[str, Any]]]:
             yield where, number, parse_object(line, where)
 
 
-FIELDS = (
-    "place",
-    "start",
-    "end",
-    "duration",
-    "lon",
-    "lat",
-)  # of a visit in JSON; `time` is another word for start
+# Of a visit in JSON; `time` is another word for start.
+FIELDS = ("place", "start", "end", "duration", "lon", "lat")
 
 
 def history_frame(records: Iterable[tuple[str, int, dict[str, Any]]]) -> pl.DataFrame:
@@ -313,13 +299,8 @@ def scalar(where: str, value: Any) -> int | float | str | None:
 
 def one_kind(values: list[Any]) -> list[Any]:
     """Numbers stay numbers where all are; among texts they are written as texts."""
-    if not any(isinstance(value, str) for value in values):
-        return [None if value is None else float(value) for value in values] if _fractions(values) else values
-    return [None if value is None else str(value) for value in values]
-
-
-def _fractions(values: list[Any]) -> bool:
-    return any(isinstance(value, float) for value in values)
+    kind = next((kind for kind in (str, float) if any(isinstance(value, kind) for value in values)), int)
+    return [None if value is None else kind(value) for value in values]
 
 
 Shape = Literal["fixes", "stays", "check-ins"]
@@ -421,11 +402,7 @@ def find_columns(frame: pl.DataFrame, named: Mapping[str, str], where: str) -> C
     _complete(found, present, where, alone=RECORD in frame.columns)
     for role, name in found.roles.items():
         kind = frame[name].dtype
-        if (
-            kind.is_nested()
-            or str(kind) in ("Binary", "Object")
-            or (str(kind) == "Time" or "Duration" in str(kind))
-        ):
+        if kind.is_nested() or str(kind).startswith(("Binary", "Object", "Time", "Duration")):
             raise BadInput(
                 f'{where}: the column "{name}" ({role}) is of the kind {kind}; numbers or texts are needed'
             )
