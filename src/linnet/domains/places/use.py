@@ -1,7 +1,7 @@
 """What a run on places is used for: predictions for histories of a file, people who are followed, and misses.
 
-A follower keeps the visits of each user in arrays, so that a prediction costs one row. New users and new places
-need nothing: a new place can be predicted from its first visit on.
+A follower keeps the visits of each user, so that a prediction costs one row. New users and new places need
+nothing: a new place can be predicted from its first visit on.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranking
 from linnet.domains.places.systems import first_visits
 from linnet.domains.places.visits import DAY, MINUTE, WEEKDAYS, Visits
-from linnet.errors import BadInput
+from linnet.errors import BadInput, library
 from linnet.files import new_file, refuse_existing
 from linnet.model.contract import Network, evaluating
 from linnet.records import Candidate, MissRecord, PredictionRecord
 from linnet.workbench.open import Opened, load, located, options_of
-
-ROOM = 64  # visits that a new user's arrays hold; they double when they are full
 
 
 def places_run(path: Path | str, **options: Any) -> tuple[Opened, PlacesData, PlacesCodec]:
@@ -103,32 +101,13 @@ def _candidates(places: Iterable[Name], shares: Iterable[float]) -> tuple[Candid
 # --- people who are followed ------------------------------------------------------------------------
 
 
-@dataclass
+@dataclass(frozen=True)
 class Followed:
-    """One user's visits: the first `count` entries of each array."""
+    """One user: the name, the id of the codec, and (place, start, end) of each visit."""
 
     name: int | str
-    user: int  # id of the codec
-    count: int = 0
-    place: np.ndarray = field(default_factory=lambda: np.zeros(ROOM, np.int32))
-    start: np.ndarray = field(default_factory=lambda: np.zeros(ROOM, np.int64))
-    end: np.ndarray = field(default_factory=lambda: np.zeros(ROOM, np.int64))
-
-    def add(self, place: int, start: int, end: int) -> None:
-        if self.count + 1 == len(self.place):  # one entry stays free for the visit to come
-            columns = (self.place, self.start, self.end)
-            self.place, self.start, self.end = (np.resize(column, 2 * len(column)) for column in columns)
-        self.place[self.count], self.start[self.count], self.end[self.count] = place, start, end
-        self.count += 1
-
-    def visits(self, places: int) -> Visits:
-        """The user's own table; its last row is a stand-in for the visit to come."""
-        rows, last = self.count + 1, self.count - 1
-        self.place[self.count] = self.place[last]
-        self.start[self.count] = self.end[self.count] = self.end[last]
-        nothing, names = np.zeros(rows, np.int32), np.empty(places, np.int8)  # names themselves are not read
-        columns = self.place[:rows], self.start[:rows], self.end[:rows]
-        return Visits(nothing, *columns, nothing, np.arange(rows), np.array([self.name], object), names)
+    user: int
+    visits: list[tuple[int, int, int]] = field(default_factory=list)
 
 
 class Follower:
@@ -169,13 +148,13 @@ class Follower:
         if end < start:
             raise BadInput(f"the visit of {user!r} ends before it begins")
         who = self._followed.setdefault(user, Followed(user, self._users.get(user, 1)))
-        if who.count and start < who.start[who.count - 1]:
+        if who.visits and start < who.visits[-1][1]:
             raise BadInput(f"the visit of {user!r} begins before the visit before it")
         if place not in self._numbers:
             self._numbers[place] = len(self._names)
             self._names.append(place)
             self._ids = np.append(self._ids, 1)
-        who.add(self._numbers[place], start, end)
+        who.visits.append((self._numbers[place], start, end))
 
     def next(self, user: int | str, k: int = 10) -> tuple[Candidate, ...]:
         """The k most probable next places: where the user has been, and what is suggested."""
@@ -194,12 +173,18 @@ class Follower:
 
     def rows(self, who: Followed) -> VisitRows:
         """What the network reads: one row, made as those of training and of `predict` are."""
+        latest = who.visits[-self.longest :]
+        here, _, left = latest[-1]
+        place, start, end = np.array([*latest, (here, left, left)]).T  # a stand-in for the visit to come
+        nothing, row = np.zeros(len(place), np.int32), np.arange(len(place), dtype=np.int32)
+        names = np.empty(len(self._ids), np.int8)  # names themselves are not read
+        visits = Visits(
+            nothing, place.astype(np.int32), start, end, nothing, row, np.array([who.name], object), names
+        )
+        zero, starts = np.zeros(1, np.int64), np.array([0, len(latest)])
+        samples = Samples(zero + len(latest), starts, row[:-1], zero, zero, np.full(1, 2, np.int8))
         cells = tuple(tree[self._ids] for tree in self._trees)
         lookup = Lookup(self._ids, np.array([who.user]), cells, self._suggested)
-        zero, first = np.zeros(1, np.int64), max(0, who.count - self.longest)
-        history, starts = np.arange(first, who.count, dtype=np.int32), np.array([0, who.count - first])
-        samples = Samples(zero + who.count, starts, history, zero, zero, np.full(1, 2, np.int8))
-        visits = who.visits(len(self._ids))
         return VisitRows(visits, samples, self.codec, True, self.longest, self.suggestions, known_ids=lookup)
 
 
@@ -266,10 +251,7 @@ def departure_text(visits: Visits, row: int) -> str:
 
 def _drawable(rows: VisitRows, file: Path) -> None:
     """Refuse a map that cannot be drawn, before anything is predicted."""
-    try:
-        import folium  # noqa: F401
-    except ImportError:
-        raise BadInput("the map needs folium: pip install linnet-sequences[map]") from None
+    library("folium", "the map needs folium", "map")
     if rows.visits.lonlat is None:
         raise BadInput("these visits have no coordinates to draw; give lon and lat columns")
     refuse_existing(file, force=False, option="--map")
