@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import hashlib
 import io
@@ -123,7 +124,65 @@ def json_of(content: bytes, draw: random.Random) -> bytes:
     return text.encode(draw.choice(["utf-8"] * 12 + ["utf-16", "utf-8-sig", "utf-32"]), "surrogatepass")
 
 
+def rows_of(content: bytes, draw: random.Random) -> bytes:
+    """Rows that are valid by themselves, and make an odd file together: few, repeated, in another order, alike."""
+    lines = content.splitlines()
+    first = next((i + 1 for i, line in enumerate(lines) if line.strip() == b"@data"), int(lines[0][:1].isalpha()))
+    head, rows = lines[:first], lines[first:]
+    for _ in range(draw.choice([1, 1, 2])):
+        match draw.randrange(6):
+            case 0:
+                rows = draw.sample(rows, min(len(rows), draw.choice([1, 2, 3, 5, len(rows) // 2 + 1])))
+            case 1:
+                rows = rows[: draw.choice([1, 2, 3, len(rows) // 2 + 1])] * draw.choice([1, 2, 3])
+            case 2:
+                rows = draw.choice([sorted(rows), rows[::-1], draw.sample(rows, len(rows))])
+            case 3:
+                rows[draw.randrange(len(rows))] = draw.choice(rows)
+            case _:
+                rows = _alike(rows, draw)
+    return b"\n".join([*head, *rows]) + b"\n"
+
+
+def _alike(rows: list[bytes], draw: random.Random) -> list[bytes]:
+    """One column is scaled, emptied, or has the same value in all rows or in some."""
+    if rows[0].startswith(b"{"):
+        objects = [json.loads(row) for row in rows]
+        key, change = draw.choice(sorted(objects[0])), _change_of(draw)
+        changed = [
+            row | {key: change(row[key], draw.choice(objects)[key])} if key in row and draw.random() < 0.9 else row
+            for row in objects
+            if key in row or draw.random() < 0.5
+        ]
+        return [json.dumps(row).encode() for row in changed] or rows
+    separator = next((mark for mark in (b",", b":", b" ") if mark in rows[0]), b" ")
+    cells = [row.split(separator) for row in rows]
+    at, change = draw.randrange(len(cells[0])), _change_of(draw)
+    for row in cells:
+        if at < len(row):
+            row[at] = str(change(row[at].decode(), draw.choice(cells)[-1].decode())).encode()
+    return [separator.join(row) for row in cells]
+
+
+def _change_of(draw: random.Random) -> Callable[[Any, Any], Any]:
+    """What becomes of a value, given one of another row."""
+    constant = draw.choice(["", 0, 1, "a", 1e9, -1, None, "2024-05-01T00:00:00Z"])
+    factor = draw.choice([0, -1, 1e-9, 1e9, 1e300, 0.5])
+    share = draw.choice([0.1, 0.5, 1])
+
+    def change(value: Any, other: Any) -> Any:
+        if draw.random() > share:
+            return value
+        with contextlib.suppress(ValueError, TypeError):
+            return float(value) * factor if constant in ("", "a") else constant
+        return other if constant is None else value if factor == 0 else constant
+
+    return change
+
+
 def lines_of(content: bytes, draw: random.Random) -> bytes:
+    if draw.random() < 0.5:
+        return rows_of(content, draw)
     lines = content.splitlines()
     for at in [draw.randrange(len(lines)) for _ in range(draw.choice([1, 1, 3, len(lines)]))]:
         lines[at] = json_of(lines[at], draw) if draw.random() < 0.8 else bytes_of(lines[at], draw)
@@ -143,7 +202,9 @@ def toml_of(content: bytes, draw: random.Random) -> bytes:
 
 def table_of(content: bytes, draw: random.Random) -> bytes:
     """A text of rows: odd cells, other separators, other encodings."""
-    separator = draw.choice([",", "\t", ";"]) if b"," in content else " "
+    if draw.random() < 0.5:
+        return rows_of(content, draw)
+    separator = draw.choice([",", ",", ",", "\t", ";"]) if b"," in content else " "
     lines = content.decode().splitlines()
     for _ in range(draw.choice([1, 3, len(lines)])):
         at = draw.randrange(len(lines)) if draw.random() < 0.8 else 0
@@ -347,6 +408,7 @@ def parquet_of(content: bytes, draw: random.Random) -> bytes:
 BY_ENDING: dict[str, Callable[[bytes, random.Random], bytes]] = {
     ".json": json_of, ".jsonl": lines_of, ".toml": toml_of, ".safetensors": safetensors_of, ".gguf": gguf_of,
     ".geojson": json_of, ".gpx": xml_of, ".parquet": parquet_of, ".csv": table_of, ".txt": table_of,
+    ".ts": table_of,
 }  # fmt: skip
 
 
