@@ -145,8 +145,9 @@ def load_everything(valid: Path) -> None:
     for name in ("polars", "tokenizers", "gguf", "safetensors.torch", "safetensors.numpy", "torch._dynamo"):
         importlib.import_module(name)
     torch.set_num_threads(1)
-    importlib.import_module("linnet.machine").matmul_flops = lambda *_: 1e9  # a quarter of a second for a display
-    testing = importlib.import_module("typer.testing")
+    machine: Any = importlib.import_module("linnet.machine")
+    machine.matmul_flops = lambda *_: 1e9  # a quarter of a second for the progress line
+    testing: Any = importlib.import_module("typer.testing")
     testing._get_command = functools.cache(testing._get_command)  # the command line is built once
     with tempfile.TemporaryDirectory() as folder:
         at = Path(folder)

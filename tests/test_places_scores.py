@@ -16,7 +16,7 @@ from linnet.domains.places.counters import (
     candidates,
     known_visits,
 )
-from linnet.domains.places.samples import CHECK_INS, PUBLISHED, Recipe, Samples, divide, make_samples
+from linnet.domains.places.samples import CHECK_INS, PUBLISHED, Recipe, Samples, divide, make_samples, ranges
 from linnet.domains.places.scores import (
     Ranked,
     Ranking,
@@ -116,6 +116,20 @@ def test_markov_follows_its_contexts(seed: int, order: int) -> None:
         top = max(counts.values())
         if list(counts.values()).count(top) == 1:
             assert max(found[index], key=found[index].get) == max(counts, key=counts.get)  # type: ignore[arg-type]
+
+
+@given(st.integers(0, 10_000), st.integers(1, 3), st.sampled_from(sorted(BASELINES)))
+def test_a_sample_of_few_visits_is_ranked_alone_as_among_others(seed: int, kept: int, name: str) -> None:
+    visits, samples, label, _ = world(seed)
+    lengths = np.minimum(samples.lengths, kept)
+    rows, _ = ranges(samples.starts[1:] - lengths, samples.starts[1:])
+    starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    nothing = np.zeros(len(samples), np.int64)
+    short = Samples(samples.target, starts, samples.rows[rows], nothing, nothing, samples.part)
+    together = as_dicts(BASELINES[name].rank(visits, short, label))
+    for index in range(len(samples)):
+        (alone,) = as_dicts(BASELINES[name].rank(visits, short.choose(np.array([index])), label))
+        assert alone == pytest.approx(together[index])
 
 
 @given(st.integers(0, 10_000))

@@ -187,6 +187,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("channels", [2, 3])
+def test_series_of_other_channels_are_refused(runs: Path, tmp_path: Path, channels: int) -> None:
+    (tmp_path / "more.jsonl").write_text(json.dumps({"values": [[1, 2, 3, 5]] * channels}) + "\n")
+    with pytest.raises(BadInput, match=f"{channels} channels, and the run has 1"):
+        list(workbench.predict(runs / "classes", tmp_path / "more.jsonl"))
+
+
 def test_a_classifier_tells_slow_from_fast(runs: Path) -> None:
     found = {
         score.name: score for score in workbench.evaluate(runs / "classes", data=[runs / "waves_TEST.csv"]).scores

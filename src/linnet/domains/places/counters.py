@@ -144,8 +144,8 @@ def follows(samples: Samples, known: Known, label: np.ndarray, depth: int) -> np
     position = np.arange(len(known.row))
     enough = samples.lengths >= depth
     for back in range(1, depth + 1):
-        before = position - back
-        same = (before >= 0) & (known.owner[before] == known.owner)
+        before = np.maximum(position - back, 0)
+        same = (position >= back) & (known.owner[before] == known.owner)
         wanted = samples.rows[np.maximum(samples.starts[1:] - back, samples.starts[:-1])]
         matching &= same & (label[known.row[before]] == label[wanted][known.owner])
     return matching & enough[known.owner]

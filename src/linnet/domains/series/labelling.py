@@ -102,10 +102,6 @@ def in_words(codec: SeriesCodec, train: LabelRows, validation: LabelRows | None)
 
 
 def label_part(data: SeriesData, codec: SeriesCodec, table: SeriesTable) -> Part:
-    if len(table.channels) != len(codec.channels):
-        raise BadInput(
-            f"{table.where[0]}: {counted(len(table.channels), 'channel')}, and the run has {len(codec.channels)}"
-        )
     rows = labelled_windows(table, codec, data.labels.step)
     if table.labels is None:
         raise BadInput(f"{table.where[0]}: scoring needs labels; name their column: data.columns=label=COLUMN")

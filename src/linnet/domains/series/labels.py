@@ -17,7 +17,7 @@ import torch
 from linnet.data import NEXT, Batch, epoch_order
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.tables import SeriesTable
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, counted, nearest
 
 FLAT = 1e-8  # deviation below which a channel of a window counts as constant
 
@@ -203,6 +203,9 @@ def class_counts(table: SeriesTable, classes: tuple[str, ...]) -> np.ndarray:
 
 def labelled_windows(table: SeriesTable, codec: SeriesCodec, stride: int) -> LabelRows:
     """Whole series where `stride` is 0, else pieces; a series shorter than a piece is one window."""
+    if len(table.channels) != len(codec.channels):
+        where, channels = table.where[0], counted(len(table.channels), "channel")
+        raise BadInput(f"{where}: {channels}, and the run has {len(codec.channels)}")
     series: list[int] = []
     first: list[int] = []
     count: list[int] = []
