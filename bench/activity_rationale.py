@@ -37,10 +37,10 @@ from linnet.machine import one_line
 from linnet.model.contract import parameter_count
 from linnet.training.checkpoint import RunFolder
 from linnet.training.resolve import settle
-from linnet.workbench.memory import train_in_memory
 from linnet.workbench.open import Opened
 from linnet.workbench.prepare import prepare
 from linnet.workbench.search_source import source_of
+from linnet.workbench.train import train_in_memory
 
 RECIPE = "activity-rationale"
 LAM = 4.0

@@ -39,9 +39,8 @@ from linnet.search.cached_steps import CachedStep, Texts
 from linnet.search.methods import named
 from linnet.search.model_steps import ModelReader
 from linnet.search.reward import Reward
-from linnet.search.searching import search
 from linnet.search.steps import Target
-from linnet.search.tree import Tree
+from linnet.search.tree import Tree, search
 from linnet.training.settings import parse_setting
 from linnet.workbench.open import Opened
 

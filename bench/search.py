@@ -26,7 +26,7 @@ from bench.training import Shape
 from linnet.decoding.products import Weights, packed
 from linnet.decoding.runner import Runner
 from linnet.errors import BadInput, RunFailed
-from linnet.machine import native_bfloat16, one_line
+from linnet.machine import keep_freed_buffers, native_bfloat16, one_line
 from linnet.records import BenchRecord
 from linnet.search.budgets import Budget
 from linnet.search.cached_steps import CachedStep, Texts
@@ -35,7 +35,6 @@ from linnet.search.model_steps import ModelReader
 from linnet.search.reward import Reward
 from linnet.search.steps import Target
 from linnet.search.tree import Tree
-from linnet.training.allocator import keep_freed_buffers
 
 NATIVE: tuple[Weights, ...] = ("bfloat16",)
 CHECKED = 24  # tokens of a text on which all systems have to agree

@@ -22,8 +22,7 @@ from bench.search_tables import Chain, Enumerable, chain, easy, hard, next_law, 
 from linnet.search.budgets import Budget
 from linnet.search.methods import MaxEnt, Method, SoftBestOfN, WithoutReplacement
 from linnet.search.methods.maxent import options, root_mean
-from linnet.search.searching import search
-from linnet.search.tree import Tree
+from linnet.search.tree import Tree, search
 
 Models = Mapping[str, Callable[[], Enumerable]]
 MODELS: Models = {"easy": easy, "hard": hard, "peaked": peaked}

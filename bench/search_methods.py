@@ -29,9 +29,8 @@ from linnet.search.cached_steps import CachedStep, Texts
 from linnet.search.methods import Method, named
 from linnet.search.model_steps import ModelReader
 from linnet.search.reward import Reward
-from linnet.search.searching import search
 from linnet.search.steps import Rows, Step, Target
-from linnet.search.tree import Tree
+from linnet.search.tree import Tree, search
 from linnet.workbench.open import Opened, load
 from linnet.workbench.prompts import read_prompt
 

@@ -21,8 +21,7 @@ from linnet.errors import BadInput
 from linnet.intervals import Bootstrap
 from linnet.model.contract import parameter_count
 from linnet.training.resolve import settle
-from linnet.workbench.memory import train_in_memory
-from linnet.workbench.train import prepare
+from linnet.workbench.train import prepare, train_in_memory
 
 OURS = "linnet"
 ROCKETS = {"MiniRocket": "MiniRocketClassifier", "MultiRocket-Hydra": "MultiRocketHydraClassifier"}  # of aeon

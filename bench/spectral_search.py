@@ -35,9 +35,8 @@ from linnet.search.budgets import Budget
 from linnet.search.methods import named
 from linnet.search.reward import Reward
 from linnet.search.rewards.spectral import Spectral, numbers
-from linnet.search.searching import search
 from linnet.search.steps import Target
-from linnet.search.tree import Tree
+from linnet.search.tree import Tree, search
 from linnet.training.settings import parse_setting
 from linnet.workbench.open import load
 from linnet.workbench.search_source import Source, source_of

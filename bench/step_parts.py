@@ -18,8 +18,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from bench.training import Shape, random_batch
 from linnet.domains.arithmetic.data import ArithmeticData
-from linnet.machine import one_line
-from linnet.training.allocator import keep_freed_memory
+from linnet.machine import keep_freed_memory, one_line
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner
 

@@ -24,11 +24,10 @@ from linnet.domains.tokens import decoder
 from linnet.errors import RunFailed
 from linnet.exchange.families import LLAMA
 from linnet.exchange.tensors import written_tensors
-from linnet.machine import PRECISIONS, autocast, graph_cache, synchronize
+from linnet.machine import PRECISIONS, autocast, graph_cache, keep_freed_memory, synchronize
 from linnet.model.config import ModelConfig
 from linnet.model.kernels import BLOCK
 from linnet.model.model import Model
-from linnet.training.allocator import keep_freed_memory
 from linnet.training.distributed import Processes
 from linnet.training.learner import Learner
 from linnet.training.run import Run

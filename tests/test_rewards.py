@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 
 from linnet.domains.arithmetic.rewards import Exact
 from linnet.errors import BadInput, RunFailed
-from linnet.search.named import offered
+from linnet.search.named import offered, reward_of, score_of
 from linnet.search.reward import Ids
 from linnet.search.rewards.calls import Calls
-from linnet.search.rewards.contract import reward_of, score_of
 from linnet.search.rewards.spectral import GRID, numbers, spectrum
 
 ANSWERS = ["46", "45", "37", "4", "?4;6", "-46", ""]

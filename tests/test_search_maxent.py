@@ -15,9 +15,8 @@ from bench.search_tables import Enumerable, laws, next_law
 from linnet.search.budgets import Budget
 from linnet.search.methods.maxent import MaxEnt, options, root_mean
 from linnet.search.reward import LOGPROB, Reward
-from linnet.search.searching import search
 from linnet.search.steps import TableStep, Target
-from linnet.search.tree import Tree
+from linnet.search.tree import Tree, search
 
 ALL = Budget(rollouts=100_000, wave=16)
 

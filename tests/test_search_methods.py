@@ -17,10 +17,9 @@ from linnet.search.methods import DTS, MCTS, METHODS, SMC, Beam, BestFirst, Gumb
 from linnet.search.methods.bandits import considered_visits
 from linnet.search.methods.particles import systematic
 from linnet.search.reward import Reward
-from linnet.search.searching import search
 from linnet.search.statistics import statistics
 from linnet.search.steps import TableStep, Target
-from linnet.search.tree import Tree
+from linnet.search.tree import Tree, search
 
 
 def small(seed: int = 0, concentration: float = 0.7, length: int = 4) -> Enumerable:

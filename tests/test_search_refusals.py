@@ -12,9 +12,8 @@ from linnet.errors import BadInput, RunFailed
 from linnet.search.budgets import Budget
 from linnet.search.methods import METHODS, Beam, BestFirst, MaxEnt, named
 from linnet.search.reward import Reward
-from linnet.search.searching import search
 from linnet.search.steps import TableStep, Target
-from linnet.search.tree import Tree
+from linnet.search.tree import Tree, search
 
 
 def step(limit: int = 4) -> TableStep:

@@ -18,8 +18,8 @@ from linnet.domains.registry import registry
 from linnet.errors import BadInput
 from linnet.search.budgets import Budget
 from linnet.search.methods import METHODS, MaxEnt, named
+from linnet.search.named import reward_of, score_of
 from linnet.search.records import SearchComparisonRecord, SearchRecord, SearchTreeRecord
-from linnet.search.rewards.contract import reward_of, score_of
 from linnet.search.saving import read_saved
 from linnet.search.steps import TableStep, Target
 from linnet.search.tree import Tree

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from linnet.codecs import CharacterCodec, Codec
 from linnet.decoding.constraints import Pattern
-from linnet.decoding.requests import Stopping
-from linnet.decoding.streaming import Streaming
+from linnet.decoding.requests import Stopping, Streaming
 from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.text.sources import Passage
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer

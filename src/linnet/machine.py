@@ -6,6 +6,7 @@ hardware; other work that runs beside them lowers them, so nothing is concluded 
 
 from __future__ import annotations
 
+import ctypes
 import getpass
 import hashlib
 import os
@@ -344,3 +345,30 @@ def machine_notes(device: str, memory_gb: float) -> list[str]:
     if 0 < memory_gb < 4:
         notes.append(f"{memory_gb} GB of memory is little: batch, accumulation and context are the dials")
     return notes
+
+
+# --- memory: glibc hands large buffers back to the system and asks for them anew in every step, which costs page
+# faults; a process that trains keeps them instead. What that gains is in dev/LOG.md.
+
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+LARGE = 32 << 20  # bytes; the largest threshold that glibc takes
+
+
+def keep_freed_memory() -> bool:
+    """Tell glibc neither to map large buffers apart nor to give memory back; False where there is no glibc."""
+    return _set_allocator({M_MMAP_MAX: 0, M_TRIM_THRESHOLD: 2**31 - 1, M_TOP_PAD: 64 << 20})
+
+
+def keep_freed_buffers() -> bool:
+    """The same for buffers of up to `LARGE` bytes; larger ones, such as those that grow, go back to the system."""
+    return _set_allocator({M_MMAP_THRESHOLD: LARGE, M_TRIM_THRESHOLD: 16 * LARGE, M_TOP_PAD: 2 * LARGE})
+
+
+def _set_allocator(options: Mapping[int, int]) -> bool:
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL("libc.so.6").mallopt
+    except (OSError, AttributeError):  # another C library, such as musl: its own ways are fine
+        return False
+    return all([mallopt(option, value) for option, value in options.items()])

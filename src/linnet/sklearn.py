@@ -33,8 +33,7 @@ from linnet.domains.series.tables import Series, SeriesTable
 from linnet.errors import BadInput
 from linnet.training.resolve import settle
 from linnet.training.run import Run
-from linnet.workbench.memory import train_in_memory
-from linnet.workbench.train import prepare
+from linnet.workbench.train import prepare, train_in_memory
 
 BATCH = 256
 RULES = {"ensure_2d": False, "allow_nd": True, "dtype": np.float64, "ensure_all_finite": "allow-nan"}

@@ -10,9 +10,8 @@ from collections.abc import Sequence
 from rich.columns import Columns
 from rich.console import Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
-from linnet.cli.tables import pairs
+from linnet.cli.tables import Text, pairs
 from linnet.figures import extent, labels_of, split
 from linnet.records import AnalysisRecord, Grid
 

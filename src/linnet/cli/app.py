@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from linnet import __version__
-from linnet.cli import bench, causal, exchange, generate, inside, machine, predict, reading, runs, search
+from linnet.cli import bench, causal, exchange, generate, inside, predict, reading, runs, search
 from linnet.cli.groups import Groups
 from linnet.domains.registry import registry, resolve
 
@@ -60,7 +60,7 @@ def build() -> typer.Typer:
         rich_markup_mode=None,  # plain help: rich alone would take longer than everything else
     )
     groups = Groups.of(app)
-    for module in (runs, generate, predict, search, inside, causal, reading, exchange, machine, bench):
+    for module in (runs, generate, predict, search, inside, causal, reading, exchange, bench):
         module.join(groups)
     for registration in registry().domains.values():
         if registration.verbs:

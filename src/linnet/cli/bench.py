@@ -1,4 +1,4 @@
-"""Verbs that measure ours beside peers; what they run is in the folder `bench/` of a checkout."""
+"""Verbs that measure: this machine, and ours beside peers, which is in the folder `bench/` of a checkout."""
 
 from __future__ import annotations
 
@@ -224,7 +224,19 @@ def bench_study(
             face.show(NoteRecord(step=0, text=str(path)))
 
 
+def doctor(json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Say what is fast and slow here, and why.
+
+    Shows the device, its instruction sets, threads and memory, and measures matrix products.
+    """
+    with speaking(json=json, debug=debug) as face:
+        from linnet.machine import doctor as examine
+
+        face.show(examine())
+
+
 def join(groups: Groups) -> None:
+    groups.top.command("doctor")(doctor)
     group = typer.Typer(help="Measure ours beside peers.", no_args_is_help=True, rich_markup_mode=None)
     group.command("train")(bench_train)
     group.command("decode")(bench_decode)

@@ -12,11 +12,10 @@ from typing import Any, TextIO
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
-from rich.text import Text
 
 from linnet.cli.analyses import analysis
 from linnet.cli.search_pictures import compared, searched
-from linnet.cli.tables import pairs, table
+from linnet.cli.tables import Text, pairs, table
 from linnet.records import (
     AnalysisRecord,
     AttentionRecord,

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rich.console import Group, RenderableType
-from rich.text import Text
 from rich.tree import Tree
 
-from linnet.cli.tables import pairs, table
+from linnet.cli.tables import Text, pairs, table
 from linnet.search.records import SearchComparisonRecord, SearchedText, SearchRecord, SearchTreeRecord
 
 SAMPLES = 10  # that are shown; all of them are in the record

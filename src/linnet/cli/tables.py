@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
+from rich import text
 from rich.table import Table
-from rich.text import Text
+
+Text = text.Text
 
 
 def table(*headings: str, numbers: Container[str] = ()) -> Table:

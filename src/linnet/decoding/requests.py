@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from linnet.codecs import Codec, known
 from linnet.errors import BadInput
 
 if TYPE_CHECKING:
@@ -213,3 +214,36 @@ class Decoding:
         for reason, applies in reasons.items():
             if self.lookup and applies:
                 raise BadInput(f"lookup guesses several tokens at once, and {reason}; leave one of them out")
+
+
+class Streaming:
+    """The text of one sample as it comes: what comes out is never taken back.
+
+    Held back is what a later id may still change: a character of which bytes are missing, and what may become the
+    beginning of a stop string. All pieces together are the whole text, cut before its first stop string. `prompt`
+    and the ids that are added are without begin and end.
+    """
+
+    def __init__(self, codec: Codec, prompt: Sequence[int] = (), stopping: Stopping | None = None) -> None:
+        self._codec, self._prompt = codec, known(prompt, len(codec.tokens))
+        self._stopping = Stopping() if stopping is None else stopping
+        self._ids: list[int] = []
+        self._settled = self._given = 0  # ids whose text cannot change, characters that were handed out
+
+    def add(self, token: int) -> str:
+        """The text that is certain now and was not before; raises `BadInput` for an id that is no token."""
+        self._ids += known([token], len(self._codec.tokens))
+        settled = self._codec.settled(self._ids)
+        if settled <= self._settled:
+            return ""
+        self._settled = settled
+        text = self._codec.continuation(self._prompt, self._ids[:settled])
+        return self._next(text[: self._stopping.certain(text)])
+
+    def finish(self) -> str:
+        """What was held back: no further id comes."""
+        return self._next(self._stopping.cut(self._codec.continuation(self._prompt, self._ids)))
+
+    def _next(self, certain: str) -> str:
+        piece, self._given = certain[self._given :], max(self._given, len(certain))
+        return piece

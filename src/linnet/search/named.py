@@ -2,6 +2,11 @@
 
 An entry point names a class, `module:Class`. Its settings are the fields of the dataclass that it is. The methods
 of linnet itself are in `search.methods`.
+
+A reward is called with a batch of answers, `(texts, ids, prompt)`: their texts and ids are the generated part
+only, and it gives one number for each. It may have `bounds`, the least and the largest number that it gives, and
+`prefix`, an upper limit for all answers that begin with some ids. One that is the log-probability of the searched
+model itself has `own = True` and is not called.
 """
 
 from __future__ import annotations
@@ -17,6 +22,7 @@ from typing import Any
 
 from linnet.errors import BadInput, nearest
 from linnet.search.methods import METHODS
+from linnet.search.reward import LOGPROB, Reward, Score
 from linnet.untrusted import checked
 
 GROUPS = {"reward": "linnet.rewards", "method": "linnet.methods"}
@@ -70,3 +76,23 @@ def imported(what: str, name: str, value: str) -> Any:
         raise BadInput(f"the {what} {name} cannot be imported: {error}") from None
     except AttributeError:
         raise BadInput(f"the {what} {name} cannot be imported: {module} has no {attribute!r}") from None
+
+
+def score_of(name: str, settings: Mapping[str, Any] | None = None) -> Score:
+    """The reward of this name with these settings, or the function that `module:function` names."""
+    score: Score = made("reward", name, settings or {})
+    return score
+
+
+def reward_of(
+    score: Score, called: Score, name: str, limits: tuple[float | None, float | None] = (None, None)
+) -> Reward:
+    """The reward under the contract of searches; `called` is how it is called, which may be the score itself.
+
+    `limits` are the least and the largest number of a reward that declares none.
+    """
+    if getattr(score, "own", False):
+        return LOGPROB
+    least, most = getattr(score, "bounds", (None, None))
+    least, most = (own if given is None else given for own, given in zip((least, most), limits, strict=True))
+    return Reward(called, most=most, least=least, prefix=getattr(score, "prefix", None), name=f"the reward {name}")

@@ -11,6 +11,7 @@ import numpy as np
 from linnet.errors import BadInput, LinnetError, RunFailed
 
 Ids = tuple[int, ...]
+Bounds = tuple[float, float]  # the least and the largest reward
 Score = Callable[[Sequence[str], Sequence[Ids], str], Sequence[float] | np.ndarray]
 
 

@@ -20,10 +20,9 @@ from linnet.search.budgets import Budget
 from linnet.search.columns import Column, Columns
 from linnet.search.intervals import Value, estimate
 from linnet.search.methods.contract import Draw, Method
-from linnet.search.nodes import CLOSED, CUT, Nodes
+from linnet.search.nodes import CLOSED, CUT, Nodes, roll
 from linnet.search.reward import Ids, Reward
 from linnet.search.steps import Step
-from linnet.search.walking import roll
 
 DRAWS = {
     "leaf": Column(np.int32),
@@ -285,3 +284,10 @@ class Tree(Nodes):
             self.leaves += new.tolist()
             self._enter()
         return ends.tolist()
+
+
+def search(
+    root: Sequence[int], step: Step, *, method: Method, reward: Reward, budget: Budget, rng: int = 0
+) -> Tree:
+    """Search after the ids `root`; the same seed `rng` and the same size of a wave give the same tree."""
+    return Tree(root, step, method, reward, rng).extend(budget)

@@ -14,15 +14,13 @@ if TYPE_CHECKING:
     from linnet.workbench.causal import ablate, attribute, find_edges, find_subsets, patch, path_patch
     from linnet.workbench.development import development
     from linnet.workbench.dry_run import dry_run
-    from linnet.workbench.evaluate import evaluate
+    from linnet.workbench.evaluate import evaluate, predict
     from linnet.workbench.export import export_run, import_run
     from linnet.workbench.generate import Pace, Session, generate, stream
-    from linnet.workbench.inspect import attention
     from linnet.workbench.open import Opened, load, refuse_unknown_run
     from linnet.workbench.options import Options
-    from linnet.workbench.predict import predict
     from linnet.workbench.prepare import prepare
-    from linnet.workbench.reading import embeddings, heads, lens, step
+    from linnet.workbench.reading import attention, embeddings, heads, lens, step
     from linnet.workbench.recipes import options_of_recipe, options_of_run, recipes
     from linnet.workbench.runs import learning_curve, runs, show
     from linnet.workbench.search import compare_searches, resume_search, search
@@ -77,14 +75,12 @@ MODULES = {
     "causal": ("ablate", "attribute", "find_edges", "find_subsets", "patch", "path_patch"),
     "development": ("development",),
     "dry_run": ("dry_run",),
-    "evaluate": ("evaluate",),
+    "evaluate": ("evaluate", "predict"),
     "export": ("export_run", "import_run"),
     "generate": ("Pace", "Session", "generate", "stream"),
-    "inspect": ("attention",),
     "open": ("Opened", "load", "refuse_unknown_run"),
     "options": ("Options",),
-    "predict": ("predict",),
-    "reading": ("embeddings", "heads", "lens", "step"),
+    "reading": ("attention", "embeddings", "heads", "lens", "step"),
     "prepare": ("prepare",),
     "recipes": ("options_of_recipe", "options_of_run", "recipes"),
     "runs": ("learning_curve", "runs", "show"),

@@ -1,14 +1,18 @@
-"""The scores of a run: on whole files, or on held-out rows of a domain that draws its own."""
+"""What a run says of files: scores (also of rows that a domain draws), and a prediction for each line."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
+from linnet.domains.contract import Predictions
+from linnet.domains.registry import registry, resolve
 from linnet.errors import BadInput
 from linnet.records import ScoresRecord
+from linnet.training.checkpoint import RunFolder
 from linnet.training.run import Run
-from linnet.workbench.open import load, load_packed, located, options_of, threads_of
+from linnet.workbench.open import load, load_packed, located, options_of, read_run, threads_of
 
 DRAWN = 10_000  # problems of a domain that draws its own
 
@@ -54,3 +58,22 @@ def averaged_weights(run: Run) -> tuple[str, ...]:
     if not run.optim.ema:
         return ()
     return (f"the scores are those of the averaged weights (optim.ema={run.optim.ema:g})",)
+
+
+def predict(
+    path: Path | str, file: Path | str, *, k: int = 10, settings: Sequence[str] = (), **options: Any
+) -> Predictions:
+    """One record a history of the file, in its order. `options` are those of `load`."""
+    if k < 1:
+        raise BadInput(f"k is {k}; it must be at least 1")
+    file = Path(file)
+    if not file.exists():
+        raise BadInput(f"there is no file {file}")
+    run, domains = read_run(RunFolder.open(Path(path))), registry().domains
+    domain = run.data.domain
+    if not domains[domain].predict:
+        able = ", ".join(name for name, one in domains.items() if one.predict)
+        raise BadInput(f"{path} is a run on {domain}, and predict is for runs on {able}; use linnet generate")
+    with threads_of(run):
+        found: Predictions = resolve(domains[domain].predict)(path, file, k=k, settings=tuple(settings), **options)
+    return found

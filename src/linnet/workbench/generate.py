@@ -24,7 +24,7 @@ from linnet.workbench.prompts import Prompt, choice_after, no_prompt, read_promp
 if TYPE_CHECKING:
     from linnet.decoding.choices import Table
     from linnet.decoding.constraints import Pattern
-    from linnet.decoding.streaming import Streaming
+    from linnet.decoding.requests import Streaming
 
 Prompts = Sequence[str] | None  # None: one sample from nothing but the begin token
 
@@ -234,7 +234,7 @@ class Job:
 
     def with_pieces(self) -> Iterator[engine.Event | PieceRecord]:
         """The events of the engine, and between them what is certain of each text."""
-        from linnet.decoding.streaming import Streaming
+        from linnet.decoding.requests import Streaming
 
         open_texts: dict[int, Streaming] = {}
         for event in self.events():

@@ -1,4 +1,4 @@
-"""What a run reads and predicts on its way: scores of heads, lenses, embeddings, single steps.
+"""What a run reads and predicts on its way: attention, scores of heads, lenses, embeddings, single steps.
 
 Each function opens a run, computes one analysis and gives one record.
 """
@@ -21,7 +21,8 @@ from linnet.probing import embeddings as tables
 from linnet.probing import heads as of_heads
 from linnet.probing import lens as lenses
 from linnet.probing import stepping
-from linnet.records import AnalysisRecord, Grid
+from linnet.probing.patterns import recurrent_pattern
+from linnet.records import AnalysisRecord, AttentionRecord, Grid
 from linnet.rows import Rows
 from linnet.workbench.open import Opened, load, located
 from linnet.workbench.prompts import read_prompt
@@ -278,3 +279,39 @@ def _looks(steps: Sequence[stepping.Step], written: tuple[str, ...], layer: int 
     labels = {"layer": tuple(str(layers[i]) for i in chosen), "token written": written}
     values = numbers(torch.stack(rows, 2))
     return (Grid(name="attention", axes=("layer", "head", "token written", "key"), labels=labels, values=values),)
+
+
+def attention(
+    path: Path | str,
+    text: str,
+    *,
+    layer: int | None = None,
+    head: int | None = None,
+    checkpoint: int | None = None,
+) -> AttentionRecord:
+    """Where each head (or those of one layer, or one of them) looks while the model reads a text."""
+    opened = load(path, checkpoint=checkpoint)
+    ids = opened.prompt(text)
+    if len(ids) > opened.model.config.context:
+        raise BadInput(f"the text has {len(ids)} tokens, and the context is {opened.model.config.context}")
+    names = tuple(opened.codec.tokens[token] for token in ids)
+    mixers = opened.model.config.mixers
+    recurrent = [n for n, mixer in enumerate(mixers) if mixer == "gru" and layer in (None, n)]
+    if recurrent and (layer is not None or "attention" not in mixers):
+        return recurrences(opened, ids, recurrent, head)
+    layers, values = of_heads.patterns(opened.network, ids, layer, head)
+    labels = {"layer": tuple(map(str, layers))} | ({} if head is None else {"head": (str(head),)})
+    return AttentionRecord(tokens=names, labels=labels, values=values.tolist())
+
+
+def recurrences(opened: Opened, ids: Sequence[int], layers: Sequence[int], head: int | None) -> AttentionRecord:
+    """How much of what each earlier position wrote is left in the state of recurrent layers."""
+    if head is not None:
+        raise BadInput("a recurrent layer has no heads; leave out --head")
+    read = torch.tensor([list(ids)], device=opened.network.device)
+    return AttentionRecord(
+        title="share of each earlier candidate in the state of a recurrent layer",
+        tokens=tuple(opened.codec.tokens[token] for token in ids),
+        labels={"layer": tuple(map(str, layers)), "head": ("mean of the channels",)},
+        values=[[recurrent_pattern(opened.model, read, layer)[0].tolist()] for layer in layers],
+    )

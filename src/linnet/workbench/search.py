@@ -19,10 +19,10 @@ from linnet.intervals import ratio_interval
 from linnet.progress import Progress, short
 from linnet.search.budgets import Budget
 from linnet.search.methods.contract import Method
+from linnet.search.named import reward_of
 from linnet.search.records import SearchComparisonRecord, SearchedMethod, SearchRecord
 from linnet.search.reporting import record_of
 from linnet.search.rewards.calls import Calls
-from linnet.search.rewards.contract import reward_of
 from linnet.search.saving import LAYOUT, read_saved, restore, save, tree_record
 from linnet.search.tree import Tree
 from linnet.workbench.open import Opened

@@ -10,9 +10,8 @@ from typing import Any
 from linnet.errors import BadInput, nearest
 from linnet.search.budgets import PRESETS, WAVE, Budget, Preset
 from linnet.search.methods import METHODS, Method
-from linnet.search.named import fields, found
+from linnet.search.named import fields, found, score_of
 from linnet.search.reward import Score
-from linnet.search.rewards.contract import score_of
 from linnet.search.steps import Target
 from linnet.training.settings import parse_setting
 from linnet.untrusted import checked

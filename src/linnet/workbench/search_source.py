@@ -9,10 +9,10 @@ from pathlib import Path
 from linnet.decoding.products import packed
 from linnet.decoding.runner import Runner
 from linnet.errors import BadInput
+from linnet.machine import keep_freed_buffers
 from linnet.search.cached_steps import CachedStep, Reader, Texts
 from linnet.search.model_steps import ModelReader
 from linnet.search.steps import Target
-from linnet.training.allocator import keep_freed_buffers
 from linnet.training.checkpoint import RunFolder
 from linnet.workbench.generate import no_prompt
 from linnet.workbench.open import Opened, chosen_device, further_ends, load, read_run, weights_in

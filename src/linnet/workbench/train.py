@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -15,9 +16,10 @@ from linnet import files
 from linnet.domains.contract import Material
 from linnet.errors import BadInput
 from linnet.files import write_atomically
+from linnet.machine import keep_freed_memory
+from linnet.model.contract import Network
 from linnet.records import OverSeeds, RunRecord, SeedsRecord
-from linnet.training.allocator import keep_freed_memory
-from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder
+from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder, load_weights
 from linnet.training.compiling import compiling_in_words
 from linnet.training.distributed import Processes
 from linnet.training.log import Log
@@ -283,3 +285,32 @@ def over_seeds(found: list[RunRecord], seeds: tuple[int, ...]) -> SeedsRecord:
     return SeedsRecord(
         recipe=found[0].recipe, seeds=seeds, runs=tuple(record.path for record in found), scores=tuple(scores)
     )
+
+
+def train_in_memory(run: Run, material: Material) -> tuple[Run, Network]:
+    """Train a settled run on this material; returns the resolved run and the network of the best checkpoint.
+
+    The same loop as that of `train`; its checkpoints lie in a folder that is removed at the end, and nothing is
+    scored.
+    """
+    with TemporaryDirectory() as name, threads(run.threads):
+        run = complete(run, material)
+        folder, log = RunFolder(Path(name)), Log(run, torch.device(run.device), lambda: [])
+        train_loop(run, material, folder, Processes(), log)
+        step = folder.best()
+        assert step is not None, "a finished run has a checkpoint"
+        network = run.data.network(run.model, material.codec)
+        weights = "ema.safetensors" if run.optim.ema else "weights.safetensors"
+        load_weights(network, folder.tensors(step, weights), name)
+    return run, network.to(run.device).eval()
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads of torch inside, and as before outside; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -16,8 +16,7 @@ import numpy as np
 
 from linnet.errors import BadInput
 from linnet.search.methods.contract import Draw, Method
-from linnet.search.nodes import INNER
-from linnet.search.walking import roll
+from linnet.search.nodes import INNER, roll
 
 if TYPE_CHECKING:
     from linnet.search.tree import Tree

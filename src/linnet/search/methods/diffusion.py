@@ -16,7 +16,7 @@ import numpy as np
 
 from linnet.errors import BadInput
 from linnet.search.methods.contract import Draw, Method
-from linnet.search.walking import invert, roll
+from linnet.search.nodes import invert, roll
 
 if TYPE_CHECKING:
     from linnet.search.tree import Tree

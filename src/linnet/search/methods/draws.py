@@ -14,7 +14,7 @@ import numpy as np
 
 from linnet.search.methods.contract import Draw, Method
 from linnet.search.methods.maxent import distinct
-from linnet.search.walking import invert, roll
+from linnet.search.nodes import invert, roll
 
 if TYPE_CHECKING:
     from linnet.search.tree import Tree

@@ -14,8 +14,7 @@ import numpy as np
 from pydantic import Field
 
 from linnet.errors import BadInput
-from linnet.search.reward import Ids
-from linnet.search.rewards.contract import Bounds
+from linnet.search.reward import Bounds, Ids
 
 NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?")
 GRID = np.linspace(0.0, 0.5, 33)  # cycles a step; one grid for series of all lengths

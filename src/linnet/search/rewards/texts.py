@@ -18,8 +18,7 @@ from pydantic import Field
 
 from linnet.domains.registry import resolve
 from linnet.errors import BadInput
-from linnet.search.reward import Ids
-from linnet.search.rewards.contract import Bounds
+from linnet.search.reward import Bounds, Ids
 
 SHARE: Bounds = (0.0, 1.0)
 

@@ -20,8 +20,8 @@ from linnet.records import Candidate, PredictionRecord
 from linnet.search.budgets import Budget
 from linnet.search.methods import named
 from linnet.search.reward import Reward
-from linnet.search.searching import search
 from linnet.search.steps import Target
+from linnet.search.tree import search
 from linnet.workbench.open import load, options_of
 from linnet.workbench.search_source import Source, source_of
 
