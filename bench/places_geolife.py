@@ -153,7 +153,7 @@ def print_tests(systems: list[System], user: np.ndarray, ours: str, theirs: list
                 d = paired(mine, other, draws)
                 between = f"({100 * d.low:+.2f} to {100 * d.high:+.2f})"
                 print(f"- {table}: {ours} minus {name}: {100 * d.value:+.2f} {between}, "
-                      f"p = {d.p:.3f}, n = {d.n}")  # fmt: skip
+                      f"p = {d.p:.3f}, n = {len(mine)}")  # fmt: skip
 
 
 def print_first_visits(systems: list[System], rows: VisitRows) -> None:

@@ -51,3 +51,12 @@ def warmed(logp: np.ndarray, temperature: float) -> np.ndarray:
     scaled = logp / temperature
     top = scaled.max(1, keepdims=True)
     return np.asarray(scaled - top - np.log(np.exp(scaled - top).sum(1, keepdims=True)))
+
+
+def calibration_error(confidence: np.ndarray, hit: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error: how far confidence is from accuracy, over bins of equal numbers of cases."""
+    parts = np.array_split(np.argsort(confidence, kind="stable"), bins)
+    gaps = [
+        len(part) * abs(float(confidence[part].mean()) - float(hit[part].mean())) for part in parts if len(part)
+    ]
+    return sum(gaps) / max(len(confidence), 1)

@@ -19,7 +19,6 @@ from linnet.domains.places.copying import CopyModel, filter_of, hard_filter, sof
 from linnet.domains.places.features import Gathered, VisitRows
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, rank_truth, vocabularies
-from linnet.errors import BadInput
 from linnet.model.contract import Network, evaluating
 from linnet.progress import tracked
 
@@ -37,10 +36,6 @@ class VisitPlan:
     batch_rows: int
     seed: int
     augment: bool = True
-
-    def __post_init__(self) -> None:
-        if len(self.rows) == 0:
-            raise BadInput("the data set has no samples")
 
     @property
     def steps_per_epoch(self) -> int:

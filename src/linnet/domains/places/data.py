@@ -103,9 +103,7 @@ class PlacesData(Domain):
 
     def table(self, paths: Sequence[Path] | None = None) -> Table:
         """The visits of these files (or of the run's own), split and sampled."""
-        files = files_of([Path(path) for path in self.paths] if paths is None else paths)
-        if not files:
-            raise BadInput("places need --data: a table of visits, check-ins or fixes")
+        files = files_of(self.files if paths is None else paths)
         return read_table(files, self.reading, self.recipe, self.protocol)
 
     def write_samples(self, out: Path, *, force: bool = False) -> DataRecord:
@@ -123,7 +121,7 @@ class PlacesData(Domain):
     def write_visits(self, out: Path, *, force: bool = False) -> DataRecord:
         """The visits of these files as a table, in which places that came from coordinates have their numbers."""
         writable(out, force=force)
-        files = files_of([Path(path) for path in self.paths])
+        files = files_of(self.files)
         if any(path.name.endswith(JSON) for path in files):
             raise BadInput("samples hold no times to write visits with; give the table that they were made from")
         found = ingest(files, self.reading)
@@ -224,8 +222,6 @@ class PlacesData(Domain):
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
         """Read the files; the test part stays aside."""
-        if not self.paths:
-            raise BadInput("places need --data: a table of visits, check-ins or fixes")
         table = read_table(files_of(self.files), self.reading, self.recipe, self.protocol, self.forgotten)
         table.must_train()
         own = PlacesCodec.of(table.visits, table.part)

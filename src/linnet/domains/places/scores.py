@@ -19,6 +19,7 @@ from functools import cached_property
 import numpy as np
 
 from linnet.errors import BadInput
+from linnet.intervals import Difference
 from linnet.records import Baseline, Score
 
 UNSEEN = 1  # the legacy id of every place that the train part does not hold
@@ -118,17 +119,6 @@ def weighted_f1(ranked: Ranked, weight: np.ndarray | None = None) -> float:
     return float((true * 2 * right / np.maximum(true + predicted, 1e-300)).sum() / max(true.sum(), 1e-300))
 
 
-def calibration_error(confidence: np.ndarray, hit: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error: how far confidence is from accuracy, over bins of equal numbers of samples."""
-    order = np.argsort(confidence, kind="stable")
-    gaps = [
-        len(members) * abs(float(confidence[members].mean()) - float(hit[members].mean()))
-        for members in np.array_split(order, bins)
-        if len(members)
-    ]
-    return sum(gaps) / max(len(confidence), 1)
-
-
 @dataclass(frozen=True)
 class Resampled:
     """Users drawn with replacement, the same draws for every score of a report and for each group of samples."""
@@ -180,24 +170,13 @@ class Resampled:
         return float(each.mean()), float(low), float(high)
 
 
-@dataclass(frozen=True)
-class Difference:
-    """Ours minus theirs on the same samples; `p` is two-sided, from the draws of users."""
-
-    value: float
-    low: float
-    high: float
-    p: float
-    n: int
-
-
 def paired(ours: np.ndarray, theirs: np.ndarray, draws: Resampled) -> Difference:
     """The paired test of two systems, one value a sample each."""
     apart = ours - theirs
     low, high = draws.interval(apart)
     means = draws.means(apart)
     tail = min(float((means <= 0).mean()), float((means >= 0).mean()))
-    return Difference(float(apart.mean()), low, high, min(1.0, 2 * max(tail, 1 / len(means))), len(apart))
+    return Difference(float(apart.mean()), low, high, min(1.0, 2 * max(tail, 1 / len(means))))
 
 
 def vocabularies(

@@ -55,7 +55,7 @@ def files_of(paths: Iterable[Path]) -> list[Path]:
         else:
             found.append(path)
     if not found:
-        raise BadInput("no file was given")
+        raise BadInput("places need --data: a table of visits, check-ins or fixes")
     return found
 
 

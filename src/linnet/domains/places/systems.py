@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from linnet.calibration import calibration_error
 from linnet.domains.contract import Part, Region, Scored
 from linnet.domains.places.answers import Answers, answers, cell_tables, truths
 from linnet.domains.places.checking import Table
@@ -18,7 +19,6 @@ from linnet.domains.places.samples import Samples
 from linnet.domains.places.scores import (
     Ranked,
     Resampled,
-    calibration_error,
     measures,
     paired,
     score_list,

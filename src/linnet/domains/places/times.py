@@ -9,7 +9,7 @@ Legend: N = rows of the table.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -59,9 +59,10 @@ class Times:
         found = numbers.valid & ~self.valid
         utc, offset = np.where(found, numbers.utc, self.utc), np.where(found, numbers.offset, self.offset)
         other = None if numbers.other_unit is None else numbers.other_unit & found
-        return Times(
-            utc, offset, self.own, self.valid | found, self.unreadable & ~found, self.each, other, found
-        )  # fmt: skip
+        left = self.unreadable & ~found
+        return replace(
+            self, utc=utc, offset=offset, valid=self.valid | found, unreadable=left, other_unit=other, epoch=found
+        )
 
 
 def fixed_offset(zone: str) -> int | None:
@@ -231,7 +232,9 @@ def moments(
         minutes = integers(frame, columns, "offset", offset // MINUTE)
         offset = np.where(np.abs(minutes) * MINUTE <= DAY, minutes * MINUTE, offset)
     if local:
-        offset = _local(start, local, "start_day" in columns)
+        if "start_day" in columns and fixed_offset(local) is None:
+            raise BadInput(f'day numbers carry no date, so local="{local}" has to be an offset such as "+08:00"')
+        offset = local_offsets(start, local)
     return start, end, offset, missing
 
 
@@ -304,12 +307,6 @@ def _zones(times: Times, ends: Times | None, tz: str, local: str, findings: Find
         apart = times.own & ends.own & (times.offset != ends.offset)
         hours = hours if local else "hours are those of the start"
         findings.repaired("ends in another zone than their start", apart, f"each read in its own zone; {hours}")
-
-
-def _local(start: np.ndarray, zone: str, dateless: bool) -> np.ndarray:
-    if dateless and fixed_offset(zone) is None:
-        raise BadInput(f'day numbers carry no date, so local="{zone}" has to be an offset such as "+08:00"')
-    return local_offsets(start, zone)
 
 
 def _day_form(

@@ -50,10 +50,6 @@ def predict(
     `settings` may hold batch, the temperature of the probabilities, and the filter of copying networks; `options`
     are those of `load`.
     """
-    if k < 1:
-        raise BadInput(f"k is {k}; it must be at least 1")
-    if not file.exists():
-        raise BadInput(f"there is no file {file}")
     opened, data, codec = places_run(path, **options)
     filters = {"filter": ""} if data.reads == "history" else {}
     chosen = options_of(list(settings), batch=256, temperature=1.0, **filters)

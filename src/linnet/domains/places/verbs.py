@@ -161,8 +161,6 @@ def check_places(
 
 def visit_table(paths: Sequence[Path], settings: Sequence[str], columns: str, tz: str, local: str) -> PlacesData:
     """Settings as `data.recipe.by=time`, or without the `data.`; --columns, --tz and --local go on top."""
-    if not paths:
-        raise BadInput("places need --data: a table of visits, check-ins or fixes")
     from linnet.domains.places import recipes
     from linnet.domains.places.data import PlacesData
     from linnet.training.settings import changed, parse_setting
