@@ -16,9 +16,9 @@ from linnet.cli.app import build
 from linnet.domains.places.generated import Process, write_check_ins
 from linnet.domains.places.generated import generate as make_check_ins
 from linnet.errors import BadInput
-from linnet.exchange.copies import paths_of, without_paths
 from linnet.exchange.hf import read_folder
 from linnet.training.checkpoint import RunFolder
+from linnet.workbench.copies import paths_of, without_paths
 from tiny_runs import Killed, Watching, train_tiny
 
 

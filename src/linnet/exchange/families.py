@@ -231,10 +231,6 @@ def written_rotary(config: ModelConfig) -> dict[str, Any]:
     return {"rope_theta": base, "rope_parameters": {**slowed, "rope_theta": base}, "rope_scaling": slowed}
 
 
-def _whole_share(fields: Fields) -> float:
-    return fields.number("partial_rotary_factor", 1.0)
-
-
 # --- the families ----------------------------------------------------------------------------------
 
 
@@ -272,68 +268,41 @@ def _scale_embedding(fields: Fields, settings: dict[str, Any]) -> None:
     settings["embedding_scale"] = settings["width"] ** 0.5
 
 
-LLAMA = Family(
+def _modern(name: str, title: str, *keys: Key, **further: Any) -> Family:
+    """A family of rotary positions and RMS norms; keys of the same setting replace the usual ones."""
+    known = {key.ours: key for key in (*MODERN, *keys)}
+    chosen = {"settings": MODERN_SETTINGS, "names": MODERN_NAMES, **further}
+    return Family(name, title, f"{title}ForCausalLM", tuple(known.values()), **chosen)
+
+
+LLAMA = _modern(
     "llama",
     "Llama",
-    "LlamaForCausalLM",
-    (
-        *MODERN,
-        _head_width(None),
-        BIAS,
-        Key("mlp_bias", "feedforward.bias", "flag", False),
-        _tied(False),
-    ),
-    MODERN_SETTINGS,
-    MODERN_NAMES,
-    {"rope_interleaved": (None, False)},
-    rotary=("rope_theta", _whole_share),
+    _head_width(None),
+    BIAS,
+    Key("mlp_bias", "feedforward.bias", "flag", False),
+    _tied(False),
+    supported={"rope_interleaved": (None, False)},
+    rotary=("rope_theta", lambda fields: fields.number("partial_rotary_factor", 1.0)),
 )
-QWEN3 = Family(
-    "qwen3",
-    "Qwen3",
-    "Qwen3ForCausalLM",
-    (*MODERN, _head_width(128), BIAS, _tied(False)),
-    MODERN_SETTINGS | {"attention.qk_norm": True},
-    MODERN_NAMES,
-    {"use_sliding_window": (None, False)},
-    _refuse_windows,
-    always={"use_sliding_window": False},
-)
-QWEN2 = Family(
-    "qwen2",
-    "Qwen2",
-    "Qwen2ForCausalLM",
-    (*MODERN, _head_width(None), _tied(False)),
-    MODERN_SETTINGS | {"attention.bias": "qkv"},
-    MODERN_NAMES,
-    {"use_sliding_window": (None, False)},
-    _refuse_windows,
-    always={"use_sliding_window": False},
-)
-GEMMA = Family(
+MISTRAL = _modern("mistral", "Mistral", _head_width(None), _tied(False), further=_refuse_short_window)
+WINDOWED: Mapping[str, Any] = {
+    "supported": {"use_sliding_window": (None, False)},
+    "further": _refuse_windows,
+    "always": {"use_sliding_window": False},
+}
+BIASED, NORMED = MODERN_SETTINGS | {"attention.bias": "qkv"}, MODERN_SETTINGS | {"attention.qk_norm": True}
+QWEN2 = _modern("qwen2", "Qwen2", _head_width(None), _tied(False), settings=BIASED, **WINDOWED)
+QWEN3 = _modern("qwen3", "Qwen3", _head_width(128), BIAS, _tied(False), settings=NORMED, **WINDOWED)
+GEMMA = _modern(
     "gemma",
     "Gemma",
-    "GemmaForCausalLM",
-    (
-        *(key for key in MODERN if key.theirs != "hidden_act"),
-        Key("hidden_act", "feedforward.kind", GATED, "gelu_pytorch_tanh"),
-        _head_width(256),
-        _tied(True),
-    ),
-    MODERN_SETTINGS,
-    GEMMA_NAMES,
-    {"attention_bias": (None, False), "use_bidirectional_attention": (None, False)},
-    _scale_embedding,
-)
-MISTRAL = Family(
-    "mistral",
-    "Mistral",
-    "MistralForCausalLM",
-    (*MODERN, _head_width(None), _tied(False)),
-    MODERN_SETTINGS,
-    MODERN_NAMES,
-    {},
-    _refuse_short_window,
+    Key("hidden_act", "feedforward.kind", GATED, "gelu_pytorch_tanh"),
+    _head_width(256),
+    _tied(True),
+    names=GEMMA_NAMES,
+    supported={"attention_bias": (None, False), "use_bidirectional_attention": (None, False)},
+    further=_scale_embedding,
 )
 GPT2 = Family(
     "gpt2",

@@ -70,12 +70,11 @@ def interleaved(heads: int) -> Form:
     )
 
 
-def _interleaved_heads(config: ModelConfig) -> dict[str, Form]:
-    return {"attn_q": interleaved(config.attention.heads), "attn_k": interleaved(config.kv_heads)}
-
-
 def names_of(family: Family) -> Names:
-    return replace(GGUF_NAMES, forms=_interleaved_heads) if family is LLAMA else GGUF_NAMES
+    def turned(config: ModelConfig) -> dict[str, Form]:
+        return {"attn_q": interleaved(config.attention.heads), "attn_k": interleaved(config.kv_heads)}
+
+    return replace(GGUF_NAMES, forms=turned) if family is LLAMA else GGUF_NAMES
 
 
 # --- settings --------------------------------------------------------------------------------------
@@ -134,9 +133,8 @@ def gguf_family(config: ModelConfig) -> Family:
 
 @dataclass(frozen=True)
 class Written:
-    """What became of a model: the architecture, and what its reader should know."""
+    """Whether a tokenizer went along, and what the reader of the file should know."""
 
-    family: str
     tokenizer: bool
     notes: tuple[str, ...]
 
@@ -177,7 +175,7 @@ def write_gguf(file: Path, model: Portable, kind: Kind, name: str) -> Written:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    return Written(family.name, not isinstance(vocabulary, str), tuple(notes))
+    return Written(not isinstance(vocabulary, str), tuple(notes))
 
 
 def _type_of(gguf: Any, tensor: Tensor, kind: Kind) -> Any:

@@ -21,11 +21,7 @@ from linnet.files import Layout, write_atomically
 from linnet.untrusted import read_object
 
 Dtype = Literal["f32", "f16", "bf16"]
-DTYPES: dict[Dtype, tuple[torch.dtype, str]] = {
-    "f32": (torch.float32, "float32"),
-    "f16": (torch.float16, "float16"),
-    "bf16": (torch.bfloat16, "bfloat16"),
-}
+DTYPES: dict[Dtype, torch.dtype] = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 EXPORTED = Layout(
     "an exported model",
     "config.json",
@@ -36,9 +32,8 @@ EXPORTED = Layout(
 def write_folder(folder: Path, model: Portable, dtype: Dtype = "f32") -> tuple[str, tuple[str, ...]]:
     """Write the files into an empty folder; the family that it became, and notes for its reader."""
     family = family_for(model.config)
-    number, _ = DTYPES[dtype]
     stored = written_tensors(model.weights, family.names.entries(model.config))
-    tensors = {name: part.to(number, copy=True) for name, part in stored}
+    tensors = {name: part.to(DTYPES[dtype], copy=True) for name, part in stored}
     if too_large := [name for name, part in tensors.items() if not part.isfinite().all()]:
         raise BadInput(f"{too_large[0]} has values that {dtype} cannot hold; write bf16 or f32")
     tokenizer = written_tokenizer(model.codec)
@@ -56,7 +51,7 @@ def write_folder(folder: Path, model: Portable, dtype: Dtype = "f32") -> tuple[s
 
 
 def config_json(model: Portable, family: Family, dtype: Dtype) -> dict[str, Any]:
-    numbers = DTYPES[dtype][1]
+    numbers = str(DTYPES[dtype]).removeprefix("torch.")
     return {
         "architectures": [family.architecture],
         **family.write(model.config),
@@ -72,9 +67,8 @@ def config_json(model: Portable, family: Family, dtype: Dtype) -> dict[str, Any]
 
 def _ends(model: Portable) -> int | list[int] | None:
     """One id that ends a text, or all of several."""
-    if not model.further_ends:
-        return model.codec.end
-    return [*(() if model.codec.end is None else (model.codec.end,)), *model.further_ends]
+    ends = [i for i in (model.codec.end, *model.further_ends) if i is not None]
+    return ends if model.further_ends else model.codec.end
 
 
 def _write_json(file: Path, content: dict[str, Any]) -> None:

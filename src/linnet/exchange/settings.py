@@ -19,14 +19,8 @@ REQUIRED = object()
 TRAINING_ONLY = frozenset({"dropout", "init_std", "scaled_residual", "loss"})  # settings that no longer matter
 GATED = {"silu": "swiglu", "gelu": "geglu", "gelu_pytorch_tanh": "geglu_tanh"}
 GATED |= {"swish": "swiglu", "gelu_python": "geglu", "gelu_new": "geglu_tanh"}
-PLAIN = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "relu2": "relu2",
-}
+PLAIN = {"gelu": "gelu", "gelu_python": "gelu", "gelu_new": "gelu_tanh", "gelu_fast": "gelu_tanh"}
+PLAIN |= {"gelu_pytorch_tanh": "gelu_tanh", "relu2": "relu2"}
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import Literal, get_args
 
 from linnet.domains.registry import registry
 from linnet.errors import BadInput
-from linnet.exchange.copies import write_copy
 from linnet.exchange.families import Imported, Portable, family_for
 from linnet.exchange.gguf_model import Kind, gguf_family, read_gguf, write_gguf
 from linnet.exchange.hf import DTYPES, EXPORTED, Dtype, read_folder, write_folder
@@ -19,6 +18,7 @@ from linnet.records import ExportRecord, ImportRecord
 from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder, weights_of
 from linnet.training.run import Run
 from linnet.training.settings import to_toml
+from linnet.workbench.copies import write_copy
 from linnet.workbench.open import Opened, further_ends, keep_ends, load, options_of, read_record
 from linnet.workbench.report import write_report
 from linnet.workbench.train import unscored
