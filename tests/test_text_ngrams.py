@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from linnet.codecs import CharacterCodec
 from linnet.domains.text.blocks import block_rows, block_scores, joined_tokens, no_block
-from linnet.domains.text.ngrams import NGrams, _discounts, unigram_nats
 from linnet.evaluation import Units
 from linnet.model.model import Model
+from linnet.ngrams import NGrams, _discounts, unigram_nats
 from linnet.records import Baseline
 from linnet.rows import Rows
 from small_models import random_model, small_config

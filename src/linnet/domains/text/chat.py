@@ -57,12 +57,13 @@ class Template(NamedTuple):
         """What stands before the answer to a message, in the parts that training encodes each by itself."""
         parts, text = [], "" if system is None else self.opening("system") + system + self.after
         for question, answer in exchanges:
-            parts += [
-                text + self.opening("user") + question + self.after + self.opening(ANSWERS),
-                answer + self.after,
-            ]
+            parts += [text + self._turn(question), answer + self.after]
             text = ""
-        return [*parts, text + self.opening("user") + message + self.after + self.opening(ANSWERS)]
+        return [*parts, text + self._turn(message)]
+
+    def _turn(self, message: str) -> str:
+        """A message of the user, and what opens the answer to it."""
+        return self.opening("user") + message + self.after + self.opening(ANSWERS)
 
     def write(self, row: Mapping[str, Any], where: str) -> Written:
         """The document of a row with `messages`, or with `prompt` and `completion`."""

@@ -68,10 +68,8 @@ class Conversation:
             parts = self.template.conversation(self.system, self.exchanges[first:], message)
             ids = encoded(self.session.opened.codec, parts)
             if len(ids) + room <= context:
-                left_out = (
-                    f"the first {counted(first, 'exchange')} no longer fit into the context and are left out"
-                )
-                return Prompt("the conversation", "".join(parts), ids, (left_out,) if first else ())
+                note = f"the first {counted(first, 'exchange')} no longer fit into the context and are left out"
+                return Prompt("the conversation", "".join(parts), ids, (note,) if first else ())
         raise BadInput(
             f"the message has {len(ids)} tokens as it is written; beside {room} for the answer the context has "
             f"room for {context - room}"

@@ -106,7 +106,8 @@ class Corpus:
             return Parts(used, validation, int(taken * mean), (*notes, *notes_of_files))
         if taken == 1 or (self.how == "tail" and self.reading.documents == "file"):
             notes.append(f"the last {self.share:.0%} of the characters are held out for validation")
-            boundary = math.floor(_characters(used) * (1 - self.share))
+            characters = sum(len(text) for passage in used(Tally()) for text in passage.texts)
+            boundary = math.floor(characters * (1 - self.share))
             return Parts(_cut(used, boundary, False), _cut(used, boundary, True), boundary, tuple(notes))
         held = min(taken - 1, max(1, round(taken * self.share)))
         notes.append(f"{held:,} of {taken:,} documents are held out for validation ({self.how})")
@@ -188,17 +189,19 @@ def _with_word(passages: Iterator[Passage], words: Sequence[str]) -> Iterator[Pa
 
 
 def _choosing(stream: Stream, marks: Marks, wanted: bool) -> Stream:
-    return lambda tally: _marked(stream(tally), marks(), wanted)
+    """The documents whose mark is the wanted one."""
 
+    def chosen(tally: Tally) -> Iterator[Passage]:
+        left: Iterator[bool] = marks()
+        mark: bool | None = None
+        for passage in stream(tally):
+            ongoing = [mark] if passage.continues and mark is not None else []
+            drawn = [*ongoing, *itertools.islice(left, len(passage.texts) - len(ongoing))]
+            mark = drawn[-1] if drawn else None
+            if (kept := passage.keep([mark is wanted for mark in drawn])).texts:
+                yield kept._replace(splits=None)
 
-def _marked(passages: Iterator[Passage], marks: Iterator[bool], wanted: bool) -> Iterator[Passage]:
-    mark: bool | None = None
-    for passage in passages:
-        ongoing = [mark] if passage.continues and mark is not None else []
-        drawn = [*ongoing, *itertools.islice(marks, len(passage.texts) - len(ongoing))]
-        mark = drawn[-1] if drawn else None
-        if (kept := passage.keep([mark is wanted for mark in drawn])).texts:
-            yield kept._replace(splits=None)
+    return chosen
 
 
 def _cut(stream: Stream, boundary: int, after: bool) -> Stream:
@@ -216,7 +219,3 @@ def _cut(stream: Stream, boundary: int, after: bool) -> Stream:
                 yield Passage(kept)
 
     return cut
-
-
-def _characters(stream: Stream) -> int:
-    return sum(len(text) for passage in stream(Tally()) for text in passage.texts)

@@ -1,7 +1,7 @@
 """Text: corpora, tokenizers, token stores and the n-gram models that a network has to beat.
 
-What is read is in `sources` and `corpus`, tokens in `tokenization`, `tokenizer_training` and `store`, counting
-models in `ngrams`, the block metric of the headline protocol in `blocks`.
+What is read is in `sources` and `corpus`, tokens in `tokenization`, `tokenizer_training` and `store`, the block
+metric of the headline protocol in `blocks`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from linnet.domains.text.blocks import block_scores, no_block
 from linnet.domains.text.corpus import Corpus, Parts, with_split
 from linnet.domains.text.encoding import rows_in_memory
 from linnet.domains.text.finding import find, find_sources, hub_version
-from linnet.domains.text.ngrams import counted_baselines, seen_before
 from linnet.domains.text.sources import Reading, Stream, Tally, read_passages, shown
 from linnet.domains.text.store import FORMAT, Origin, alone, find_store, open_store, write_store
 from linnet.domains.text.tokenizer_training import (
@@ -34,6 +33,7 @@ from linnet.domains.text.tokenizer_training import (
 )
 from linnet.domains.tokens import TokenDomain, rows_of
 from linnet.errors import BadInput
+from linnet.ngrams import counted_baselines, seen_before
 from linnet.records import Baseline
 from linnet.rows import Rows
 from linnet.tokenization import TokenizerCodec

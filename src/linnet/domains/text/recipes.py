@@ -14,9 +14,8 @@ from linnet.training.schedules import Cosine, OneCycle, WarmupStableDecay
 
 TITLES = 100_000  # of the headline protocol: drawn, and a tenth held out, by a fixed seed
 SIZES = range(1, 25)
-CHARACTERS = TextData(
-    documents="file", split="tail", tokenizer=Tokenizing(kind="characters", vocabulary=1_000)
-)  # of one book
+# Of one book.
+CHARACTERS = TextData(documents="file", split="tail", tokenizer=Tokenizing(kind="characters", vocabulary=1_000))
 
 
 def titles(vocabulary: int, block: tuple[int, int], **rules: bool) -> TextData:

@@ -166,9 +166,7 @@ def _settings(
     settings: Sequence[str], options: Mapping[str, Any], kinds: Sequence[type[BaseModel]]
 ) -> dict[type[BaseModel], Any]:
     """The settings of each kind, and a refusal of those that are of none."""
-    given = dict(map(parse_setting, settings)) | {
-        key: value for key, value in options.items() if value is not None
-    }
+    given = dict(map(parse_setting, settings)) | {k: v for k, v in options.items() if v is not None}
     known = sorted({key for kind in kinds for key in kind.model_fields} - {"file"})
     if unknown := sorted(set(given) - set(known)):
         raise BadInput(f'--set: unknown key "{unknown[0]}"{nearest(unknown[0], known)}')
