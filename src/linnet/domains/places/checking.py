@@ -36,10 +36,9 @@ def check(
     files = files_of(paths)
     try:
         table = read_table(files, reading or Reading(), recipe or GivenRecipe(), protocol)
-    except Refused as error:
-        return DataRecord(path=_names(files), rows={}, counts={}, problems=error.problems, refused=True)
     except BadInput as error:
-        return DataRecord(path=_names(files), rows={}, counts={}, problems=(str(error),), refused=True)
+        problems = error.problems if isinstance(error, Refused) else (str(error),)
+        return DataRecord(path=_names(files), rows={}, counts={}, problems=problems, refused=True)
     empty = parts_without_samples(table.visits, table.part, table.samples, table.recipe)
     leaking = table.leaks()
     refused = bool(leaking) or bool({0, 1} & set(empty))

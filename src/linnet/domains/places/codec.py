@@ -204,12 +204,8 @@ class PlacesCodec(Codec):
         number = self.users.index(user) + FIRST
         rest = self.moves.without(number)
         gone = ~np.isin(np.arange(len(self.places)) + FIRST, rest.stays[:, 1])
-        codec = replace(
-            self,
-            users=tuple(None if name == user else name for name in self.users),
-            moves=rest,
-        )
-        codec, cells = codec.emptied(gone)
+        users = tuple(None if name == user else name for name in self.users)
+        codec, cells = replace(self, users=users, moves=rest).emptied(gone)
         return Forgotten(codec, number, np.flatnonzero(gone) + FIRST, cells)
 
     def emptied(self, gone: np.ndarray) -> tuple[PlacesCodec, dict[int, np.ndarray]]:

@@ -154,8 +154,7 @@ def follows(samples: Samples, known: Known, label: np.ndarray, depth: int) -> np
 def _moves_of_the_past(samples: Samples, history: Known) -> np.ndarray:
     """bool [E]: history entries that the past holds, too, with the visit before them."""
     row, of = history.row, history.owner
-    neighbours = np.concatenate([[False], (row[1:] == row[:-1] + 1) & (of[1:] == of[:-1])])[: len(row)]
-    return neighbours & (row > samples.past_from[of]) & (row < samples.past_to[of])
+    return consecutive(of, row) & (row > samples.past_from[of]) & (row < samples.past_to[of])
 
 
 def _past_only(samples: Samples) -> Known:

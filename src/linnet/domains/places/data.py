@@ -289,12 +289,11 @@ def other_clusters(codec: PlacesCodec, table: Table, paths: Sequence[Path], trai
     if not table.clustered:
         return []
     known = codec.place_ids(table.visits.places)
-    level = max(set(codec.levels) & set(table.visits.cells), default=None)
+    level, there = max(set(codec.levels) & set(table.visits.cells), default=None), known >= FIRST
     moved = 0
-    if level is not None and (known >= FIRST).any():
-        trained_cells = codec.cells_of_places(level)[known[known >= FIRST] - FIRST]
-        cells = table.visits.cells[level][known >= FIRST]
-        moved = int(((trained_cells != cells) & (trained_cells > 0)).sum())
+    if level is not None and there.any():
+        trained_cells = codec.cells_of_places(level)[known[there] - FIRST]
+        moved = int(((trained_cells != table.visits.cells[level][there]) & (trained_cells > 0)).sum())
     same = {path.resolve() for path in paths} == {Path(path).resolve() for path in trained}
     if same and not moved:
         return []
@@ -304,12 +303,8 @@ def other_clusters(codec: PlacesCodec, table: Table, paths: Sequence[Path], trai
         f"alone: make one table of the training files and these (linnet data make visits --data … --data … "
         f"--out visits.csv), train on it and score on it"
     )
-    if moved or not (known >= FIRST).any() or level is None:
-        share = (
-            f"{moved} of {int((known >= FIRST).sum())} numbers are another place than in training; "
-            if moved
-            else ""
-        )
+    if moved or not there.any() or level is None:
+        share = f"{moved} of {there.sum()} numbers are another place than in training; " if moved else ""
         raise BadInput(f"{share}{text}")
     return [f"warning: {text}; here the numbers lie in the same cells as in training"]
 

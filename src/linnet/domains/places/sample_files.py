@@ -30,7 +30,7 @@ from linnet.domains.places.cleaning import Reading, clean
 from linnet.domains.places.codec import Name, PlacesCodec
 from linnet.domains.places.samples import Samples, train_end
 from linnet.domains.places.sources import json_lines
-from linnet.domains.places.times import MONDAY
+from linnet.domains.places.times import MONDAY, day_times
 from linnet.domains.places.visits import DAY, MINUTE, NO_PART, PARTS, Visits
 from linnet.errors import BadInput
 from linnet.files import new_file, refuse_existing, write_lines
@@ -205,9 +205,7 @@ def _visits(table: _Mentioned) -> tuple[Visits, dict[_Key, int]]:
     day, minute = (np.array([key[at] for key in keys], np.int64) for at in (1, 2))
     weekday = np.array([table[key][0] for key in keys])
     minutes = np.array([table[key][1] for key in keys], np.int64)
-    lead = np.searchsorted(user, np.arange(len(users)))
-    shift = ((weekday - day) % 7)[lead][user] + MONDAY  # as `day_times`: the weekday is right, the date invented
-    start = (day + shift) * DAY + minute * MINUTE
+    start, offset = day_times(user, day, minute, weekday, "UTC")
     identifier = np.array([row if key[4] is None else key[4] for row, key in enumerate(keys)], np.int64)
     count = len(next(iter(table.values()))[2])
     by_level = {}
@@ -218,7 +216,7 @@ def _visits(table: _Mentioned) -> tuple[Visits, dict[_Key, int]]:
         by_level[int(s2.levels(ids[:1])[0])] = of_place
     visits = Visits(
         user.astype(np.int32), place.astype(np.int32), start, start + minutes * MINUTE,
-        np.zeros(len(keys), np.int32), identifier, users, places, by_level, dated=False,
+        offset.astype(np.int32), identifier, users, places, by_level, dated=False,
     )  # fmt: skip
     return visits, {key: row for row, key in enumerate(keys)}
 
@@ -289,7 +287,8 @@ def read_histories(path: Path, codec: PlacesCodec, reading: Reading) -> Historie
     if lost := sorted(set(range(len(records))) - set(found.visits.users.tolist())):
         raise BadInput(f"{records[lost[0]][0]} has no visit left:\n  " + "\n  ".join(map(str, found.problems)))
     kind = kind_of(codec.users)
-    users = [_known_user(where, record.get("user"), kind) for where, _, record in records]
+    given = [(where, record.get("user")) for where, _, record in records]
+    users = [None if user is None else read_id(f"{where}, user", user, kind) for where, user in given]
     ids = [_name_of(where, record) for where, _, record in records]
     return _histories(ids, users, found.visits, codec, tuple(map(str, found.problems)))
 
@@ -314,10 +313,6 @@ def read_id(where: str, given: Any, kind: type) -> int | str:
     if isinstance(given, bool) or not isinstance(given, int | str) or given == "":
         raise BadInput(f"{where}: an id is a text or a whole number, not {json_kind(given)}")
     return in_kind(given, kind)
-
-
-def _known_user(where: str, given: Any, kind: type) -> int | str | None:
-    return None if given is None else read_id(f"{where}, user", given, kind)
 
 
 def _name_of(where: str, record: Mapping[str, Any]) -> int | str | None:

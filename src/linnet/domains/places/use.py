@@ -64,7 +64,10 @@ def predict(
     else:
         assert named.dense is not None
         found = _from_dense(named.dense / heat, codec, k)
-    records = tuple(_record(name, *one) for name, one in zip(histories.ids, found, strict=True))
+    records = tuple(
+        PredictionRecord(id=name, candidates=_candidates(places.tolist(), shares.tolist()))
+        for name, (places, shares) in zip(histories.ids, found, strict=True)
+    )
     return Predictions(records, histories.notes, time.perf_counter() - began, chosen["batch"])
 
 
@@ -83,10 +86,6 @@ def _from_dense(logits: np.ndarray, codec: PlacesCodec, k: int) -> Iterator[tupl
         shares /= shares.sum()
         best = np.argsort(-shares, kind="stable")[: min(k, int((shares > 0).sum()))]  # forgotten places have none
         yield names[best], shares[best]
-
-
-def _record(name: Any, places: np.ndarray, shares: np.ndarray) -> PredictionRecord:
-    return PredictionRecord(id=name, candidates=_candidates(places.tolist(), shares.tolist()))
 
 
 def _candidates(places: Iterable[Name], shares: Iterable[float]) -> tuple[Candidate, ...]:
