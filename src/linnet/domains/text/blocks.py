@@ -98,8 +98,7 @@ def block_scores(
         f"{scored.sum() / len(kept):.1%} of the tokens; the end mark counts as {MARK} characters; not comparable "
         "with the scores above"
     )
-    if context > model.config.context:
-        note += f"; rows read in windows of {model.config.context}"
+    cut_at = f"; rows read in windows of {model.config.context}" if context > model.config.context else ""
     return [
         Score(
             name="block_nats_per_char",
@@ -108,6 +107,6 @@ def block_scores(
             low=max(0.0, low),
             high=high,
             baseline=Baseline(name=beaten.name, value=beaten.value * int(scored.sum()) / characters),
-            note=f"{note}; {units.note()}",
+            note=f"{note}{cut_at}; {units.note()}",
         )
     ]

@@ -94,15 +94,14 @@ def sized(recipe: str, size: int, data: TextData, *, epochs: float | None, dropo
             f"size={size} is no size: it goes from {SIZES[0]} to {SIZES[-1]} (layers, 64 channels each)"
         )
     width, context = 64 * size, 256
+    rate = round(3e-3 * math.sqrt(256 / width), 6)
     tokens = 4096 * 2 ** round(math.log2(max(1, size / 4)))
     attention, schedule = AttentionConfig(heads=size, qk_norm=True), WarmupStableDecay(decay=0.3)
     return Run(
         recipe=recipe,
         data=data,
         model=ModelConfig(width=width, depth=size, context=context, attention=attention, dropout=dropout),
-        optim=OptimConfig(
-            kind="muon", lr=round(3e-3 * math.sqrt(256 / width), 6), weight_decay=0.1, schedule=schedule
-        ),
+        optim=OptimConfig(kind="muon", lr=rate, weight_decay=0.1, schedule=schedule),
         training=TrainingConfig(epochs=epochs, batch=tokens // context, packing="packed"),
     )
 

@@ -87,10 +87,9 @@ def train_tokenizer(passages: Iterable[Passage], wanted: Tokenizing, characters:
 
 def supported(wanted: Tokenizing, characters: int | None) -> tuple[int, tuple[str, ...]]:
     """The vocabulary that so much text can teach, and a note if it is smaller than the one wanted."""
-    if characters is None or wanted.kind not in ("bpe", "unigram"):
-        return wanted.vocabulary, ()
-    most = max(SMALLEST, characters // SUPPORT)
-    if wanted.vocabulary <= most:
+    learned = wanted.kind in ("bpe", "unigram")
+    most = 0 if characters is None else max(SMALLEST, characters // SUPPORT)
+    if characters is None or not learned or wanted.vocabulary <= most:
         return wanted.vocabulary, ()
     note = (
         f"vocabulary {wanted.vocabulary:,} was shrunk to {most:,}: the training text has about {characters:,} "
@@ -194,9 +193,8 @@ def _characters(documents: Iterable[list[str]], wanted: Tokenizing, vocabulary: 
     """The characters of the corpus in the order of code points; the rarest give way to the vocabulary."""
     library = tokenizers_library()
     counts: Counter[str] = Counter()
-    for texts in documents:
-        for text in texts:
-            counts.update(text.lower() if wanted.lowercase else text)
+    for text in itertools.chain.from_iterable(documents):
+        counts.update(text.lower() if wanted.lowercase else text)
     specials = [END, UNKNOWN, *wanted.specials]
     kept = sorted(counts, key=lambda c: (-counts[c], c))[: max(vocabulary - len(specials), 1)]
     entries = {token: i for i, token in enumerate([*specials, *sorted(kept)])}

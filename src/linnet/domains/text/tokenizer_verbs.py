@@ -57,8 +57,7 @@ def tokenizer_train(
     checked = _Check(trained.codec, corpus, stream)
     tables = {} if counts is None else {counts: checked.count_lines()}
     write_texts({file: [trained.codec.content], **tables}, force=force)
-    notes = (*corpus.left_out(), *tally.remarks(), *trained.notes)
-    return checked.record(file, "trained", seconds, notes)
+    return checked.record(file, "trained", seconds, (*corpus.left_out(), *tally.remarks(), *trained.notes))
 
 
 def tokenizer_check(
@@ -79,8 +78,7 @@ def tokenizer_check(
     checked = _Check(codec, corpus, corpus.everything()[0])
     if counts is not None:
         write_lines(counts, checked.count_lines(), force=force)
-    notes = (*corpus.left_out(), *checked.tally.remarks())
-    return checked.record(tokenizer, "checked", checked.seconds, notes)
+    return checked.record(tokenizer, "checked", checked.seconds, (*corpus.left_out(), *checked.tally.remarks()))
 
 
 class _Check:
