@@ -152,6 +152,17 @@ def test_fixes_become_stays_and_places(tmp_path: Path) -> None:
     assert sorted(visits.cells) == [11, 13, 14] and visits.duration[1] == 480
 
 
+def test_a_stay_of_fixes_has_the_part_of_its_first_fix(tmp_path: Path) -> None:
+    head, *rows = fixes_table().splitlines()
+    split = [f"{row},{'train' if number < len(rows) // 2 else 'test'}" for number, row in enumerate(rows)]
+    visits = read(tmp_path, "\n".join([f"{head},split", *split]) + "\n").visits
+    bare = read(tmp_path, fixes_table()).visits
+    assert visits.start.tolist() == bare.start.tolist() and visits.id.tolist() == [0, 1, 2, 3, 4]
+    assert visits.part is not None and bare.part is None
+    cut = 1_700_000_000 + len(rows) // 2 * 300
+    assert visits.part.tolist() == [0 if start < cut else 2 for start in bare.start.tolist()]
+
+
 def test_stays_without_places_are_clustered(tmp_path: Path) -> None:
     text = "user_id,started_at,finished_at,lon,lat\n" + "".join(
         f"1,2024-03-0{day} 08:00,2024-03-0{day} 09:00,{lon},39.9\n"
