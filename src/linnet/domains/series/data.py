@@ -46,9 +46,9 @@ class SeriesData(Domain):
     season: int = Field(0, ge=0, description="steps that scale errors; 0: by the frequency, or detected")
     horizon: int = Field(0, ge=0, description="steps of a forecast; 0: by the frequency")
     histories: tuple[float, ...] = Field(
-        (1.1, 1.3, 1.5, 2.0),
+        (1.02, 1.06, 1.12, 1.2),
         min_length=1,
-        description="lengths that are seen, in longest cycles; never below two horizons",
+        description="lengths that are seen, in longest cycles, or in two horizons where those are longer",
     )
     held: int = Field(1, ge=0, description="horizons at the end of some series that only validation sees")
     held_share: float = Field(
@@ -232,6 +232,6 @@ def label_rows(rows: RowSource) -> LabelRows:
 
 
 def lengths_of(histories: Sequence[float], cycle: int, horizon: int) -> tuple[int, ...]:
-    """Steps of each history: so many of the longest cycle, and at least two horizons."""
-    base = max(cycle, 1)
+    """Steps of each history: so many of the longest cycle, or of two horizons where those are longer."""
+    base = max(cycle, 2 * horizon)
     return tuple(max(2 * horizon, int(np.ceil(share * base))) for share in histories)

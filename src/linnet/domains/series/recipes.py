@@ -13,15 +13,15 @@ SLOW = OneCycle(pct_start=0.1, div=25.0, final_div=1e3)
 
 
 def forecast() -> Run:
-    """Members of four histories, averaged; windows in their own units, quantiles of the whole horizon at once."""
+    """Members of four histories just above the longest cycle, averaged; quantiles of the whole horizon at once."""
     return Run(
         recipe="forecast",
         precision="float32",
         threads=1,
         data=SeriesData(),
         model=ResidualConfig(),
-        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01, schedule=SLOW, clip=4.0),
-        training=TrainingConfig(steps=900, batch=128),
+        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.999), weight_decay=0.01, schedule=OneCycle(), clip=2.0),
+        training=TrainingConfig(steps=600, batch=256),
     )
 
 
@@ -34,8 +34,15 @@ def forecast_patches() -> Run:
         "ahead": NumberColumn(head="quantiles", quantiles=LEVELS),
     }
     model = ModelConfig(width=128, depth=3, attention=AttentionConfig(heads=4), columns=columns)
-    data = SeriesData(histories=(1.5,))
-    return forecast().model_copy(update={"recipe": "forecast-patches", "data": data, "model": model})
+    return Run(
+        recipe="forecast-patches",
+        precision="float32",
+        threads=1,
+        data=SeriesData(histories=(1.5,)),
+        model=model,
+        optim=OptimConfig(lr=2e-3, betas=(0.9, 0.99), weight_decay=0.01, schedule=SLOW, clip=4.0),
+        training=TrainingConfig(steps=900, batch=128),
+    )
 
 
 def forecast_tokens() -> Run:

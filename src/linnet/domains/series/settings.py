@@ -75,10 +75,10 @@ class ResidualConfig(SeriesNetworkConfig):
     lengths: tuple[int, ...] = Field((), description="steps that members see; empty: from the data")
     outputs: int = Field(0, ge=0, description="steps of a forecast; 0: from the data")
     seeds: int = Field(1, ge=1, le=100, description="members for each length")
-    blocks: int = Field(4, ge=1, le=1000, description="of a member")
+    blocks: int = Field(3, ge=1, le=1000, description="of a member")
     layers: int = Field(2, ge=1, le=100, description="of a block")
-    width: int = Field(128, ge=1, description="channels of a layer")
-    dropout: float = Field(0.1, ge=0, lt=1, description="share of values that training zeroes")
+    width: int = Field(256, ge=1, description="channels of a layer")
+    dropout: float = Field(0.0, ge=0, lt=1, description="share of values that training zeroes")
     quantiles: tuple[Level, ...] = Field(LEVELS, description="levels, 0.5 among them")
     median_weight: float = Field(
         0.5, ge=0, le=1, description="of the median in the loss; the other levels share the rest"
