@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from linnet import workbench
 from linnet.domains.series.codec import SeriesCodec
+from linnet.domains.series.data import SeriesData, lengths_of
 from linnet.domains.series.forecasts import forecast
 from linnet.domains.series.metrics import mase, smape
 from linnet.domains.series.residual import Residual, weighted_error
@@ -216,3 +217,13 @@ def test_the_median_learns_the_score_itself() -> None:
     points = window.back(median[0].numpy())
     wanted = smape(truth, points) / 100 / 0.1 + mase(truth, points, train.unit[train.series[chosen]]) / 2.0
     np.testing.assert_allclose(weighted_error(batch, median)[0].mean(1), wanted / 2, rtol=1e-4)
+
+
+@given(st.integers(1, 400), st.integers(1, 60))
+def test_members_see_histories_of_their_own_at_any_frequency(cycle: int, horizon: int) -> None:
+    """As many of a cycle as is said, never below two horizons, and different where a base is long enough."""
+    shares = SeriesData().histories
+    found = lengths_of(shares, cycle, horizon)
+    assert all(one >= max(2 * horizon, share * cycle) for one, share in zip(found, shares, strict=True))
+    assert all(one <= np.ceil(share * max(2 * horizon, cycle)) for one, share in zip(found, shares, strict=True))
+    assert list(found) == sorted(found) and (max(cycle, 2 * horizon) < 25 or len(set(found)) == len(shares))
