@@ -124,27 +124,27 @@ def write_tracks(at: Path) -> None:
 
 
 def write_series(at: Path) -> None:
-    """Values of eight series in a wide and a long table, classes of waves, and a sensor with six channels."""
+    """Values of three series in a wide and a long table, classes of waves, and a sensor with six channels."""
     import polars as pl
 
     draw = random.Random(0)
-    series = [[round(50 + 9 * math.sin(t / 3 + n) + draw.random(), 3) for t in range(60)] for n in range(8)]
+    series = [[round(50 + 9 * math.sin(t / 3 + n) + draw.random(), 3) for t in range(40)] for n in range(3)]
     wide = [f"S{n}," + ",".join(map(str, values)) for n, values in enumerate(series)]
-    header = ",".join(["id", *(f"v{t + 1}" for t in range(60))])
+    header = ",".join(["id", *(f"v{t + 1}" for t in range(40))])
     (at / "weekly.csv").write_text("\n".join([header, *wide]) + "\n")
     rows = [
         (f"S{n}", f"2024-{1 + t // 28:02d}-{1 + t % 28:02d}", value)
-        for n in range(4)
+        for n in range(2)
         for t, value in enumerate(series[n])
     ]
     (at / "long.csv").write_text("id,time,value\n" + "".join(f"{a},{b},{c}\n" for a, b, c in rows))
     pl.DataFrame(rows, schema=["id", "time", "value"], orient="row").write_parquet(at / "long.parquet")
-    write_lines(at / "values.jsonl", [{"id": n, "values": series[n][:40]} for n in range(4)])
-    labels = ["up" if n % 2 else "down" for n in range(24)]
-    waves = [[round(math.sin(t / (2 + n % 2)) + draw.random(), 3) for t in range(40)] for n in range(24)]
+    write_lines(at / "values.jsonl", [{"id": n, "values": series[n][:30]} for n in range(3)])
+    labels = ["up" if n % 2 else "down" for n in range(12)]
+    waves = [[round(math.sin(t / (2 + n % 2)) + draw.random(), 3) for t in range(24)] for n in range(12)]
     lines = [",".join([label, *map(str, wave)]) for label, wave in zip(labels, waves, strict=True)]
     (at / "waves.csv").write_text(
-        ",".join(["label", *(f"v{t + 1}" for t in range(40))]) + "\n" + "\n".join(lines) + "\n"
+        ",".join(["label", *(f"v{t + 1}" for t in range(24))]) + "\n" + "\n".join(lines) + "\n"
     )
     cases = "".join(
         f"{','.join(map(str, wave))}:{','.join(map(str, wave[::-1]))}:{label}\n"
@@ -158,9 +158,9 @@ def write_series(at: Path) -> None:
 
 def write_sensor(file: Path, draw: random.Random) -> None:
     lines = ["subject,recording,t,ax,ay,az,gx,gy,gz,label"]
-    for subject in range(4):
+    for subject in range(2):
         for recording, label in enumerate(("REST", "WALK")):
-            for t in range(160):
+            for t in range(70):
                 move = recording * 3 * math.sin(t / 4)
                 values = [
                     move + draw.gauss(0, 0.1),

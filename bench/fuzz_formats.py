@@ -11,6 +11,9 @@ from pathlib import Path
 from bench.mutations import TOML, mutate, rehash
 
 
+MOST_COMMANDS = 3  # that a mutant meets, of those of its format; drawn anew each time
+
+
 @dataclass(frozen=True)
 class Format:
     """Patterns of the files of which one or two are mutated, and the commands that read them."""
@@ -250,7 +253,8 @@ def prepare(name: str, valid: Path, at: Path, draw: random.Random) -> list[Comma
         mutate(file, draw)
     if name.startswith("run-"):
         change_checkpoints(at / "run" / "checkpoints", draw)
-    return [command for line in format.commands for command in split(line, at, chosen[0])]
+    numbers = sorted(draw.sample(range(len(format.commands)), min(MOST_COMMANDS, len(format.commands))))
+    return [command for number in numbers for command in split(format.commands[number], at, chosen[0])]
 
 
 def copy_named(text: str, valid: Path, at: Path) -> None:
