@@ -28,12 +28,12 @@ from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.domains.places.use import departure_text, misses, places_run, predict
 from linnet.domains.places.verbs import visit_table
 from linnet.domains.places.visits import legacy_ids, mark_of
-from linnet.errors import BadInput
+from linnet.errors import BadInput, RunFailed
 from linnet.files import write_lines
 from linnet.records import BenchRecord
 from linnet.training.checkpoint import RunFolder
 from places_tables import random_visits
-from tiny_runs import Killed, Watching, bits
+from tiny_runs import Killed, Watching, bits, damage
 
 
 def linnet(*arguments: str | Path) -> Result:
@@ -106,6 +106,18 @@ def test_predictions_are_probabilities_of_places(runs: dict[str, Path], historie
         list(predict(runs["places-gru"], histories, settings=("filter=warm",)))
     with pytest.raises(BadInput, match='unknown key "filter"'):
         list(predict(runs["tiny-places"], histories, settings=("filter=hard",)))
+
+
+@pytest.mark.parametrize("recipe", ["tiny-places", "places-gru"])
+def test_weights_that_are_no_numbers_give_no_answers(
+    runs: dict[str, Path], stays: Path, histories: Path, tmp_path: Path, recipe: str
+) -> None:
+    shutil.copytree(runs[recipe], tmp_path / "run")
+    damage(tmp_path / "run")
+    with pytest.raises(RunFailed, match="weights that are not finite numbers"):
+        predict(tmp_path / "run", histories)
+    with pytest.raises(RunFailed, match="weights that are not finite numbers"):
+        workbench.evaluate(tmp_path / "run", data=[stays])
 
 
 def test_a_history_does_not_depend_on_the_other_lines(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections import Counter
 from contextlib import nullcontext
@@ -29,11 +30,11 @@ from linnet.domains.series.settings import ConvolutionConfig, ResidualConfig
 from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.use import sampled_paths
 from linnet.domains.series.windows import inputs_of
-from linnet.errors import BadInput
+from linnet.errors import BadInput, RunFailed
 from linnet.figures import save_series
 from linnet.model.contract import Network
 from linnet.records import ForecastRecord, PredictionRecord
-from tiny_runs import Killed, Watching, agree
+from tiny_runs import Killed, Watching, agree, damage
 
 LABELS = st.lists(st.lists(st.sampled_from("abc"), min_size=1, max_size=20), min_size=1, max_size=5)
 CODEC = SeriesCodec("classes", ("x",), classes=("a", "b", "c"), length=4)
@@ -185,6 +186,25 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "tiny-forecast", data=[folder / "long.csv"], out=folder / "forecast", steps=8, settings=settings
     )
     return folder
+
+
+@pytest.mark.parametrize("name", ["classes", "forecast"])
+def test_weights_that_are_no_numbers_give_no_answers(runs: Path, tmp_path: Path, name: str) -> None:
+    shutil.copytree(runs / name, tmp_path / "run")
+    damage(tmp_path / "run")
+    data = runs / ("waves_TEST.csv" if name == "classes" else "long.csv")
+    with pytest.raises(RunFailed, match="weights that are not finite numbers"):
+        list(workbench.predict(tmp_path / "run", data))
+    with pytest.raises(RunFailed, match="weights that are not finite numbers"):
+        workbench.evaluate(tmp_path / "run", data=[data])
+
+
+@pytest.mark.parametrize(("key", "wrong"), [("means", [1.0, 2.0]), ("deviations", [1.0] * 3), ("season", 0)])
+def test_a_codec_whose_parts_do_not_fit_together_is_refused(key: str, wrong: object) -> None:
+    stored = SeriesCodec("classes", ("x",), classes=("a", "b"), length=5).to_json()
+    assert SeriesCodec.from_json(stored).to_json() == stored
+    with pytest.raises(BadInput, match=key):
+        SeriesCodec.from_json({**stored, key: wrong})
 
 
 @pytest.mark.parametrize("channels", [2, 3])

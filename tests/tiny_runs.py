@@ -6,6 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file, save_file
+
+from bench.mutations import rehash
 from linnet import workbench
 from linnet.data import Batch
 from linnet.records import Record, RunRecord
@@ -74,6 +78,14 @@ def bits(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in newest.glob("*.safetensors")} | {
         "step": str(folder.steps()[-1]).encode()
     }
+
+
+def damage(path: Path) -> None:
+    """Weights that are no numbers in every checkpoint, with hashes that fit."""
+    for checkpoint in (path / "checkpoints").iterdir():
+        for file in checkpoint.glob("[we]*.safetensors"):
+            save_file({name: torch.full_like(one, torch.nan) for name, one in load_file(file).items()}, file)
+        rehash(checkpoint)
 
 
 def logged(path: Path, kind: str = "step") -> list[dict[str, Any]]:

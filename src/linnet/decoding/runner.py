@@ -29,6 +29,7 @@ from torch import Tensor
 
 from linnet.decoding.compiling import Compiling
 from linnet.machine import graph_cache
+from linnet.model.contract import fault
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
 from linnet.model.state import State
@@ -140,11 +141,8 @@ class Runner:
         return self._head(hidden)
 
     def fault(self) -> str:
-        """Why logits may not be numbers: the first weight that is none, if there is one."""
-        for name, weight in self.network.named_parameters():
-            if not bool(weight.isfinite().all()):
-                return f"{name} holds weights that are not finite numbers"
-        return "activations overflow"
+        """Why logits may not be numbers."""
+        return fault(self.network)
 
     def _read(self, state: State, ids: Ids, before: Ids) -> tuple[Tensor, State]:
         """Hidden vectors [R, T, W] of these ids, padded on the right."""

@@ -11,9 +11,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from linnet.errors import RunFailed
 from linnet.model.config import NetworkConfig
 from linnet.model.costs import Costs
 from linnet.model.inputs import Inputs, Output
@@ -123,6 +125,20 @@ def evaluating(network: nn.Module) -> Iterator[None]:
     finally:
         if trained:
             network.train()
+
+
+def fault(network: nn.Module) -> str:
+    """Why what a network computes may not be numbers: the first weight that is none, if there is one."""
+    for name, weight in network.named_parameters():
+        if not bool(weight.isfinite().all()):
+            return f"{name} holds weights that are not finite numbers"
+    return "activations overflow"
+
+
+def refuse_nan(network: nn.Module, *values: np.ndarray) -> None:
+    """What a network says of a file is not shown where it is no number."""
+    if any(np.isnan(each).any() for each in values):
+        raise RunFailed(f"what the network computes is not a number (NaN): {fault(network)}")
 
 
 def parameter_count(network: nn.Module) -> int:

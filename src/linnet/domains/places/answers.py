@@ -19,7 +19,7 @@ from linnet.domains.places.copying import CopyModel, filter_of, hard_filter, sof
 from linnet.domains.places.features import Gathered, VisitRows
 from linnet.domains.places.scorer import Scorer
 from linnet.domains.places.scores import Ranked, Ranking, measures, rank_dense, rank_truth, vocabularies
-from linnet.model.contract import Network, evaluating
+from linnet.model.contract import Network, evaluating, refuse_nan
 from linnet.progress import tracked
 
 DECIMALS = 5  # of a log-probability: what is closer is a tie, whatever batch it was computed in
@@ -116,6 +116,7 @@ def _scored(network: Scorer, rows: VisitRows, size: int, region: Region) -> Answ
         owner.append(chosen[found.options.owner.cpu().numpy()])
         label.append(found.options.place.cpu().numpy())
         score.append(np.exp(np.round(found.logp.double().cpu().numpy(), DECIMALS)))
+    refuse_nan(network, elsewhere, *score)
     owners, order = np.concatenate(owner), np.argsort(np.concatenate(owner), kind="stable")
     starts = np.searchsorted(owners[order], np.arange(len(rows) + 1)).astype(np.int64)
     ranking = Ranking(starts, np.concatenate(label)[order], np.concatenate(score)[order], len(rows.visits.places))
@@ -168,6 +169,7 @@ def _copied(network: CopyModel, rows: VisitRows, size: int, region: Region, filt
         chosen_rows.append(chosen)
     order = np.argsort(np.concatenate(chosen_rows))
     places, *cells = (np.concatenate(tables)[order] for tables in zip(*parts, strict=True))
+    refuse_nan(network, places)
     forgotten = np.array([name is None for name in rows.codec.places], bool)
     places[:, FIRST : FIRST + len(forgotten)][:, forgotten] = -np.inf
     places = _filtered(network, places, cells, filter)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
+
+from pydantic import Field
 
 from linnet.codecs import Encoded
-from linnet.errors import BadInput
-from linnet.untrusted import checked
+from linnet.errors import BadInput, counted
+from linnet.untrusted import LARGEST, checked
 
 NO_TOKENS = "series of numbers have no tokens here: use predict and eval, or train the recipe forecast-tokens"
+
+Size = Annotated[int, Field(ge=1, le=LARGEST)]
 
 
 @dataclass(frozen=True)
@@ -20,15 +24,15 @@ class SeriesCodec:
     task: Literal["forecast", "classes"]
     channels: tuple[str, ...]
     frequency: str = ""
-    season: int = 1
-    cycle: int = 1
-    horizon: int = 0
-    histories: tuple[int, ...] = ()
+    season: Size = 1
+    cycle: Size = 1
+    horizon: Annotated[int, Field(ge=0, le=LARGEST)] = 0
+    histories: tuple[Size, ...] = ()
     typical: float = 0.0  # relative step of a series with a single value
     naive_smape: float = 1.0  # errors of the last value as a forecast: the units of the loss
     naive_mase: float = 1.0
     classes: tuple[str, ...] = ()
-    length: int = 0  # steps of a window with a label
+    length: Annotated[int, Field(ge=0, le=LARGEST)] = 0  # steps of a window with a label
     means: tuple[float, ...] = ()
     deviations: tuple[float, ...] = ()
 
@@ -64,4 +68,8 @@ class SeriesCodec:
     def from_json(cls, stored: Mapping[str, Any]) -> SeriesCodec:
         if stored.get("kind") != "series":
             raise BadInput(f"the codec of a run on series is of the kind series, not {stored.get('kind')!r}")
-        return cast(SeriesCodec, checked(cls, {k: v for k, v in stored.items() if k != "kind"}, ""))
+        codec = cast(SeriesCodec, checked(cls, {k: v for k, v in stored.items() if k != "kind"}, ""))
+        for name, values in (("means", codec.means), ("deviations", codec.deviations)):
+            if values and len(values) != len(codec.channels):
+                raise BadInput(f"{name} has {len(values)} values for {counted(len(codec.channels), 'channel')}")
+        return codec

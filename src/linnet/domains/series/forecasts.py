@@ -21,7 +21,7 @@ from linnet.domains.series.seasons import timing
 from linnet.domains.series.tables import SeriesTable
 from linnet.domains.series.windows import ForecastRows, inputs_of, naive_errors, training_windows
 from linnet.errors import BadInput
-from linnet.model.contract import Network, evaluating
+from linnet.model.contract import Network, evaluating, refuse_nan
 from linnet.model.model import Model
 from linnet.records import ForecastRecord
 
@@ -189,5 +189,7 @@ def _steps(network: Network, codec: SeriesCodec, windows: np.ndarray, size: int,
                 found = patches.quantiles(network, inputs)
             else:
                 found = network(inputs).hidden.mean(0)
-            parts.append(window.back(found.cpu().numpy()))
+            quantiles = found.cpu().numpy()
+            refuse_nan(network, quantiles)
+            parts.append(window.back(quantiles))
     return np.concatenate(parts)

@@ -25,7 +25,7 @@ from linnet.domains.series.neighbours import Classifier, Majority, NearestNeighb
 from linnet.domains.series.tables import SeriesTable
 from linnet.errors import BadInput, counted
 from linnet.intervals import Bootstrap, Statistic
-from linnet.model.contract import Network, evaluating
+from linnet.model.contract import Network, evaluating, refuse_nan
 from linnet.progress import tracked
 from linnet.records import Baseline, Score, System
 
@@ -133,6 +133,7 @@ def logarithms(network: Convolution, rows: LabelRows, size: int, region: Region)
         for chosen in chunks(len(rows), size):
             batch = rows.batch(rows.first[chosen], rows.count[chosen]).to(network.device)
             parts.append(mean_of_members(network(batch).hidden).double().cpu().numpy())
+    refuse_nan(network, *parts)
     return np.maximum(np.concatenate(parts), np.log(LEAST))
 
 
