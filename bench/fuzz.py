@@ -3,10 +3,10 @@
     python -m bench.fuzz [FORMAT ...] --mutants 2000 --seed 1
     python -m bench.fuzz hf --seed 1 --only 123 --keep DIR    # one mutant again, with its files left in DIR
 
-Every mutant runs through the command line, in a process of its own with limits of processor time and memory: a
-copy of one that has loaded everything, so that loading costs once. What ends otherwise than with exit code 0, 1 or
-2 and a message that is not "a defect of linnet" is a finding: it is counted under the error and the function that
-raised it, with the number of the first mutant.
+Every mutant runs through the command line with limits of processor time and memory, in a copy of a process that
+has loaded everything, so that loading costs once; a copy serves a few mutants, and ends with the first finding.
+What ends otherwise than with exit code 0, 1 or 2 and a message that is not "a defect of linnet" is a finding: it
+is counted under the error and the function that raised it, with the number of the first mutant.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from bench.fuzz_files import make_valid_files
 from bench.fuzz_formats import FORMATS, Command, prepare
 
 SECONDS = 20  # of processor time for one mutant
+TOGETHER = 25  # mutants of one process
 HANGS = 300.0  # seconds on the clock without the end of a command
 MEMORY = 4 << 30  # bytes on top of what a process takes when it starts
 FINE = {"good": 0, "failed": 1, "bad input": 2}  # kinds of outcomes that are no finding, with their exit codes
@@ -129,7 +130,7 @@ def try_mutant(name: str, seed: int, number: int, valid: Path, at: Path) -> Iter
         yield outcome
 
 
-# --- a process for each mutant ---------------------------------------------------------------------
+# --- processes of mutants ---------------------------------------------------------------------
 
 
 def load_everything(valid: Path) -> None:
@@ -158,74 +159,90 @@ def load_everything(valid: Path) -> None:
 
 
 def serve(name: str, seed: int, numbers: Sequence[int], valid: Path, pipe: Any) -> None:
-    """Fork a process for each mutant, and send what became of it."""
+    """Fork a process for each few mutants, and send what became of them."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ |= {"POLARS_MAX_THREADS": "1", "RAYON_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     load_everything(valid)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     gc.collect()
     gc.freeze()  # pages stay shared
+    left = list(numbers)
     with tempfile.TemporaryDirectory() as folder:
-        for number in numbers:
+        trace = Path(folder) / "trace"
+        while left:
             ours, theirs = os.pipe()
             child = os.fork()
             if child == 0:
                 os.close(ours)
-                limit(used + MEMORY, Path(folder) / "trace")
-                answer(try_mutant(name, seed, number, valid, Path(folder) / "mutant"), theirs)
+                limit(used + MEMORY, trace)
+                answer(name, seed, left[:TOGETHER], valid, theirs)
             os.close(theirs)
-            pipe.send(Mutant(number, heard(child, ours, Path(folder) / "trace")))
+            found = heard(child, ours, trace) or [Mutant(left[0], [Outcome("", "crash", "before its first word")])]
+            left = left[len(found) :]
+            pipe.send(found)
     pipe.send(None)
 
 
 def limit(memory: int, trace: Path) -> None:
-    """In the process of a mutant: what is over the limit ends it, and leaves where it was."""
+    """In the process of mutants: what is over the limit ends it, and leaves where it was."""
     file = trace.open("w")
     faulthandler.enable(file)
     faulthandler.register(signal.SIGXCPU, file, all_threads=False, chain=True)
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.chdir(trace.parent)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # Rust writes there when it panics
 
 
-def answer(outcomes: Iterator[Outcome], pipe: int) -> None:
-    """Write each outcome as a line of JSON, and end this process."""
-    code = 1
-    try:
-        for outcome in outcomes:
-            os.write(pipe, json.dumps(asdict(outcome)).encode() + b"\n")
-        code = 0
-    except BaseException as error:  # even what only ends a process belongs into the report
-        where = named("".join(traceback.format_exception(error)))
-        os.write(pipe, json.dumps(asdict(Outcome("", "crash", *where))).encode() + b"\n")
-        code = 0
-    finally:
-        os._exit(code)
+def answer(name: str, seed: int, numbers: Sequence[int], valid: Path, pipe: int) -> None:
+    """Write what becomes of each mutant as lines of JSON, and end this process, after a finding at once."""
+
+    def write(value: object) -> None:
+        os.write(pipe, json.dumps(value).encode() + b"\n")
+
+    for number in numbers:
+        write(number)
+        resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + SECONDS + 1, resource.RLIM_INFINITY))
+        fine = True
+        try:
+            for outcome in try_mutant(name, seed, number, valid, Path(f"mutant-{number}").absolute()):
+                write(asdict(outcome))
+                fine &= outcome.kind in FINE
+        except BaseException as error:  # even what only ends a process belongs into the report
+            write(asdict(Outcome("", "crash", *named("".join(traceback.format_exception(error))))))
+            fine = False
+        shutil.rmtree(f"mutant-{number}", ignore_errors=True)
+        if not fine:
+            break
+    os._exit(0)
 
 
-def heard(child: int, pipe: int, trace: Path) -> list[Outcome]:
+def heard(child: int, pipe: int, trace: Path) -> list[Mutant]:
     """What a process says until it ends, and how it ended."""
-    said, hangs = b"", False
+    text, hangs = b"", False
     while not hangs:
         ready, _, _ = select.select([pipe], [], [], HANGS)
         more = os.read(pipe, 1 << 16) if ready else b""
-        said, hangs = said + more, not ready
+        text, hangs = text + more, not ready
         if ready and not more:
             break
     os.close(pipe)
     if hangs:
         os.kill(child, signal.SIGKILL)
     status = os.waitpid(child, 0)[1]
-    outcomes = [Outcome(**json.loads(line)) for line in said.splitlines()]
-    if hangs or status:
+    found: list[Mutant] = []
+    for value in map(json.loads, text.splitlines()):
+        if isinstance(value, int):
+            found.append(Mutant(value))
+        else:
+            found[-1].outcomes.append(Outcome(**value))
+    if found and (hangs or status):
         code = os.waitstatus_to_exitcode(status)
-        kind = "slow" if hangs or code in (-signal.SIGXCPU, -signal.SIGKILL) else "crash"
+        kind = "slow" if hangs or code == -signal.SIGXCPU else "crash"
         ours = re.findall(r'File "[^"]*/linnet/([^"]+)", line \d+ in (\S+)', trace.read_text())
         where = " ".join(ours[0]) if ours else "no function of linnet"
-        outcomes.append(Outcome("", kind, f"{'hangs' if hangs else f'exit code {code}'} in {where}"))
-    return outcomes
+        found[-1].outcomes.append(Outcome("", kind, f"{'hangs' if hangs else f'exit code {code}'} in {where}"))
+    return found
 
 
 def mutants(name: str, seed: int, numbers: list[int], valid: Path) -> Iterator[Mutant]:
@@ -234,8 +251,8 @@ def mutants(name: str, seed: int, numbers: list[int], valid: Path) -> Iterator[M
     server = context.Process(target=serve, args=(name, seed, numbers, valid, theirs))
     server.start()
     theirs.close()
-    while mutant := ours.recv():  # EOFError where the server died: no result is better than half of one
-        yield mutant
+    while found := ours.recv():  # EOFError where the server died: no result is better than half of one
+        yield from found
     server.join()
 
 

@@ -187,6 +187,8 @@ def train_runs(at: Path) -> None:
         assert not (at / "unfinished" / "record.json").exists()
     tokens = ["data.tokenizer.vocabulary=300"]
     workbench.train("tiny-text", out=at / "words", data=[at / "few.txt"], settings=[*SMALL, *tokens], steps=4)
+    talking = [*SMALL, *tokens, "template=chatml"]
+    workbench.train("tiny-text", out=at / "talks", data=[at / "chats.jsonl"], settings=talking, steps=1)
     workbench.train("tiny-places", out=at / "places", data=[at / "v.csv"], steps=2)
     stored = [*SMALL, *tokens, f'data.store="{at / "store"}"']
     workbench.train("tiny-text", out=at / "from-store", data=[at / "few.txt"], settings=stored, steps=1)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from bench.mutations import TOML, mutate, rehash
 
-
 MOST_COMMANDS = 3  # that a mutant meets, of those of its format; drawn anew each time
 
 
@@ -119,7 +118,7 @@ FORMATS = {
         "long.csv weekly.csv",
         "caption {d}/run --file {m}",
         "caption {d}/run --file {m} --rules",
-        "train tiny-captions --data {m} --set data.series=8 --set data.validation=10 --out {d}/new --dry-run",
+        "train tiny-captions --data {m} --set data.series=24 --set data.validation=10 --out {d}/new --dry-run",
         run="captions",
     ),
     "text": reading(
@@ -133,10 +132,10 @@ FORMATS = {
         "chats.jsonl completions.jsonl chats.jsonl.gz",
         f"train tiny-text --data {{m}} --set template=chatml {SMALL} {FEW_TOKENS}",
         EVAL,
-        run="words",
+        run="talks",
     ),
     "store": reading(
-        "store/*/*", f"train tiny-text --data {{d}}/few.txt --set |data.store='{{d}}/store'| {SMALL} {FEW_TOKENS}"
+        "store/*", f"train tiny-text --data {{d}}/few.txt --set |data.store='{{d}}/store'| {SMALL} {FEW_TOKENS}"
     ),
     "arithmetic": reading("sums.txt sums.jsonl sums.jsonl.gz", "data check arithmetic {m}", EVAL, run="sums"),
     "prompts": reading(
