@@ -187,7 +187,7 @@ def limit(memory: int, trace: Path) -> None:
     """In the process of mutants: what is over the limit ends it, and leaves where it was."""
     file = trace.open("w")
     faulthandler.enable(file)
-    faulthandler.register(signal.SIGXCPU, file, all_threads=False, chain=True)
+    faulthandler.register(signal.SIGXCPU, file, chain=True)
     resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     os.chdir(trace.parent)

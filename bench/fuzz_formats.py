@@ -8,7 +8,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from bench.mutations import TOML, mutate, rehash
+from bench.mutations import TOML, mutate, rehash, rehash_store
 
 MOST_COMMANDS = 3  # that a mutant meets, of those of its format; drawn anew each time
 
@@ -18,7 +18,9 @@ class Format:
     """Patterns of the files of which one or two are mutated, and the commands that read them."""
 
     mutants: str
-    commands: tuple[str, ...]  # {d} is the folder, {m} the mutant; && before what needs the last; < gives input
+    commands: tuple[
+        str, ...
+    ]  # {d} the folder, {m} the mutant, {v} valid files; && if the last succeeded; < gives input
     run: str  # which of the valid runs is called `run`
 
 
@@ -135,7 +137,7 @@ FORMATS = {
         run="talks",
     ),
     "store": reading(
-        "store/*", f"train tiny-text --data {{d}}/few.txt --set |data.store='{{d}}/store'| {SMALL} {FEW_TOKENS}"
+        "store/*", f"train tiny-text --data {{v}}/few.txt --set |data.store='{{d}}/store'| {SMALL} {FEW_TOKENS}"
     ),
     "arithmetic": reading("sums.txt sums.jsonl sums.jsonl.gz", "data check arithmetic {m}", EVAL, run="sums"),
     "prompts": reading(
@@ -221,13 +223,15 @@ class Command:
     needs_last: bool = False  # runs only if the one before it succeeded
 
 
-def split(command: str, at: Path, mutant: Path | None = None) -> list[Command]:
+def split(command: str, at: Path, mutant: Path, valid: Path) -> list[Command]:
     """The commands of a line. A word may stand between bars."""
     found: list[Command] = []
     for part in command.split(" && "):
         line, _, stdin = part.partition(" < ")
         words = [quoted or word for quoted, word in re.findall(r"\|([^|]*)\||(\S+)", line)]
-        filled = [word.replace("{d}", str(at)).replace("{m}", str(mutant)) for word in words]
+        filled = [
+            word.replace("{d}", str(at)).replace("{m}", str(mutant)).replace("{v}", str(valid)) for word in words
+        ]
         given = mutant if stdin == "{m}" else at / stdin if stdin else None
         found.append(Command(filled, given, bool(found)))
     return found
@@ -252,8 +256,10 @@ def prepare(name: str, valid: Path, at: Path, draw: random.Random) -> list[Comma
         mutate(file, draw)
     if name.startswith("run-"):
         change_checkpoints(at / "run" / "checkpoints", draw)
+    if name == "store" and draw.random() < 0.8:
+        rehash_store(at / "store")
     numbers = sorted(draw.sample(range(len(format.commands)), min(MOST_COMMANDS, len(format.commands))))
-    return [command for number in numbers for command in split(format.commands[number], at, chosen[0])]
+    return [command for number in numbers for command in split(format.commands[number], at, chosen[0], valid)]
 
 
 def copy_named(text: str, valid: Path, at: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import gzip
 import hashlib
 import io
@@ -107,11 +108,11 @@ def tree_of(tree: Any, draw: random.Random) -> Any:
             case 2:
                 node[key] = [node[key]] if draw.random() < 0.5 else {"a": node[key]}
             case 3 if isinstance(node, list) and node is not root:
-                node.insert(key, draw.choice([node[key], draw.choice(ODD)]))
+                node.insert(key, draw.choice([node[key], copy.deepcopy(draw.choice(ODD))]))
             case 4 if isinstance(node[key], int | float):
                 node[key] = draw.choice([-1, 0.5, 2, 1000, 2**33]) * node[key]
             case _:
-                node[key] = draw.choice(ODD)
+                node[key] = copy.deepcopy(draw.choice(ODD))
     return root[0]
 
 
@@ -122,6 +123,19 @@ def json_of(content: bytes, draw: random.Random) -> bytes:
     if draw.random() < 0.05 and (keys := re.findall(r'"\w+":', text)):
         text = text.replace("{", "{" + draw.choice(keys) + " 0, ", 1)
     return text.encode(draw.choice(["utf-8"] * 12 + ["utf-16", "utf-8-sig", "utf-32"]), "surrogatepass")
+
+
+def numbers_of(content: bytes, draw: random.Random) -> bytes:
+    """Other numbers in a file of numbers, which keeps its length."""
+    data = bytearray(content)
+    for _ in range(draw.choice([1, 1, 3])):
+        size = draw.choice([1, 2, 4, 8])
+        at = draw.randrange(max(1, len(data) // size)) * size
+        given = draw.choice(
+            [bytes(size), b"\xff" * size, bytes(data[at - size : at]), bytes([7, *bytes(size - 1)])]
+        )
+        data[at : at + size] = given[: len(data) - at]
+    return bytes(data[: len(content)])
 
 
 def rows_of(content: bytes, draw: random.Random) -> bytes:
@@ -408,7 +422,7 @@ def parquet_of(content: bytes, draw: random.Random) -> bytes:
 BY_ENDING: dict[str, Callable[[bytes, random.Random], bytes]] = {
     ".json": json_of, ".jsonl": lines_of, ".toml": toml_of, ".safetensors": safetensors_of, ".gguf": gguf_of,
     ".geojson": json_of, ".gpx": xml_of, ".parquet": parquet_of, ".csv": table_of, ".txt": table_of,
-    ".ts": table_of,
+    ".ts": table_of, ".bin": numbers_of,
 }  # fmt: skip
 
 
@@ -423,6 +437,19 @@ def mutate(file: Path, draw: random.Random) -> None:
         content = bytes_of(content, draw)
     content = gzip.compress(content) if packed else content
     file.write_bytes(bytes_of(content, draw) if packed and draw.random() < 0.3 else content)
+
+
+def rehash_store(folder: Path) -> None:
+    """The hashes that fit the tokens of a store."""
+    file = folder / "manifest.json"
+    try:
+        manifest = json.loads(file.read_bytes())
+        for name, part in manifest["parts"].items():
+            tokens = (folder / f"{name}-tokens.bin").read_bytes()
+            part["segments"][0]["sha256"] = hashlib.sha256(tokens).hexdigest()
+        file.write_text(json.dumps(manifest))
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, OSError):
+        return
 
 
 def rehash(checkpoint: Path) -> None:

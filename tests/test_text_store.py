@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bench.mutations import rehash_store
 from faults import Fails, Killed, disk, failing_at, full_from, killed_at
 from linnet.data import Packed
 from linnet.domains.text.encoding import encoded
@@ -263,6 +265,36 @@ def test_other_files_and_another_tokenizer_are_refused(
     other = train_tokenizer([Passage(TEXTS)], Tokenizing(vocabulary=280)).codec
     with pytest.raises(BadInput, match="was made with another tokenizer"):
         open_store(folder, origin(corpus, other))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"dtype": "<f4"}, "dtype is '<f4'"),
+        ({"dtype": "<u8"}, "dtype is '<u8'"),
+        ({"settings": {"tokenizer": 1.5}}, "tokenizer is 1.5, not a table"),
+        ({"tokenizer": "0" * 16}, "codec.json is not the tokenizer that encoded the store"),
+    ],
+)
+def test_a_manifest_that_no_encoding_writes_is_refused(
+    tmp_path: Path, corpus: Path, codec: TokenizerCodec, change: dict[str, object], message: str
+) -> None:
+    file = write(tmp_path / "store", corpus, codec).folder / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(BadInput, match=message):
+        open_store(file.parent)
+
+
+def test_ids_beyond_the_vocabulary_are_refused_though_their_hash_fits(
+    tmp_path: Path, corpus: Path, codec: TokenizerCodec
+) -> None:
+    folder = write(tmp_path / "store", corpus, codec).folder
+    tokens = np.fromfile(folder / "train-tokens.bin", "<u2")
+    tokens[7] = len(codec.tokens)
+    tokens.tofile(folder / "train-tokens.bin")
+    rehash_store(folder)
+    with pytest.raises(BadInput, match="train-tokens.bin does not hold what was written"):
+        open_store(folder).verify()
 
 
 def test_a_file_that_was_cut_is_named(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:

@@ -17,10 +17,10 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
 
 from linnet.domains.text.encoding import Encoded, encoded, token_type
 from linnet.domains.text.finding import Source, hub_version
@@ -100,12 +100,19 @@ class Manifest(Stored):
     """What a store holds and what it was made from."""
 
     format: int = FORMAT
-    dtype: str
+    dtype: Literal["<u2", "<u4"]
     tokenizer: str  # fingerprint of the codec
     sources: tuple[SourceMark, ...]
     settings: dict[str, Any]  # how the sources were read and which documents were taken
     parts: dict[str, StoredPart]
     remarks: tuple[str, ...] = ()
+
+    @field_validator("settings")
+    @classmethod
+    def _of_a_tokenizer(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(settings.get("tokenizer", {}), dict):
+            raise ValueError(f"tokenizer is {settings['tokenizer']!r:.60}, not a table of keys and values")
+        return settings
 
     @property
     def complete(self) -> bool:
@@ -153,11 +160,14 @@ class Store:
 
     def verify(self) -> None:
         """Read everything again and refuse a file whose content is not the one that was written."""
+        vocabulary = len(self.codec.tokens)
         for name, part in self.manifest.parts.items():
             with self._file(name, "tokens").open("rb") as stream:
                 for segment in part.segments:
                     content = stream.read(segment.tokens * self.dtype.itemsize)
                     self._refuse_unless(hashlib.sha256(content).hexdigest() == segment.sha256, name, "tokens")
+                    known = np.frombuffer(content, self.dtype).max(initial=0) < vocabulary
+                    self._refuse_unless(bool(known), name, "tokens")
             starts, rows = np.fromfile(self._file(name, "starts"), START), self.rows(name)
             rising = starts[0] == 0 and starts[-1] == part.tokens and bool((np.diff(starts) > 0).all())
             self._refuse_unless(rising, name, "starts")
@@ -271,6 +281,8 @@ def open_store(folder: Path, origin: Origin | None = None) -> Store:
     if not store.manifest.complete:
         rows = sum(part.rows for part in store.manifest.parts.values())
         raise BadInput(f"the token store {folder} is unfinished ({rows:,} rows); encode it again to go on")
+    if store.codec.fingerprint() != store.manifest.tokenizer:
+        raise BadInput(f"{folder / CODEC} is not the tokenizer that encoded the store; delete the store {folder}")
     for name in store.manifest.parts:
         store.rows(name)
     return store
