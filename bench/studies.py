@@ -3,17 +3,20 @@
     linnet bench study carry --out carry-runs
     python -m bench.studies brackets --out bracket-runs --seeds 5
 
-A study trains the runs that are missing in its folder, goes on with those that were stopped, analyses all of them,
-and writes `NAME.md` with its pictures beside them. A copy of each page is in docs/studies.
+A study trains the runs that are missing in its folder, goes on with those that were stopped, measures those that
+were not measured, and writes `NAME.md` with its pictures beside them. A copy of each page is in docs/studies.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import importlib
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from linnet import workbench
 from linnet.errors import BadInput, nearest
@@ -40,6 +43,18 @@ class Study:
             changed = [*settings, *(quick if self.quick else ())]
             workbench.train(recipe, out=folder, seed=seed, settings=["threads=1", *changed])
         return folder
+
+    def measured(self, path: Path, measure: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any]:
+        """What `measure` finds in a run, as JSON; kept beside the run until that is trained further."""
+        record = hashlib.sha256((path / "record.json").read_bytes()).hexdigest()
+        kept = path.with_name(f"{path.name}.json")
+        if kept.is_file():
+            known: dict[str, Any] = json.loads(kept.read_text())
+            if known["record"] == record:
+                return known
+        found = json.loads(json.dumps({**measure(path), "record": record}))
+        write_atomically(kept, json.dumps(found, indent=1).encode())
+        return dict(found)
 
 
 @dataclass(frozen=True)

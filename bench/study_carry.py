@@ -1,13 +1,19 @@
 """Does a carry need two layers? Five-digit sums, most significant digit first (Quirke and Barez 2023 and later).
 
 Sums are written as tokens `<begin> aaaaa + bbbbb = cccccc <end>`; digits of the answer depend on carries that come
-from the right. A cascade of length n is a column that overflows behind n columns that sum to 9.
+from the right. A cascade of length n is a column that overflows behind n columns that sum to 9. Two further models
+need not look ahead: `adder10` writes ten-digit sums least significant digit first, and two layers with a
+scratchpad write each carry down before they answer.
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +24,7 @@ from linnet import workbench
 from linnet.data import pad_rows
 from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.arithmetic.columns import frame_sums
+from linnet.domains.arithmetic.rows import frame_texts
 from linnet.intervals import wilson
 from linnet.model.contract import Network, evaluating
 from linnet.model.model import Model
@@ -28,23 +35,53 @@ from linnet.probing.subsets import exact_subsets, shapley
 from linnet.records import AnalysisRecord
 from linnet.workbench.open import Opened
 
-DIGITS = 5
-LAYERS = (1, 2)
 QUICK = ("steps=40", "data.instances=2560", "eval_every=20", "training.snapshots=4")
 CHUNK = 4096  # sums that are read together
 CARRY = "carry.3"  # whose parts are looked for: into the hundreds column's left neighbour
+LONGEST = 4  # cascade
+COLUMNS = range(1, 6)  # into which carries are exchanged
 
 
-def drawn(count: int, seed: int) -> np.ndarray:
+@dataclass(frozen=True)
+class Setting:
+    """A model of the study: what is trained, and how many sums it is tried on."""
+
+    name: str
+    recipe: str
+    settings: tuple[str, ...]
+    digits: int = 5
+    sums: int = 100_000
+    seeds: int = 3  # at most
+    taps: tuple[str, ...] = ()  # where the carry is exchanged
+
+    @property
+    def folder(self) -> str:
+        return self.name.replace(" ", "-")
+
+
+LONG = ("steps=15000", "data.instances=960000")
+SETTINGS = (
+    Setting("2 layers", "carry5", LONG, sums=1_000_000, seeds=5, taps=("blocks.1.hook_resid_mid",)),
+    Setting("1 layer", "carry5", ("model.depth=1", *LONG)),
+    Setting(
+        "adder10", "adder10", ("training.snapshots=log",), digits=10,
+        taps=("blocks.0.hook_resid_mid", "blocks.1.hook_resid_mid"),
+    ),
+    Setting("scratchpad", "carry5", ("data.scratchpad=true",)),
+)  # fmt: skip
+Found = Mapping[tuple[str, int], Mapping[str, Any]]  # what was measured, by a setting's name and a seed
+
+
+def drawn(count: int, seed: int, digits: int = 5) -> np.ndarray:
     """Operands [count, 2], each digit drawn evenly."""
-    return np.random.default_rng(seed).integers(0, 10**DIGITS, (count, 2))
+    return np.random.default_rng(seed).integers(0, 10**digits, (count, 2))
 
 
-def cascades(length: int, count: int, seed: int) -> np.ndarray:
+def cascades(length: int, count: int, seed: int, digits: int = 5) -> np.ndarray:
     """Operands [count, 2] with an overflow behind `length` columns that sum to 9, and none elsewhere."""
     random = np.random.default_rng([seed, length])
-    first = random.integers(0, 10, (count, DIGITS))  # the least significant digit first
-    second = np.floor(random.random((count, DIGITS)) * (10 - first)).astype(np.int64)  # no overflow
+    first = random.integers(0, 10, (count, digits))  # the least significant digit first
+    second = np.floor(random.random((count, digits)) * (10 - first)).astype(np.int64)  # no overflow
     nines = 9 - first[:, 1 : 1 + length]
     first[:, 0] = np.maximum(first[:, 0], 1)
     second[:, 0] = 10 - first[:, 0] + np.floor(random.random(count) * first[:, 0]).astype(np.int64)
@@ -54,37 +91,43 @@ def cascades(length: int, count: int, seed: int) -> np.ndarray:
     rest[rest < 0] = 0
     columns = first[:, 1 + length :]
     columns[columns + rest == 9] = 8
-    powers = 10 ** np.arange(DIGITS)
+    powers = 10 ** np.arange(digits)
     return np.stack((first @ powers, second @ powers), 1)
 
 
 def rows(operands: np.ndarray, codec: ArithmeticCodec) -> tuple[Tensor, Tensor, Tensor]:
-    """Ids as the model reads them, the next ids, and which of those are answers, each [count, T]."""
-    framed = frame_sums(codec, operands, np.full(len(operands), 2), "answer")
+    """Ids as the model reads them, the next ids, and which of those it has to write itself, each [count, T]."""
+    if codec.scratchpad:
+        framed = frame_texts(codec, [(f"{a}+{b}", str(a + b)) for a, b in operands.tolist()], "all")
+    else:
+        framed = frame_sums(codec, operands, np.full(len(operands), 2), "all")
     batch = pad_rows(framed, np.arange(len(operands)))
-    return batch["ids"].long(), batch["next.ids"].long(), batch["weights"] > 0
+    ids = batch["ids"].long()
+    behind = (ids == codec.tokens.index("=")).cumsum(1) > 0
+    return ids, batch["next.ids"].long(), behind & (batch["weights"] > 0)
 
 
 def right(model: Model, operands: np.ndarray, codec: ArithmeticCodec) -> int:
-    """How many sums are right: all digits are likeliest, which is what greedy decoding writes."""
+    """How many sums are right: all tokens after `=` are likeliest, which is what greedy decoding writes."""
     count = 0
     for first in range(0, len(operands), CHUNK):
-        ids, wanted, asked = rows(operands[first : first + CHUNK], codec)
+        ids, wanted, written = rows(operands[first : first + CHUNK], codec)
         with evaluating(model):
-            said = model.head(model(ids).hidden).argmax(-1)
-        count += int(((said == wanted) | ~asked).all(1).sum())
+            likeliest = model.head(model(ids).hidden).argmax(-1)
+        count += int(((likeliest == wanted) | ~written).all(1).sum())
     return count
 
 
-def by_cascade(model: Model, codec: ArithmeticCodec, count: int) -> list[float]:
-    return [right(model, cascades(length, count, 1), codec) / count for length in range(DIGITS)]
+def by_cascade(model: Model, codec: ArithmeticCodec, count: int, digits: int) -> list[float]:
+    sums = (cascades(length, count, 1, digits) for length in range(LONGEST + 1))
+    return [right(model, operands, codec) / count for operands in sums]
 
 
-def carry_cases(opened: Opened, codec: ArithmeticCodec, count: int) -> Cases:
+def carry_cases(opened: Opened, codec: ArithmeticCodec, count: int, digits: int) -> Cases:
     """Prompts whose read digit depends on a carry, beside the same prompts with the carry gone."""
     step, hypothesis = opened.run.data.hypotheses(codec)[CARRY]
     column = int(CARRY.partition(".")[2])
-    clean = cascades(0, 4 * count, 7)
+    clean = cascades(0, 4 * count, 7, digits)
     low = 10**column
     clean = clean // low * low + np.stack(
         (np.full(len(clean), low // 2 + 3), np.full(len(clean), low // 2 + 4)), 1
@@ -106,29 +149,32 @@ def carry_cases(opened: Opened, codec: ArithmeticCodec, count: int) -> Cases:
     )  # fmt: skip
 
 
-def parts_of_carry(opened: Opened, codec: ArithmeticCodec, count: int) -> dict[str, float]:
+def parts_of_carry(opened: Opened, codec: ArithmeticCodec, count: int, digits: int) -> dict[str, float]:
     """The exact Shapley value of every head and feed-forward for the logit difference that a carry makes."""
     parts = [part for part in writers(opened.model.config) if part.kind != "embed"]
-    table_of = exact_subsets(Subject(opened.model, carry_cases(opened, codec, count)), parts, "resample")
-    values = shapley(table_of.mean(1).double().numpy())
-    total = float(table_of[-1].mean() - table_of[0].mean())
+    subject = Subject(opened.model, carry_cases(opened, codec, count, digits))
+    effects = exact_subsets(subject, parts, "resample")
+    values = shapley(effects.mean(1).double().numpy())
+    total = float(effects[-1].mean() - effects[0].mean())
     return {part.name: float(value) / total for part, value in zip(parts, values, strict=True)}
 
 
-def subtasks(codec: ArithmeticCodec, count: int) -> dict[str, np.ndarray]:
+def subtasks(count: int, digits: int) -> dict[str, np.ndarray]:
     """Sums that need one sub-task more each time."""
-    plain = drawn(20 * count, 3)
-    digits = plain[:, :, None] // 10 ** np.arange(DIGITS) % 10
-    return {"no carry": plain[(digits.sum(1) < 9).all(1)][:count]} | {
-        f"cascade {length}": cascades(length, count, 5) for length in range(DIGITS)
+    random = np.random.default_rng(3)
+    first = random.integers(0, 9, (count, digits))
+    second = np.floor(random.random((count, digits)) * (9 - first)).astype(np.int64)
+    plain = np.stack((first, second), 1) @ 10 ** np.arange(digits)
+    return {"no carry": plain} | {
+        f"cascade {length}": cascades(length, count, 5, digits) for length in range(LONGEST + 1)
     }
 
 
 def development(
-    path: Path, opened: Opened, codec: ArithmeticCodec, count: int
+    opened: Opened, codec: ArithmeticCodec, count: int, digits: int
 ) -> tuple[list[int], dict[str, list[float]]]:
     """The share of right sums of each sub-task over the snapshots."""
-    sums = subtasks(codec, count)
+    sums = subtasks(count, digits)
 
     def measure(network: Network) -> dict[str, float]:
         assert isinstance(network, Model)
@@ -137,13 +183,11 @@ def development(
     return curves(opened.folder, opened.run, codec, measure)
 
 
-def interchanged(path: Path, seed: int) -> list[float]:
-    """For each column the share of exchanged carries that are answered as they should be, one dimension."""
+def interchanged(path: Path, tap: str, seed: int) -> list[float]:
+    """For each of these columns the share of exchanged carries that are answered as they should be."""
     found = []
-    for column in range(1, DIGITS + 1):
-        record = workbench.interchange(
-            path, f"carry.{column}", taps=("blocks.1.hook_resid_mid",), dimensions=(1,), rows=1000, seed=seed
-        )
+    for column in COLUMNS:
+        record = workbench.interchange(path, f"carry.{column}", taps=(tap,), dimensions=(1,), rows=1000, seed=seed)
         found.append(float(record.values[0][record.labels["subspace"].index("learned 1")]))
     return found
 
@@ -154,99 +198,124 @@ def opened_run(path: Path) -> tuple[Opened, ArithmeticCodec]:
     return opened, opened.codec
 
 
-def page(study: Study) -> Page:
-    many, some, few = (2_000, 200, 50) if study.quick else (1_000_000, 10_000, 500)
-    runs = {
-        (layers, seed): study.run(f"layers{layers}", "carry5", seed, [f"model.depth={layers}"], QUICK)
-        for layers in LAYERS
-        for seed in range(1, study.seeds + 1)
+@dataclass(frozen=True)
+class Sizes:
+    """How many sums each measurement takes."""
+
+    all: int | None = None  # those of the setting
+    cascade: int = 10_000
+    few: int = 500
+
+
+def measure(setting: Setting, seed: int, sizes: Sizes, path: Path) -> dict[str, Any]:
+    """Everything that the page says about a run."""
+    opened, codec = opened_run(path)
+    model, digits = opened.model, setting.digits
+    sums = sizes.all or setting.sums
+    steps, grown = development(opened, codec, sizes.few, digits)
+    return {
+        "sums": sums,
+        "right": right(model, drawn(sums, 11, digits), codec),
+        "cascade": by_cascade(model, codec, sizes.cascade, digits),
+        "parts": {} if codec.scratchpad else parts_of_carry(opened, codec, sizes.few, digits),
+        "steps": steps,
+        "development": grown,
+        "exchanged": {tap: interchanged(path, tap, seed) for tap in setting.taps},
     }
-    accuracy, cascade, parts, exchanged, grown = {}, {}, {}, {}, {}
-    for (layers, seed), path in runs.items():
-        opened, codec = opened_run(path)
-        accuracy[layers, seed] = right(opened.model, drawn(many, 11), codec)
-        cascade[layers, seed] = by_cascade(opened.model, codec, some)
-        parts[layers, seed] = parts_of_carry(opened, codec, few)
-        grown[layers, seed] = development(path, opened, codec, few)
-        if layers == 2:
-            exchanged[layers, seed] = interchanged(path, seed)
+
+
+def page(study: Study) -> Page:
+    sizes = Sizes(2_000, 200, 50) if study.quick else Sizes()
+    found: dict[tuple[str, int], Mapping[str, Any]] = {}
+    for setting in SETTINGS:
+        for seed in range(1, min(study.seeds, setting.seeds) + 1):
+            path = study.run(setting.folder, setting.recipe, seed, setting.settings, QUICK)
+            found[setting.name, seed] = study.measured(path, functools.partial(measure, setting, seed, sizes))
     text = "\n".join(
         [
             __doc__ or "",
             "## Sums",
-            _sums(accuracy, many),
+            _sums(found),
             "## Right sums by the length of the cascade",
-            _cascades(cascade, some),
+            _cascades(found, sizes.cascade),
             "## Parts that move the carry",
-            _parts(parts),
-            "## Interchange of the carry behind the attention of the second layer",
-            _exchanged(exchanged),
+            _parts(found),
+            "## Interchange of the carry",
+            _exchanged(found),
             "## When each sub-task appears",
-            _onsets(grown),
+            _onsets(found),
         ]
     )
-    return Page(text, {"cascade": _picture(cascade), "development": _grown(grown[2, 1])})
+    return Page(text, {"cascade": _picture(found), "development": _grown(found["2 layers", 1])})
 
 
-def _sums(accuracy: dict[tuple[int, int], int], count: int) -> str:
+def _sums(found: Found) -> str:
     lines = []
-    for (layers, seed), found in accuracy.items():
-        low, high = wilson(found, count)
-        lines.append((layers, seed, f"{found / count:.6f}", f"{low:.6f} .. {high:.6f}", f"{count - found:,}"))
-    return table(("layers", "seed", "right", "95 % interval", f"wrong of {count:,}"), lines)
+    for (name, seed), one in found.items():
+        low, high = wilson(one["right"], one["sums"])
+        wrong = f"{one['sums'] - one['right']:,} of {one['sums']:,}"
+        lines.append((name, seed, f"{one['right'] / one['sums']:.6f}", f"{low:.6f} .. {high:.6f}", wrong))
+    return "Each digit drawn evenly.\n\n" + table(("model", "seed", "right", "95 % interval", "wrong"), lines)
 
 
-def _cascades(cascade: dict[tuple[int, int], list[float]], count: int) -> str:
-    rows = [(layers, seed, *(f"{value:.4f}" for value in values)) for (layers, seed), values in cascade.items()]
-    return f"{count:,} sums each.\n\n" + table(("layers", "seed", *(f"n = {n}" for n in range(DIGITS))), rows)
+def _cascades(found: Found, count: int) -> str:
+    rows = [(name, seed, *(f"{value:.4f}" for value in one["cascade"])) for (name, seed), one in found.items()]
+    headings = ("model", "seed", *(f"n = {n}" for n in range(LONGEST + 1)))
+    return f"{count:,} sums each.\n\n" + table(headings, rows)
 
 
-def _parts(parts: dict[tuple[int, int], dict[str, float]]) -> str:
-    names = max((list(found) for found in parts.values()), key=len)
+def _parts(found: Found) -> str:
+    names = list(dict.fromkeys(part for one in found.values() for part in one["parts"]))
     rows = [
-        (layers, seed, *(f"{found[name]:.2f}" if name in found else "" for name in names))
-        for (layers, seed), found in parts.items()
+        (name, seed, *(f"{parts[part]:.2f}" if part in parts else "" for part in names))
+        for (name, seed), one in found.items()
+        if (parts := one["parts"])
     ]
     words = (
         f"Exact Shapley values ({CARRY}, logit difference of the digit with and without the carry, resampled), as "
-        "shares of the total effect: every subset of the parts was computed.\n\n"
+        "shares of the total effect: every subset of the parts was computed. With a scratchpad the carry is a "
+        "token, and prompts with and without it differ in length: no parts are exchanged there.\n\n"
     )
-    return words + table(("layers", "seed", *names), rows)
+    return words + table(("model", "seed", *names), rows)
 
 
-def _exchanged(exchanged: dict[tuple[int, int], list[float]]) -> str:
-    rows = [(seed, *(f"{value:.3f}" for value in values)) for (_, seed), values in exchanged.items()]
-    headings = ("seed", *(f"carry.{column}" for column in range(1, DIGITS + 1)))
-    return "Two layers, one learned dimension at the step that predicts the digit.\n\n" + table(headings, rows)
-
-
-def _onsets(grown: dict[tuple[int, int], tuple[list[int], dict[str, list[float]]]]) -> str:
-    names = list(next(iter(grown.values()))[1])
-    rows = []
-    for (layers, seed), (steps, found) in grown.items():
-        at = [onset(found[name]) for name in names]
-        rows.append((layers, seed, *("never" if index is None else f"{steps[index]:,}" for index in at)))
-    return "The first snapshot from which a sub-task is above its level for good.\n\n" + table(
-        ("layers", "seed", *names), rows
-    )
-
-
-def _picture(cascade: dict[tuple[int, int], list[float]]) -> AnalysisRecord:
-    values = [
-        [mean(found[n] for (depth, _), found in cascade.items() if depth == layers) for n in range(DIGITS)]
-        for layers in LAYERS
+def _exchanged(found: Found) -> str:
+    rows = [
+        (name, seed, f"`{tap}`", *(f"{value:.3f}" for value in values))
+        for (name, seed), one in found.items()
+        for tap, values in one["exchanged"].items()
     ]
-    labels = {"layers": tuple(f"{layers} layers" for layers in LAYERS), "share": tuple(map(str, range(DIGITS)))}
+    headings = ("model", "seed", "tap", *(f"carry.{column}" for column in COLUMNS))
+    return "One learned dimension at the step that predicts the digit.\n\n" + table(headings, rows)
+
+
+def _onsets(found: Found) -> str:
+    names = list(next(iter(found.values()))["development"])
+    rows = []
+    for (name, seed), one in found.items():
+        at = [onset(one["development"][task]) for task in names]
+        rows.append((name, seed, *("never" if index is None else f"{one['steps'][index]:,}" for index in at)))
+    return "The first snapshot from which a sub-task is above its level for good.\n\n" + table(
+        ("model", "seed", *names), rows
+    )
+
+
+def _picture(found: Found) -> AnalysisRecord:
+    names = tuple(setting.name for setting in SETTINGS)
+    values = [
+        [mean(one["cascade"][n] for (name, _), one in found.items() if name == wanted) for n in range(LONGEST + 1)]
+        for wanted in names
+    ]
+    labels = {"model": names, "length": tuple(map(str, range(LONGEST + 1)))}
     return AnalysisRecord(
-        kind="study", title="right sums by the length of the cascade", axes=("layers", "share"), labels=labels,
+        kind="study", title="right sums by the length of the cascade", axes=("model", "length"), labels=labels,
         values=values, unit="share of right sums, mean over seeds",
     )  # fmt: skip
 
 
-def _grown(curve: tuple[list[int], dict[str, list[float]]]) -> AnalysisRecord:
-    steps, found = curve
-    labels = {"sub-task": tuple(found), "step": tuple(map(str, steps))}
+def _grown(one: Mapping[str, Any]) -> AnalysisRecord:
+    labels = {"sub-task": tuple(one["development"]), "step": tuple(map(str, one["steps"]))}
     return AnalysisRecord(
         kind="study", title="two layers, seed 1: right sums over training", axes=("sub-task", "step"),
-        labels=labels, values=list(found.values()), unit="share of right sums",
+        labels=labels, values=list(one["development"].values()), unit="share of right sums",
     )  # fmt: skip

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,18 +13,41 @@ from hypothesis import strategies as st
 
 from bench import study_brackets, study_carry, study_modular
 from bench.studies import study
+from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.errors import BadInput
 from linnet.intervals import NORMAL
 
 
-@given(st.integers(0, 4), st.integers(0, 1000))
-def test_a_cascade_runs_as_far_as_it_says(length: int, seed: int) -> None:
-    for first, second in study_carry.cascades(length, 20, seed).tolist():
-        digits = [(first // 10**i % 10, second // 10**i % 10) for i in range(study_carry.DIGITS)]
+@given(st.integers(0, 4), st.integers(0, 1000), st.sampled_from((5, 10)))
+def test_a_cascade_runs_as_far_as_it_says(length: int, seed: int, columns: int) -> None:
+    for first, second in study_carry.cascades(length, 20, seed, columns).tolist():
+        digits = [(first // 10**i % 10, second // 10**i % 10) for i in range(columns)]
         sums = [a + b for a, b in digits]
         assert sums[0] >= 10 and sums[1 : 1 + length] == [9] * length
         assert all(total < 9 for total in sums[1 + length :])
-        assert min(first, second) >= 0 and max(first, second) < 10**study_carry.DIGITS
+        assert min(first, second) >= 0 and max(first, second) < 10**columns
+
+
+@pytest.mark.parametrize(
+    "settings", [{"reverse": "none"}, {"reverse": "all"}, {"scratchpad": True, "reverse": "none"}]
+)
+def test_what_a_model_writes_itself_is_all_that_follows_the_question(settings: dict[str, Any]) -> None:
+    codec = ArithmeticCodec("add", width=5, **settings)
+    operands = study_carry.cascades(2, 20, 1)
+    ids, following, written = study_carry.rows(operands, codec)
+    for (a, b), before, after, mask in zip(operands.tolist(), ids, following, written, strict=True):
+        whole = [codec.begin, *codec.encode(f"{a}+{b}={a + b}").ids, codec.end]
+        assert [int(before[0]), *after[: len(whole) - 1].tolist()] == whole
+        assert after[mask].tolist() == whole[whole.index(codec.tokens.index("=")) + 1 :]
+
+
+def test_every_subtask_has_the_carries_that_it_says() -> None:
+    for name, operands in study_carry.subtasks(30, 5).items():
+        totals = (operands[:, :, None] // 10 ** np.arange(5) % 10).sum(1)
+        if name == "no carry":
+            assert len(operands) == 30 and (totals < 9).all()
+        else:
+            assert (totals[:, 0] > 9).all() and ((totals == 9).sum(1) == int(name.split()[1])).all()
 
 
 @given(st.integers(3, 15), st.integers(0, 100))
