@@ -25,7 +25,7 @@ from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.privacy import disclosure, forget, users_of_places
 from linnet.domains.places.sample_files import read_histories, sample_lines
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
-from linnet.domains.places.use import departure_text, misses, places_run, predict
+from linnet.domains.places.use import departure_text, kernels, misses, places_run, predict
 from linnet.domains.places.verbs import visit_table
 from linnet.domains.places.visits import legacy_ids, mark_of
 from linnet.errors import BadInput, RunFailed
@@ -291,6 +291,26 @@ def test_misses_and_their_map(runs: dict[str, Path], stays: Path, tmp_path: Path
         misses(runs["places-gru"], [stays])
 
 
+def test_kernels_of_the_likeliest_places(runs: dict[str, Path], histories: Path, tmp_path: Path) -> None:
+    whole = kernels(runs["tiny-places"], histories, k=1000)
+    shares = np.array(whole.values)
+    assert shares.shape == (whole.facts["candidates"], len(whole.labels["kernel"])) and (shares >= 0).all()
+    assert (shares.sum(0) <= 1).all() and shares.sum(0).max() > 0.9  # shares of what all visits get
+    predicted = next(iter(predict(runs["tiny-places"], histories, k=3)))
+    best = kernels(runs["tiny-places"], histories, user="a", k=3)
+    assert best.labels["candidate"] == tuple(f"{one.value} {one.probability:.1%}" for one in predicted.candidates)
+    np.testing.assert_array_equal(best.values, shares[:3])
+    for run, options, message in (
+        ("tiny-places", {"user": "b"}, "no history 'b'"),
+        ("tiny-places", {"member": 3}, "the last member of this run is 0"),
+        ("places-gru", {}, "only runs of the scorer"),
+    ):
+        with pytest.raises(BadInput, match=message):
+            kernels(runs[run], histories, **options)
+    shown = linnet("inspect", "kernels", runs["tiny-places"], "--file", histories, "-k", 2)
+    assert shown.exit_code == 0 and "share of a kernel" in shown.stdout
+
+
 def test_the_verbs(runs: dict[str, Path], stays: Path, histories: Path, tmp_path: Path) -> None:
     checked = linnet("data", "check", "places", stays, "--json")
     assert json.loads(checked.stdout)["rows"]["users"] == 5
@@ -304,7 +324,7 @@ def test_the_verbs(runs: dict[str, Path], stays: Path, histories: Path, tmp_path
     assert "somewhere new" in linnet("predict", runs["tiny-places"], "--file", histories).stdout
     assert "went to" in linnet("inspect", "misses", runs["tiny-places"], "--data", stays, "-n", 3).stdout
     wrong = linnet("generate", runs["tiny-places"], "x")
-    assert wrong.exit_code == 2 and "use predict and eval" in wrong.stderr
+    assert wrong.exit_code == 2 and "use predict, eval and the verbs of its domain" in wrong.stderr
     shown = linnet("show", runs["tiny-places"])
     assert shown.exit_code == 0
 

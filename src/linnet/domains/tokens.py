@@ -135,7 +135,7 @@ def decoder(network: Network) -> Model:
     from linnet.model.model import Model
 
     if not isinstance(network, Model):
-        raise BadInput("this run reads and writes no tokens: use predict and eval")
+        raise BadInput("this run reads and writes no tokens: use predict, eval and the verbs of its domain")
     return network
 
 

@@ -22,14 +22,14 @@ from linnet.domains.places.data import PlacesData, visit_rows
 from linnet.domains.places.features import Lookup, Suggestions, VisitRows, departures
 from linnet.domains.places.sample_files import kind_of, read_histories, read_id
 from linnet.domains.places.samples import Samples
-from linnet.domains.places.scorer import Scorer
+from linnet.domains.places.scorer import Scored, Scorer
 from linnet.domains.places.scores import Ranking
 from linnet.domains.places.systems import first_visits
 from linnet.domains.places.visits import DAY, MINUTE, WEEKDAYS, Visits
-from linnet.errors import BadInput, library
+from linnet.errors import BadInput, library, nearest
 from linnet.files import new_file, refuse_existing
 from linnet.model.contract import Network, evaluating
-from linnet.records import Candidate, MissRecord, PredictionRecord
+from linnet.records import AnalysisRecord, Candidate, MissRecord, PredictionRecord
 from linnet.workbench.open import Opened, load, located, options_of
 
 
@@ -91,6 +91,45 @@ def _from_dense(logits: np.ndarray, codec: PlacesCodec, k: int) -> Iterator[tupl
 def _candidates(places: Iterable[Name], shares: Iterable[float]) -> tuple[Candidate, ...]:
     pairs = zip(places, shares, strict=True)
     return tuple(Candidate(value=place, probability=float(share)) for place, share in pairs)
+
+
+def kernels(
+    path: Path | str, file: Path, *, user: str | None = None, k: int = 10, member: int = 0,
+    checkpoint: int | None = None,
+) -> AnalysisRecord:  # fmt: skip
+    """What share of each kernel the scorer gives the k most probable next places of one history of a file.
+
+    A kernel weighs each visit of the history; its share of a place is what it gives that place's visits, of all.
+    """
+    opened, data, codec = places_run(path, checkpoint=checkpoint)
+    if not isinstance(opened.network, Scorer):
+        raise BadInput("only runs of the scorer have kernels")
+    if member not in range(opened.network.config.members):
+        raise BadInput(f"--member is {member}; the last member of this run is {opened.network.config.members - 1}")
+    histories = read_histories(file, codec, data.reading)
+    names = [str(name) for name in histories.ids]
+    if user is not None and user not in names:
+        raise BadInput(f"{file} has no history {user!r}{nearest(user, names)}")
+    chosen = 0 if user is None else names.index(user)
+    batch = pad(data.rows(histories.visits, histories.samples, codec).gather(np.array([chosen])))
+    tap = f"members.{member}.hook_shares"
+    with evaluating(opened.network), opened.region():
+        output = opened.network(batch.to(opened.network.device), keep=(tap,))
+    scored = Scored.mean(output.members)
+    best = scored.logp.argsort(descending=True, stable=True)[:k].cpu()
+    shares = output.kept[tap].float().cpu()[best]
+    places = histories.visits.places[scored.options.place.cpu().numpy()[best]]
+    chances = scored.logp.exp().cpu()[best].tolist()
+    labels = tuple(f"{place} {chance:.1%}" for place, chance in zip(places.tolist(), chances, strict=True))
+    return AnalysisRecord(
+        kind="kernels",
+        title=f"shares of the kernels in the next places of {names[chosen]}",
+        axes=("candidate", "kernel"),
+        labels={"candidate": labels, "kernel": tuple(map(str, range(shares.shape[1])))},
+        values=shares.tolist(),
+        unit="share of a kernel",
+        facts={"candidates": len(scored.options.place), "elsewhere": float(scored.elsewhere.exp())},
+    )
 
 
 # --- people who are followed ------------------------------------------------------------------------

@@ -10,6 +10,7 @@ import typer
 
 from linnet.cli.face import speaking
 from linnet.cli.groups import Groups
+from linnet.cli.inside import AnalysisOption, answering
 from linnet.cli.options import (
     CheckpointOption,
     ColumnsOption,
@@ -70,6 +71,29 @@ def misses(
             run, data or [], split=split, n=n, map_file=map_file, checkpoint=checkpoint, remark=face.remark
         )
         face.show(*found)
+
+
+def kernels(
+    run: RunArgument,
+    file: Annotated[
+        Path, typer.Option("--file", help="Histories, as `linnet predict` reads them.", show_default=False)
+    ],
+    user: Annotated[
+        str | None, typer.Option("--user", help="Whose history; the first one's.", show_default=False)
+    ] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="So many candidates.")] = 10,
+    member: Annotated[int, typer.Option("--member", min=0, help="Of an ensemble.")] = 0,
+    checkpoint: CheckpointOption = None,
+    out: AnalysisOption = None,
+    force: ForceOption = False,
+    json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Show which kernels of the scorer speak for the likeliest next places."""
+    with answering(out, force=force, json=json, debug=debug) as answer:
+        from linnet.domains.places.use import kernels
+
+        answer(kernels(run, file, user=user, k=k, member=member, checkpoint=checkpoint))
 
 
 def make_places(
@@ -177,6 +201,7 @@ def visit_table(paths: Sequence[Path], settings: Sequence[str], columns: str, tz
 def join(groups: Groups) -> None:
     groups.top.command("forget")(forget)
     groups.inspect.command("misses")(misses)
+    groups.inspect.command("kernels")(kernels)
     groups.make.command("places")(make_places)
     groups.make.command("samples")(make_samples)
     groups.make.command("visits")(make_visits)
