@@ -15,6 +15,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from linnet.errors import library
+
 MINUTE, DAY = 60, 86_400
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 PARTS = ("train", "validation", "test")
@@ -226,19 +228,19 @@ def cluster(lon: np.ndarray, lat: np.ndarray, rule: ClusterRule, user: np.ndarra
     """int64 [S] labels from 0 in the order of the first core point, as scikit-learn has them; -1 = noise."""
     if len(lon) == 0:
         return np.empty(0, np.int64)
-    from scipy.sparse import coo_array
-    from scipy.sparse.csgraph import connected_components
-    from scipy.spatial import KDTree
-
-    theta, phi, apart = np.radians(lon), np.radians(lat), 4.0 * (rule.by == "user")
-    axes = [np.cos(theta) * np.cos(phi), np.sin(theta) * np.cos(phi), np.sin(phi), apart * user]
+    names = ("scipy.sparse", "scipy.sparse.csgraph", "scipy.spatial")
+    sparse, csgraph, spatial = (library(name, "clusters of positions need scipy", "places") for name in names)
+    theta, phi = np.radians(lon), np.radians(lat)
+    aside = 4.0 * user if rule.by == "user" else 0.0 * user  # in radii: users have no neighbours in common
+    points = EARTH * np.stack([np.cos(theta) * np.cos(phi), np.sin(theta) * np.cos(phi), np.sin(phi), aside], 1)
     reach = 2 * EARTH * np.sin(rule.metres / (2 * EARTH))  # the chord of an arc of that many metres
-    pairs = KDTree(EARTH * np.stack(axes, 1)).query_pairs(reach, output_type="ndarray")
+    pairs = spatial.KDTree(points).query_pairs(reach, output_type="ndarray")
     first, second = np.concatenate([pairs, pairs[:, ::-1]]).T
     core = 1 + np.bincount(first, minlength=len(lon)) >= rule.least
     inner = core[first] & core[second]
-    graph = coo_array((inner[inner], (first[inner], second[inner])), shape=(len(lon), len(lon)))
-    _, begins, number = np.unique(connected_components(graph)[1][core], return_index=True, return_inverse=True)
+    graph = sparse.coo_array((inner[inner], (first[inner], second[inner])), shape=(len(lon), len(lon)))
+    component = csgraph.connected_components(graph)[1]
+    _, begins, number = np.unique(component[core], return_index=True, return_inverse=True)
     label = np.full(len(lon), -1)
     label[core] = begins.argsort().argsort()[number]
     border = core[second] & ~core[first]  # a border point belongs to the first cluster that reaches it
