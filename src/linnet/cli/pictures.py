@@ -170,7 +170,7 @@ def systems(rows: Sequence[System]) -> list[RenderableType]:
 
 def leads(rows: Sequence[System]) -> list[RenderableType]:
     """By how much a run is ahead of each other system, sample by sample."""
-    grid = table("this run minus", "in", "difference", "95 % interval", "p", numbers=("difference", "p"))
+    grid = table("this run ahead of", "in", "by", "95 % interval", "p", numbers=("by", "p"))
     for row in rows:
         if (lead := row.lead) is not None:
             p = "" if lead.p is None else f"{lead.p:.3f}"
