@@ -279,7 +279,8 @@ def change_checkpoints(folder: Path, draw: random.Random) -> None:
             rehash(checkpoint)
         if draw.random() < 0.03:
             odd = draw.choice(["²", "٣٣٣٣٣٣", "-00001", "9" * 30, "1", "000001 "])
-            checkpoint.rename(checkpoint.with_name(odd))
+            if not checkpoint.with_name(odd).exists():
+                checkpoint.rename(checkpoint.with_name(odd))
 
 
 def odd_arguments(valid: Path, at: Path, draw: random.Random) -> Command:
