@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from linnet.domains.series.checking import check
 from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.seasons import RHYTHMS, cycle_of, timing
-from linnet.domains.series.sources import Reading, parse_roles, parse_where, read_table
+from linnet.domains.series.sources import Reading, as_numbers, parse_roles, parse_where, read_table
 from linnet.domains.series.tables import SeriesTable
 from linnet.errors import BadInput
 
@@ -55,6 +55,27 @@ def test_parquet_is_read_as_the_same_table(tmp_path: Path) -> None:
     first, second = read(tmp_path / "one.parquet"), read(tmp_path / "one.csv")
     np.testing.assert_array_equal(first.values, second.values)
     assert first.names == second.names == ("a", "b")
+
+
+@pytest.mark.parametrize("cell", [[1.0, 2.0], [], {"a": 1}, b"x", [[1]]])
+def test_parquet_cells_that_are_no_numbers_are_refused(tmp_path: Path, cell: object) -> None:
+    polars = pytest.importorskip("polars")
+    polars.DataFrame({"id": ["a", "a"], "value": [cell, cell]}).write_parquet(tmp_path / "odd.parquet")
+    with pytest.raises(BadInput, match="column value: .* is no number"):
+        read(tmp_path / "odd.parquet")
+
+
+def test_integers_beyond_all_floats_are_no_numbers() -> None:
+    for cells in ([10**400, 1], ["1", 10**400]):
+        with pytest.raises(BadInput, match="here: .* is no number"):
+            as_numbers(cells, lambda index: "here")
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("polars")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(40) + b"PAR1")
+    with pytest.raises(BadInput, match="a.parquet cannot be read as Parquet"):
+        read(tmp_path / "a.parquet")
 
 
 def test_missing_cells_and_gaps_in_the_times_become_missing_values(tmp_path: Path) -> None:

@@ -273,6 +273,7 @@ def test_other_files_and_another_tokenizer_are_refused(
         ({"dtype": "<f4"}, "dtype is '<f4'"),
         ({"dtype": "<u8"}, "dtype is '<u8'"),
         ({"settings": {"tokenizer": 1.5}}, "tokenizer is 1.5, not a table"),
+        ({"parts": {}}, "names no train part"),
         ({"tokenizer": "0" * 16}, "codec.json is not the tokenizer that encoded the store"),
     ],
 )
@@ -282,7 +283,9 @@ def test_a_manifest_that_no_encoding_writes_is_refused(
     file = write(tmp_path / "store", corpus, codec).folder / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(BadInput, match=message):
-        open_store(file.parent)
+        open_store(file.parent).rows("train")
+    with pytest.raises(BadInput):
+        write(file.parent, corpus, codec)
 
 
 def test_ids_beyond_the_vocabulary_are_refused_though_their_hash_fits(

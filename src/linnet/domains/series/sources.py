@@ -22,7 +22,7 @@ from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.times import Moments, even_steps, moments_of
 from linnet.domains.series.ts_format import read_ts
 from linnet.errors import BadInput, counted, nearest
-from linnet.untrusted import lines_of
+from linnet.untrusted import lines_of, refusing, shown
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 PARQUET = (".parquet", ".pq")
@@ -197,10 +197,8 @@ def read_parquet(path: Path) -> Cells:
         import polars
     except ImportError:
         raise BadInput("Parquet needs polars: pip install linnet-sequences[series]") from None
-    try:
+    with refusing(f"{path} cannot be read as Parquet", polars.exceptions.PolarsError, OSError):
         frame = polars.read_parquet(path)
-    except (polars.exceptions.PolarsError, OSError) as error:
-        raise BadInput(f"{path} cannot be read as Parquet: {str(error).splitlines()[0]}") from None
     columns = {name: frame[name].to_list() for name in frame.columns}
     return Cells(path, columns, range(1, len(frame) + 1))
 
@@ -236,7 +234,9 @@ def as_numbers(given: Sequence[Any], where: Any) -> np.ndarray:
     """float64 of texts or numbers; `where` says in words where an entry stands."""
     try:
         found = np.array(given, dtype=np.float64)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, OverflowError):
+        found = np.empty((0, 0))
+    if found.ndim != 1:  # texts, lists, or integers beyond all floats
         found = np.array([_number(cell, index, where) for index, cell in enumerate(given)], np.float64)
     if np.isinf(found).any():
         index = int(np.isinf(found).argmax())
@@ -249,9 +249,10 @@ def _number(cell: Any, index: int, where: Any) -> float:
         return float("nan")
     try:
         return float(cell)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        given = cell[:60] if isinstance(cell, str) else shown(cell)
         raise BadInput(
-            f'{where(index)}: "{cell}" is no number; leave the cell empty where it is missing'
+            f'{where(index)}: "{given}" is no number; leave the cell empty where it is missing'
         ) from None
 
 

@@ -146,9 +146,14 @@ class Store:
     def token_bytes(self) -> int:
         return sum(part.tokens for part in self.manifest.parts.values()) * self.dtype.itemsize
 
+    def part(self, name: str) -> StoredPart:
+        if name not in self.manifest.parts:
+            raise BadInput(f"{self.folder / MANIFEST} names no {name} part; delete the store {self.folder}")
+        return self.manifest.parts[name]
+
     def rows(self, name: str) -> Rows:
         """The rows of a part, memory-mapped; refused where a file was cut."""
-        part = self.manifest.parts[name]
+        part = self.part(name)
         tokens = self._mapped(name, "tokens", self.dtype, part.tokens)
         scored = self._mapped(name, "scored", MARK, part.tokens)
         starts = self._mapped(name, "starts", START, part.rows + 1)
@@ -177,7 +182,7 @@ class Store:
 
     def filled(self, name: str, read: Stream, sources: tuple[Source, ...], most: int) -> Store:
         """The store with the rest of a part's documents, written about `most` tokens at a time."""
-        store, part, tally = self, self.manifest.parts[name], Tally()
+        store, part, tally = self, self.part(name), Tally()
         rest = _without_first(read(tally), part.rows)
         blocks = encoded(self.codec, shown(rest, f"encoding {name}", sources, tally))
         while (first := next(blocks, None)) is not None:
@@ -315,7 +320,7 @@ def write_store(
         _write_json(folder / MANIFEST, manifest.model_dump(mode="json"))
         store = Store(folder, manifest)
     for name, read in parts.items():
-        if not store.manifest.parts[name].complete:
+        if not store.part(name).complete:
             store = store.filled(name, read, origin.sources, segment_tokens)
     return open_store(folder, origin)
 
