@@ -5,6 +5,8 @@ Legend: B = cases, T = tokens, E = edges.
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -226,6 +228,13 @@ def test_weights_never_change():
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.requires_grad and parameter.grad is None for parameter in model.parameters())
     assert not model.training
+
+
+def test_without_an_effect_edges_have_no_share_of_it():
+    subject = subject_of(small_config())
+    exact, runs = edges.exact_edges(subject)
+    with pytest.raises(BadInput, match="the same mean logit difference"):
+        edge_scores.faithfulness(subject, dataclasses.replace(runs, corrupt=runs.clean), exact.mean(1))
 
 
 @pytest.mark.parametrize("metric", [log_probability, score])

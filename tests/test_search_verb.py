@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 from typer.testing import CliRunner, Result
 
 from linnet import workbench
@@ -277,6 +278,61 @@ def test_a_broken_tree_is_refused(adder: Path, tmp_path: Path, how: str, words: 
     with pytest.raises(BadInput, match=words):
         list(workbench.resume_search(tmp_path / "tree", rollouts=4))
     assert words == "format 99" or how != "format" or read_saved(tmp_path / "tree")
+
+
+BROKEN_MEMORY: list[tuple[str, str, Callable[[dict[str, Any]], object], str]] = [
+    ("best_first", "an entry of text", lambda memory: memory["frontier"].append(["x", -1.0, 0, 0]), "frontier"),
+    ("best_first", "an entry of three", lambda memory: memory["frontier"].append([1.0, -1.0, 0]), "frontier"),
+    (
+        "best_first",
+        "no such node",
+        lambda memory: memory["frontier"].append([1.0, -1.0, 10**6, 0]),
+        "does not have",
+    ),
+    (
+        "best_first",
+        "no such child",
+        lambda memory: memory["frontier"].append([1.0, -1.0, 0, 10**6]),
+        "does not have",
+    ),
+    ("best_first", "no list", lambda memory: memory.update(frontier=3), "frontier"),
+    ("maxent", "a short list", lambda memory: memory.update(shrinkage=[8, [1.0]]), "for each depth"),
+    ("maxent", "text", lambda memory: memory.update(chosen="many"), "chosen"),
+    ("smc", "no such leaf", lambda memory: memory["run"].update(leaves=[10**6] * 4, proposals=[]), "no node"),
+    ("smc", "fewer proposals", lambda memory: memory["run"].update(proposals=[0]), "different lengths"),
+    ("smc", "no leaves", lambda memory: memory["run"].update(leaves=[], proposals=[]), "different lengths"),
+]
+
+
+@pytest.mark.parametrize(("method", "what", "change", "words"), BROKEN_MEMORY, ids=lambda one: str(one)[:20])
+def test_what_a_method_kept_is_refused_where_it_points_nowhere(
+    adder: Path, tmp_path: Path, method: str, what: str, change: Callable[[dict[str, Any]], object], words: str
+) -> None:
+    searched(adder, "1+2=", out=tmp_path / "tree", samples=0, rollouts=4, method=method)
+    settings = tmp_path / "tree" / "search.json"
+    stored = json.loads(settings.read_text())
+    change(stored["memory"])
+    settings.write_text(json.dumps(stored))
+    with pytest.raises(BadInput, match=words):
+        list(workbench.resume_search(tmp_path / "tree", rollouts=4))
+
+
+@pytest.mark.parametrize("change", ["shorter", "wider", "slot"])
+def test_columns_of_a_saved_tree_that_do_not_fit_together_are_refused(
+    adder: Path, tmp_path: Path, change: str
+) -> None:
+    searched(adder, "1+2=", out=tmp_path / "tree", samples=0, rollouts=4)
+    file = tmp_path / "tree" / "arrays.safetensors"
+    arrays = load_file(file)
+    if change == "shorter":
+        arrays["nodes.token"] = arrays["nodes.token"][:-1].copy()
+    elif change == "wider":
+        arrays["rows.ids"] = np.pad(arrays["rows.ids"], ((0, 0), (0, 1)))
+    else:
+        arrays["nodes.slot"][-1] = 999
+    save_file(arrays, file)
+    with pytest.raises(BadInput, match=r"arrays\.safetensors"):
+        list(workbench.resume_search(tmp_path / "tree", rollouts=4))
 
 
 def test_the_command_line_speaks_json_and_draws(adder: Path, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from linnet.errors import BadInput
 from linnet.model.contract import evaluating
 from linnet.probing.cases import Subject, differentiating
 from linnet.probing.edges import Circuit, Runs, of_circuit, present_of
@@ -128,6 +129,10 @@ def area(shares: Sequence[float], values: Sequence[float], ends: tuple[float, fl
 def faithfulness(subject: Subject, runs: Runs, scores: Tensor, shares: Sequence[float] = SHARES) -> Faithfulness:
     """Curves of the circuits that these scores choose; a score is the change that a corrupt edge makes."""
     whole = float((runs.clean - runs.corrupt).mean())
+    if not whole:
+        raise BadInput(
+            "clean and corrupt prompts have the same mean logit difference: edges have no effect to share"
+        )
     sign = 1.0 if whole > 0 else -1.0
 
     def kept(order: Tensor, share: float) -> float:

@@ -51,10 +51,16 @@ class Columns:
         return {name: self[name] for name in self.kinds}
 
     def load(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Take over saved columns."""
-        for name, kind in self.kinds.items():
-            self._held[name] = np.array(arrays[name], dtype=kind.dtype)
-            self.count = len(self._held[name])
+        """Take over saved columns; a ValueError where they are not of one length, or a vector of another width."""
+        held = {name: np.array(arrays[name], dtype=kind.dtype) for name, kind in self.kinds.items()}
+        lengths = {len(values) if values.ndim else 0 for values in held.values()}
+        if len(lengths) != 1:
+            raise ValueError("columns have different lengths")
+        for name, values in held.items():
+            width = self.kinds[name].width
+            if values.shape[1:] != (() if width is None else (width,)):
+                raise ValueError(f"{name} has shape {list(values.shape)}")
+        self._held, self.count = held, lengths.pop()
 
     @property
     def bytes(self) -> int:

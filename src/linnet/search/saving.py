@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from linnet.errors import BadInput
+from linnet.errors import BadInput, nearest
 from linnet.files import Layout, new_folder, write_atomically
 from linnet.search.nodes import CLOSED, CUT, ENDED, INNER
 from linnet.search.records import SearchRecord, SearchTreeRecord
@@ -35,6 +35,19 @@ SAME = 1e-2  # how far log-probabilities of the root may be from the saved ones,
 
 
 @dataclass(frozen=True)
+class SavedSource:
+    """Where the model and the reward come from, as the caller named them."""
+
+    path: str
+    prompt: str
+    reward: str
+    reward_settings: dict[str, Any]
+    checkpoint: int | None = None
+    device: str | None = None
+    precision: str | None = None
+
+
+@dataclass(frozen=True)
 class Saved:
     """What a folder says of its search, beside the arrays."""
 
@@ -44,7 +57,7 @@ class Saved:
     method: str
     method_settings: dict[str, Any]
     target: dict[str, Any]
-    source: dict[str, Any]  # where the model and the reward come from, as the caller names them
+    source: SavedSource
     seed: int
     counts: dict[str, float]
     leaves: list[int]
@@ -52,10 +65,37 @@ class Saved:
     notes: list[str]
 
 
+@dataclass(frozen=True)
+class SavedRun:
+    """A run of particles: their leaves, and what has been decided of them."""
+
+    leaves: list[int]
+    logweights: list[float]
+    logscale: float
+    moves: int
+    proposals: list[int]
+    logz: float | None = None
+
+
+@dataclass(frozen=True)
+class SavedMemory:
+    """What methods keep from wave to wave; each of them has some of it."""
+
+    frontier: list[tuple[float, float, int, int]] | None = None
+    rest: dict[str, list[int]] | None = None
+    beam: bool | None = None
+    chosen: int | None = None
+    pause: float | None = None
+    shrinkage: tuple[int, list[float]] | None = None
+    run: SavedRun | dict[str, None] | None = None
+    runs: list[SavedRun] | None = None
+
+
 COUNTS = ("rollouts", "reward_calls", "planned", "seconds", "shift", "mass", "mean")
+WHOLE = ("rollouts", "reward_calls", "planned", "forward_tokens")
 
 
-def save(tree: Tree, folder: Path, record: SearchRecord, source: dict[str, Any], *, force: bool = False) -> None:
+def save(tree: Tree, folder: Path, record: SearchRecord, source: SavedSource, *, force: bool = False) -> None:
     """Write the tree, its record, and what a viewer draws; a folder that exists is replaced with `force` only."""
     from safetensors.numpy import save as to_bytes
 
@@ -97,7 +137,19 @@ def read_saved(folder: Path) -> Saved:
     missing = [name for name in (*COUNTS, "forward_tokens") if name not in saved.counts]
     if missing:
         raise BadInput(f"{folder / SETTINGS}: counts has no {missing[0]}")
+    for name in WHOLE:
+        if not 0 <= saved.counts[name] < 1 << 62:
+            raise BadInput(f"{folder / SETTINGS}: counts.{name} is {saved.counts[name]}, and no count")
     return saved
+
+
+def as_saved(known: Any, settings: dict[str, Any], where: Path) -> Any:
+    """A method or a target with settings of a file."""
+    names = [field.name for field in fields(known)]
+    strange = next((name for name in settings if name not in names), None)
+    if strange is not None:
+        raise BadInput(f'{where} has "{strange}"{nearest(strange, names)}, which no {type(known).__name__} has')
+    return checked(type(known), {**asdict(known), **settings}, where)
 
 
 def restore(folder: Path, saved: Saved, step: Step, method: Method, reward: Reward) -> Tree:
@@ -119,9 +171,13 @@ def restore(folder: Path, saved: Saved, step: Step, method: Method, reward: Rewa
     tree.committed = tuple(saved.committed)
     for name in COUNTS:
         value = saved.counts[name]
-        setattr(tree, name, int(value) if name in ("rollouts", "reward_calls", "planned") else value)
-    tree.leaves, tree.notes, tree.memory = list(saved.leaves), list(saved.notes), dict(saved.memory)
+        setattr(tree, name, int(value) if name in WHOLE else value)
+    tree.leaves, tree.notes = list(saved.leaves), list(saved.notes)
     reindex(tree)
+    with refusing(f"{folder / SETTINGS}", ValueError):
+        if any(not 0 <= leaf < tree.nodes.count for leaf in tree.leaves):
+            raise ValueError("a leaf is no node")
+        tree.memory = _memory(tree, saved.memory, folder / SETTINGS)
     _recall(tree)
     step.forward_tokens = int(saved.counts["forward_tokens"])
     return tree
@@ -141,6 +197,52 @@ def _check(tree: Tree) -> None:
         raise ValueError("a token is outside the vocabulary")
     if (nodes["depth"][1:] != nodes["depth"][parent[1:]] + 1).any():
         raise ValueError("a depth is not that of the parent and one")
+    inner = (nodes["kind"] == INNER) & (nodes["visits"] > 0)
+    if (~np.isin(np.flatnonzero(inner), parent)).any():
+        raise ValueError("a visit goes through a node and ends nowhere")
+    ids, slot = tree.rows["ids"], nodes["slot"]
+    if (slot < -1).any() or (slot >= ids.shape[1]).any() or (ids >= tree.step.vocabulary).any():
+        raise ValueError("a kept child or its token is outside of the row")
+
+
+def _memory(tree: Tree, stored: dict[str, Any], where: Path) -> dict[str, Any]:
+    """What the method kept, with numbers that point somewhere."""
+    known: SavedMemory = checked(SavedMemory, stored, f"{where}: memory")
+    held = dict(stored)
+    if known.frontier is not None:
+        if not all(_in_frontier(tree, node, child) for _, _, node, child in known.frontier):
+            raise ValueError("the frontier has a child that its node does not have")
+        held |= {"frontier": [list(entry) for entry in known.frontier], "rest": {}}  # `rest` is computed again
+    if known.shrinkage is not None and len(known.shrinkage[1]) != tree.limit + 1:
+        raise ValueError("memory.shrinkage has not one number for each depth")
+    for run in (known.run, *(known.runs or ())):
+        if isinstance(run, SavedRun):
+            _check_run(tree, run)
+    return held
+
+
+def _in_frontier(tree: Tree, node: int, child: int) -> bool:
+    """Whether a node (its negative, where it was put back itself) has this child; kept ones come first."""
+    nodes, rows = tree.nodes, tree.rows
+    if abs(node) >= nodes.count or child < 0:
+        return child == -1 and -nodes.count < node <= 0 and nodes["kind"][node] == INNER
+    row = nodes["row"][node]
+    if node < 0 or row < 0:
+        return False
+    kept = rows["ids"].shape[1]
+    return bool(child < (tree.step.vocabulary if rows["rest"][row] > 0 else kept))
+
+
+def _check_run(tree: Tree, run: SavedRun) -> None:
+    sizes = {len(run.leaves), len(run.proposals) or len(run.leaves)}
+    if run.moves < 0:
+        sizes.add(len(run.logweights))
+    elif run.logz is None:
+        raise ValueError("a run of particles that has moved has no logz")
+    if len(sizes) != 1 or not run.leaves:
+        raise ValueError("a run of particles has lists of different lengths")
+    if any(not 0 <= leaf < tree.nodes.count for leaf in (*run.leaves, *run.proposals)):
+        raise ValueError("a particle is no node")
 
 
 def reindex(tree: Tree) -> None:

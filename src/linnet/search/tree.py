@@ -271,11 +271,12 @@ class Tree(Nodes):
 
     def finished(self, leaves: np.ndarray, numbers: np.ndarray) -> list[int]:
         """These leaves, scored where they are new; below closed nodes texts are drawn from p first."""
-        ends = np.array(leaves, dtype=np.int64)
+        drawn = np.array(leaves, dtype=np.int64)
+        ends = drawn.copy()
         while len(closed := np.flatnonzero(self.nodes["kind"][ends] == CLOSED)):
             ends[closed] = roll(self, ends[closed], numbers[closed])
         new = np.unique(ends[np.isnan(self.nodes["reward"][ends])])
-        below = np.isin(new, ends[self.nodes["kind"][leaves] == CLOSED])
+        below = np.isin(new, ends[self.nodes["kind"][drawn] == CLOSED])
         self.queue = [Draw(leaf) for leaf in new[~below].tolist()]
         self.rollouts += len(leaves)
         if len(new):

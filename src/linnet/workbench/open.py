@@ -199,7 +199,10 @@ def chosen_device(device: str | None) -> str:
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise BadInput("there is no CUDA device here; use --device cpu or auto")
-    return str(device)
+    try:
+        return str(torch.device(str(device)))
+    except RuntimeError:
+        raise BadInput(f"there is no device {device!r}; use cpu, cuda or auto") from None
 
 
 def automatic(precision: str | None, device: torch.device, run: Run) -> str:

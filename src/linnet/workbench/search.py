@@ -23,7 +23,16 @@ from linnet.search.named import reward_of
 from linnet.search.records import SearchComparisonRecord, SearchedMethod, SearchRecord
 from linnet.search.reporting import record_of
 from linnet.search.rewards.calls import Calls
-from linnet.search.saving import LAYOUT, read_saved, restore, save, tree_record
+from linnet.search.saving import (
+    LAYOUT,
+    SETTINGS,
+    SavedSource,
+    as_saved,
+    read_saved,
+    restore,
+    save,
+    tree_record,
+)
 from linnet.search.tree import Tree
 from linnet.workbench.open import Opened
 from linnet.workbench.prompts import Prompt
@@ -151,16 +160,24 @@ def resume_search(
     folder = Path(folder)
     saved = read_saved(folder)
     origin = saved.source
-    options = {"reward": origin["reward"], "method": saved.method, **options}
-    settings = [f"reward.{key}={json.dumps(value)}" for key, value in origin["reward_settings"].items()]
+    options = {"reward": origin.reward, "method": saved.method, **options}
+    settings = [f"reward.{key}={json.dumps(value)}" for key, value in origin.reward_settings.items()]
     plan = plan_of(options_from({**options, "settings": [*settings, *options.get("settings", ())]}))
-    where = {key: origin.get(key) for key in ("checkpoint", "device", "precision")}
-    source = source_of(origin["path"], **where) if run is None else source_of(run)
+    if run is not None:
+        source = source_of(run)
+    else:
+        source = source_of(
+            origin.path, checkpoint=origin.checkpoint, device=origin.device, precision=origin.precision
+        )
     with Searcher.open(source, plan) as searcher:
-        prompt = Prompt("the prompt", origin["prompt"], tuple(saved.root))
-        method = replace(plan.method(), **saved.method_settings)
+        prompt = Prompt("the prompt", origin.prompt, tuple(saved.root))
+        method = as_saved(plan.method(), saved.method_settings, folder / SETTINGS)
         fresh = searcher.tree(prompt, method, saved.seed)
-        step = source.step(prompt.text, replace(fresh.step.target, **saved.target), plan.further.memory * MEGABYTE)
+        step = source.step(
+            prompt.text,
+            as_saved(fresh.step.target, saved.target, folder / SETTINGS),
+            plan.further.memory * MEGABYTE,
+        )
         tree = restore(folder, saved, step, method, fresh.reward)
         searcher.extend(tree, plan.budget, "searching")
         record = searcher.record(tree, folder)
@@ -185,11 +202,10 @@ def interrupted(tree: Tree) -> bool:
     return any(note.startswith("interrupted") for note in tree.notes)
 
 
-def _origin(source: Source, plan: Plan, prompt: Prompt, used: dict[str, Any]) -> dict[str, Any]:
+def _origin(source: Source, plan: Plan, prompt: Prompt, used: dict[str, Any]) -> SavedSource:
     """Where a saved tree came from, to go on from it."""
     path = str(Path(source.path).resolve())
-    named = {"reward": plan.reward, "reward_settings": plan.reward_settings}
-    return {"path": path, "prompt": prompt.text, **named, **used}
+    return SavedSource(path, prompt.text, plan.reward, plan.reward_settings, **used)
 
 
 def _tell(plan: Plan, prompts: Sequence[Prompt]) -> None:

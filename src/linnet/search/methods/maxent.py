@@ -300,11 +300,12 @@ def estimated(tree: Tree) -> list[float]:
         parents = np.unique(above[here])
         total, kinds = float(count[here].sum()), int(here.sum()) - len(parents)
         spread = total - float((count[here] ** 2 / weight[above[here]]).sum())
-        if kinds < 1 or total - int(here.sum()) < 1 or not within[here].sum() > 0:
+        again = total - int(here.sum())
+        noise = float(within[here].sum()) / again if again >= 1 else 0.0
+        if kinds < 1 or not noise > 0:
             found.append(FIRST)
             continue
         size = spread / kinds  # rollouts of a child
-        noise = float(within[here].sum()) / (total - int(here.sum()))
         ratio = float(between[here].sum()) / kinds / noise  # 1 where the children do not differ
         ratio = (kinds * ratio + TRUST * (1 + size / FIRST)) / (kinds + TRUST)
         found.append(float(np.clip(size / max(ratio - 1, 1e-9), LEAST, MOST)))
