@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
+from linnet import workbench
 from linnet.cli.app import build
 from linnet.domains.text import data as domain
 from linnet.domains.text.data import TextData, Tokenizing
@@ -72,6 +73,17 @@ def test_scoring_takes_the_fields_and_documents_that_training_takes(run: Path, t
     assert linnet("eval", run, "--data", poem, "--set", "documents=paragraph").exit_code == 0
     refused = linnet("eval", run, "--data", poem, "--set", "documents=page")
     assert refused.exit_code == 2 and "it is one of 'line', 'paragraph' or 'file'" in refused.stderr
+
+
+def test_the_training_text_is_counted_as_it_was_read_whatever_the_scored_text_is(tmp_path: Path) -> None:
+    for name, key in (("own", "body"), ("other", "text")):
+        lines = [json.dumps({key: f"{name} words of line {n} and what follows"}) for n in range(80)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines))
+    settings = ["field=body", "width=16", "depth=1", "data.tokenizer.vocabulary=300"]
+    workbench.train("tiny-text", out=tmp_path / "run", data=[tmp_path / "own.jsonl"], steps=2, settings=settings)
+    record = workbench.evaluate(tmp_path / "run", data=tmp_path / "other.jsonl", settings=["field=text"])
+    assert {score.baseline.name for score in record.scores} == {"5-gram"}
+    assert not any("no baseline" in note for note in record.notes)
 
 
 def test_text_that_was_trained_on_is_named(run: Path, tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ import pytest
 from bench.mutations import rehash_store
 from faults import Fails, Killed, disk, failing_at, full_from, killed_at
 from linnet.data import Packed
+from linnet.domains.text.data import TextData
 from linnet.domains.text.encoding import encoded
 from linnet.domains.text.finding import find_sources
 from linnet.domains.text.sources import Passage, Reading, Stream, Tally, read_passages
@@ -300,6 +301,19 @@ def test_ids_beyond_the_vocabulary_are_refused_though_their_hash_fits(
         open_store(folder).verify()
 
 
+def test_damage_in_a_store_that_was_begun_is_found_when_it_is_finished(tmp_path: Path, corpus: Path) -> None:
+    data = TextData(paths=(corpus,), store=tmp_path / "store", tokenizer=Tokenizing(vocabulary=300))
+    data.load(0)
+    file = tmp_path / "store" / "manifest.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({**stored, "parts": {**stored["parts"], "validation": {}}}))
+    tokens = np.fromfile(tmp_path / "store" / "train-tokens.bin", "<u2")
+    tokens[7] ^= 1
+    tokens.tofile(tmp_path / "store" / "train-tokens.bin")
+    with pytest.raises(BadInput, match="train-tokens.bin does not hold what was written"):
+        data.load(0)
+
+
 def test_a_file_that_was_cut_is_named(tmp_path: Path, corpus: Path, codec: TokenizerCodec) -> None:
     store = write(tmp_path / "store", corpus, codec, 500)
     shard = store.folder / "train-tokens.bin"
@@ -345,7 +359,9 @@ def test_folders_that_are_something_else_are_left_alone(
         open_store(store.folder)
 
 
-def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(tmp_path: Path) -> None:
+def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(
+    tmp_path: Path, codec: TokenizerCodec
+) -> None:
     def peak(tokens: int, rows: int) -> int:
         """Of opening a store of zeros (sparse files take no room) and making three batches."""
         folder = tmp_path / str(tokens)
@@ -363,12 +379,13 @@ def test_ten_gigabytes_of_tokens_cost_no_more_memory_than_ten_megabytes(tmp_path
         del starts
         manifest = Manifest(
             dtype="<u2",
-            tokenizer="",
+            tokenizer=codec.fingerprint(),
             sources=(),
             settings={},
             parts={"train": StoredPart(segments=(Segment(tokens=tokens, rows=rows, sha256=""),), complete=True)},
         )
         (folder / "manifest.json").write_text(manifest.model_dump_json())
+        (folder / "codec.json").write_text(json.dumps(codec.to_json()))
         tracemalloc.start()
         plan = Packed(open_store(folder).rows("train"), 8, 256, 1)
         for step in (0, 1, plan.steps_per_epoch - 1):

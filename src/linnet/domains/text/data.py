@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, field_validator
 
 from linnet.codecs import Codec
 from linnet.domains.contract import Domain, Material, Part, Region, Scored
@@ -59,6 +59,8 @@ class TextData(TokenDomain):
     The words of a `split` column (train, validation, test) are obeyed. A large corpus is never kept in memory.
     """
 
+    _trained: TextData | None = PrivateAttr(None)  # of the run, where `eval` reads other text in another way
+
     domain: Literal["text"] = Field("text", description="kind of sequences")
     paths: tuple[Path, ...] = Field((), description="files and folders")
     documents: Literal["line", "paragraph", "file"] = Field(
@@ -99,6 +101,8 @@ class TextData(TokenDomain):
             tokenizer, parts, notes = self._read(codec)
             origin = self._origin()._replace(tokenizer=tokenizer.fingerprint())
             store = write_store(folder, tokenizer, origin, parts, remarks=notes)
+            if begun is not None and store.token_bytes <= VERIFIED:
+                store.verify()  # what somebody else began
         return self._material(tokenizer, store.rows("train"), store.rows("validation"), notes)
 
     def _read(self, codec: Codec | None) -> tuple[TokenizerCodec, Mapping[str, Stream], tuple[str, ...]]:
@@ -171,9 +175,11 @@ class TextData(TokenDomain):
     def for_evaluation(self, options: Mapping[str, Any]) -> tuple[Domain, Mapping[str, Any]]:
         """The data of a run, read as it read its own unless `eval` says otherwise."""
         try:
-            return TextData.model_validate({**self.model_dump(), **options}), {}
+            changed = TextData.model_validate({**self.model_dump(), **options})
         except ValidationError as error:
             raise BadInput(f"--set: {mistake_text(error.errors()[0])}") from None
+        changed._trained = self
+        return changed, {}
 
     @property
     def _reading(self) -> Reading:
@@ -262,7 +268,7 @@ class TextData(TokenDomain):
         """The rows of the training part, refused where they are gone or no longer those of this tokenizer."""
         if not self.paths:
             raise BadInput("the run does not name it")
-        material = self.load(0, codec)
+        material = (self._trained or self).load(0, codec)
         assert isinstance(material.codec, TokenizerCodec)
         if material.codec.fingerprint() != codec.fingerprint():
             raise BadInput("it is encoded with another tokenizer than the one of the run")
