@@ -283,7 +283,7 @@ def load_weights(module: torch.nn.Module, stored: Mapping[str, Tensor], source: 
 
     wanted = dict(module.named_parameters())
     problems: list[Any] = [f"missing {name}" for name in wanted if name not in stored]
-    problems += [f"unknown {name}" for name in stored if name not in wanted]
+    problems += [f"unknown {name}" for name in sorted(stored) if name not in wanted]
     problems += [
         f"{name} has the shape {list(stored[name].shape)}, not {list(parameter.shape)}"
         for name, parameter in wanted.items()

@@ -112,7 +112,7 @@ SLOTS: Mapping[str, Mapping[str, bool]] = {  # of each parameter, and whether th
 def refuse_other_state(wanted: Mapping[str, torch.Size], stored: Mapping[str, Tensor], source: str) -> None:
     """Name what is not the state of these optimisers. A parameter that had no gradient yet has no state at all."""
     begun = {key.rpartition("/")[0] for key in stored}
-    problems = [f"unknown {key}" for key in stored if key not in wanted]
+    problems = [f"unknown {key}" for key in sorted(stored) if key not in wanted]
     problems += [f"missing {key}" for key in wanted if key not in stored and key.rpartition("/")[0] in begun]
     problems += [
         f"{key} has the shape {list(stored[key].shape)}, not {list(shape)}"
