@@ -88,18 +88,21 @@ class Plain(nn.Module):
     def loss(self, batch: Batch) -> Tensor:
         found = torch.stack([m(batch["values"], batch["observed"], batch["level"]) for m in self.members])
         levels = torch.tensor(self.config.quantiles)
-        shares = torch.full_like(levels, (1 - self.config.median_weight) / (len(levels) - 1))
         middle = self.config.quantiles.index(0.5)
-        shares[middle] = self.config.median_weight
+        shares = torch.full_like(levels, (1 - self.config.median_weight) / (len(levels) - 1))
+        shares[middle] = 0
         truth, known = batch[NEXT + "values"], batch[NEXT + "observed"]
         above = truth[..., None] - found
         pinball = 2 * torch.where(above > 0, levels * above, (levels - 1) * above)
         scale, centre = batch[NEXT + "scale"][:, None], batch[NEXT + "centre"][:, None]
-        size = (centre + scale * truth).abs() + (centre + scale * found[..., middle].detach()).abs()
-        relative = (2 * scale / size.clamp(min=1e-6) * batch[NEXT + "relative"][:, None]).clamp(max=20.0)
-        weight = (relative + batch[NEXT + "scaled"][:, None]) / 2 * known
-        steps = ((pinball * shares).sum(-1) * weight).sum(-1) / known.sum(-1).clamp(min=1)
-        return (steps.sum(0) * batch["weights"]).sum() / batch["weights"].sum()
+        relative, scaled = batch[NEXT + "relative"][:, None], batch[NEXT + "scaled"][:, None]
+        unit = ((scale / centre.abs().clamp(min=1e-6) * relative).clamp(max=20.0) + scaled) / 2
+        median, error = found[..., middle], (truth - found[..., middle]).abs()
+        size = ((centre + scale * truth).abs() + (centre + scale * median).abs()).clamp(min=1e-6)
+        exact = (2 * scale * error / size * relative + error * scaled) / 2
+        steps = (pinball * shares).sum(-1) * unit + self.config.median_weight * exact
+        rows = (steps * known).sum(-1) / known.sum(-1).clamp(min=1)
+        return (rows.sum(0) * batch["weights"]).sum() / batch["weights"].sum()
 
 
 class PlainTraining:
@@ -145,13 +148,18 @@ def same_work(learner: Learner, plain: PlainTraining, batch: Batch) -> None:
         raise RunFailed(f"losses {left:.6f} and {right:.6f}, gradients {apart:.2e} apart: not timed")
 
 
-def training(run: Run, material: Material, repeats: int) -> str:
-    """Windows a second of ours and of the plain network, in turns."""
-    plan = run.data.plan(material.train.rows, run)
+def both(run: Run, material: Material) -> tuple[Learner, PlainTraining]:
+    """Ours and the plain network, with the same weights."""
     learner = Learner(run, material.codec, torch.device("cpu"), Processes())
     for parameter in learner.network.parameters():  # heads begin at zero, which would hide what is before them
         nn.init.normal_(parameter, std=0.05)
-    plain = PlainTraining(run, learner)
+    return learner, PlainTraining(run, learner)
+
+
+def training(run: Run, material: Material, repeats: int) -> str:
+    """Windows a second of ours and of the plain network, in turns."""
+    plan = run.data.plan(material.train.rows, run)
+    learner, plain = both(run, material)
     batches = [plan.batch(step) for step in range(STEPS)]
     same_work(learner, plain, batches[0])
     ratios, speeds = [], []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import Namespace
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench import series_speed
 from linnet import workbench
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.data import SeriesData, lengths_of
@@ -22,7 +24,7 @@ from linnet.domains.series.settings import ResidualConfig, SyntheticConfig
 from linnet.domains.series.synthetic import synthetic_windows
 from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.windows import ForecastPlan, training_windows
-from linnet.errors import BadInput
+from linnet.errors import BadInput, RunFailed
 
 HISTORY, HORIZON = 12, 4
 CODEC = SeriesCodec("forecast", ("value",), horizon=HORIZON, histories=(6, HISTORY), typical=0.1)
@@ -175,6 +177,18 @@ def test_a_run_learns_a_cycle_and_scores_the_test_part(tmp_path: Path) -> None:
     assert last["owa"].value == pytest.approx(scores["owa"].value)
     with pytest.raises(BadInput, match="test part"):
         workbench.evaluate(tmp_path / "run", data=[tmp_path / "Daily-test.csv"])
+
+
+def test_the_plain_network_of_the_benchmark_computes_the_same(tmp_path: Path) -> None:
+    given = Namespace(recipe="tiny-forecast", data=series_file(tmp_path / "s.csv"), set=[])
+    run, material = series_speed.resolved(given)
+    learner, plain = series_speed.both(run, material)
+    batch = run.data.plan(material.train.rows, run).batch(0)
+    series_speed.same_work(learner, plain, batch)
+    with torch.no_grad():
+        next(plain.network.parameters()).mul_(1.5)
+    with pytest.raises(RunFailed, match="not timed"):
+        series_speed.same_work(learner, plain, batch)
 
 
 def test_drawn_windows_come_first_and_beside_the_others() -> None:
