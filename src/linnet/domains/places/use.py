@@ -26,9 +26,9 @@ from linnet.domains.places.scorer import Scored, Scorer
 from linnet.domains.places.scores import Ranking
 from linnet.domains.places.systems import first_visits
 from linnet.domains.places.visits import DAY, MINUTE, WEEKDAYS, Visits
-from linnet.errors import BadInput, library, nearest
+from linnet.errors import BadInput, library
 from linnet.files import new_file, refuse_existing
-from linnet.model.contract import Network, evaluating
+from linnet.model.contract import Network, evaluating, refuse_nan
 from linnet.records import AnalysisRecord, Candidate, MissRecord, PredictionRecord
 from linnet.workbench.open import Opened, load, located, options_of
 
@@ -109,13 +109,14 @@ def kernels(
     histories = read_histories(file, codec, data.reading)
     names = [str(name) for name in histories.ids]
     if user is not None and user not in names:
-        raise BadInput(f"{file} has no history {user!r}{nearest(user, names)}")
+        raise BadInput(f"{file} has no history {user!r}; it has {len(names):,}, and the first is {names[0]!r}")
     chosen = 0 if user is None else names.index(user)
     batch = pad(data.rows(histories.visits, histories.samples, codec).gather(np.array([chosen])))
     tap = f"members.{member}.hook_shares"
     with evaluating(opened.network), opened.region():
         output = opened.network(batch.to(opened.network.device), keep=(tap,))
     scored = Scored.mean(output.members)
+    refuse_nan(opened.network, scored.logp.float().cpu().numpy())
     best = scored.logp.argsort(descending=True, stable=True)[:k].cpu()
     shares = output.kept[tap].float().cpu()[best]
     places = histories.visits.places[scored.options.place.cpu().numpy()[best]]
