@@ -14,47 +14,68 @@ import hashlib
 import importlib
 import json
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from linnet import workbench
 from linnet.errors import BadInput, nearest
 from linnet.files import write_atomically
-from linnet.records import AnalysisRecord, RunRecord
+from linnet.records import AnalysisRecord
 
 NAMES = ("brackets", "carry", "modular")
 
 
+Found = Mapping[tuple[str, int], Mapping[str, Any]]  # what was measured, by the name of a setting and a seed
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study, and how it is measured."""
+
+    name: str
+    seed: int
+    recipe: str
+    settings: tuple[str, ...]
+    measure: Callable[[Path], Mapping[str, Any]]
+
+
 @dataclass(frozen=True)
 class Study:
-    """Where a study keeps its runs, and how many seeds it trains."""
+    """Where a study keeps its runs."""
 
     out: Path
-    seeds: int = 5
-    quick: bool = False  # a few steps: whether everything fits together, not a result
 
-    def run(self, name: str, recipe: str, seed: int, settings: Sequence[str], quick: Sequence[str] = ()) -> Path:
-        """A trained run of this name and seed."""
-        folder = self.out / f"{name}-seed{seed}"
+    def find(self, trial: Trial) -> Mapping[str, Any]:
+        """What a trial measures, trained first where it was not; kept as JSON until the run is trained further.
+
+        A run that was measured may be removed.
+        """
+        folder = self.out / f"{trial.name.replace(' ', '-')}-seed{trial.seed}"
+        kept = folder.with_name(f"{folder.name}.json")
+        known: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
+        if known and not folder.exists():
+            return known
         if (folder / "run.toml").is_file():
             workbench.resume(folder)
         else:
-            changed = [*settings, *(quick if self.quick else ())]
-            workbench.train(recipe, out=folder, seed=seed, settings=["threads=1", *changed])
-        return folder
+            workbench.train(trial.recipe, out=folder, seed=trial.seed, settings=["threads=1", *trial.settings])
+        record = hashlib.sha256((folder / "record.json").read_bytes()).hexdigest()
+        if known.get("record") != record:
+            known = json.loads(json.dumps({**trial.measure(folder), "record": record}))
+            write_atomically(kept, json.dumps(known, indent=1).encode())
+        return known
 
-    def measured(self, path: Path, measure: Callable[[Path], Mapping[str, Any]]) -> Mapping[str, Any]:
-        """What `measure` finds in a run, as JSON; kept beside the run until that is trained further."""
-        record = hashlib.sha256((path / "record.json").read_bytes()).hexdigest()
-        kept = path.with_name(f"{path.name}.json")
-        if kept.is_file():
-            known: dict[str, Any] = json.loads(kept.read_text())
-            if known["record"] == record:
-                return known
-        found = json.loads(json.dumps({**measure(path), "record": record}))
-        write_atomically(kept, json.dumps(found, indent=1).encode())
-        return dict(found)
+    def find_all(self, trials: Sequence[Trial], jobs: int) -> Found:
+        """What all trials measure; so many run at once, each in a process with one thread."""
+        if jobs == 1:
+            found = [self.find(trial) for trial in trials]
+        else:
+            with ProcessPoolExecutor(jobs, get_context("spawn")) as processes:
+                found = list(processes.map(self.find, trials))
+        return {(trial.name, trial.seed): one for trial, one in zip(trials, found, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -82,18 +103,14 @@ def write(study: Study, name: str, page: Page) -> list[Path]:
     return paths
 
 
-def study(name: str, out: Path, seeds: int = 5, quick: bool = False) -> list[Path]:
+def study(name: str, out: Path, seeds: int = 5, quick: bool = False, jobs: int = 1) -> list[Path]:
     """Do a study, and say what it wrote."""
     if name not in NAMES:
         raise BadInput(f'there is no study "{name}"{nearest(name, NAMES)}; there is {", ".join(NAMES)}')
-    chosen = Study(out, seeds, quick)
-    module = importlib.import_module(f"bench.study_{name}")
-    made: Callable[[Study], Page] = module.page
-    return write(chosen, name, made(chosen))
-
-
-def score(record: RunRecord, name: str) -> float:
-    return next(one.value for one in record.scores if one.name == name)
+    module, chosen = importlib.import_module(f"bench.study_{name}"), Study(out)
+    trials: Callable[[int, bool], list[Trial]] = module.trials
+    page: Callable[[Found], Page] = module.page
+    return write(chosen, name, page(chosen.find_all(trials(seeds, quick), jobs)))
 
 
 def main() -> None:
@@ -101,9 +118,10 @@ def main() -> None:
     parser.add_argument("name", choices=NAMES)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--quick", action="store_true", help="a few steps: whether it works, not a result")
+    parser.add_argument("--jobs", type=int, default=1, help="runs at a time")
     args = parser.parse_args()
-    print(*study(args.name, args.out, args.seeds, args.quick), sep="\n")
+    print(*study(args.name, args.out, args.seeds, args.quick, args.jobs), sep="\n")
 
 
 if __name__ == "__main__":

@@ -7,16 +7,18 @@ kind, for several seeds, and the p-values are corrected for having looked at all
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bench.studies import Page, Study, table
+from bench.studies import Found, Page, Trial, table
 from linnet import workbench
 from linnet.data import pad_rows
 from linnet.domains.arithmetic.codec import ArithmeticCodec
@@ -83,7 +85,7 @@ def _without(head: int):  # type: ignore[no-untyped-def]
 
 def excesses(path: Path, count: int) -> tuple[list[Excess], tuple[float, float]]:
     """Every head of a run, and the shares of right answers without and with brackets."""
-    opened = workbench.load(path)
+    opened = workbench.load(path, device="cpu")
     model, codec = opened.model, opened.codec
     assert isinstance(codec, ArithmeticCodec)
     parts = [expressions(codec, depth, count) for depth in ((0, 0), (1, 2))]
@@ -111,7 +113,7 @@ def inside(tokens: Sequence[str]) -> list[str | None]:
 
 def depth_probes(path: Path, rows: int) -> str:
     """Probes of depth > 0 on the residual stream and on single heads."""
-    label, config = "bench.study_brackets:inside", workbench.load(path).model.config
+    label, config = "bench.study_brackets:inside", workbench.load(path, device="cpu").model.config
     record = workbench.probe(path, label, rows=rows)
     names = record.labels["reading"]
     lines = [
@@ -141,27 +143,42 @@ def holm(found: list[Excess]) -> list[Excess]:
     ]
 
 
-def page(study: Study) -> Page:
-    count = 100 if study.quick else 5000
-    found = {
-        seed: excesses(study.run("pilot", "pilot", seed, SETTINGS, QUICK), count)
-        for seed in range(1, study.seeds + 1)
+def measure(seed: int, count: int, rows: int, path: Path) -> dict[str, Any]:
+    """Everything that the page says about a run."""
+    heads, shares = excesses(path, count)
+    return {
+        "count": count,
+        "heads": [asdict(head) for head in heads],
+        "right": shares,
+        "probes": depth_probes(path, rows) if seed == 1 else "",
     }
-    rows = [_row(seed, heads, shares) for seed, (heads, shares) in found.items()]
+
+
+def trials(seeds: int, quick: bool) -> list[Trial]:
+    count, rows, further = (100, 60, QUICK) if quick else (5000, 1000, ())
+    return [
+        Trial("pilot", seed, "pilot", (*SETTINGS, *further), functools.partial(measure, seed, count, rows))
+        for seed in range(1, seeds + 1)
+    ]
+
+
+def page(found: Found) -> Page:
+    heads = {seed: [Excess(**one) for one in known["heads"]] for (_, seed), known in found.items()}
+    rows = [_row(seed, heads[seed], known["right"]) for (_, seed), known in found.items()]
     headings = (
         "seed", "right, flat", "right, brackets", "heads special after Holm", "the most special", "excess in nats",
         "lead over the next", "excess in accuracy",
     )  # fmt: skip
-    probed = depth_probes(study.run("pilot", "pilot", 1, SETTINGS, QUICK), 60 if study.quick else 1000)
-    ablated = f"{count:,} expressions of each kind, 16 heads, zero ablation.\n"
+    first = found["pilot", 1]
+    ablated = f"{first['count']:,} expressions of each kind, 16 heads, zero ablation.\n"
     words = (
         "## Probes of depth > 0, seed 1\n\nThe report: 0.8916 (a head), 0.9991 (residual stream), chance at 0.5.\n"
     )
-    text = "\n".join([__doc__ or "", ablated, table(headings, rows), words, probed])
-    return Page(text, {"heads": _picture(found[1][0])})
+    text = "\n".join([__doc__ or "", ablated, table(headings, rows), words, first["probes"]])
+    return Page(text, {"heads": _picture(heads[1])})
 
 
-def _row(seed: int, heads: list[Excess], shares: tuple[float, float]) -> tuple[object, ...]:
+def _row(seed: int, heads: list[Excess], shares: Sequence[float]) -> tuple[object, ...]:
     best, second = sorted(heads, key=lambda one: -one.nats)[:2]
     lead, error = best.nats - second.nats, math.hypot(best.error, second.error)
     return (

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bench.studies import Page, Study, table
+from bench.studies import Found, Page, Trial, table
 from linnet import workbench
 from linnet.data import pad_rows
 from linnet.domains.arithmetic.codec import ArithmeticCodec
@@ -54,10 +54,6 @@ class Setting:
     seeds: int = 3  # at most
     taps: tuple[str, ...] = ()  # where the carry is exchanged
 
-    @property
-    def folder(self) -> str:
-        return self.name.replace(" ", "-")
-
 
 LONG = ("steps=15000", "data.instances=960000")
 SETTINGS = (
@@ -69,7 +65,6 @@ SETTINGS = (
     ),
     Setting("scratchpad", "carry5", ("data.scratchpad=true",)),
 )  # fmt: skip
-Found = Mapping[tuple[str, int], Mapping[str, Any]]  # what was measured, by a setting's name and a seed
 
 
 def drawn(count: int, seed: int, digits: int = 5) -> np.ndarray:
@@ -193,7 +188,7 @@ def interchanged(path: Path, tap: str, seed: int) -> list[float]:
 
 
 def opened_run(path: Path) -> tuple[Opened, ArithmeticCodec]:
-    opened = workbench.load(path)
+    opened = workbench.load(path, device="cpu")
     assert isinstance(opened.codec, ArithmeticCodec)
     return opened, opened.codec
 
@@ -224,20 +219,26 @@ def measure(setting: Setting, seed: int, sizes: Sizes, path: Path) -> dict[str, 
     }
 
 
-def page(study: Study) -> Page:
-    sizes = Sizes(2_000, 200, 50) if study.quick else Sizes()
-    found: dict[tuple[str, int], Mapping[str, Any]] = {}
-    for setting in SETTINGS:
-        for seed in range(1, min(study.seeds, setting.seeds) + 1):
-            path = study.run(setting.folder, setting.recipe, seed, setting.settings, QUICK)
-            found[setting.name, seed] = study.measured(path, functools.partial(measure, setting, seed, sizes))
+def trials(seeds: int, quick: bool) -> list[Trial]:
+    sizes, further = (Sizes(2_000, 200, 50), QUICK) if quick else (Sizes(), ())
+    return [
+        Trial(
+            setting.name, seed, setting.recipe, (*setting.settings, *further),
+            functools.partial(measure, setting, seed, sizes),
+        )
+        for setting in SETTINGS
+        for seed in range(1, min(seeds, setting.seeds) + 1)
+    ]  # fmt: skip
+
+
+def page(found: Found) -> Page:
     text = "\n".join(
         [
             __doc__ or "",
             "## Sums",
             _sums(found),
             "## Right sums by the length of the cascade",
-            _cascades(found, sizes.cascade),
+            _cascades(found),
             "## Parts that move the carry",
             _parts(found),
             "## Interchange of the carry",
@@ -258,10 +259,10 @@ def _sums(found: Found) -> str:
     return "Each digit drawn evenly.\n\n" + table(("model", "seed", "right", "95 % interval", "wrong"), lines)
 
 
-def _cascades(found: Found, count: int) -> str:
+def _cascades(found: Found) -> str:
     rows = [(name, seed, *(f"{value:.4f}" for value in one["cascade"])) for (name, seed), one in found.items()]
     headings = ("model", "seed", *(f"n = {n}" for n in range(LONGEST + 1)))
-    return f"{count:,} sums each.\n\n" + table(headings, rows)
+    return f"{Sizes.cascade:,} sums each.\n\n" + table(headings, rows)
 
 
 def _parts(found: Found) -> str:

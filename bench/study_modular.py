@@ -11,11 +11,12 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from bench.studies import Page, Study, table
+from bench.studies import Found, Page, Trial, table
 from linnet import workbench
 from linnet.domains.modular.data import ModularData
 from linnet.model.contract import Network, evaluating
@@ -25,7 +26,14 @@ from linnet.probing.embeddings import fourier_power
 from linnet.records import AnalysisRecord
 
 KEY = 6  # frequencies
-SETTINGS = ("data.share=0.4", "width=64", "feedforward.width=256", "steps=12000", "training.snapshots=80")
+SETTINGS = (
+    "precision=float32",
+    "data.share=0.4",
+    "width=64",
+    "feedforward.width=256",
+    "steps=12000",
+    "training.snapshots=80",
+)
 QUICK = ("data.p=11", "steps=30", "training.snapshots=4", "eval_every=10")
 OPTIMISERS = {"AdamW": (), "Muon": ("optim.kind=muon", "optim.muon_lr=0.02")}
 KNOWN = 0.99  # accuracy on the other sums that counts as having generalised
@@ -89,9 +97,9 @@ def trained_on(data: ModularData, seed: int) -> Tensor:
     return chosen
 
 
-def course(path: Path) -> tuple[list[int], dict[str, list[float]]]:
+def course(path: Path) -> dict[str, Any]:
     """Losses and embedding power over the snapshots."""
-    opened = workbench.load(path, checkpoint=newest(path))
+    opened = workbench.load(path, checkpoint=newest(path), device="cpu")
     data = opened.run.data
     assert isinstance(data, ModularData)
     chosen = trained_on(data, opened.run.seed)
@@ -101,7 +109,8 @@ def course(path: Path) -> tuple[list[int], dict[str, list[float]]]:
         found = losses(all_logits(network, data.p), chosen, frequencies)
         return found | {"embedding power": embedding_power(network, data.p)}
 
-    return curves(opened.folder, opened.run, opened.codec, measure)
+    steps, found = curves(opened.folder, opened.run, opened.codec, measure)
+    return {"steps": steps, "frequencies": frequencies, "curves": found}
 
 
 def embedding_power(network: Network, p: int) -> float:
@@ -130,19 +139,23 @@ def halfway(steps: list[int], values: list[float]) -> int | None:
     return next((steps[i] for i in range(top, len(steps)) if values[i] < middle), None)
 
 
-def page(study: Study) -> Page:
-    found = {}
-    for name, settings in OPTIMISERS.items():
-        for seed in range(1, study.seeds + 1):
-            path = study.run(name.lower(), "modular", seed, [*SETTINGS, *settings], QUICK)
-            found[name, seed] = course(path)
+def trials(seeds: int, quick: bool) -> list[Trial]:
+    return [
+        Trial(name, seed, "modular", (*SETTINGS, *settings, *(QUICK if quick else ())), course)
+        for name, settings in OPTIMISERS.items()
+        for seed in range(1, seeds + 1)
+    ]
+
+
+def page(found: Found) -> Page:
     text = "\n".join([__doc__ or "", "## Every run", _runs(found), "## AdamW against Muon", _optimisers(found)])
     return Page(text, {"losses": _picture(found["AdamW", 1])})
 
 
-def _runs(found: dict[tuple[str, int], tuple[list[int], dict[str, list[float]]]]) -> str:
+def _runs(found: Found) -> str:
     rows = []
-    for (name, seed), (steps, curve) in found.items():
+    for (name, seed), one in found.items():
+        steps, curve = one["steps"], one["curves"]
         at = [halfway(steps, curve[loss]) for loss in ("restricted loss", "test loss")]
         rows.append(
             (
@@ -161,18 +174,22 @@ def _runs(found: dict[tuple[str, int], tuple[list[int], dict[str, list[float]]]]
     return table(headings, rows)
 
 
-def _optimisers(found: dict[tuple[str, int], tuple[list[int], dict[str, list[float]]]]) -> str:
+def _optimisers(found: Found) -> str:
     rows = []
     for name in OPTIMISERS:
-        steps = [generalised(at, curve["test accuracy"]) for (one, _), (at, curve) in found.items() if one == name]
+        steps = [
+            generalised(known["steps"], known["curves"]["test accuracy"])
+            for (one, _), known in found.items()
+            if one == name
+        ]
         reached = [step for step in steps if step is not None]
         spread = f"{mean(reached):,.0f} +- {stdev(reached):,.0f}" if len(reached) > 1 else str(reached)
         rows.append((name, f"{len(reached)} of {len(steps)}", spread))
     return table(("optimiser", "seeds that generalise", "steps to 99 % (mean, standard deviation)"), rows)
 
 
-def _picture(curve: tuple[list[int], dict[str, list[float]]]) -> AnalysisRecord:
-    steps, found = curve
+def _picture(one: Mapping[str, Any]) -> AnalysisRecord:
+    steps, found = one["steps"], one["curves"]
     names = [name for name in found if name.endswith("loss")]
     labels = {"loss": tuple(names), "step": tuple(map(str, steps[1:]))}
     return AnalysisRecord(

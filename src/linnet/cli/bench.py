@@ -209,6 +209,7 @@ def bench_study(
     quick: Annotated[
         bool, typer.Option("--quick", help="A few steps of each run: only whether it works.")
     ] = False,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time, each with one thread.")] = 1,
     json: JsonOption = False,
     debug: DebugOption = False,
 ) -> None:
@@ -220,7 +221,7 @@ def bench_study(
         studies = benchmark("studies")
         from linnet.records import NoteRecord
 
-        for path in studies.study(name, out, seeds, quick):
+        for path in studies.study(name, out, seeds, quick, jobs):
             face.show(NoteRecord(step=0, text=str(path)))
 
 
