@@ -125,3 +125,16 @@ def test_attention_from_one_query_is_that_of_the_reference(
             found = kernels.one_query(q, k, v, mask, 0.0)
         tolerance = 1e-5 if dtype == torch.float32 else 1e-2
         torch.testing.assert_close(found.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [5, 37, 4096, 16_000, 50_304])
+def test_nats_and_the_gradient_of_logits_are_those_of_the_reference(vocabulary: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator("cuda").manual_seed(vocabulary)
+    scores = (4 * torch.randn(33, vocabulary, generator=generator, device="cuda")).to(dtype)
+    targets = torch.randint(0, vocabulary, (33,), generator=generator, device="cuda")
+    weights = torch.rand(33, generator=generator, device="cuda")
+    found = kernels.nats_and_gradient(scores, targets, weights)
+    expected = kernels.nats_and_gradient(scores.cpu(), targets.cpu(), weights.cpu())
+    for ours, reference in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours.cpu(), reference, rtol=1e-4, atol=1e-5 if dtype == torch.float32 else 4e-3)

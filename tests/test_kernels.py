@@ -24,6 +24,7 @@ def test_operators_keep_the_contract_of_torch():
     ids = torch.tensor([[3, 0, 3], [1, 1, 3]])
     torch.library.opcheck(kernels.compiled_angles, (torch.arange(5)[None], torch.rand(2, 4)))
     torch.library.opcheck(kernels.table_gradient, (torch.randn(2, 3, 4), ids, 6))
+    torch.library.opcheck(kernels.nats_and_gradient, (torch.randn(6, 4), ids.flatten(), torch.rand(6)))
 
 
 @given(st.integers(0, 9999), st.integers(1, 7), st.integers(1, 20))
@@ -44,6 +45,21 @@ def test_picked_numbers_and_their_gradient(seed, rows, columns):
     ours, plain = kernels.Picked.apply(table, index), table.gather(1, index[:, None])[:, 0]
     torch.testing.assert_close(ours, plain)
     torch.testing.assert_close(gradients(ours, (table,)), gradients(plain, (table,)))
+
+
+@given(st.integers(0, 9999), st.integers(1, 9), st.integers(2, 20), st.booleans())
+def test_weighted_nats_and_their_gradients_are_those_of_cross_entropy(seed, rows, vocabulary, mixed):
+    torch.manual_seed(seed)
+    hidden, weight = (torch.randn(count, 3, requires_grad=True) for count in (rows, vocabulary))
+    targets, weights = torch.randint(0, vocabulary, (rows,)), torch.rand(rows)
+    with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+        ours = kernels.WeightedNats.apply(hidden, weight, targets, weights)
+        scores = F.linear(hidden, weight).float()
+    plain = (F.cross_entropy(scores, targets, reduction="none") * weights).sum()
+    torch.testing.assert_close(ours, plain)
+    found, expected = (torch.autograd.grad(3 * value, (hidden, weight)) for value in (ours, plain))
+    tolerance = {"rtol": 3e-2, "atol": 3e-2} if mixed else {}
+    torch.testing.assert_close(found, expected, **tolerance)
 
 
 @given(st.floats(0.05, 0.9), st.integers(1, 300))

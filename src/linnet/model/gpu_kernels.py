@@ -2,7 +2,8 @@
 
 `kernels` calls them and has the reference of each. Imported on a GPU only: Triton comes with the builds of torch
 for CUDA.
-Legend: B = rows, T = tokens, H = heads, Hk = key-value heads, S = keys, D = head width.
+Legend: B = rows, T = tokens, H = heads, Hk = key-value heads, S = keys, D = head width, N = targets,
+V = vocabulary.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 64  # keys that are read at once
+LOGITS = 4096  # that are read at once
 LOWEST = tl.constexpr(-1e30)  # for a maximum of no scores: differences from it are numbers
 
 
@@ -179,3 +181,40 @@ def _store_turned(source, into, cosine, sine, inside, HALF: tl.constexpr):  # ty
     second = tl.load(source + HALF, mask=inside, other=0).to(tl.float32)
     tl.store(into, (first * cosine + second * sine).to(into.dtype.element_ty), mask=inside)
     tl.store(into + HALF, (second * cosine - first * sine).to(into.dtype.element_ty), mask=inside)
+
+
+def nats_and_gradient(scores: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The nats [N] of targets [N] under logits [N, V], and the gradient [N, V] of their sum weighted by [N]."""
+    scores = scores.contiguous()
+    count, vocabulary = scores.shape
+    nats = torch.empty(count, dtype=torch.float32, device=scores.device)
+    gradient = torch.empty_like(scores)
+    block = min(LOGITS, triton.next_power_of_2(vocabulary))
+    _softmax[(count,)](
+        scores, targets.contiguous(), weights.contiguous(), nats, gradient, vocabulary, BLOCK=block, num_warps=8
+    )
+    return nats, gradient
+
+
+@triton.jit
+def _softmax(scores, targets, weights, nats, gradient, vocabulary, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One target: its logits come from memory once; the second time they are still in the cache."""
+    row = tl.program_id(0).to(tl.int64)
+    start = row * vocabulary
+    most = tl.full([], LOWEST, tl.float32)
+    total = tl.full([], 0.0, tl.float32)
+    for first in range(0, vocabulary, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        read = tl.load(scores + start + column, mask=column < vocabulary, other=LOWEST).to(tl.float32)
+        higher = tl.maximum(most, tl.max(read, 0))
+        total = total * tl.exp(most - higher) + tl.sum(tl.exp(read - higher), 0)
+        most = higher
+    target, weight = tl.load(targets + row), tl.load(weights + row).to(tl.float32)
+    log_total = most + tl.log(total)
+    tl.store(nats + row, log_total - tl.load(scores + start + target).to(tl.float32))
+    for first in range(0, vocabulary, BLOCK):
+        column = first + tl.arange(0, BLOCK)
+        inside = column < vocabulary
+        read = tl.load(scores + start + column, mask=inside, other=LOWEST).to(tl.float32)
+        found = weight * (tl.exp(read - log_total) - tl.where(column == target, 1.0, 0.0))
+        tl.store(gradient + start + column, found.to(gradient.dtype.element_ty), mask=inside)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from linnet.model.config import LossConfig, ModelConfig
-from linnet.model.kernels import whole_loss
+from linnet.model.kernels import WeightedNats, fused_loss, whole_loss
 from linnet.model.losses import ChunkedLoss, logits, target_losses
 
 PLAIN = LossConfig()
@@ -57,6 +57,8 @@ class Head(nn.Module):
         width = hidden.shape[-1]
         flat = hidden.reshape(-1, width) if config.passes == 1 else hidden.reshape(config.passes, -1, width)
         targets, weights = targets.reshape(-1), weights.reshape(-1)
+        if fused_loss(flat.device) and self.bias is None and self.softcap is None and config == PLAIN:
+            return WeightedNats.apply(flat, self.weight, targets, weights)  # type: ignore[no-any-return]
         if whole_loss():
             return (target_losses(self(flat).float(), targets, config) * weights).sum()
         rows = chunk_rows(self.vocabulary * config.passes, flat.device)

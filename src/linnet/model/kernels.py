@@ -413,6 +413,57 @@ class Picked(torch.autograd.Function):
         return torch.where(column == index[:, None], upstream[0][:, None], 0.0), None
 
 
+def fused_loss(device: torch.device) -> bool:
+    """Whether plain nats and the gradient of their logits are made together, in one pass over the logits."""
+    return torch.compiler.is_compiling() and device.type == "cuda"
+
+
+class WeightedNats(torch.autograd.Function):
+    """The nats of targets [N] behind a linear head [V, W], summed by weights [N].
+
+    The gradient of the logits is made while they are read. What comes from above scales the two products with it,
+    which are smaller.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
+        ctx.types = hidden.dtype, weight.dtype
+        hidden, weight = hidden.to(dtype), weight.to(dtype)
+        nats, gradient = nats_and_gradient(F.linear(hidden, weight), targets, weights)
+        ctx.save_for_backward(hidden, weight, gradient)
+        return (nats * weights).sum()
+
+    @staticmethod
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        hidden, weight, gradient = ctx.saved_tensors
+        of_hidden, of_weight = (gradient @ weight) * upstream[0], (gradient.t() @ hidden) * upstream[0]
+        return of_hidden.to(ctx.types[0]), of_weight.to(ctx.types[1]), None, None
+
+
+@torch.library.custom_op("linnet::nats_and_gradient", mutates_args=())
+def nats_and_gradient(scores: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The float32 nats [N] of targets [N] under logits [N, V], and the gradient [N, V] of their weighted sum."""
+    logarithms = scores.float().log_softmax(-1)
+    gradient = logarithms.exp()
+    gradient[torch.arange(len(targets), device=targets.device), targets] -= 1
+    nats = F.nll_loss(logarithms, targets, reduction="none")
+    return nats, (gradient * weights[:, None]).to(scores.dtype)
+
+
+@nats_and_gradient.register_kernel("cuda")
+def _(scores: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    from linnet.model import gpu_kernels
+
+    return gpu_kernels.nats_and_gradient(scores, targets, weights)
+
+
+@nats_and_gradient.register_fake
+def _(scores: Tensor, targets: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    return scores.new_empty(len(targets), dtype=torch.float32), torch.empty_like(scores)
+
+
 # --- dropout -------------------------------------------------------------------------------------------
 # Drawing a number for each value took a fifth of a step, compiled a third. Eagerly, one drawn word serves four
 # values. In compiled graphs a number is drawn for each row and for each column, and mixed where they meet: vectors
