@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 64  # keys that are read at once
-LOGITS = 4096  # that are read at once
+LOGITS, LOGIT_WARPS = 4096, 8  # that are read at once, by so many warps
 LOWEST = tl.constexpr(-1e30)  # for a maximum of no scores: differences from it are numbers
 
 
@@ -191,7 +191,14 @@ def nats_and_gradient(scores: Tensor, targets: Tensor, weights: Tensor) -> tuple
     gradient = torch.empty_like(scores)
     block = min(LOGITS, triton.next_power_of_2(vocabulary))
     _softmax[(count,)](
-        scores, targets.contiguous(), weights.contiguous(), nats, gradient, vocabulary, BLOCK=block, num_warps=8
+        scores,
+        targets.contiguous(),
+        weights.contiguous(),
+        nats,
+        gradient,
+        vocabulary,
+        BLOCK=block,
+        num_warps=LOGIT_WARPS,
     )
     return nats, gradient
 
