@@ -29,9 +29,13 @@ KEY = 6  # frequencies
 SETTINGS = (
     "precision=float32",
     "data.share=0.4",
-    "width=64",
-    "feedforward.width=256",
-    "steps=12000",
+    "width=32",
+    "feedforward.width=128",
+    "optim.weight_decay=2",
+    "optim.schedule.kind=wsd",
+    "optim.schedule.decay=0.3",
+    "steps=10000",
+    "eval_every=1000",
     "training.snapshots=80",
 )
 QUICK = ("data.p=11", "steps=30", "training.snapshots=4", "eval_every=10")

@@ -16,7 +16,7 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 64  # keys that are read at once
-LOGITS, LOGIT_WARPS = 4096, 8  # that are read at once, by so many warps
+LOGITS, LOGIT_WARPS = 8192, 8  # that are read at once, by so many warps
 LOWEST = tl.constexpr(-1e30)  # for a maximum of no scores: differences from it are numbers
 
 
