@@ -15,7 +15,7 @@ from linnet.domains.series.captions.codec import PATCH, PATCHES, CaptionCodec, s
 from linnet.domains.series.captions.facts import Claim, check, fit_step, measure
 from linnet.domains.series.captions.patches import LENGTH, MOST, patches
 from linnet.domains.series.captions.rewards import Facts, fact_reward
-from linnet.domains.series.tables import as_text
+from linnet.domains.series.tables import LARGEST, as_text
 from linnet.errors import BadInput
 
 
@@ -137,8 +137,14 @@ def test_patches_hold_the_latest_values_of_any_series(n: int) -> None:
         assert np.corrcoef(z, values[-kept:])[0, 1] > 0.99
 
 
+@given(st.lists(st.floats(-LARGEST, LARGEST) | st.sampled_from([0.0, 5e-324, -1e-310, LARGEST]), min_size=1))
+def test_patches_are_numbers_whatever_the_values(values: list[float]) -> None:
+    found = patches(np.array(values))
+    assert np.isfinite(found).all() and (np.abs(found) <= 8).all()
+
+
 def test_numbers_that_are_none_are_refused() -> None:
-    for values in ([], [1.0, np.nan], [np.inf]):
+    for values in ([], [1.0, np.nan], [np.inf], [1e31]):
         with pytest.raises(BadInput, match="at least one value"):
             patches(np.array(values))
     with pytest.raises(BadInput, match='no word "zebra"'):

@@ -27,7 +27,7 @@ from linnet.domains.series.labels import LabelPlan, Variation, labelled_windows,
 from linnet.domains.series.residual import Residual
 from linnet.domains.series.scaling import scaled
 from linnet.domains.series.settings import ConvolutionConfig, ResidualConfig
-from linnet.domains.series.tables import Series, SeriesTable
+from linnet.domains.series.tables import LARGEST, Series, SeriesTable
 from linnet.domains.series.use import sampled_paths
 from linnet.domains.series.windows import inputs_of
 from linnet.errors import BadInput, RunFailed
@@ -87,6 +87,22 @@ def test_windows_are_scaled_at_any_level_and_constants_become_zero(level: float)
     np.testing.assert_allclose(found, normalised(windows, CODEC), atol=1e-6)
     np.testing.assert_allclose(found.std(1), 1, atol=1e-9)
     np.testing.assert_array_equal(normalised(np.full((1, 9, 1), level), CODEC), 0)
+
+
+@given(
+    values=st.lists(st.floats(-LARGEST, LARGEST) | st.just(np.nan), min_size=2, max_size=9),
+    mean=st.floats(-LARGEST, LARGEST),
+    deviation=st.floats(1e-300, LARGEST),
+)
+def test_windows_are_numbers_of_float32_whatever_the_values(
+    values: list[float], mean: float, deviation: float
+) -> None:
+    window = np.array(values)[None, :, None]
+    for codec in (CODEC, replace(CODEC, means=(mean,), deviations=(deviation,))):
+        found = normalised(window, codec).astype(np.float32)
+        assert (np.isfinite(found) == np.isfinite(window)).all() and (
+            np.abs(found[np.isfinite(found)]) <= 1e9
+        ).all()
 
 
 def test_a_label_that_a_run_does_not_know_is_named() -> None:

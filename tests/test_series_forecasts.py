@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench import series_speed
@@ -22,7 +22,7 @@ from linnet.domains.series.residual import Residual, weighted_error
 from linnet.domains.series.scaling import scaled
 from linnet.domains.series.settings import ResidualConfig, SyntheticConfig
 from linnet.domains.series.synthetic import synthetic_windows
-from linnet.domains.series.tables import Series, SeriesTable
+from linnet.domains.series.tables import LARGEST, Series, SeriesTable
 from linnet.domains.series.windows import ForecastPlan, training_windows
 from linnet.errors import BadInput, RunFailed
 
@@ -64,6 +64,23 @@ def test_forecasts_move_with_the_level_and_the_unit_of_the_series(history, level
         other = forecast(model, CODEC, factor * windows, 8, nullcontext)
         np.testing.assert_allclose(other.quantiles, factor * plain.quantiles, rtol=1e-4, atol=1e-3 * factor)
     assert (np.diff(plain.quantiles, axis=-1) >= 0).all() and np.isfinite(plain.quantiles).all()
+
+
+FAR = st.sampled_from([0.0, 5e-324, 1e-300, -1e-30, 1e-7, 1.0, 41.6, -1e9, 1e18, LARGEST, -LARGEST, np.nan])
+
+
+@settings(max_examples=100, deadline=None)
+@given(values=st.lists(FAR | st.floats(-LARGEST, LARGEST), min_size=HISTORY + HORIZON, max_size=40))
+def test_whatever_the_values_the_loss_and_the_forecast_are_numbers(values: list[float]) -> None:
+    """Values that a damaged file may hold, beyond what float32 has."""
+    assume(np.isfinite(values[HISTORY - 1]))
+    codec = SeriesCodec("forecast", ("v",), horizon=HORIZON, histories=(6,), naive_smape=0.1, naive_mase=2.0)
+    train, _ = training_windows(table(np.array(values)), codec, 0, recent=10)
+    batch = train.batch(np.arange(len(train)))
+    median = torch.randn(1, len(train), HORIZON, generator=torch.Generator().manual_seed(0))
+    assert all(torch.isfinite(part).all() for part in batch.values() if part.is_floating_point())
+    assert all(torch.isfinite(part).all() for part in weighted_error(batch, median))
+    assert np.isfinite(forecast(network(), CODEC, right_aligned(values[:HISTORY]), 8, nullcontext).quantiles).all()
 
 
 @pytest.mark.parametrize("value", [0.0, 5.0, 1e6, -1e9])

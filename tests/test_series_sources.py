@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from linnet.domains.series.checking import check
@@ -15,6 +18,7 @@ from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.seasons import RHYTHMS, cycle_of, timing
 from linnet.domains.series.sources import Reading, as_numbers, parse_roles, parse_where, read_table
 from linnet.domains.series.tables import SeriesTable
+from linnet.domains.series.times import even_steps, moments_of, seconds_of
 from linnet.errors import BadInput
 
 NUMBERS = st.floats(-1e9, 1e9, allow_nan=False, width=32)
@@ -69,6 +73,81 @@ def test_integers_beyond_all_floats_are_no_numbers() -> None:
     for cells in ([10**400, 1], ["1", 10**400]):
         with pytest.raises(BadInput, match="here: .* is no number"):
             as_numbers(cells, lambda index: "here")
+
+
+ODD_TEXTS = st.sampled_from(["", "²", "1", "2024-01-01", "NaN"]) | st.text(
+    '²٣0123456789-/:+TZ. ano,"', max_size=12
+)
+ODD_CELLS = st.one_of(
+    st.none(), st.booleans(), st.integers(-(2**63), 2**63 - 1), st.floats(), st.text(max_size=4),
+    st.binary(max_size=3), st.lists(st.integers(0, 9), max_size=2), st.just({"a": 1}),
+    st.decimals(-9, 9, places=2), st.dates(), st.times(), st.datetimes(), st.timedeltas(),
+    st.datetimes(timezones=st.just(UTC)),
+)  # fmt: skip
+OUTSIDE = ("Date", "Datetime(ms)", "Datetime(us)", "Duration(ms)")  # physical values that Python has no dates for
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    role=st.sampled_from(["id", "time", "value", "label", "group", "channel", "x"]),
+    cells=ODD_CELLS.flatmap(lambda cell: st.lists(st.just(cell) | st.none(), min_size=1, max_size=5)),
+    kind=st.sampled_from(["", "", "", *OUTSIDE]),
+    physical=st.integers(-(2**62), 2**62),
+    labelled=st.booleans(),
+)
+def test_parquet_columns_of_any_kind_are_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, role: str, cells: list[Any], kind: str, physical: int, labelled: bool
+) -> None:
+    polars = pytest.importorskip("polars")
+    column = polars.Series(role, cells)
+    if kind == "Date":
+        column = polars.Series(role, [physical % 2**31] * len(cells), polars.Int32).cast(polars.Date)
+    elif kind:
+        whole, unit = kind.rstrip(")").split("(")
+        column = polars.Series(role, [physical] * len(cells)).cast(getattr(polars, whole)(unit))
+    frame = polars.DataFrame({"id": ["a"] * len(cells), "value": [1.5] * len(cells), "time": range(len(cells))})
+    path = tmp_path_factory.mktemp("odd") / "odd.parquet"
+    frame.with_columns(column).write_parquet(path)
+    with contextlib.suppress(BadInput):
+        assert len(read(path, labelled=labelled).names) >= 1
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    cells=st.lists(ODD_TEXTS, min_size=1, max_size=30),
+    width=st.integers(1, 4),
+)
+@example(cells=["²", "1"], width=1)
+def test_any_cells_of_text_are_a_table_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, cells: list[str], width: int
+) -> None:
+    rows = [",".join(cells[first : first + width]) for first in range(0, len(cells), width)]
+    path = written(tmp_path_factory.mktemp("odd") / "odd.csv", "\n".join(rows))
+    for labelled in (False, True):
+        with contextlib.suppress(BadInput):
+            assert len(read(path, labelled=labelled).names) >= 1
+    timed = "\n".join(["time,value", *(f"{cell.replace(',', '')},1" for cell in cells)])
+    with contextlib.suppress(BadInput):
+        assert len(read(written(path, timed)).values) >= len(cells)
+
+
+@given(st.datetimes(datetime(1, 1, 2), datetime(9999, 12, 30)), st.integers(-1439, 1439), st.sampled_from("T "))
+def test_times_with_an_offset_are_those_of_utc(moment: datetime, minutes: int, mark: str) -> None:
+    known = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
+    wanted = (known - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds()
+    assert seconds_of(known.isoformat(mark)) == pytest.approx(wanted, abs=0.001)
+    assert seconds_of(known) == pytest.approx(wanted, abs=0.001)
+    assert seconds_of(f"{known.astimezone(UTC).replace(tzinfo=None).isoformat()}Z") == pytest.approx(
+        wanted, abs=0.001
+    )
+
+
+@given(st.lists(st.floats(), min_size=1, max_size=30), st.booleans())
+def test_steps_have_increasing_numbers_whatever_the_times(times: list[float], in_order: bool) -> None:
+    with contextlib.suppress(BadInput):
+        found = even_steps(moments_of(sorted(times) if in_order else times, "t", str), str)
+        assert len(found.index) == len(times) and found.index[0] == 0 and (np.diff(found.index) > 0).all()
+        assert found.index[-1] < 20 * len(times)
 
 
 def test_a_damaged_parquet_file_is_refused(tmp_path: Path) -> None:

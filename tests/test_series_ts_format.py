@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,18 @@ def test_promises_that_the_data_break_are_named(tmp_path: Path) -> None:
     assert any("row 10: channels have different lengths" in line for line in repaired)
     assert any("row 10: the label c is not among" in line for line in repaired)
     assert np.isnan(cases[1].values[1:, 1]).all()
+
+
+@given(
+    st.sampled_from(["dimension", "dimensions", "seriesLength", "univariate", "missing", "equalLength"]),
+    st.sampled_from(["²", "9" * 5000, "-1", "2", "1e9"]) | st.text("0123456789²٣-.e ", max_size=5),
+)
+def test_whatever_a_header_promises_the_cases_are_read(
+    tmp_path_factory: pytest.TempPathFactory, key: str, value: str
+) -> None:
+    path = written(tmp_path_factory.mktemp("ts"), "1,2:a\n3,4:b\n", more=f"@{key} {value}\n")
+    with contextlib.suppress(BadInput):
+        assert [case.values.ravel().tolist() for case in read_ts(path)[0]] == [[1, 2], [3, 4]]
 
 
 def test_time_stamps_place_values_and_gaps_become_missing(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from linnet.untrusted import (
     read_json,
     read_object,
     shown,
+    whole_number,
 )
 
 WHOLE = st.text(st.characters(exclude_categories=("Cs",)), max_size=8)
@@ -203,3 +204,10 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     for name, why in wrong.items():
         with pytest.raises(BadInput, match=rf"{name}.*{why}|{why}.*{name}"):
             list(lines_of(tmp_path / name))
+
+
+@given(st.integers(-(10**40) + 1, 10**40 - 1), st.text("0123456789-²٣ +._", max_size=6))
+def test_a_whole_number_is_one_of_ascii_digits(number: int, text: str) -> None:
+    assert whole_number(str(number)) == number
+    assert whole_number("9" * 41) is None and whole_number(f"{text}²") is None
+    assert (whole_number(text) is None) == (not text.removeprefix("-").isdigit() or not text.isascii())

@@ -27,6 +27,7 @@ from linnet.model.model import Model
 from linnet.progress import tracked
 from linnet.records import Baseline, Score
 from linnet.rows import IDS, Rows
+from linnet.untrusted import whole_number
 
 BLOCKS = 24  # of a few long rows; in Student's quantile they cost 5 %
 BLOCK_TOKENS = 256  # at least: neighbouring tokens are about as hard
@@ -217,4 +218,4 @@ def exact_scores(
 def _by_group(name: str) -> tuple[str, int, str]:
     """Groups in the order of their numbers: exact, exact.depth=0, exact.depth=1, ..."""
     group, _, value = name.partition("=")
-    return group, int(value) if value.lstrip("-").isdigit() else 0, value
+    return group, whole_number(value) or 0, value

@@ -240,6 +240,11 @@ def refusing(what: str, *kinds: type[Exception]) -> Iterator[None]:
         raise BadInput(f"{what}: {shown_line(error)}") from error
 
 
+def whole_number(text: str) -> int | None:
+    """The integer that ASCII digits write, at most 40 of them; other digits, such as ², are none."""
+    return int(text) if re.fullmatch(r"-?[0-9]{1,40}", text) else None
+
+
 def shown_line(error: object) -> str:
     """The first line of an error of a library, cut where it is long."""
     lines = str(error).strip().splitlines() or [type(error).__name__]

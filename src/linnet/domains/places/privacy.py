@@ -26,6 +26,7 @@ from linnet.files import write_atomically
 from linnet.records import NoteRecord
 from linnet.training.checkpoint import Checkpoint, RunFolder
 from linnet.training.settings import to_toml
+from linnet.untrusted import whole_number
 
 Rare = Literal["keep", "drop", "coarsen"]
 
@@ -97,8 +98,9 @@ def forget(path: Path | str, user: str) -> NoteRecord:
         files.tidy_within(folder.path)
         opened, data, codec = places_run(path)
         known: int | str = user
-        if user not in codec.users and user.lstrip("-").isdigit() and int(user) in codec.users:
-            known = int(user)
+        number = whole_number(user)
+        if user not in codec.users and number is not None and number in codec.users:
+            known = number
         is_marked = bool(marked([user], data.forgotten)[0])
         if is_marked and known not in codec.users:
             return NoteRecord(step=opened.step, text=f"user {user} was forgotten before")

@@ -19,6 +19,7 @@ from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.tables import SeriesTable
 from linnet.errors import BadInput, counted, nearest
 
+FARTHEST = 1e9  # deviations from the mean of the training part; what is further counts as that
 FLAT = 1e-8  # deviation below which a channel of a window counts as constant
 
 
@@ -102,7 +103,9 @@ def normalised(windows: np.ndarray, codec: SeriesCodec) -> np.ndarray:
     A channel that never moves within its window becomes 0 there.
     """
     if codec.means:
-        return np.asarray((windows - np.array(codec.means)) / np.array(codec.deviations))
+        with np.errstate(over="ignore"):
+            found = (windows - np.array(codec.means)) / np.array(codec.deviations)
+        return np.clip(found, -FARTHEST, FARTHEST)
     known = np.isfinite(windows)
     counts = np.maximum(known.sum(1, keepdims=True), 1)
     mean = np.where(known, windows, 0.0).sum(1, keepdims=True) / counts

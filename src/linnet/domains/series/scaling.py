@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 NOISE = 1e-13  # steps below this share of the level are rounding
+LEAST = 1e-30  # of a step; networks compute in float32
+FARTHEST = 1e18  # steps of a target from the last value; the square of more is infinite in float32
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class Scaled:
     def there(self, targets: np.ndarray) -> np.ndarray:
         """Targets [B, H] in units of the window; 0 for windows that never move."""
         divisor = np.where(self.scale > 0, self.scale, np.inf)[:, None]
-        return (targets - self.centre[:, None]) / divisor
+        return np.clip((targets - self.centre[:, None]) / divisor, -FARTHEST, FARTHEST)
 
     def back(self, found: np.ndarray) -> np.ndarray:
         """Predictions [B, H, ...] in units of the files."""
@@ -56,7 +58,7 @@ def scaled(windows: np.ndarray, typical: float) -> Scaled:
     counts = pairs.sum(1)
     scale = np.where(pairs, steps, 0.0).sum(1) / np.maximum(counts, 1)
     scale = np.where(counts > 0, scale, typical * np.abs(centre))
-    scale = np.where(scale > NOISE * np.abs(centre), scale, 0.0)
+    scale = np.where(scale > np.maximum(NOISE * np.abs(centre), LEAST), scale, 0.0)
     moved = (windows - centre[:, None]) / np.where(scale > 0, scale, 1)[:, None]
     return Scaled(np.where(observed, moved, 0.0), observed, centre, scale)
 

@@ -1,8 +1,8 @@
 """Files of series: CSV and Parquet tables, wide (one series a row) and long (one step a row), and folders of them.
 
-Cells that are empty or say NA, NaN, null or ? are missing. Infinite numbers, and texts where numbers belong, are
-refused with file and row. In a wide row, empty cells at the end are no values. In a long table the steps of a
-series keep the order of the file; a time that runs backwards is refused.
+Cells that are empty or say NA, NaN, null or ? are missing. Texts where numbers belong, infinite numbers and
+those beyond 1e30 are refused with file and row. In a wide row, empty cells at the end are no values. In a long
+table the steps of a series keep the order of the file; a time that runs backwards is refused.
 """
 
 from __future__ import annotations
@@ -13,16 +13,19 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from linnet.domains.series.seasons import frequency_in
-from linnet.domains.series.tables import Series, SeriesTable
+from linnet.domains.series.tables import Series, SeriesTable, refuse_far_values
 from linnet.domains.series.times import Moments, even_steps, moments_of
 from linnet.domains.series.ts_format import read_ts
 from linnet.errors import BadInput, counted, nearest
-from linnet.untrusted import lines_of, refusing, shown
+from linnet.untrusted import kind_of, lines_of, refusing, shown
+
+if TYPE_CHECKING:
+    import polars as pl
 
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 PARQUET = (".parquet", ".pq")
@@ -47,6 +50,7 @@ ROLES: Mapping[str, tuple[str, ...]] = {
     "label": ("label", "class", "activity", "target_class"),
     "group": ("subject", "user", "person", "patient", "group"),
 }
+YEARS = (-62_135_596_800, 253_402_300_799)  # seconds since 1970 of the dates that Python has
 LONG = ("time", "value", "channel")  # a table with one of these roles has one step a row
 
 
@@ -56,8 +60,8 @@ class Cells:
 
     path: Path
     columns: Mapping[str, list[Any]]
-    rows: range  # 1 is the first line of a text file, or the first row of a Parquet file
-    notes: tuple[str, ...] = ()
+    rows: Sequence[int]  # 1 is the first line of a text file, or the first row of a Parquet file
+    headed: bool = True  # else the columns have the numbers 1, 2, ...
 
     def at(self, index: int) -> str:
         return f"{self.path}, row {self.rows[index]}"
@@ -140,8 +144,8 @@ def read_file(path: Path, reading: Reading) -> FileContent:
     if path.name.endswith(ARCHIVE):
         return read_ts(path)
     cells = read_parquet(path) if path.name.endswith(PARQUET) else read_cells(path)
-    headless = all(name.isdigit() for name in cells.columns)
-    roles = find_roles(cells, reading, headless)
+    roles = find_roles(cells, reading)
+    refuse_lists(cells, roles)
     if any(role in roles for role in LONG):
         return _read_long(cells, roles, reading)
     return _read_wide(cells, roles)
@@ -162,7 +166,7 @@ def read_cells(path: Path) -> Cells:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise BadInput(f'{path}: two columns are named "{twice}"')
-    rows = [] if headed else [head]
+    rows, numbers = ([], []) if headed else ([head], [1])
     for number, line in enumerate(lines, 2):
         cells = _split(line, mark)
         if not line.strip():
@@ -170,10 +174,11 @@ def read_cells(path: Path) -> Cells:
         if len(cells) > len(names):
             raise BadInput(f"{path}, row {number} has {len(cells)} cells, and the first row has {len(names)}")
         rows.append(cells + [""] * (len(names) - len(cells)))
+        numbers.append(number)
     if not rows:
         raise BadInput(f"{path} has no rows below its headings")
     columns = dict(zip(names, map(list, zip(*rows, strict=True)), strict=True))
-    return Cells(path, columns, range(2 if headed else 1, len(rows) + 2))
+    return Cells(path, columns, numbers, headed)
 
 
 def _split(line: str, mark: str) -> list[str]:
@@ -199,11 +204,32 @@ def read_parquet(path: Path) -> Cells:
         raise BadInput("Parquet needs polars: pip install linnet-sequences[series]") from None
     with refusing(f"{path} cannot be read as Parquet", polars.exceptions.PolarsError, OSError):
         frame = polars.read_parquet(path)
-    columns = {name: frame[name].to_list() for name in frame.columns}
+    if not len(frame):
+        raise BadInput(f"{path} has no rows")
+    columns = {name: _entries(frame[name], f"{path}, column {name}") for name in frame.columns}
     return Cells(path, columns, range(1, len(frame) + 1))
 
 
-def find_roles(cells: Cells, reading: Reading, headless: bool) -> dict[str, tuple[str, ...]]:
+def _entries(column: pl.Series, where: str) -> list[Any]:
+    """The entries of a column of Parquet. Some writers store texts as bytes; far dates are refused."""
+    seconds = _seconds(column)
+    if seconds is not None and (far := ~seconds.is_between(*YEARS)).any():
+        row = (far.arg_true()[0] or 0) + 1
+        raise BadInput(f"{where}, row {row}: the time lies outside of the years 1 to 9999")
+    with refusing(f"{where} cannot be read"):
+        return column.cast(str).to_list() if column.dtype == bytes else column.to_list()
+
+
+def _seconds(column: pl.Series) -> pl.Series | None:
+    """Seconds since 1970, or those of a span; None where the column holds no times."""
+    import polars as pl
+
+    if isinstance(column.dtype, pl.Datetime | pl.Duration):
+        return column.to_physical() // {"ms": 10**3, "us": 10**6, "ns": 10**9}[column.dtype.time_unit]
+    return column.to_physical().cast(pl.Int64) * 86400 if column.dtype == pl.Date else None
+
+
+def find_roles(cells: Cells, reading: Reading) -> dict[str, tuple[str, ...]]:
     """The columns of each role: those that were named, and else those of a usual name."""
     for role, columns in reading.roles.items():
         for column in columns:
@@ -212,7 +238,7 @@ def find_roles(cells: Cells, reading: Reading, headless: bool) -> dict[str, tupl
                     f'{cells.path} has no column "{column}" for the {role}{nearest(column, cells.columns)}'
                 )
     found = dict(reading.roles)
-    if headless:
+    if not cells.headed:
         if reading.labelled and "label" not in found:
             found["label"] = ("1",)
         return found
@@ -223,6 +249,16 @@ def find_roles(cells: Cells, reading: Reading, headless: bool) -> dict[str, tupl
             continue
         found[role] = there if role == "id" else there[:1]
     return found
+
+
+def refuse_lists(cells: Cells, roles: Mapping[str, tuple[str, ...]]) -> None:
+    """Parquet may hold lists and tables in a cell; those among values are refused where values are read."""
+    for role, columns in roles.items():
+        for column, entries in ((column, cells.columns[column]) for column in columns if role != "value"):
+            wrong = next((i for i, cell in enumerate(entries) if isinstance(cell, list | dict)), None)
+            if wrong is not None:
+                given = f"{cells.at(wrong)}, column {column} is {kind_of(entries[wrong])}"
+                raise BadInput(f"{given}; a {role} is a text or a number")
 
 
 def numbers_of(cells: Cells, column: str) -> np.ndarray:
@@ -238,9 +274,7 @@ def as_numbers(given: Sequence[Any], where: Any) -> np.ndarray:
         found = np.empty((0, 0))
     if found.ndim != 1:  # texts, lists, or integers beyond all floats
         found = np.array([_number(cell, index, where) for index, cell in enumerate(given)], np.float64)
-    if np.isinf(found).any():
-        index = int(np.isinf(found).argmax())
-        raise BadInput(f"{where(index)}: {given[index]} is not a finite number")
+    refuse_far_values(found, given, where)
     return found
 
 

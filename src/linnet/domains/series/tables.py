@@ -6,12 +6,24 @@ Legend: n = series, S = steps of all series, C = channels.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from linnet.errors import BadInput
+
+LARGEST = 1e30  # of a value: networks compute in float32, and its square has to stay below 1e300
+
+
+def refuse_far_values(values: np.ndarray, cells: Sequence[object], where: Callable[[int], str]) -> None:
+    """NaN is a missing value. Infinite ones and those beyond LARGEST come of damage, not of measurement."""
+    far = np.flatnonzero(np.abs(values) > LARGEST)
+    if len(far):
+        index = int(far[0])
+        wrong = "too large" if np.isfinite(values[index]) else "not a finite number"
+        right = f"a value is a number up to {LARGEST:g}, or missing"
+        raise BadInput(f"{where(index)}: {str(cells[index])[:60]} is {wrong}; {right}")
 
 
 @dataclass(frozen=True)

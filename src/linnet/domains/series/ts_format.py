@@ -16,10 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from linnet.domains.series.tables import Series
+from linnet.domains.series.tables import Series, refuse_far_values
 from linnet.domains.series.times import even_steps, moments_of
 from linnet.errors import BadInput, counted
-from linnet.untrusted import lines_of, shown
+from linnet.untrusted import lines_of, shown, whole_number
 
 FLAGS = {"true": True, "false": False}
 CHANNEL_END = re.compile(r":(?![^()]*\))")  # a colon that is not inside of a time stamp
@@ -179,9 +179,7 @@ def _numbers(cells: list[str], where: Callable[[int], str]) -> np.ndarray:
         found = np.array(cells, np.float64)
     except ValueError:
         found = np.array([_number(cell, where, index) for index, cell in enumerate(cells)], np.float64)
-    if np.isinf(found).any():
-        index = int(np.isinf(found).argmax())
-        raise BadInput(f"{where(index)}: {cells[index]} is not a finite number; write ? where it is missing")
+    refuse_far_values(found, cells, where)
     return found
 
 
@@ -198,16 +196,16 @@ def _broken_promises(header: _Header, cases: list[Series]) -> Iterator[str]:
     """Where the header says something else than the data."""
     width, lengths = cases[0].values.shape[1], {len(case) for case in cases}
     promised = header.promised
-    dimensions = promised.get(
-        "dimensions", promised.get("dimension", "1" if promised.get("univariate") == "true" else "")
-    )
-    if dimensions.isdigit() and int(dimensions) != width:
-        yield f"the header promises {counted(int(dimensions), 'channel')}, the cases have {width}"
+    univariate = "1" if promised.get("univariate") == "true" else ""
+    dimensions = whole_number(promised.get("dimensions", promised.get("dimension", univariate)))
+    if dimensions is not None and dimensions != width:
+        yield f"the header promises {counted(dimensions, 'channel')}, the cases have {width}"
     if promised.get("univariate") == "false" and width == 1:
         yield "the header says @univariate false, the cases have one channel"
     if promised.get("equallength") == "true" and len(lengths) > 1:
         yield f"the header says @equalLength true, lengths are {min(lengths)} to {max(lengths)}"
-    if (length := promised.get("serieslength", "")).isdigit() and lengths != {int(length)} and len(lengths) == 1:
+    length = whole_number(promised.get("serieslength", ""))
+    if length is not None and lengths != {length} and len(lengths) == 1:
         yield f"the header says @seriesLength {length}, the cases have {lengths.pop()} steps"
     if promised.get("missing") == "false" and any(np.isnan(case.values).any() for case in cases):
         yield "the header says @missing false, and there are missing values"

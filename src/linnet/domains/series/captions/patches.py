@@ -9,11 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from linnet.domains.series.codec import SeriesCodec
+from linnet.domains.series.tables import LARGEST
 from linnet.errors import BadInput, counted
 
 LENGTH = 8  # values of a patch
 MOST = 192  # values that a caption is about; of a longer series the last ones
 CLIP = 8.0  # deviations
+LEAST = 1e-300  # of a mean or a deviation; what is less counts as 0
 EXPONENTS = 12  # 1e-4 to 1e7
 DIGIT = 10
 SCALE = 1 + EXPONENTS + 3 * DIGIT
@@ -23,8 +25,8 @@ WIDTH = 2 * LENGTH + 3 * DIGIT + 2 * SCALE
 def patches(values: np.ndarray) -> np.ndarray:
     """float32 [P, WIDTH]: deviations from the mean, a mask, the step at which each begins, mean and deviation."""
     x = np.asarray(values, np.float64)
-    if not len(x) or not np.isfinite(x).all():
-        raise BadInput("a series needs at least one value, all of them finite numbers")
+    if not len(x) or not (np.abs(x) <= LARGEST).all():
+        raise BadInput(f"a series needs at least one value, all of them numbers up to {LARGEST:g}")
     x = x[-MOST:]
     count = -(-len(x) // LENGTH)
     mean, deviation = float(x.mean()), float(x.std())
@@ -68,7 +70,7 @@ def digits(number: int) -> np.ndarray:
 def scale(number: float) -> np.ndarray:
     """The sign, the exponent and the first three digits of a number, as switches."""
     found = np.zeros(SCALE, np.float32)
-    if number == 0:
+    if abs(number) < LEAST:
         return found
     exponent = int(np.floor(np.log10(abs(number))))
     first = round(abs(number) / 10.0 ** (exponent - 2))
