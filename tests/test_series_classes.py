@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import sys
@@ -9,6 +10,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,12 +217,54 @@ def test_weights_that_are_no_numbers_give_no_answers(runs: Path, tmp_path: Path,
         workbench.evaluate(tmp_path / "run", data=[data])
 
 
+STORED = (
+    replace(CODEC, means=(1.0,), deviations=(2.0,)).to_json(),
+    SeriesCodec("forecast", ("x",), horizon=3, histories=(6,), typical=0.5).to_json(),
+)
+ODD = st.sampled_from(
+    [None, 0, -1, 1, 2**40, 0.5, 1e400, np.nan, "", "a", [], ["a"], ["a", "a"], [0.0], [np.nan], {}]
+)
+
+
+@given(st.sampled_from(STORED).flatmap(lambda one: st.tuples(st.just(one), st.sampled_from(sorted(one)))), ODD)
+def test_a_stored_codec_is_refused_or_has_all_that_its_task_needs(
+    stored: tuple[dict[str, Any], str], wrong: object
+) -> None:
+    right, key = stored
+    assert SeriesCodec.from_json(right).to_json() == right
+    lacking = {name: value for name, value in right.items() if name != key}
+    for changed in (lacking, {**right, key: wrong}):
+        with contextlib.suppress(BadInput):
+            codec = SeriesCodec.from_json(changed)
+            assert codec.channels and len(codec.means) == len(codec.deviations) in (0, len(codec.channels))
+            assert np.isfinite([codec.typical, codec.naive_smape, codec.naive_mase, *codec.means]).all()
+            assert all(0 < value < np.inf for value in codec.deviations)
+            assert codec.length and codec.classes if codec.task == "classes" else codec.horizon and codec.histories
+
+
 @pytest.mark.parametrize(("key", "wrong"), [("means", [1.0, 2.0]), ("deviations", [1.0] * 3), ("season", 0)])
-def test_a_codec_whose_parts_do_not_fit_together_is_refused(key: str, wrong: object) -> None:
-    stored = SeriesCodec("classes", ("x",), classes=("a", "b"), length=5).to_json()
-    assert SeriesCodec.from_json(stored).to_json() == stored
+def test_a_codec_whose_parts_do_not_fit_together_is_named(key: str, wrong: object) -> None:
     with pytest.raises(BadInput, match=key):
-        SeriesCodec.from_json({**stored, key: wrong})
+        SeriesCodec.from_json({**STORED[0], key: wrong})
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "wrong", "message"),
+    [
+        ("classes", "classes", ["fast", "slow", "still"], "model.classes is 2, and the codec has 3 classes"),
+        ("classes", "channels", ["a", "b"], "model.inputs is 1, and the codec has 2 channels"),
+        ("forecast", "horizon", 9, "and the codec has 9 steps"),
+    ],
+)
+def test_a_codec_of_another_network_is_refused(
+    runs: Path, tmp_path: Path, name: str, key: str, wrong: object, message: str
+) -> None:
+    shutil.copytree(runs / name, tmp_path / "run")
+    file = tmp_path / "run" / "codec.json"
+    stored = json.loads(file.read_text())
+    file.write_text(json.dumps({**stored, "means": [], "deviations": [], key: wrong}))
+    with pytest.raises(BadInput, match=message):
+        list(workbench.predict(tmp_path / "run", runs / "waves_TEST.csv"))
 
 
 @pytest.mark.parametrize("channels", [2, 3])

@@ -165,3 +165,10 @@ def test_a_future_that_stands_in_another_history_is_found_whatever_its_level() -
     assert copied([*histories[:2], np.full(80, 3.0), histories[3]], constant).tolist() == [-1, -1, -1, 1]
     own = [histories[0][30:40], *futures[1:]]
     assert copied(histories, own)[0] == -1, "its own past is no copy of another series"
+
+
+def test_what_no_series_has_is_unknown_and_has_no_p() -> None:
+    """Series that never move have no scaled errors; nothing is said of a difference between them."""
+    nothing = mean_of(np.full(5, np.nan))
+    apart = Bootstrap.draw(5).difference(nothing, mean_of(np.arange(5.0)))
+    assert all(np.isnan(value) for value in (nothing.value, apart.value, apart.low, apart.high, apart.p))

@@ -115,10 +115,11 @@ class Bootstrap:
         return (0.0, 1.0) if self.weights.shape[1] == 1 else (low, high)
 
     def difference(self, ours: Statistic, theirs: Statistic) -> Difference:
-        """Ours minus theirs, paired: both under the same draws."""
+        """Ours minus theirs, paired: both under the same draws. What is not known has no p either."""
         low, high = self.interval(lambda weights: ours(weights) - theirs(weights))
         every = np.ones((1, self.weights.shape[1]))
         apart = ours(self.weights) - theirs(self.weights)
         tail = min(float((apart <= 0).mean()), float((apart >= 0).mean()))
         value = float(ours(every)[0] - theirs(every)[0])
-        return Difference(value, low, high, min(1.0, 2 * max(tail, 1 / len(apart))))
+        p = min(1.0, 2 * max(tail, 1 / len(apart))) if np.isfinite(value) else float("nan")
+        return Difference(value, low, high, p)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Annotated, Any, Literal, cast
@@ -69,7 +70,24 @@ class SeriesCodec:
         if stored.get("kind") != "series":
             raise BadInput(f"the codec of a run on series is of the kind series, not {stored.get('kind')!r}")
         codec = cast(SeriesCodec, checked(cls, {k: v for k, v in stored.items() if k != "kind"}, ""))
-        for name, values in (("means", codec.means), ("deviations", codec.deviations)):
-            if values and len(values) != len(codec.channels):
-                raise BadInput(f"{name} has {len(values)} values for {counted(len(codec.channels), 'channel')}")
+        codec.refuse_unfit_parts()
         return codec
+
+    def refuse_unfit_parts(self) -> None:
+        """What a program wrote has every part that its task needs, and parts that fit together."""
+        width = counted(len(self.channels), "channel")
+        for name, values in (("means", self.means), ("deviations", self.deviations)):
+            if len(values) != (len(self.channels) if self.means else 0):
+                raise BadInput(f"{name} has {len(values)} values for {width}")
+        numbers = {"typical": self.typical, "naive_smape": self.naive_smape, "naive_mase": self.naive_mase}
+        wrong = [name for name, value in numbers.items() if not 0 <= value < math.inf]
+        wrong += ["means"] * any(not math.isfinite(value) for value in self.means)
+        wrong += ["deviations"] * any(not 0 < value < math.inf for value in self.deviations)
+        if self.task == "classes":
+            wrong += ["classes"] * (not self.classes or len(set(self.classes)) < len(self.classes))
+            needed = {"channels": self.channels, "length": self.length}
+        else:
+            needed = {"channels": self.channels, "horizon": self.horizon, "histories": self.histories}
+        wrong += [name for name, value in needed.items() if not value]
+        if wrong:
+            raise BadInput(f"{wrong[0]} is missing or not what a run of the task {self.task} needs")

@@ -142,6 +142,9 @@ class SeriesData(Domain):
         if isinstance(config, ConvolutionConfig):
             from linnet.domains.series.convolution import Convolution
 
+            assert isinstance(codec, SeriesCodec)
+            _refuse_unfit("inputs", config.inputs, len(codec.channels), "channels")
+            _refuse_unfit("classes", config.classes, len(codec.classes), "classes")
             return Convolution(config)
         if isinstance(config, ModelConfig):
             from linnet.model.model import Model
@@ -149,7 +152,8 @@ class SeriesData(Domain):
             return Model(config)
         from linnet.domains.series.residual import Residual
 
-        assert isinstance(config, ResidualConfig)
+        assert isinstance(config, ResidualConfig) and isinstance(codec, SeriesCodec)
+        _refuse_unfit("outputs", config.outputs, codec.horizon, "steps of its horizon")
         return Residual(config)
 
     def plan(self, rows: RowSource, run: Run) -> Plan:
@@ -215,6 +219,11 @@ class SeriesData(Domain):
         if self.held or self.task == "classes":
             return ()
         return ("data.held=0: training sees the end of each series, so the scores of this run are no test",)
+
+
+def _refuse_unfit(key: str, size: int, there: int, what: str) -> None:
+    if size != there:
+        raise BadInput(f"model.{key} is {size}, and the codec has {there} {what}; one of the two was changed")
 
 
 def forecast_rows(rows: RowSource) -> ForecastRows:

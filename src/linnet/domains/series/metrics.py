@@ -57,8 +57,9 @@ class Ratio:
     counts: np.ndarray
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        """[R]: the measure under each row of weights [R, U]."""
-        ratios = (weights @ np.atleast_2d(self.sums).T) / (weights @ np.atleast_2d(self.counts).T)
+        """[R]: the measure under each row of weights [R, U]; NaN where nothing was counted."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            ratios = (weights @ np.atleast_2d(self.sums).T) / (weights @ np.atleast_2d(self.counts).T)
         return np.asarray(ratios.mean(-1))
 
     @property
@@ -87,10 +88,11 @@ class Relative:
         return cls(mean_of(ours[0]), mean_of(ours[1]), mean_of(reference[0]), mean_of(reference[1]))
 
     def __call__(self, weights: np.ndarray) -> np.ndarray:
-        parts = (
-            self.smape(weights) / self.reference_smape(weights),
-            self.mase(weights) / self.reference_mase(weights),
-        )
+        with np.errstate(invalid="ignore", divide="ignore"):
+            parts = (
+                self.smape(weights) / self.reference_smape(weights),
+                self.mase(weights) / self.reference_mase(weights),
+            )
         return np.asarray((parts[0] + parts[1]) / 2)
 
     @property

@@ -119,4 +119,7 @@ class CaptionCodec:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> CaptionCodec:
-        return cast(CaptionCodec, checked(cls, stored, ""))
+        codec = cast(CaptionCodec, checked(cls, stored, ""))
+        if codec.windows is not None:
+            codec.windows.refuse_unfit_parts()
+        return codec
