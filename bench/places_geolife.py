@@ -19,12 +19,20 @@ import numpy as np
 
 from bench.places import visit_rows
 from linnet import workbench
-from linnet.domains.places.answers import Answers, answers, cell_tables, legacy_ranking, truths
+from linnet.domains.places.answers import (
+    Answers,
+    answers,
+    cell_tables,
+    first_visits,
+    legacy_ranking,
+    ranker_tables,
+    rules,
+    truths,
+)
 from linnet.domains.places.counters import BASELINES, MostFrequent
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.features import VisitRows
 from linnet.domains.places.scores import Ranked, Resampled, measures, paired, vocabularies
-from linnet.domains.places.systems import first_visits, ranker_tables, rules
 from linnet.domains.places.visits import PARTS
 
 RECIPES = {

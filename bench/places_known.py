@@ -16,11 +16,10 @@ import numpy as np
 
 from bench.places import visit_rows
 from linnet import workbench
-from linnet.domains.places.answers import answers
+from linnet.domains.places.answers import answers, full_past_counter, ranker_tables, rules
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Generated, Process, generate, write_check_ins
 from linnet.domains.places.scores import Ranked, Resampled, measures, paired
-from linnet.domains.places.systems import full_past_counter, ranker_tables, rules
 
 COLUMNS = ("acc@1", "acc@5", "acc@10", "mrr")
 

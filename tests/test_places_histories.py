@@ -13,8 +13,7 @@ from typer.testing import CliRunner, Result
 from linnet import workbench
 from linnet.cli.app import build
 from linnet.domains.places.codec import FIRST
-from linnet.domains.places.privacy import forget
-from linnet.domains.places.use import Follower, places_run, predict
+from linnet.domains.places.use import Follower, forget, places_run, predict
 from linnet.workbench import load
 
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from linnet.domains.places.checking import check
 from linnet.domains.places.cleaning import Reading
 from linnet.domains.places.codec import PlacesCodec
+from linnet.domains.places.data import check
 from linnet.domains.places.sample_files import read_histories, sample_lines
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
 from linnet.domains.places.visits import legacy_ids

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from linnet.domains.places.checking import check, default_recipe, leaks
+from linnet.domains.places.data import check, default_recipe
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.sample_files import parts_of, read_samples, sample_lines
 from linnet.domains.places.samples import (
@@ -20,6 +20,7 @@ from linnet.domains.places.samples import (
     Recipe,
     divide,
     fingerprint,
+    leaks,
     make_samples,
     parts_without_samples,
 )

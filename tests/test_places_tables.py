@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from linnet.domains.places.checking import check
 from linnet.domains.places.cleaning import Ingested, Reading, ingest
-from linnet.domains.places.sources import parse_mapping
+from linnet.domains.places.columns import parse_mapping
+from linnet.domains.places.data import check
 from linnet.errors import BadInput
 
 pl = pytest.importorskip("polars", reason="polars is not installed (linnet-sequences[places])")

@@ -17,8 +17,7 @@ from hypothesis import strategies as st
 
 from linnet import workbench
 from linnet.domains.places.cleaning import Reading, ingest
-from linnet.domains.places.sources import files_of
-from linnet.domains.places.tracks import read_geojson, read_gpx
+from linnet.domains.places.sources import files_of, read_geojson, read_gpx
 from linnet.errors import BadInput
 
 POINT = {"type": "Point", "coordinates": [1, 2]}

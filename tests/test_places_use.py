@@ -22,10 +22,18 @@ from linnet.domains.places.cleaning import Reading, ingest
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.data import PlacesData
 from linnet.domains.places.generated import Process, generate, write_check_ins
-from linnet.domains.places.privacy import disclosure, forget, users_of_places
 from linnet.domains.places.sample_files import read_histories, sample_lines
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
-from linnet.domains.places.use import departure_text, kernels, misses, places_run, predict
+from linnet.domains.places.use import (
+    departure_text,
+    disclosure,
+    forget,
+    kernels,
+    misses,
+    places_run,
+    predict,
+    users_of_places,
+)
 from linnet.domains.places.verbs import visit_table
 from linnet.domains.places.visits import legacy_ids, mark_of
 from linnet.errors import BadInput, RunFailed

@@ -20,8 +20,17 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from linnet.domains.places import cells as s2
 from linnet.domains.places import sources
-from linnet.domains.places.findings import Findings, Problem, integers, names, no_numbers, numbers, without_gaps
-from linnet.domains.places.sources import Columns
+from linnet.domains.places.columns import (
+    Columns,
+    Findings,
+    Problem,
+    find_columns,
+    integers,
+    names,
+    no_numbers,
+    numbers,
+    without_gaps,
+)
 from linnet.domains.places.times import moments
 from linnet.domains.places.visits import NO_PART, PARTS, ClusterRule, StayRule, Visits, cluster, detect_stays
 from linnet.errors import BadInput, nearest
@@ -91,7 +100,7 @@ def ingest(paths: Sequence[Path], reading: Reading | None = None) -> Ingested:
 
 def clean(files: Sequence[Path], frame: pl.DataFrame, reading: Reading, *, alone: bool = False) -> Ingested:
     """The visits of a table. With `alone`, each record of JSON is a user, and a place has a name in it alone."""
-    columns = sources.find_columns(frame, reading.columns, str(files[0]))
+    columns = find_columns(frame, reading.columns, str(files[0]))
     if len(frame) == 0:
         raise BadInput(f"{files[0]} has a line of names and no rows")
     findings = Findings.of(files, frame)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,15 +12,26 @@ from pydantic import Field, field_validator
 
 from linnet.codecs import Codec
 from linnet.domains.contract import Domain, Material, Part, Region, Scored
-from linnet.domains.places.checking import Table, read_table
 from linnet.domains.places.cleaning import Reading, ingest
 from linnet.domains.places.codec import FIRST, PlacesCodec
+from linnet.domains.places.columns import Refused, parse_mapping
 from linnet.domains.places.features import Augmentation, Cut, VisitRows
-from linnet.domains.places.sample_files import sample_lines, writable, write_visits
-from linnet.domains.places.samples import PUBLISHED, GivenRecipe, Recipe, Samples, make_samples
+from linnet.domains.places.sample_files import parts_of, read_samples, sample_lines, writable, write_visits
+from linnet.domains.places.samples import (
+    CHECK_INS,
+    PUBLISHED,
+    GivenRecipe,
+    Recipe,
+    Samples,
+    divide,
+    fingerprint,
+    leaks,
+    make_samples,
+    parts_without_samples,
+)
 from linnet.domains.places.settings import FULL_IS_NOT_READ, CopyConfig, ScorerConfig
-from linnet.domains.places.sources import JSON, files_of, parse_mapping
-from linnet.domains.places.visits import PARTS, ClusterRule, StayRule, Visits, legacy_ids
+from linnet.domains.places.sources import JSON, files_of
+from linnet.domains.places.visits import PARTS, ClusterRule, StayRule, Visits, legacy_ids, marked
 from linnet.errors import BadInput, nearest
 from linnet.files import refuse_existing, write_lines
 from linnet.model.config import NetworkConfig
@@ -181,7 +192,7 @@ class PlacesData(Domain):
     def score(
         self, network: Network, codec: Codec, part: Part, *, batch: int, region: Region, **options: Any
     ) -> Scored:
-        from linnet.domains.places.systems import score_part
+        from linnet.domains.places.answers import score_part
 
         assert isinstance(codec, PlacesCodec)
         return score_part(self, network, codec, part, batch=batch, region=region, **options)
@@ -195,7 +206,7 @@ class PlacesData(Domain):
         return {"rare": "keep", "fewer_than": 3}
 
     def finish_copy(self, folder: RunFolder, step: int, codec: Codec, **options: Any) -> tuple[str, ...]:
-        from linnet.domains.places.privacy import lessen
+        from linnet.domains.places.use import lessen
 
         assert isinstance(codec, PlacesCodec)
         return lessen(folder, step, codec, **options)
@@ -312,3 +323,122 @@ def other_clusters(codec: PlacesCodec, table: Table, paths: Sequence[Path], trai
 def visit_rows(part: Part) -> VisitRows:
     assert isinstance(part.rows, VisitRows), "a domain of places gathers its rows from a table of visits"
     return part.rows
+
+
+# --- what a table holds, and whether it can be trained on ------------------------------------------------
+
+
+def check(
+    paths: Sequence[Path], reading: Reading | None = None, recipe: GivenRecipe | None = None, protocol: str = ""
+) -> DataRecord:
+    """Everything that a person should know before training; a table that training refuses is marked as refused."""
+    files = files_of(paths)
+    try:
+        table = read_table(files, reading or Reading(), recipe or GivenRecipe(), protocol)
+    except BadInput as error:
+        problems = error.problems if isinstance(error, Refused) else (str(error),)
+        return DataRecord(path=_names(files), rows={}, counts={}, problems=problems, refused=True)
+    empty = parts_without_samples(table.visits, table.part, table.samples, table.recipe)
+    leaking = table.leaks()
+    refused = bool(leaking) or bool({0, 1} & set(empty))
+    return _record(files, table, [*(f"empty split: {why}" for why in empty.values()), *leaking], refused=refused)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A file's visits with their parts and samples; `recipe` is None where the file brought its own samples."""
+
+    visits: Visits
+    part: np.ndarray  # int8 [visits]
+    samples: Samples
+    notes: tuple[str, ...]
+    recipe: Recipe | None
+    problems: tuple[str, ...] = ()
+    clustered: bool = False  # places are numbers of clusters, which mean something in these files alone
+
+    def leaks(self) -> list[str]:
+        return leaks(self.visits, self.samples, self.part)
+
+    def must_train(self) -> None:
+        """Refuse parts without samples, and leaks, with all else that was found."""
+        empty = parts_without_samples(self.visits, self.part, self.samples, self.recipe)
+        wrong = [*(list(empty.values()) if {0, 1} & set(empty) else []), *self.leaks()]
+        if wrong:
+            also = "\nalso found in them:\n  " + "\n  ".join(self.problems) if self.problems else ""
+            raise BadInput("the visits cannot be trained on:\n  " + "\n  ".join(wrong) + also)
+
+
+def read_table(
+    files: Sequence[Path], reading: Reading, given: GivenRecipe, protocol: str = "", forgotten: Sequence[str] = ()
+) -> Table:
+    """The visits of these files, split and sampled, without those of users who were forgotten."""
+    if all(path.name.endswith(JSON) for path in files):
+        visits, samples = read_samples(files)
+        if forgotten:
+            gone = marked(visits.users, forgotten)
+            visits, samples = visits.without(gone), samples.among(~gone[visits.user])
+        part = parts_of(len(visits), samples.target, samples.part, samples.rows, samples.lengths)
+        return Table(visits, part, samples, (), None)
+    found = ingest(files, reading)
+    if forgotten:
+        found = replace(found, visits=found.visits.without(marked(found.visits.users, forgotten)))
+    usual = default_recipe(found.visits) if given.by is None else Recipe()
+    recipe = given.over({"published": PUBLISHED, "check-ins": CHECK_INS}.get(protocol, usual))
+    part = divide(found.visits, recipe)
+    samples = make_samples(found.visits, part, recipe)
+    note = f"samples {fingerprint(found.visits, recipe, samples)} by {recipe.model_dump_json()}"
+    problems = tuple(map(str, found.problems))
+    clustered = "place" not in found.columns
+    return Table(found.visits, part, samples, (*found.notes(), note), recipe, problems, clustered)
+
+
+def default_recipe(visits: Visits) -> Recipe:
+    """A split column is obeyed; stays get the published 6:2:2 by day, check-ins shares of each user's visits.
+
+    Stays of too few weeks for that, where a part would have no samples, are split as check-ins are.
+    """
+    stays = bool((visits.end > visits.start).any())
+    if visits.part is not None:
+        return (PUBLISHED if stays else CHECK_INS).model_copy(update={"by": "column"})
+    if not stays:
+        return CHECK_INS
+    samples = make_samples(visits, divide(visits, PUBLISHED), PUBLISHED)
+    return PUBLISHED if len(np.unique(samples.part)) == len(PARTS) else CHECK_INS
+
+
+def _record(files: Sequence[Path], table: Table, problems: Sequence[str], *, refused: bool) -> DataRecord:
+    visits, samples = table.visits, table.samples
+    per_user = np.diff(visits.bounds)
+    rows = {
+        "visits": len(visits),
+        "users": len(visits.users),
+        "places": len(visits.places),
+        "samples": len(samples),
+    }
+    seen_by = _users_per_place(visits)
+    counts = {
+        "samples": {name: int((samples.part == number).sum()) for number, name in enumerate(PARTS)},
+        "visits per user": _spread(per_user),
+        "history": _spread(samples.lengths),
+        "places seen by": {"one user": int((seen_by == 1).sum()), "fewer than three": int((seen_by < 3).sum())},
+        "cells": {f"level {level}": len(np.unique(ids[ids > 0])) for level, ids in visits.cells.items()},
+    }
+    problems = (*table.problems, *problems)
+    return DataRecord(
+        path=_names(files), rows=rows, counts=counts, problems=problems, notes=table.notes, refused=refused
+    )
+
+
+def _users_per_place(visits: Visits) -> np.ndarray:
+    pairs = np.unique(visits.place.astype(np.int64) * len(visits.users) + visits.user)
+    return np.bincount(pairs // max(len(visits.users), 1), minlength=len(visits.places))
+
+
+def _spread(values: np.ndarray) -> dict[str, int]:
+    if len(values) == 0:
+        return {}
+    return {"least": int(values.min()), "median": int(np.median(values)), "most": int(values.max())}
+
+
+def _names(files: Sequence[Path]) -> str:
+    return ", ".join(str(path) for path in files)

@@ -312,3 +312,48 @@ def fingerprint(visits: Visits, recipe: Recipe, samples: Samples) -> str:
     digest.update(np.ascontiguousarray(samples.rows, np.int32).data)
     digest.update(np.ascontiguousarray(samples.part, np.int8).data)
     return digest.hexdigest()[:16]
+
+
+def leaks(visits: Visits, samples: Samples, part: np.ndarray | None = None) -> list[str]:
+    """Ways in which a sample could know its answer, or a part could know another; none for an honest split."""
+    target = samples.target
+    number = np.zeros(len(_HISTORY_LEAKS), np.int64)
+    for begin in range(0, len(samples), CHUNK):
+        number += _history_leaks(visits, samples.choose(np.arange(begin, min(begin + CHUNK, len(samples)))))
+    found = [f"leak: {count} {name}" for count, name in zip(number, _HISTORY_LEAKS, strict=True) if count]
+    if (beyond := int((samples.past_to > target).sum())) > 0:
+        found.append(f"leak: {beyond} pasts that reach beyond their target")
+    both = np.intersect1d(target[samples.part == 0], target[samples.part > 0])
+    if len(both):
+        found.append(f"leak: {len(both)} visits are targets of the train part and of another")
+    if part is not None:
+        found += _parts_leak(visits, part)
+    return found
+
+
+_HISTORY_LEAKS = (
+    "histories that hold their own target",
+    "histories with visits that begin after their target",
+    "histories of another user",
+)
+
+
+def _history_leaks(visits: Visits, samples: Samples) -> np.ndarray:
+    """How many of these samples have each fault."""
+    row, of = samples.rows, samples.target[samples.owner]
+    faults = (row == of, visits.start[row] > visits.start[of], visits.user[row] != visits.user[of])
+    return np.array([len(np.unique(samples.owner[fault])) for fault in faults])
+
+
+def _parts_leak(visits: Visits, part: np.ndarray) -> list[str]:
+    first_later = np.full(len(visits.users), np.iinfo(np.int64).max)
+    np.minimum.at(first_later, visits.user[part > 0], visits.start[part > 0])
+    late = (part == 0) & (visits.start >= first_later[visits.user])
+    found = []
+    if late.any():
+        users = len(np.unique(visits.user[late]))
+        found.append(
+            f"leak: {int(late.sum())} train visits of {users} users are not earlier than their first visit of "
+            "another part; the model learns from the future of what it is asked"
+        )
+    return found

@@ -11,22 +11,28 @@ from __future__ import annotations
 import codecs
 import csv
 import io
-import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
+from xml.parsers import expat
 
 import numpy as np
 
-from linnet.domains.places.tracks import GEOJSON, GPX, LINE, Row, read_geojson, read_gpx
 from linnet.domains.places.visits import DAY
-from linnet.errors import BadInput, library, nearest
-from linnet.untrusted import kind_of, lines_of, opened, parse_object
+from linnet.errors import BadInput, library
+from linnet.untrusted import kind_of, lines_of, opened, parse_object, read_bytes, read_object
 
 if TYPE_CHECKING:
     import polars as pl
 
+Row = dict[str, Any]
+LINE = "__line__"
+GPX = (".gpx", ".gpx.gz")
+GEOJSON = (".geojson", ".geojson.gz")
+POINTS = ("trkpt", "wpt", "rtept")
+TIMES = ("coordTimes", "times")  # of the positions of a line; some programs keep them in coordinateProperties
+LONGITUDE_LATITUDE = ("CRS84", "EPSG::4326", "EPSG:4326")
 TEXT = (".csv", ".tsv", ".txt", ".csv.gz", ".tsv.gz", ".txt.gz")
 PARQUET = (".parquet", ".geoparquet", ".pq")
 JSON = (".jsonl", ".jsonl.gz")
@@ -39,6 +45,32 @@ LATEST = 200_000_000_000  # seconds; later moments are in no calendar
 FILE, VISIT, RECORD = "__file__", "__visit__", "__record__"  # where a row stands, beside its LINE
 LONGER = "__longer__"  # the line has more fields than the table has columns
 MARKS = (LINE, FILE, VISIT, RECORD, LONGER)
+NAMES: dict[str, tuple[str, ...]] = {
+    "user": ("user", "user_id", "userid", "uid", "user_name", "username", "person", "agent", "agent_id"),
+    "time": (
+        "time", "timestamp", "datetime", "ts", "tracked_at", "checkin_time", "check_in_time",
+        "utc_time", "utctimestamp", "utc_timestamp", "date_time", "created_at", "checked_in_at",
+    ),
+    "start": ("started_at", "start_time", "start", "t_start", "arrival", "arrived_at", "begin"),
+    "end": ("finished_at", "end_time", "end", "t_end", "departure", "departed_at", "finish", "ended_at"),
+    "duration": ("duration_min", "duration", "duration_minutes", "minutes", "stay_min"),
+    "start_day": ("start_day", "day"),
+    "start_min": ("start_min", "start_minute", "minute"),
+    "end_day": ("end_day",),
+    "end_min": ("end_min", "end_minute"),
+    "weekday": ("weekday", "day_of_week", "dow"),
+    "place": (
+        "place", "place_id", "location_id", "location", "loc", "loc_id", "poi", "poi_id", "poiid", "venue",
+        "venue_id", "venueid", "business_id", "spot", "cluster",
+    ),
+    "lon": ("lon", "lng", "longitude", "long", "x"),
+    "lat": ("lat", "latitude", "y"),
+    "offset": ("timezoneoffset", "timezone_offset", "tz_offset", "utc_offset", "offset_min"),
+    "split": ("split", "part", "fold"),
+    "target": ("valid_target", "is_target"),
+    "id": ("visit_id", "id", "checkin_id", "stay_id", "sp_id"),
+    "legacy": ("legacy_id",),
+}  # fmt: skip
 
 
 def files_of(paths: Iterable[Path]) -> list[Path]:
@@ -66,7 +98,7 @@ def read_tables(paths: Sequence[Path], named: Mapping[str, str]) -> pl.DataFrame
     for index, path in enumerate(paths):
         frame = _plain(_read_table(path, named))
         if LINE not in frame.columns:
-            first = 0 if path.name.endswith(PARQUET) else 2 - int(_positions(named))
+            first = 0 if path.name.endswith(PARQUET) else 2 - int(_numbered(named))
             frame = frame.with_columns(pl.int_range(first, first + len(frame), dtype=pl.Int64).alias(LINE))
         frames.append(frame.with_columns(pl.lit(index, dtype=pl.Int32).alias(FILE)))
     wanted = {LONGER, *frames[0].columns}
@@ -102,7 +134,7 @@ def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
     if not raw.strip():
         raise BadInput(f"{path} is empty")
     separator = max((b"\t", b",", b";"), key=head.count).decode()
-    headless = _positions(named)
+    headless = _numbered(named)
     frame = _parse(path, raw, separator, headless=headless)
     if headless:
         names = [name for name in frame.columns if name != LONGER]
@@ -182,7 +214,7 @@ def _longer_lines(raw: bytes, separator: str, width: int, *, headless: bool) -> 
     return marks if headless else marks[1:]
 
 
-def _positions(named: Mapping[str, str]) -> bool:
+def _numbered(named: Mapping[str, str]) -> bool:
     """Columns named by numbers (user=1,time=8): then the files have no line of names."""
     return bool(named) and all(name.isdigit() for name in named.values())
 
@@ -303,122 +335,122 @@ def one_kind(values: list[Any]) -> list[Any]:
     return [None if value is None else kind(value) for value in values]
 
 
-Shape = Literal["fixes", "stays", "check-ins"]
-
-NAMES: dict[str, tuple[str, ...]] = {
-    "user": ("user", "user_id", "userid", "uid", "user_name", "username", "person", "agent", "agent_id"),
-    "time": (
-        "time", "timestamp", "datetime", "ts", "tracked_at", "checkin_time", "check_in_time",
-        "utc_time", "utctimestamp", "utc_timestamp", "date_time", "created_at", "checked_in_at",
-    ),
-    "start": ("started_at", "start_time", "start", "t_start", "arrival", "arrived_at", "begin"),
-    "end": ("finished_at", "end_time", "end", "t_end", "departure", "departed_at", "finish", "ended_at"),
-    "duration": ("duration_min", "duration", "duration_minutes", "minutes", "stay_min"),
-    "start_day": ("start_day", "day"),
-    "start_min": ("start_min", "start_minute", "minute"),
-    "end_day": ("end_day",),
-    "end_min": ("end_min", "end_minute"),
-    "weekday": ("weekday", "day_of_week", "dow"),
-    "place": (
-        "place", "place_id", "location_id", "location", "loc", "loc_id", "poi", "poi_id", "poiid", "venue",
-        "venue_id", "venueid", "business_id", "spot", "cluster",
-    ),
-    "lon": ("lon", "lng", "longitude", "long", "x"),
-    "lat": ("lat", "latitude", "y"),
-    "offset": ("timezoneoffset", "timezone_offset", "tz_offset", "utc_offset", "offset_min"),
-    "split": ("split", "part", "fold"),
-    "target": ("valid_target", "is_target"),
-    "id": ("visit_id", "id", "checkin_id", "stay_id", "sp_id"),
-    "legacy": ("legacy_id",),
-}  # fmt: skip
-_CELL = re.compile(r"^(?:s2_?)?(?:l|level_?)(\d{1,2})$", re.IGNORECASE)
-_CELL_ROLE = re.compile(r"^s2_l(\d{1,2})$")
+# --- map programs: tracks and waypoints of GPX, points and lines of GeoJSON -------------------------------
 
 
-@dataclass(frozen=True)
-class Columns:
-    """role -> name of the column; `guessed` are the roles that the user did not name."""
-
-    roles: Mapping[str, str]
-    guessed: frozenset[str]
-
-    def __contains__(self, role: str) -> bool:
-        return role in self.roles
-
-    def __getitem__(self, role: str) -> str:
-        return self.roles[role]
-
-    @property
-    def cell_levels(self) -> dict[int, str]:
-        """level -> column."""
-        found = {role: _CELL_ROLE.match(role) for role in self.roles}
-        return {int(match[1]): self.roles[role] for role, match in found.items() if match}
-
-    @property
-    def shape(self) -> Shape:
-        """What one row is: a GPS fix, a stay with a begin and an end, or a check-in."""
-        if "place" not in self and not {"end", "duration", "end_day"} & set(self.roles):
-            return "fixes"
-        return "stays" if {"end", "duration", "end_day"} & set(self.roles) else "check-ins"
-
-    def shown(self) -> str:
-        """user=uid, time=ts, ... with a mark at what was guessed; what a person can paste back."""
-        return ", ".join(f"{role}={name}" for role, name in self.roles.items())
+def read_gpx(path: Path) -> list[Row]:
+    """The points of tracks, routes and waypoints that have a time; `user` is the author, where one is named."""
+    points = _Points(str(path))
+    parser = expat.ParserCreate()
+    parser.StartDoctypeDeclHandler = points.refuse_declarations
+    parser.StartElementHandler = lambda name, attributes: points.begin(name, attributes, parser.CurrentLineNumber)
+    parser.EndElementHandler = points.end
+    parser.CharacterDataHandler = points.add
+    try:
+        parser.Parse(read_bytes(path), True)
+    except expat.ExpatError as error:
+        raise BadInput(f"{path} is no whole GPX file: {error}") from None
+    if not points.rows:
+        raise BadInput(f"{path} has no point with a time: tracks are needed that were recorded, not planned")
+    return [row | {"user": points.author} for row in points.rows] if points.author else points.rows
 
 
-def parse_mapping(text: str) -> dict[str, str]:
-    """`time=ts,place=venue` as it comes from the command line."""
-    mapping = {}
-    for item in filter(None, (part.strip() for part in text.split(","))):
-        role, equals, name = item.partition("=")
-        if not equals or not name:
-            raise BadInput(f'cannot read "{item}" as a column; write role=column, such as time=ts,place=venue')
-        mapping[role.strip()] = name.strip()
-    return mapping
+@dataclass
+class _Points:
+    """What a parser of XML meets, put together."""
+
+    path: str
+    rows: list[Row] = field(default_factory=list)
+    author: str = ""
+    _open: list[str] = field(default_factory=list)
+    _text: list[str] = field(default_factory=list)
+    _point: Row | None = None
+
+    def refuse_declarations(self, *_: object) -> None:
+        raise BadInput(f"{self.path} declares a document type, which a GPX file does not need; it is not read")
+
+    def begin(self, name: str, attributes: dict[str, str], line: int) -> None:
+        self._open.append(name.rpartition(":")[2])
+        self._text.clear()
+        if len(self._open) == 1 and self._open[0] != "gpx":
+            raise BadInput(f"{self.path} is no GPX file: its first element is <{name}>")
+        if self._open[-1] in POINTS:
+            at = f"{self.path}, line {line}"
+            self._point = {"lon": _degrees(attributes.get("lon"), at), "lat": _degrees(attributes.get("lat"), at)}
+            self._point[LINE] = line
+
+    def add(self, text: str) -> None:
+        self._text.append(text)
+
+    def end(self, _: str) -> None:
+        name, text = self._open.pop(), "".join(self._text).strip()
+        self._text.clear()
+        if self._point is not None and name == "time" and self._open[-1] in POINTS:
+            self._point["time"] = text
+        elif self._point is not None and name in POINTS:
+            if "time" in self._point:
+                self.rows.append(self._point)
+            self._point = None
+        elif name == "name" and self._open[-1:] == ["author"]:
+            self.author = text
 
 
-def find_columns(frame: pl.DataFrame, named: Mapping[str, str], where: str) -> Columns:
-    """Give every role its column; refuse unknown roles, and tables that lack what every shape needs."""
-    present = [name for name in frame.columns if name not in MARKS]
-    for role, name in named.items():
-        if role not in NAMES and not _CELL_ROLE.match(role):
-            raise BadInput(f'there is no role "{role}" for a column{nearest(role, NAMES)}')
-        if name not in present:
-            raise BadInput(f'{where} has no column "{name}" (for {role}){nearest(name, present)}')
-    by_lower = {name.lower(): name for name in reversed(present) if name not in named.values()}
-    roles = dict(named)
-    for role, usual in NAMES.items():
-        found_names = [by_lower[name] for name in usual if name in by_lower]
-        if role not in roles and found_names:
-            roles[role] = found_names[0]
-    for name in present:
-        match = _CELL.match(name)
-        if match and name not in roles.values() and f"s2_l{int(match[1])}" not in roles:
-            roles[f"s2_l{int(match[1])}"] = name
-    if "time" in roles and "start" in roles and not ("time" in named and "start" in named):
-        roles.pop("start" if "time" in named else "time")
-    order = [*NAMES, *sorted(role for role in roles if role not in NAMES)]
-    found = Columns({role: roles[role] for role in order if role in roles}, frozenset(set(roles) - set(named)))
-    _complete(found, present, where, alone=RECORD in frame.columns)
-    for role, name in found.roles.items():
-        kind = frame[name].dtype
-        if kind.is_nested() or str(kind).startswith(("Binary", "Object", "Time", "Duration")):
-            raise BadInput(
-                f'{where}: the column "{name}" ({role}) is of the kind {kind}; numbers or texts are needed'
-            )
-    return found
+def _degrees(text: str | None, where: str) -> float:
+    try:
+        return float(text or "")
+    except ValueError:
+        raise BadInput(f"{where}: a point needs lat and lon in degrees, not {text!r}") from None
 
 
-def _complete(columns: Columns, present: Sequence[str], where: str, *, alone: bool) -> None:
-    missing = []
-    if "user" not in columns and not alone:
-        missing.append("user")
-    if not {"time", "start"} & set(columns.roles) and not {"start_day", "start_min"} <= set(columns.roles):
-        missing.append("time (or start, or start_day and start_min)")
-    if "place" not in columns and not {"lon", "lat"} <= set(columns.roles):
-        missing.append("place (or lon and lat)")
-    if missing:
-        raise BadInput(
-            f"{where} lacks {', '.join(missing)}; its columns are {', '.join(present)}. "
-            f"Name them, for example --columns user=…,time=…,place=…"
-        )
+def read_geojson(path: Path) -> list[Row]:
+    """Points with their properties, and lines whose positions have times."""
+    stored = read_object(path)
+    _refuse_other_coordinates(stored, path)
+    features = stored.get("features") if stored.get("type") == "FeatureCollection" else [stored]
+    if not isinstance(features, list):
+        raise BadInput(f"{path}: features is {kind_of(features)}, not a list")
+    rows = [row for number, one in enumerate(features, 1) for row in _positions(one, number, path)]
+    if not rows:
+        raise BadInput(f"{path} has no points, and no lines with coordTimes")
+    return rows
+
+
+def _refuse_other_coordinates(stored: dict[str, Any], path: Path) -> None:
+    crs = stored.get("crs")
+    properties = crs.get("properties") if isinstance(crs, dict) else None
+    name = properties.get("name") if isinstance(properties, dict) else None
+    if crs is not None and not str(name).endswith(LONGITUDE_LATITUDE):
+        raise BadInput(f"{path}: its coordinates are in {name}; longitude and latitude (EPSG:4326) are needed")
+
+
+def _positions(feature: Any, number: int, path: Path) -> Iterator[Row]:
+    """One row a position, with the properties of its feature."""
+    where = f"{path}, feature {number}"
+    if not isinstance(feature, dict) or feature.get("type") != "Feature":
+        raise BadInput(f'{where} is no object of the type "Feature"')
+    geometry, properties = feature.get("geometry") or {}, feature.get("properties") or {}
+    if not isinstance(geometry, dict) or not isinstance(properties, dict):
+        raise BadInput(f"{where}: geometry and properties are objects")
+    kind, coordinates = geometry.get("type"), geometry.get("coordinates")
+    times = next((properties[name] for name in TIMES if isinstance(properties.get(name), list)), None)
+    beside = properties.get("coordinateProperties")
+    if times is None and isinstance(beside, dict):
+        times = beside.get("times")
+    plain = {name: value for name, value in properties.items() if not isinstance(value, dict | list)}
+    if kind == "Point":
+        yield plain | _position(coordinates, where) | {LINE: number}
+    elif kind in ("LineString", "MultiPoint") and isinstance(times, list) and isinstance(coordinates, list):
+        if len(times) != len(coordinates):
+            raise BadInput(f"{where} has {len(coordinates)} positions and {len(times)} times")
+        for moment, position in zip(times, coordinates, strict=True):
+            yield plain | {"time": moment} | _position(position, where) | {LINE: number}
+
+
+def _position(coordinates: Any, where: str) -> Row:
+    numbers = coordinates[:2] if isinstance(coordinates, list) else []
+    if len(numbers) < 2 or not all(isinstance(one, int | float) and not isinstance(one, bool) for one in numbers):
+        raise BadInput(f"{where}: a position is [longitude, latitude]")
+    lon, lat = numbers
+    if abs(lon) > 360 or abs(lat) > 90:
+        raise BadInput(f"{where}: [{lon}, {lat}] is no longitude and latitude in degrees")
+    return {"lon": float(lon), "lat": float(lat)}

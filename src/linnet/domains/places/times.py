@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from linnet.domains.places.findings import Findings, integers, no_numbers, numbers
-from linnet.domains.places.sources import LATEST, Columns
+from linnet.domains.places.columns import Columns, Findings, integers, no_numbers, numbers
+from linnet.domains.places.sources import LATEST
 from linnet.domains.places.visits import DAY, MINUTE
 from linnet.errors import BadInput
 

@@ -41,7 +41,7 @@ def forget(
     is trained from its beginning when it is resumed, without this user.
     """
     with speaking(json=json, debug=debug, run=run) as face:
-        from linnet.domains.places.privacy import forget
+        from linnet.domains.places.use import forget
 
         face.show(forget(run, user))
 
@@ -174,7 +174,7 @@ def check_places(
     refuse the table, and 0 where it would not.
     """
     with speaking(json=json, debug=debug) as face:
-        from linnet.domains.places.checking import check
+        from linnet.domains.places.data import check
 
         chosen = visit_table(paths, settings or [], columns or "", tz or "", local or "")
         record = check(paths, chosen.reading, chosen.recipe, chosen.protocol)

@@ -5,19 +5,114 @@ Legend: N = rows of the table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from linnet.domains.places.sources import FILE, LINE, TEXT, VISIT, Columns
-from linnet.domains.places.tracks import GPX
-from linnet.errors import BadInput
+from linnet.domains.places.sources import FILE, GPX, LINE, MARKS, NAMES, RECORD, TEXT, VISIT
+from linnet.errors import BadInput, nearest
 
 if TYPE_CHECKING:
     import polars as pl
+
+Shape = Literal["fixes", "stays", "check-ins"]
+
+_CELL = re.compile(r"^(?:s2_?)?(?:l|level_?)(\d{1,2})$", re.IGNORECASE)
+_CELL_ROLE = re.compile(r"^s2_l(\d{1,2})$")
+
+
+@dataclass(frozen=True)
+class Columns:
+    """role -> name of the column; `guessed` are the roles that the user did not name."""
+
+    roles: Mapping[str, str]
+    guessed: frozenset[str]
+
+    def __contains__(self, role: str) -> bool:
+        return role in self.roles
+
+    def __getitem__(self, role: str) -> str:
+        return self.roles[role]
+
+    @property
+    def cell_levels(self) -> dict[int, str]:
+        """level -> column."""
+        found = {role: _CELL_ROLE.match(role) for role in self.roles}
+        return {int(match[1]): self.roles[role] for role, match in found.items() if match}
+
+    @property
+    def shape(self) -> Shape:
+        """What one row is: a GPS fix, a stay with a begin and an end, or a check-in."""
+        if "place" not in self and not {"end", "duration", "end_day"} & set(self.roles):
+            return "fixes"
+        return "stays" if {"end", "duration", "end_day"} & set(self.roles) else "check-ins"
+
+    def shown(self) -> str:
+        """user=uid, time=ts, ... with a mark at what was guessed; what a person can paste back."""
+        return ", ".join(f"{role}={name}" for role, name in self.roles.items())
+
+
+def parse_mapping(text: str) -> dict[str, str]:
+    """`time=ts,place=venue` as it comes from the command line."""
+    mapping = {}
+    for item in filter(None, (part.strip() for part in text.split(","))):
+        role, equals, name = item.partition("=")
+        if not equals or not name:
+            raise BadInput(f'cannot read "{item}" as a column; write role=column, such as time=ts,place=venue')
+        mapping[role.strip()] = name.strip()
+    return mapping
+
+
+def find_columns(frame: pl.DataFrame, named: Mapping[str, str], where: str) -> Columns:
+    """Give every role its column; refuse unknown roles, and tables that lack what every shape needs."""
+    present = [name for name in frame.columns if name not in MARKS]
+    for role, name in named.items():
+        if role not in NAMES and not _CELL_ROLE.match(role):
+            raise BadInput(f'there is no role "{role}" for a column{nearest(role, NAMES)}')
+        if name not in present:
+            raise BadInput(f'{where} has no column "{name}" (for {role}){nearest(name, present)}')
+    by_lower = {name.lower(): name for name in reversed(present) if name not in named.values()}
+    roles = dict(named)
+    for role, usual in NAMES.items():
+        found_names = [by_lower[name] for name in usual if name in by_lower]
+        if role not in roles and found_names:
+            roles[role] = found_names[0]
+    for name in present:
+        match = _CELL.match(name)
+        if match and name not in roles.values() and f"s2_l{int(match[1])}" not in roles:
+            roles[f"s2_l{int(match[1])}"] = name
+    if "time" in roles and "start" in roles and not ("time" in named and "start" in named):
+        roles.pop("start" if "time" in named else "time")
+    order = [*NAMES, *sorted(role for role in roles if role not in NAMES)]
+    found = Columns({role: roles[role] for role in order if role in roles}, frozenset(set(roles) - set(named)))
+    _complete(found, present, where, alone=RECORD in frame.columns)
+    for role, name in found.roles.items():
+        kind = frame[name].dtype
+        if kind.is_nested() or str(kind).startswith(("Binary", "Object", "Time", "Duration")):
+            raise BadInput(
+                f'{where}: the column "{name}" ({role}) is of the kind {kind}; numbers or texts are needed'
+            )
+    return found
+
+
+def _complete(columns: Columns, present: Sequence[str], where: str, *, alone: bool) -> None:
+    missing = []
+    if "user" not in columns and not alone:
+        missing.append("user")
+    if not {"time", "start"} & set(columns.roles) and not {"start_day", "start_min"} <= set(columns.roles):
+        missing.append("time (or start, or start_day and start_min)")
+    if "place" not in columns and not {"lon", "lat"} <= set(columns.roles):
+        missing.append("place (or lon and lat)")
+    if missing:
+        raise BadInput(
+            f"{where} lacks {', '.join(missing)}; its columns are {', '.join(present)}. "
+            f"Name them, for example --columns user=…,time=…,place=…"
+        )
+
 
 Outcome = Literal["repaired", "dropped", "refused"]
 SHOWN = 3
