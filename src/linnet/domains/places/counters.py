@@ -65,7 +65,7 @@ class LastPlace:
         known = history_only(samples)
         found = candidates(samples, known, label)
         latest = np.zeros(len(found.label))
-        np.maximum.at(latest, found.slot, _order_in_sample(known) + 1.0)
+        np.maximum.at(latest, found.slot, samples.lengths[known.owner] - known.later(len(samples)))
         return _ranking(found, latest, label)
 
 
@@ -78,7 +78,7 @@ class MostFrequent:
     def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
         known = history_only(samples)
         found = candidates(samples, known, label)
-        order = _order_in_sample(known) + 1.0
+        order = samples.lengths[known.owner] - known.later(len(samples))  # 1 for the first visit
         decided = np.full(len(found.label), np.inf if self.ties == "first" else 0.0)
         (np.minimum if self.ties == "first" else np.maximum).at(decided, found.slot, order)
         count = found.sums(np.ones(len(known.row)))
@@ -124,8 +124,8 @@ class Counter:
         again = _moves_of_the_past(samples, history)
         moved = np.concatenate([follows(samples, past, label, 1), follows(samples, history, label, 1) & ~again])
         count = np.maximum(np.bincount(past.owner, minlength=len(samples)), 1)
-        since = samples.lengths[history.owner] - 1 - _order_in_sample(history)
-        weight = np.concatenate([self.share / count[past.owner], self.recent * self.decay**since])
+        recency = self.recent * self.decay ** history.later(len(samples))
+        weight = np.concatenate([self.share / count[past.owner], recency])
         return _ranking(found, found.sums(moved + weight), label)
 
 
@@ -162,13 +162,6 @@ def _past_only(samples: Samples) -> Known:
     return Known(owner, row, np.zeros(len(row), bool))
 
 
-def _order_in_sample(known: Known) -> np.ndarray:
-    """0 for a sample's first known visit, then 1, 2, …"""
-    position = np.arange(len(known.owner))
-    first = np.searchsorted(known.owner, np.arange(int(known.owner.max(initial=-1)) + 1))
-    return position - first[known.owner] if len(position) else position
-
-
 def _ranking(found: Candidates, score: np.ndarray, label: np.ndarray) -> Ranking:
     return Ranking(found.starts, found.label, score, int(label.max(initial=0)) + 1)
 
@@ -203,22 +196,13 @@ class Ranker:
 
     def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
         labels, scores, lengths = [], [], []
-        for begin in range(0, len(samples), SAMPLES):
-            some = samples.choose(np.arange(begin, min(begin + SAMPLES, len(samples))))
-            found, features = _features(visits, some, label, self.others)
+        for some in samples.chunks(SAMPLES):
+            found, features = candidate_features(visits, some, label, self.others)
             scores.append(_probabilities(self.booster.predict(features, num_threads=1), found))
             labels.append(found.label)
             lengths.append(np.diff(found.starts))
         starts = np.concatenate([[0], np.cumsum(np.concatenate(lengths))]).astype(np.int64)
         return Ranking(starts, np.concatenate(labels), np.concatenate(scores), self.others.size)
-
-
-def _features(
-    visits: Visits, samples: Samples, label: np.ndarray, others: OthersTable
-) -> tuple[Candidates, np.ndarray]:
-    known = known_visits(samples)
-    found = candidates(samples, known, label)
-    return found, candidate_features(visits, samples, known, found, label, others)[0]
 
 
 def _probabilities(score: np.ndarray, found: Candidates) -> np.ndarray:
@@ -235,7 +219,9 @@ def fit_ranker(
 ) -> Ranker:
     """Learn on the train part, stop on the validation part; samples whose target is no candidate teach nothing."""
     lightgbm = library("lightgbm", "the boosted ranker needs lightgbm", "places")
-    others = count_others(visits, part, label)
+    learned = np.flatnonzero(part == 0)
+    moves = Moves.of(visits.user[learned], label[learned], learned)
+    others = OthersTable.of(moves, int(label.max(initial=0)) + 1)
     sets: list[Any] = []
     for samples in (train, validation):
         features, relevance, groups = _training_rows(visits, samples, label, others)
@@ -251,9 +237,8 @@ def _training_rows(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Features, 1 for the target, and how many rows each sample has."""
     rows, relevance, groups = [], [], []
-    for begin in range(0, len(samples), SAMPLES):
-        some = samples.choose(np.arange(begin, min(begin + SAMPLES, len(samples))))
-        found, features = _features(visits, some, label, others)
+    for some in samples.chunks(SAMPLES):
+        found, features = candidate_features(visits, some, label, others)
         hit = found.label == label[some.target][found.owner]
         reached = np.bincount(found.owner, hit, len(some)) > 0
         kept = reached[found.owner]
@@ -261,12 +246,6 @@ def _training_rows(
         relevance.append(hit[kept].astype(np.int32))
         groups.append(np.diff(found.starts)[reached])
     return np.concatenate(rows), np.concatenate(relevance), np.concatenate(groups)
-
-
-def count_others(visits: Visits, part: np.ndarray, label: np.ndarray) -> OthersTable:
-    """Moves and stays of the train part, by label."""
-    train = np.flatnonzero(part == 0)
-    return OthersTable.of(Moves.of(visits.user[train], label[train], train), int(label.max(initial=0)) + 1)
 
 
 def seen_by(visits: Visits, samples: Samples, known: Known, label: np.ndarray) -> dict[str, np.ndarray]:
@@ -295,9 +274,11 @@ def kernels(seen: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def candidate_features(
-    visits: Visits, samples: Samples, known: Known, found: Candidates, label: np.ndarray, others: OthersTable
-) -> tuple[np.ndarray, list[str]]:
-    """float32 [C, features] and their names."""
+    visits: Visits, samples: Samples, label: np.ndarray, others: OthersTable
+) -> tuple[Candidates, np.ndarray]:
+    """The candidates of these samples, and float32 [C, features]."""
+    known = known_visits(samples)
+    found = candidates(samples, known, label)
     seen = seen_by(visits, samples, known, label)
     owner, columns = found.owner, {}
     for name, weight in kernels(seen).items():
@@ -316,7 +297,7 @@ def candidate_features(
     stay = np.minimum(visits.end - visits.start, LONGEST_STAY) / MINUTE
     columns["mean stay"] = found.sums(stay[known.row]) / count
     columns |= {name: value[owner] for name, value in _of_sample(visits, samples, known, label, seen).items()}
-    return np.stack([*columns.values()], 1).astype(np.float32), list(columns)
+    return found, np.stack([*columns.values()], 1).astype(np.float32)
 
 
 def _recency(
@@ -325,10 +306,9 @@ def _recency(
     leaving, owner = departures(visits), found.owner
     latest = np.full(len(found.label), -1)
     np.maximum.at(latest, found.slot, np.arange(len(known.row)))
-    end = np.searchsorted(known.owner, np.arange(len(samples)), side="right")
     hours = (leaving[samples.last][owner] - leaving[known.row[latest]]) / 3600
     return {
-        "visits since": np.log1p(end[owner] - 1 - latest),
+        "visits since": np.log1p(known.later(len(samples))[latest]),
         "hours since": np.log1p(np.maximum(hours, 0)),
         "is here": found.label == label[samples.last][owner],
     }

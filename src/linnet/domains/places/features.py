@@ -97,13 +97,11 @@ class Cut:
     unless predictions will know everything earlier (`hides` = False).
     """
 
-    lowest: float = 0.6
-    hides: bool = True
-    day: np.ndarray | None = None  # float64 [N] days since the user's first
-    span: np.ndarray | None = None  # float64 [N] days of the user's train part
-    first_seen: np.ndarray | None = (
-        None  # float64 [P] when anybody first came here, as a share of their train days
-    )
+    lowest: float
+    hides: bool
+    day: np.ndarray  # float64 [N] days since the user's first
+    span: np.ndarray  # float64 [N] days of the user's train part
+    first_seen: np.ndarray  # float64 [P] when anybody first came here, as a share of their train days
 
     @classmethod
     def of(cls, visits: Visits, part: np.ndarray, lowest: float, *, hides: bool = True) -> Cut:
@@ -127,12 +125,10 @@ class Augmentation:
 
     def keep_latest(self, known: Known, rows: int, rng: np.random.Generator) -> Known:
         """Hide the older visits of the histories of some rows; at least the last one stays."""
-        end = np.searchsorted(known.owner, np.arange(rows), side="right")
-        since = end[known.owner] - 1 - np.arange(len(known.owner))
         length = np.bincount(known.owner, known.inside, rows).astype(np.int64)
         kept = 1 + (rng.random(rows) * length).astype(np.int64)
         kept = np.where(rng.random(rows) < self.subsequences, kept, length)
-        return _subset(known, ~known.inside | (since < kept[known.owner]))
+        return known.among(~known.inside | (known.later(rows) < kept[known.owner]))
 
     def moved(self, row: np.ndarray, owner: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """int64 [E] seconds: the entries of one visit of a row move together."""
@@ -222,7 +218,7 @@ class VisitRows:
             known, unseen_before = self._cut(some, known, self.cut, rng)
         if rng is not None and self.augmentation.subsequences:
             known = self.augmentation.keep_latest(known, len(some), rng)
-        known = _latest(known, len(some), self.longest)
+        known = known.among(known.later(len(some)) < self.longest)
         last, target = some.last, some.target
         owner, place = known.owner, visits.place[known.row].astype(np.int64)
         row = known.row
@@ -267,30 +263,20 @@ class VisitRows:
     def _known(self, place: np.ndarray, before: np.ndarray) -> np.ndarray:
         """1 for places that the train part, or its cut, had seen."""
         known = self.lookup.place[place] >= FIRST
-        if self.cut is not None and self.cut.first_seen is not None:
+        if self.cut is not None:
             known = known & (self.cut.first_seen[place] < before)
         return known.astype(np.int64)
 
     def _cut(self, some: Samples, known: Known, cut: Cut, rng: np.random.Generator) -> tuple[Known, np.ndarray]:
         """Hide what lies between a drawn day and the history."""
-        assert cut.day is not None and cut.span is not None
         until = cut.day[some.target] * rng.uniform(cut.lowest, 1.0, len(some))
         visible = known.inside | (cut.day[known.row] < until[known.owner])
-        return _subset(known, visible) if cut.hides else known, until / cut.span[some.target]
+        return known.among(visible) if cut.hides else known, until / cut.span[some.target]
 
 
 def departures(visits: Visits) -> np.ndarray:
     """int64 [N]: end of each stay on the local clock, in seconds; stays count two days at most."""
     return visits.clock() + np.minimum(visits.end - visits.start, LONGEST_STAY)
-
-
-def _subset(known: Known, chosen: np.ndarray) -> Known:
-    return Known(known.owner[chosen], known.row[chosen], known.inside[chosen])
-
-
-def _latest(known: Known, rows: int, longest: int) -> Known:
-    end = np.searchsorted(known.owner, np.arange(rows), side="right")
-    return _subset(known, end[known.owner] - np.arange(len(known.owner)) <= longest)
 
 
 @dataclass(frozen=True)
@@ -323,7 +309,7 @@ class Suggestions:
 
     popular: Ranked  # of one group
     followers: Ranked  # by the current place
-    close: Ranked  # by the coarsest cell of the current place
+    close: Ranked  # by the coarsest cell of the current place; of one group without cells
     table_place: np.ndarray  # int64 [V]: place number in the visit table, -1 = not in it
     others: OthersTable
 
@@ -349,12 +335,10 @@ class Suggestions:
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """(row, place of the table) of every suggestion: a known place that is not among the row's visits."""
         user, here = ids.user[visits.user[last]][:, None], ids.place[visits.place[last]]
+        nowhere = np.zeros(len(last), np.int64)
+        cell = np.minimum(ids.cells[0][visits.place[last]], len(self.close.least) - 1) if ids.cells else nowhere
         lists = []
-        for table, group in (
-            (self.popular, np.zeros(len(last), np.int64)),
-            (self.followers, here),
-            *self._close(ids, visits, last),
-        ):
+        for table, group in ((self.popular, nowhere), (self.followers, here), (self.close, cell)):
             wanted = table.members[group]
             who = np.broadcast_to(user, wanted.shape).ravel()
             if table is self.followers:
@@ -368,8 +352,3 @@ class Suggestions:
         keys = np.unique((row * span + wanted)[wanted >= 0])
         fresh = keys[~np.isin(keys, np.unique(owner * span + place), assume_unique=True)]
         return fresh // span, fresh % span
-
-    def _close(self, ids: Lookup, visits: Visits, last: np.ndarray) -> list[tuple[Ranked, np.ndarray]]:
-        if not ids.cells:
-            return []
-        return [(self.close, np.minimum(ids.cells[0][visits.place[last]], len(self.close.least) - 1))]

@@ -9,6 +9,7 @@ Legend: N = visits, n = samples, H = all history entries of all samples.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -122,6 +123,11 @@ class Samples:
             self.part[chosen],
         )  # fmt: skip
 
+    def chunks(self, size: int) -> Iterator[Samples]:
+        """So many at a time, which bounds the memory."""
+        for begin in range(0, len(self), size):
+            yield self.choose(np.arange(begin, min(begin + size, len(self))))
+
     def among(self, kept: np.ndarray) -> Samples:
         """These samples on the visits that are kept (bool [N]), of users that keep all or none."""
         before = np.concatenate([[0], np.cumsum(kept)]).astype(np.int64)  # [N + 1]: kept visits before each
@@ -143,20 +149,24 @@ class Known:
     row: np.ndarray  # int64 [E] the visit
     inside: np.ndarray  # bool [E] in the history of the sample
 
+    def among(self, chosen: np.ndarray) -> Known:
+        """These entries only (bool [E])."""
+        return Known(self.owner[chosen], self.row[chosen], self.inside[chosen])
+
+    def later(self, samples: int) -> np.ndarray:
+        """int64 [E]: how many later visits are known for the sample."""
+        end = np.searchsorted(self.owner, np.arange(samples), side="right")
+        return end[self.owner] - 1 - np.arange(len(self.owner))
+
 
 def known_visits(samples: Samples) -> Known:
     """Past and history of every sample."""
     past, past_owner = ranges(samples.past_from, samples.past_to)
-    history, history_owner = samples.rows.astype(np.int64), samples.owner
-    span = int(max(past.max(initial=0), history.max(initial=0))) + 1
-    keys = np.concatenate([past_owner * span + past, history_owner * span + history])
-    inside = np.repeat([False, True], [len(past), len(history)])
-    order = np.argsort(keys, kind="stable")
-    keys, inside = keys[order], inside[order]
-    last = np.append(keys[1:] != keys[:-1], True)[
-        : len(keys)
-    ]  # of a visit in both, the history's entry comes last
-    keys, inside = keys[last], inside[last]
+    span = int(max(past.max(initial=0), samples.rows.max(initial=0))) + 1
+    history = samples.owner * span + samples.rows
+    keys = np.unique(np.concatenate([past_owner * span + past, history]))
+    inside = np.zeros(len(keys), bool)
+    inside[np.searchsorted(keys, history)] = True
     return Known(keys // span, keys % span, inside)
 
 
@@ -168,26 +178,23 @@ def divide(visits: Visits, recipe: Recipe) -> np.ndarray:
     """int8 [N]: the part of each visit."""
     if abs(sum(recipe.fractions) - 1) > 1e-9 or min(recipe.fractions) < 0:
         raise BadInput(f"the shares of the parts {recipe.fractions} do not add up to 1")
-    edges = np.cumsum(recipe.fractions)[:2]
-    edges = np.round(edges, 12)  # 0.6 + 0.2 is 0.8, not 0.8000000000000001
+    edges = np.round(np.cumsum(recipe.fractions)[:2], 12)  # 0.6 + 0.2 is 0.8, not 0.8000000000000001
     if recipe.by == "column":
         if visits.part is None:
             raise BadInput("the table has no split column; name one with --columns split=… or use another recipe")
         return visits.part
     bounds = visits.bounds
-    first, count = bounds[:-1], np.diff(bounds)
+    first, cuts = bounds[:-1], edges[:, None]
     if recipe.by == "day":
         day = visits.day(local=recipe.calendar == "local")
-        since = day - day[first][visits.user]
-        last = np.maximum.reduceat(since, first)[visits.user]
-        return ((since >= last * edges[0]).astype(np.int8) + (since >= last * edges[1])).astype(np.int8)
-    if recipe.by == "time":
-        rank = np.arange(len(visits)) - first[visits.user]
-        cut = np.floor(edges[:, None] * count[None, :] + 1e-9)[:, visits.user]
-        return ((rank >= cut[0]).astype(np.int8) + (rank >= cut[1])).astype(np.int8)
-    by_user = np.array([_chance(str(name), recipe.seed) for name in visits.users])
-    share = by_user[visits.user]
-    return ((share >= edges[0]).astype(np.int8) + (share >= edges[1])).astype(np.int8)
+        measure = day - day[first][visits.user]
+        cuts = cuts * np.maximum.reduceat(measure, first)[visits.user]
+    elif recipe.by == "time":
+        measure = np.arange(len(visits)) - first[visits.user]
+        cuts = np.floor(cuts * np.diff(bounds) + 1e-9)[:, visits.user]
+    else:
+        measure = np.array([_chance(str(name), recipe.seed) for name in visits.users])[visits.user]
+    return (measure >= cuts).sum(0).astype(np.int8)
 
 
 def _chance(name: str, seed: int) -> float:
@@ -197,12 +204,11 @@ def _chance(name: str, seed: int) -> float:
 
 def make_samples(visits: Visits, part: np.ndarray, recipe: Recipe) -> Samples:
     """All samples of all parts, in the order of the visits."""
-    row = np.arange(len(visits))
     group = visits.user.astype(np.int64) * 4 + (np.maximum(part, 0) if recipe.same_part else 0)
     group = np.where(part == NO_PART, -1, group)
     order = np.argsort(group, kind="stable")  # inside a group the order of time stays
-    place = np.empty(len(visits), np.int64)
-    place[order] = row
+    high = np.empty(len(visits), np.int64)  # where each visit stands in this order
+    high[order] = np.arange(len(visits))
     day = visits.day(local=recipe.calendar == "local")
     sorted_group = group[order]
     low = np.searchsorted(sorted_group, group)
@@ -210,7 +216,6 @@ def make_samples(visits: Visits, part: np.ndarray, recipe: Recipe) -> Samples:
         span = int(day.max() - day.min()) + recipe.days + 2 if len(day) else 1
         key = sorted_group * span + (day[order] - day.min())
         low = np.maximum(low, np.searchsorted(key, group * span + (day - day.min()) - recipe.days))
-    high = place
     if recipe.most is not None:
         low = np.maximum(low, high - recipe.most)
     wanted = (high - low >= recipe.least) & (part != NO_PART)
@@ -318,16 +323,21 @@ def leaks(visits: Visits, samples: Samples, part: np.ndarray | None = None) -> l
     """Ways in which a sample could know its answer, or a part could know another; none for an honest split."""
     target = samples.target
     number = np.zeros(len(_HISTORY_LEAKS), np.int64)
-    for begin in range(0, len(samples), CHUNK):
-        number += _history_leaks(visits, samples.choose(np.arange(begin, min(begin + CHUNK, len(samples)))))
+    for some in samples.chunks(CHUNK):
+        number += _history_leaks(visits, some)
     found = [f"leak: {count} {name}" for count, name in zip(number, _HISTORY_LEAKS, strict=True) if count]
     if (beyond := int((samples.past_to > target).sum())) > 0:
         found.append(f"leak: {beyond} pasts that reach beyond their target")
     both = np.intersect1d(target[samples.part == 0], target[samples.part > 0])
     if len(both):
         found.append(f"leak: {len(both)} visits are targets of the train part and of another")
-    if part is not None:
-        found += _parts_leak(visits, part)
+    late = np.zeros(0, bool) if part is None else _late_training(visits, part)
+    if late.any():
+        users = len(np.unique(visits.user[late]))
+        found.append(
+            f"leak: {int(late.sum())} train visits of {users} users are not earlier than their first visit of "
+            "another part; the model learns from the future of what it is asked"
+        )
     return found
 
 
@@ -345,15 +355,8 @@ def _history_leaks(visits: Visits, samples: Samples) -> np.ndarray:
     return np.array([len(np.unique(samples.owner[fault])) for fault in faults])
 
 
-def _parts_leak(visits: Visits, part: np.ndarray) -> list[str]:
+def _late_training(visits: Visits, part: np.ndarray) -> np.ndarray:
+    """bool [N]: train visits that are not earlier than the user's first visit of another part."""
     first_later = np.full(len(visits.users), np.iinfo(np.int64).max)
     np.minimum.at(first_later, visits.user[part > 0], visits.start[part > 0])
-    late = (part == 0) & (visits.start >= first_later[visits.user])
-    found = []
-    if late.any():
-        users = len(np.unique(visits.user[late]))
-        found.append(
-            f"leak: {int(late.sum())} train visits of {users} users are not earlier than their first visit of "
-            "another part; the model learns from the future of what it is asked"
-        )
-    return found
+    return (part == 0) & (visits.start >= first_later[visits.user])
