@@ -142,7 +142,8 @@ def test_copying_networks_with_loops_are_the_same() -> None:
     rows = world(past=False)
     fast = small_copy(rows)
     for sums in (loops.LOOPS, loops.ONE_HOT):
-        slow = CopyModel(fast.config, sums)
+        slow = CopyModel(fast.config)
+        slow.sums = sums
         slow.load_state_dict(fast.state_dict())
         batch = pad(rows.gather(np.arange(len(rows) - 6, len(rows))))
         torch.testing.assert_close(slow.eval()(batch).places, fast(batch).places, atol=1e-7, rtol=0)
@@ -333,7 +334,7 @@ def test_one_history_has_equal_features_everywhere(tmp_path: Path) -> None:
         trained = rows.gather(np.array([sample]))
         for other in (
             VisitRows(read.visits, read.samples, codec, suggestions=2),
-            follower.rows(follower._followed[name]),
+            follower.rows(name),
         ):
             found = other.gather(np.zeros(1, np.int64))
             for column in trained.columns.keys() - {"place"}:  # numbers of the table; `ids` are those of the run

@@ -15,7 +15,7 @@ from linnet.calibration import Spread, calibration_error
 from linnet.data import Batch, epoch_order
 from linnet.domains.contract import Part, Region, Scored
 from linnet.domains.places.codec import FIRST, PlacesCodec
-from linnet.domains.places.copying import CopyModel, filter_of, hard_filter, soft_filter
+from linnet.domains.places.copying import FILTERS, CopyModel, hard_filter, soft_filter
 from linnet.domains.places.counters import BASELINES, Rule, fit_ranker
 from linnet.domains.places.data import PlacesData, Table, visit_rows
 from linnet.domains.places.features import Gathered, VisitRows, departures
@@ -148,10 +148,8 @@ def legacy_ranking(ranking: Ranking, fresh: np.ndarray, ids: np.ndarray) -> Rank
     rows = len(ranking)
     owner = np.concatenate([ranking.owner, np.arange(rows)])
     label = np.concatenate([ids[ranking.label], np.ones(rows, np.int64)])
-    score, span = np.concatenate([ranking.score, fresh]), int(ids.max(initial=1)) + 1
-    keys, inverse = np.unique(owner * span + label, return_inverse=True)
-    starts = np.searchsorted(keys // span, np.arange(rows + 1)).astype(np.int64)
-    return Ranking(starts, keys % span, np.bincount(inverse.ravel(), score, len(keys)), span)
+    score = np.concatenate([ranking.score, fresh])
+    return Ranking.summed(owner, label, score, rows, int(ids.max(initial=1)) + 1)
 
 
 def _spread(ranking: Ranking, elsewhere: np.ndarray, truth: np.ndarray) -> Spread:
@@ -195,19 +193,18 @@ def _copied(network: CopyModel, rows: VisitRows, size: int, region: Region, filt
     for number, level in enumerate(rows.codec.levels):
         if level in rows.visits.cells:
             found[f"cell{level}"] = rank_dense(cells[number], rows.lookup.cells[number][truth])
-    flat = np.maximum(places, -1e4)
-    starts = np.arange(len(places) + 1, dtype=np.int64) * places.shape[1]
-    own = flat[np.arange(len(flat)), ids[truth]]
-    return Answers(found, Spread(starts, flat.ravel(), flat.max(1), own), dense=places)
+    return Answers(found, Spread.of_classes(np.maximum(places, -1e4), ids[truth]), dense=places)
 
 
 def _filtered(network: CopyModel, places: np.ndarray, cells: list[np.ndarray], filter: str) -> np.ndarray:
     """The log-probabilities [n, V] after what the cells are allowed to say."""
-    if (kind := filter_of(filter)) == "none":
+    if filter not in FILTERS:
+        raise BadInput(f'filter is none, hard or soft, not "{filter}"')
+    if filter == "none":
         return places
     logits, level = torch.from_numpy(places), network.config.filter_level
     own, cell_of_place = torch.from_numpy(cells[level]), network.tree[level].cpu()
-    if kind == "soft":
+    if filter == "soft":
         return soft_filter(logits, own, cell_of_place, network.config.alpha).numpy()
     return hard_filter(logits, own.argmax(1), cell_of_place).numpy()
 
@@ -261,15 +258,13 @@ def score_part(
     systems = [row_of("this run", ours.tables)]
     systems += [row_of(name, tables, lead(ours.tables, tables, draws)) for name, tables in others]
     scores = score_list(ours.tables, draws, beaten, groups(rows))
-    held = rows if rows.held is None else replace(rows, samples=some_of(rows.held))
+    held = rows
+    if rows.held is not None:
+        some = np.unique(np.linspace(0, len(rows.held) - 1, MOST_CALIBRATED).astype(int))  # from all over the part
+        held = replace(rows, samples=rows.held.choose(some))
     fitted = ours if held is rows else answers(network, held, batch, region, filter)
     scores += calibration(ours, fitted.spread.fitted(), rows, draws)
     return Scored(tuple(scores), tuple(systems), tuple(notes(data, network, codec, rows)))
-
-
-def some_of(samples: Samples) -> Samples:
-    """At most so many samples as a temperature needs, from all over the part."""
-    return samples.choose(np.unique(np.linspace(0, len(samples) - 1, MOST_CALIBRATED).astype(int)))
 
 
 def lead(ours: Mapping[str, Ranked], theirs: Mapping[str, Ranked], draws: Resampled) -> Lead:

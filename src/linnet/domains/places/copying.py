@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,14 +22,13 @@ from torch.nn.utils.rnn import PackedSequence
 
 from linnet.domains.places.codec import PlacesCodec
 from linnet.domains.places.settings import CopyConfig
-from linnet.errors import BadInput
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
 from linnet.model.dropping import drop
 from linnet.model.inputs import Inputs, Output
 from linnet.model.layers import Dropout, sinusoids
 from linnet.model.taps import Edit, Taps
 
-FilterKind = Literal["none", "hard", "soft"]
+FILTERS = ("none", "hard", "soft")
 FIRST_CELL = 2  # 0 is the cell of padding, 1 that of places in no known cell
 NEVER = -1e9  # the logit of a place that a hard filter forbids
 
@@ -65,14 +64,6 @@ class Sums:
     copy: Callable[[Tensor, Tensor, Tensor, int], Tensor] = copy_distribution
     frequency: Callable[[Tensor, Tensor, int], Tensor] = frequency
     recency: Callable[[Tensor, Tensor, Tensor, Tensor, int], Tensor] = recency
-
-
-def filter_of(text: str) -> FilterKind:
-    """The filter of this name."""
-    for kind in get_args(FilterKind):
-        if kind == text:
-            return kind
-    raise BadInput(f'filter is none, hard or soft, not "{text}"')
 
 
 def hard_filter(logits: Tensor, cells: Tensor, cell_of_place: Tensor) -> Tensor:
@@ -241,10 +232,10 @@ class CopyModel(Network):
     config: CopyConfig
     idle_parameters = True
 
-    def __init__(self, config: CopyConfig, sums: Sums | None = None) -> None:
+    def __init__(self, config: CopyConfig) -> None:
         super().__init__()
         self.config = config
-        self.sums = sums or Sums()
+        self.sums = Sums()
         gru, width = config.encoder == "gru", config.width
         self.embed = Encoded(config, spare=1 if gru else 0)
         self.user = nn.Embedding(config.users, config.narrow if gru else width)
@@ -300,10 +291,8 @@ class CopyModel(Network):
         states = self.encoder(x if config.encoder == "gru" else self.read(x), layout)
         last = states[layout.ends]
         user = self.user(inputs["user"] % config.users)
-        count, recent = (
-            self.sums.frequency(ids, valid, config.places),
-            self.sums.recency(ids, valid, lengths, self.decay, config.places),
-        )
+        count = self.sums.frequency(ids, valid, config.places)
+        recent = self.sums.recency(ids, valid, lengths, self.decay, config.places)
         counted, remembered = self.count_in(count), self.recent_in(recent)
         if config.encoder == "gru":
             counted, remembered = F.relu(counted), F.relu(remembered)

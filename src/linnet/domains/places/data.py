@@ -339,7 +339,7 @@ def check(
         problems = error.problems if isinstance(error, Refused) else (str(error),)
         return DataRecord(path=_names(files), rows={}, counts={}, problems=problems, refused=True)
     empty = parts_without_samples(table.visits, table.part, table.samples, table.recipe)
-    leaking = table.leaks()
+    leaking = leaks(table.visits, table.samples, table.part)
     refused = bool(leaking) or bool({0, 1} & set(empty))
     return _record(files, table, [*(f"empty split: {why}" for why in empty.values()), *leaking], refused=refused)
 
@@ -356,13 +356,11 @@ class Table:
     problems: tuple[str, ...] = ()
     clustered: bool = False  # places are numbers of clusters, which mean something in these files alone
 
-    def leaks(self) -> list[str]:
-        return leaks(self.visits, self.samples, self.part)
-
     def must_train(self) -> None:
         """Refuse parts without samples, and leaks, with all else that was found."""
         empty = parts_without_samples(self.visits, self.part, self.samples, self.recipe)
-        wrong = [*(list(empty.values()) if {0, 1} & set(empty) else []), *self.leaks()]
+        wrong = list(empty.values()) if {0, 1} & set(empty) else []
+        wrong += leaks(self.visits, self.samples, self.part)
         if wrong:
             also = "\nalso found in them:\n  " + "\n  ".join(self.problems) if self.problems else ""
             raise BadInput("the visits cannot be trained on:\n  " + "\n  ".join(wrong) + also)

@@ -19,11 +19,10 @@ from functools import cached_property
 import numpy as np
 
 from linnet.errors import BadInput
-from linnet.intervals import Difference
+from linnet.intervals import Bootstrap, Difference
 from linnet.records import Baseline, Score
 
 UNSEEN = 1  # the legacy id of every place that the train part does not hold
-RESAMPLES = 2000
 CUTS = (1, 3, 5, 10)
 _NO_LABEL = np.iinfo(np.int64).max
 
@@ -46,10 +45,16 @@ class Ranking:
 
     def merged(self, to: np.ndarray, vocabulary: int) -> Ranking:
         """Labels that become the same add their scores: the probability of a cell is the sum over its places."""
-        span = int(to.max(initial=0)) + 1
-        keys, inverse = np.unique(self.owner * span + to[self.label], return_inverse=True)
-        starts = np.searchsorted(keys // span, np.arange(len(self) + 1)).astype(np.int64)
-        return Ranking(starts, keys % span, np.bincount(inverse.ravel(), self.score, len(keys)), vocabulary)
+        return Ranking.summed(self.owner, to[self.label], self.score, len(self), vocabulary)
+
+    @classmethod
+    def summed(
+        cls, owner: np.ndarray, label: np.ndarray, score: np.ndarray, samples: int, vocabulary: int
+    ) -> Ranking:
+        """From scores in any order; those of one label of a sample are added up."""
+        keys, inverse = np.unique(owner * vocabulary + label, return_inverse=True)
+        starts = np.searchsorted(keys // vocabulary, np.arange(samples + 1)).astype(np.int64)
+        return cls(starts, keys % vocabulary, np.bincount(inverse.ravel(), score, len(keys)), vocabulary)
 
 
 @dataclass(frozen=True)
@@ -127,13 +132,11 @@ class Resampled:
     weight: np.ndarray  # float64 [R, U]
 
     @classmethod
-    def draw(cls, user: np.ndarray, seed: int = 0, resamples: int = RESAMPLES) -> Resampled:
-        _, codes = np.unique(user, return_inverse=True)
-        users = int(codes.max(initial=-1)) + 1
-        if users == 0:
+    def draw(cls, user: np.ndarray) -> Resampled:
+        if not len(user):
             raise BadInput("there is no sample to score")
-        rng = np.random.default_rng(seed)
-        return cls(codes, rng.multinomial(users, np.full(users, 1 / users), resamples).astype(np.float64))
+        users, codes = np.unique(user, return_inverse=True)
+        return cls(codes, Bootstrap.draw(len(users)).weights)
 
     def among(self, chosen: np.ndarray) -> Resampled:
         """The same draws for some of the samples."""
@@ -247,7 +250,7 @@ def _score(
 
 def _f1_score(prefix: str, table: Ranked, rivals: Mapping[str, Ranked], draws: Resampled) -> Score:
     value = weighted_f1(table)
-    few = draws.weight[: RESAMPLES // 10]
+    few = draws.weight[: len(draws.weight) // 10]
     spread = [weighted_f1(table, weight[draws.user]) for weight in few]
     low, high = (float(x) for x in np.quantile(spread, [0.025, 0.975]))
     best = _best({rival: weighted_f1(other) for rival, other in rivals.items()})

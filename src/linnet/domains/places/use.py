@@ -10,7 +10,7 @@ import json
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -142,15 +142,6 @@ def kernels(
 # --- people who are followed ------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Followed:
-    """One user: the name, the id of the codec, and (place, start, end) of each visit."""
-
-    name: int | str
-    user: int
-    visits: list[tuple[int, int, int]] = field(default_factory=list)
-
-
 class Follower:
     """`visit` takes what happened, `next` predicts what comes: the same as `linnet predict` for the same visits.
 
@@ -172,7 +163,7 @@ class Follower:
         self._ids = codec.place_ids(np.array([*codec.places, None], object)[:-1])
         self._trees = [codec.tree(level) for level in codec.levels]
         self._suggested = Suggestions.of(codec, suggestions, self._ids)
-        self._followed: dict[int | str, Followed] = {}
+        self._followed: dict[int | str, list[tuple[int, int, int]]] = {}  # (place, start, end) of each visit
 
     @classmethod
     def of(cls, opened: Opened) -> Follower:
@@ -188,44 +179,41 @@ class Follower:
         end = start if end is None else end
         if end < start:
             raise BadInput(f"the visit of {user!r} ends before it begins")
-        who = self._followed.setdefault(user, Followed(user, self._users.get(user, 1)))
-        if who.visits and start < who.visits[-1][1]:
+        visits = self._followed.setdefault(user, [])
+        if visits and start < visits[-1][1]:
             raise BadInput(f"the visit of {user!r} begins before the visit before it")
         if place not in self._numbers:
             self._numbers[place] = len(self._names)
             self._names.append(place)
             self._ids = np.append(self._ids, 1)
-        who.visits.append((self._numbers[place], start, end))
+        visits.append((self._numbers[place], start, end))
 
     def next(self, user: int | str, k: int = 10) -> tuple[Candidate, ...]:
         """The k most probable next places: where the user has been, and what is suggested."""
         if k < 1:
             raise BadInput(f"k is {k}; it must be at least 1")
         user = read_id("the user", user, self._user_kind)
-        who = self._followed.get(user)
-        if who is None:
+        if user not in self._followed:
             raise BadInput(f"nothing is known about user {user!r} yet; give a visit first")
         with evaluating(self.network):
-            batch = pad(self.rows(who).gather(np.zeros(1, np.int64)))
+            batch = pad(self.rows(user).gather(np.zeros(1, np.int64)))
             scored = self.network.predict(batch.to(self.network.device))
             top = torch.topk(scored.logp, min(k, len(scored.logp)))
         names = [self._names[number] for number in scored.options.place[top.indices].tolist()]
         return _candidates(names, top.values.exp().tolist())
 
-    def rows(self, who: Followed) -> VisitRows:
+    def rows(self, user: int | str) -> VisitRows:
         """What the network reads: one row, made as those of training and of `predict` are."""
-        latest = who.visits[-self.longest :]
+        latest = self._followed[user][-self.longest :]
         here, _, left = latest[-1]
         place, start, end = np.array([*latest, (here, left, left)]).T  # a stand-in for the visit to come
         nothing, row = np.zeros(len(place), np.int32), np.arange(len(place), dtype=np.int32)
         names = np.empty(len(self._ids), np.int8)  # names themselves are not read
-        visits = Visits(
-            nothing, place.astype(np.int32), start, end, nothing, row, np.array([who.name], object), names
-        )
+        visits = Visits(nothing, place.astype(np.int32), start, end, nothing, row, np.array([user], object), names)
         zero, starts = np.zeros(1, np.int64), np.array([0, len(latest)])
         samples = Samples(zero + len(latest), starts, row[:-1], zero, zero, np.full(1, 2, np.int8))
         cells = tuple(tree[self._ids] for tree in self._trees)
-        lookup = Lookup(self._ids, np.array([who.user]), cells, self._suggested)
+        lookup = Lookup(self._ids, np.array([self._users.get(user, 1)]), cells, self._suggested)
         return VisitRows(visits, samples, self.codec, True, self.longest, self.suggestions, known_ids=lookup)
 
 
