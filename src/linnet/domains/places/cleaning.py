@@ -25,9 +25,7 @@ from linnet.domains.places.columns import (
     Findings,
     Problem,
     find_columns,
-    integers,
     names,
-    no_numbers,
     numbers,
     without_gaps,
 )
@@ -104,14 +102,14 @@ def clean(files: Sequence[Path], frame: pl.DataFrame, reading: Reading, *, alone
     if len(frame) == 0:
         raise BadInput(f"{files[0]} has a line of names and no rows")
     findings = Findings.of(files, frame)
-    rows = _raw_rows(frame, columns, reading, findings, alone=alone)
+    rows = _raw_rows(columns, reading, findings, alone=alone)
     _repair_rows(rows, columns, findings)
     findings.refuse_most(rows.keep)
     if findings.any_refused:
         _look_on(rows, columns, findings)
     findings.stop_if_refused()
     try:
-        visits = _visits(rows, columns, reading, findings, frame, alone=alone)
+        visits = _visits(rows, columns, reading, findings, alone=alone)
     except BadInput as error:
         raise findings.stop(str(error)) from None
     findings.stop_if_refused()
@@ -129,9 +127,8 @@ def _look_on(rows: _Rows, columns: Columns, findings: Findings) -> None:
         _clip_overlaps(rows, order, findings)
 
 
-def _raw_rows(
-    frame: pl.DataFrame, columns: Columns, reading: Reading, findings: Findings, *, alone: bool
-) -> _Rows:
+def _raw_rows(columns: Columns, reading: Reading, findings: Findings, *, alone: bool) -> _Rows:
+    frame = columns.frame
     keep = np.ones(len(frame), bool)
     if sources.LONGER in frame.columns:
         longer = frame[sources.LONGER].fill_null(False).to_numpy()
@@ -141,22 +138,22 @@ def _raw_rows(
         user = frame[sources.RECORD].to_numpy()
         users = np.arange(user.max(initial=-1) + 1)
     else:
-        user, users, missing = names(frame[columns["user"]], "user", findings)
+        user, users, missing = names(columns["user"], "user", findings)
         keep &= ~missing
     if "place" in columns:
-        place, places, missing = names(frame[columns["place"]], "place", findings)
+        place, places, missing = names(columns["place"], "place", findings)
         keep &= ~missing
         if alone:
             pairs, place = np.unique(user * (len(places) + 1) + place, return_inverse=True)
             places = places[pairs % (len(places) + 1)] if len(places) else places
     else:
         place, places = np.full(len(frame), -1), np.empty(0, np.int64)
-    start, end, offset, missing = moments(frame, columns, reading.tz, reading.local, user, findings)
+    start, end, offset, missing = moments(columns, reading.tz, reading.local, user, findings)
     keep &= ~missing
     extra: dict[str, np.ndarray] = {}
     if "lon" in columns and "lat" in columns:
-        extra["lon"], extra["lat"] = (numbers(frame[columns[role]]) for role in ("lon", "lat"))
-        broken = no_numbers(frame[columns["lon"]]) | no_numbers(frame[columns["lat"]])
+        (extra["lon"], wrong), (extra["lat"], broken) = numbers(columns["lon"]), numbers(columns["lat"])
+        broken |= wrong
         if "place" in columns:
             findings.repaired("coordinates that are no numbers", broken, "row kept without its position")
             if broken.sum() * 2 > len(broken):
@@ -164,11 +161,11 @@ def _raw_rows(
         else:
             findings.dropped("coordinates that are no numbers", broken)
         extra["broken"] = broken
-    extra["id"] = integers(frame, columns, "id", np.arange(len(frame)))
+    extra["id"] = columns.integers("id", np.arange(len(frame)))
     if "target" in columns:
-        extra["target"] = integers(frame, columns, "target", np.ones(len(frame))).astype(bool)
+        extra["target"] = columns.integers("target", np.ones(len(frame))).astype(bool)
     if "split" in columns:
-        extra["part"] = _parts(frame[columns["split"]], findings)
+        extra["part"] = _parts(columns["split"], findings)
     return _Rows(user, place, start, end, offset, extra, users, places, keep)
 
 
@@ -195,7 +192,7 @@ def _repair_rows(rows: _Rows, columns: Columns, findings: Findings) -> None:
         impossible = given & ((np.abs(lat) > 90) | (np.abs(lon) > 180))
         turned = impossible & _swapped(lon, lat, given & ~impossible)
         if turned.sum() > 0.5 * given.sum():
-            rule = f"use --columns lon={columns['lat']},lat={columns['lon']}"
+            rule = f"use --columns lon={columns.roles['lat']},lat={columns.roles['lon']}"
             findings.refused("longitude and latitude look swapped", turned, rule)
         else:
             users = len(np.unique(rows.user[turned]))
@@ -224,9 +221,7 @@ def _swapped(lon: np.ndarray, lat: np.ndarray, possible: np.ndarray) -> np.ndarr
     return turned
 
 
-def _visits(
-    rows: _Rows, columns: Columns, reading: Reading, findings: Findings, frame: pl.DataFrame, *, alone: bool
-) -> Visits:
+def _visits(rows: _Rows, columns: Columns, reading: Reading, findings: Findings, *, alone: bool) -> Visits:
     order = _sorted_unique(rows, findings)
     fixes, count = columns.shape == "fixes", len(order)
     if fixes:
@@ -246,10 +241,11 @@ def _visits(
     places, codes = without_gaps(places, rows.place[order])
     user_names, users = without_gaps(rows.users, rows.user[order])
     if not alone:
-        _lonely(users, user_names, order, findings)
+        single = (np.bincount(users, minlength=len(user_names)) == 1)[users]
+        findings.repaired("users with one visit", order[single], "kept; they have no history, so no samples")
     if "lon" in rows.extra:
         lonlat = centres(codes, rows.extra["lon"][order], rows.extra["lat"][order], len(places))
-    found_cells = _cells(frame, columns, reading, order, codes, len(places), lonlat, findings)
+    found_cells = _cells(columns, reading, order, codes, len(places), lonlat, findings)
     optional: dict[str, Any] = {name: rows.extra[name][order] for name in ("part", "target") if name in rows.extra}
     return Visits(
         users.astype(np.int32),
@@ -305,11 +301,6 @@ def _clip_overlaps(rows: _Rows, order: np.ndarray, findings: Findings) -> np.nda
     return end
 
 
-def _lonely(users: np.ndarray, names: np.ndarray, order: np.ndarray, findings: Findings) -> None:
-    single = np.bincount(users, minlength=len(names)) == 1
-    findings.repaired("users with one visit", order[single[users]], "kept; they have no history, so no samples")
-
-
 def centres(codes: np.ndarray, lon: np.ndarray, lat: np.ndarray, places: int) -> np.ndarray:
     """Mean position of the known visits of each place, across the date line too; NaN where none is known."""
     known = np.isfinite(lon) & np.isfinite(lat)
@@ -324,13 +315,13 @@ def centres(codes: np.ndarray, lon: np.ndarray, lat: np.ndarray, places: int) ->
 
 
 def _cells(
-    frame: pl.DataFrame, columns: Columns, reading: Reading, order: np.ndarray, codes: np.ndarray, places: int,
+    columns: Columns, reading: Reading, order: np.ndarray, codes: np.ndarray, places: int,
     lonlat: np.ndarray | None, findings: Findings,
 ) -> dict[int, np.ndarray]:  # fmt: skip
     """Cells of every place: those of the table, else from the place's centre."""
     found: dict[int, np.ndarray] = {}
     for level, name in columns.cell_levels.items():
-        text = frame[name].to_numpy()[order]
+        text = columns.frame[name].to_numpy()[order]
         known = np.array([value is not None and str(value) != "" for value in text], bool)
         of_visit = _tokens_of_level(text, known, level, name, order, findings)
         first = np.full(places, -1)

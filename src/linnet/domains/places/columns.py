@@ -27,16 +27,25 @@ _CELL_ROLE = re.compile(r"^s2_l(\d{1,2})$")
 
 @dataclass(frozen=True)
 class Columns:
-    """role -> name of the column; `guessed` are the roles that the user did not name."""
+    """A table by role; `guessed` are the roles that the user did not name."""
 
-    roles: Mapping[str, str]
+    frame: pl.DataFrame
+    roles: Mapping[str, str]  # role -> name of the column
     guessed: frozenset[str]
 
     def __contains__(self, role: str) -> bool:
         return role in self.roles
 
-    def __getitem__(self, role: str) -> str:
-        return self.roles[role]
+    def __getitem__(self, role: str) -> pl.Series:
+        return self.frame[self.roles[role]]
+
+    def integers(self, role: str, default: np.ndarray) -> np.ndarray:
+        """int64 [N]; rows that hold no number get their default."""
+        if role not in self:
+            return default.astype(np.int64)
+        values = numbers(self[role])[0]
+        usable = np.isfinite(values) & (np.abs(values) < 2**62)
+        return np.where(usable, np.where(usable, values, 0), default).astype(np.int64)
 
     @property
     def cell_levels(self) -> dict[int, str]:
@@ -88,7 +97,9 @@ def find_columns(frame: pl.DataFrame, named: Mapping[str, str], where: str) -> C
     if "time" in roles and "start" in roles and not ("time" in named and "start" in named):
         roles.pop("start" if "time" in named else "time")
     order = [*NAMES, *sorted(role for role in roles if role not in NAMES)]
-    found = Columns({role: roles[role] for role in order if role in roles}, frozenset(set(roles) - set(named)))
+    found = Columns(
+        frame, {role: roles[role] for role in order if role in roles}, frozenset(set(roles) - set(named))
+    )
     _complete(found, present, where, alone=RECORD in frame.columns)
     for role, name in found.roles.items():
         kind = frame[name].dtype
@@ -181,9 +192,7 @@ class Findings:
             return f"{path.name} line {int(self.line[row])}, visit {int(self.visit[row])}"
         return f"{path.name} {'line' if path.name.endswith(TEXT + GPX) else 'row'} {int(self.line[row])}"
 
-    def _add(
-        self, name: str, rows: np.ndarray, rule: str, outcome: Literal["repaired", "dropped", "refused"]
-    ) -> None:
+    def _add(self, name: str, rows: np.ndarray, rule: str, outcome: Outcome) -> None:
         chosen = np.flatnonzero(rows) if rows.dtype == bool else rows
         if len(chosen) == 0:
             return
@@ -227,7 +236,7 @@ def names(column: pl.Series, role: str, findings: Findings) -> tuple[np.ndarray,
     import polars as pl
 
     column = _whole_numbers(column, role, findings) if column.dtype.is_float() else column
-    missing = column.is_null().to_numpy()
+    missing, nothing = column.is_null().to_numpy(), np.zeros(len(column), bool)
     rule = "row dropped (a stay at no place)" if role == "place" else "row dropped"
     if column.dtype.is_integer():
         found, codes = np.unique(column.fill_null(0).to_numpy(), return_inverse=True)
@@ -245,10 +254,8 @@ def names(column: pl.Series, role: str, findings: Findings) -> tuple[np.ndarray,
         kept = text.drop_nulls().unique().sort()
         found = kept.to_numpy().astype(np.str_)
         codes = text.cast(pl.Enum(kept)).to_physical().cast(pl.Int64).fill_null(0).to_numpy()
-        findings.dropped(f"rows without {role}", missing, rule)
-        return codes.astype(np.int64), found, missing | nothing
     findings.dropped(f"rows without {role}", missing, rule)
-    return codes.astype(np.int64), found, missing
+    return codes.astype(np.int64), found, missing | nothing
 
 
 def _whole_numbers(column: pl.Series, role: str, findings: Findings) -> pl.Series:
@@ -273,29 +280,17 @@ def without_gaps(
     return found[used], np.where(kept, (np.cumsum(used) - 1)[codes], 0)
 
 
-def numbers(column: pl.Series) -> np.ndarray:
-    """float64 [N]; NaN where no number stands. A column without points may have decimal commas."""
-    import polars as pl
+def numbers(column: pl.Series) -> tuple[np.ndarray, np.ndarray]:
+    """float64 [N], NaN where no number stands; and bool [N]: something stands there, and it is no finite number.
 
-    if column.dtype == pl.String and not column.str.contains(".", literal=True).any():
-        column = column.str.replace(r"^(\s*[+-]?\d+),(\d+\s*)$", "$1.$2")
-    found = column.str.strip_chars() if column.dtype == pl.String else column
-    return found.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy().astype(np.float64)
-
-
-def no_numbers(column: pl.Series) -> np.ndarray:
-    """bool [N]: something stands there, and it is no finite number."""
+    A column without points may have decimal commas.
+    """
     import polars as pl
 
     text = column.cast(pl.String).str.strip_chars().fill_null("")
     written = (text != "") & ~text.is_in(NOTHING)
-    return written.to_numpy() & ~np.isfinite(numbers(column))
-
-
-def integers(frame: pl.DataFrame, columns: Columns, role: str, default: np.ndarray) -> np.ndarray:
-    """A column of numbers; rows that hold none get their default."""
-    if role not in columns:
-        return default.astype(np.int64)
-    values = numbers(frame[columns[role]])
-    usable = np.isfinite(values) & (np.abs(values) < 2**62)
-    return np.where(usable, np.where(usable, values, 0), default).astype(np.int64)
+    if column.dtype == pl.String and not column.str.contains(".", literal=True).any():
+        column = column.str.replace(r"^(\s*[+-]?\d+),(\d+\s*)$", "$1.$2")
+    found = column.str.strip_chars() if column.dtype == pl.String else column
+    values = found.cast(pl.Float64, strict=False).fill_null(float("nan")).to_numpy().astype(np.float64)
+    return values, written.to_numpy() & ~np.isfinite(values)

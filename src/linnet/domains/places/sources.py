@@ -21,7 +21,7 @@ import numpy as np
 
 from linnet.domains.places.visits import DAY
 from linnet.errors import BadInput, library
-from linnet.untrusted import kind_of, lines_of, opened, parse_object, read_bytes, read_object
+from linnet.untrusted import kind_of, lines_of, opened, parse_object, read_bytes, read_object, refusing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -106,13 +106,10 @@ def read_tables(paths: Sequence[Path], named: Mapping[str, str]) -> pl.DataFrame
         if differing := wanted ^ {LONGER, *frame.columns}:
             names = ", ".join(sorted(differing))
             raise BadInput(f"{path} and {paths[0]} do not have the same columns; they differ in {names}")
-    try:
+    with refusing(
+        f"{paths[0]} and the other files have columns of kinds that do not fit", pl.exceptions.PolarsError
+    ):
         return pl.concat(frames, how="diagonal_relaxed")
-    except pl.exceptions.PolarsError as error:
-        message = str(error).splitlines()[0]
-        raise BadInput(
-            f"{paths[0]} and the other files have columns of kinds that do not fit: {message}"
-        ) from None
 
 
 def need_polars() -> Any:
@@ -123,7 +120,7 @@ def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
     if path.name.endswith(PARQUET):
         return _read_parquet(path)
     if path.name.endswith(JSON):
-        return history_frame([(where, number, record) for where, number, record in json_lines(path)])
+        return history_frame(json_lines(path))
     if path.name.endswith(GPX + GEOJSON):
         return row_frame(path, read_gpx(path) if path.name.endswith(GPX) else read_geojson(path))
     if not path.name.endswith(TEXT):
@@ -221,11 +218,9 @@ def _numbered(named: Mapping[str, str]) -> bool:
 
 def _read_parquet(path: Path) -> pl.DataFrame:
     pl = need_polars()
-    try:
+    with refusing(f"{path} is no Parquet file that can be read", pl.exceptions.PolarsError):
         frame = pl.read_parquet(path)
         stored = pl.read_parquet_metadata(path).get("geo")
-    except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
-        raise BadInput(f"{path} is no Parquet file that can be read: {str(error).splitlines()[0]}") from None
     if stored is None:
         return frame
     try:

@@ -9,12 +9,12 @@ Legend: N = rows of the table.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from linnet.domains.places.columns import Columns, Findings, integers, no_numbers, numbers
+from linnet.domains.places.columns import Columns, Findings, numbers
 from linnet.domains.places.sources import LATEST
 from linnet.domains.places.visits import DAY, MINUTE
 from linnet.errors import BadInput
@@ -51,18 +51,17 @@ class Times:
     valid: np.ndarray  # bool [N]
     unreadable: np.ndarray  # bool [N]: something stands there and it is no time
     each: bool = False  # rows name offsets one by one, as texts do; a column's zone or an epoch is one for all
-    other_unit: np.ndarray | None = None  # bool [N]: epochs that only make sense in another unit than most
-    epoch: np.ndarray | None = None  # bool [N]: numbers, which are in UTC by definition
+    other_unit: np.ndarray | np.bool_ = (
+        np.False_
+    )  # bool [N]: epochs that only make sense in another unit than most
+    epoch: np.ndarray | np.bool_ = np.False_  # bool [N]: numbers, which are in UTC by definition
 
     def with_epochs(self, numbers: Times) -> Times:
         """These texts, with the numbers among them."""
         found = numbers.valid & ~self.valid
         utc, offset = np.where(found, numbers.utc, self.utc), np.where(found, numbers.offset, self.offset)
-        other = None if numbers.other_unit is None else numbers.other_unit & found
-        left = self.unreadable & ~found
-        return replace(
-            self, utc=utc, offset=offset, valid=self.valid | found, unreadable=left, other_unit=other, epoch=found
-        )
+        valid, left, other = self.valid | found, self.unreadable & ~found, numbers.other_unit & found
+        return Times(utc, offset, self.own, valid, left, self.each, other, found)
 
 
 def fixed_offset(zone: str) -> int | None:
@@ -214,22 +213,20 @@ def day_times(
 Moments = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # start, end, offset, missing; all [N]
 
 
-def moments(
-    frame: pl.DataFrame, columns: Columns, tz: str, local: str, user: np.ndarray, findings: Findings
-) -> Moments:
+def moments(columns: Columns, tz: str, local: str, user: np.ndarray, findings: Findings) -> Moments:
     """The end is the start plus the duration where a duration is known."""
     if "start_day" in columns and "start_min" in columns and not {"time", "start"} & set(columns.roles):
-        start, end, offset, missing = _day_form(frame, columns, tz, user, findings)
+        start, end, offset, missing = _day_form(columns, tz, user, findings)
     else:
-        start, end, offset, missing = _written(frame, columns, tz, local, user, findings)
+        start, end, offset, missing = _written(columns, tz, local, user, findings)
     if "duration" in columns:
-        minutes = numbers(frame[columns["duration"]])
+        minutes, broken = numbers(columns["duration"])
         usable = np.abs(minutes) < _LONGEST
-        unusable = no_numbers(frame[columns["duration"]]) | (np.isfinite(minutes) & ~usable)
+        unusable = broken | (np.isfinite(minutes) & ~usable)
         findings.repaired("durations that are no numbers of minutes", unusable, "row kept without its duration")
         end = np.where(usable, start + np.where(usable, minutes * MINUTE, 0).astype(np.int64), end)
     if "offset" in columns:
-        minutes = integers(frame, columns, "offset", offset // MINUTE)
+        minutes = columns.integers("offset", offset // MINUTE)
         offset = np.where(np.abs(minutes) * MINUTE <= DAY, minutes * MINUTE, offset)
     if local:
         if "start_day" in columns and fixed_offset(local) is None:
@@ -238,17 +235,15 @@ def moments(
     return start, end, offset, missing
 
 
-def _written(
-    frame: pl.DataFrame, columns: Columns, tz: str, local: str, user: np.ndarray, findings: Findings
-) -> Moments:
+def _written(columns: Columns, tz: str, local: str, user: np.ndarray, findings: Findings) -> Moments:
     """Times as text, timestamps or epochs."""
-    times = read_times(frame[columns["start" if "start" in columns else "time"]], tz)
+    times = read_times(columns["start" if "start" in columns else "time"], tz)
     rule = "row dropped (write 2024-05-31 18:05:00, 31.05.2024 18:05 or an epoch)"
     findings.dropped("times that cannot be read", times.unreadable, rule)
     findings.dropped("rows without a time", ~times.valid & ~times.unreadable)
     _one_unit(times, "times", findings)
     _no_days(times, user, findings)
-    ends = read_times(frame[columns["end"]], tz) if "end" in columns else None
+    ends = read_times(columns["end"], tz) if "end" in columns else None
     if ends is not None:
         rule = "the stay ends when it begins"
         findings.repaired("end times that cannot be read", times.valid & ends.unreadable, rule)
@@ -261,15 +256,13 @@ def _written(
 
 
 def _one_unit(times: Times, what: str, findings: Findings) -> None:
-    if times.other_unit is not None:
-        rule = "write all of them in seconds, or all in milliseconds"
-        findings.refused_times(f"{what} that are epochs in another unit than most", times.other_unit, rule)
+    rule = "write all of them in seconds, or all in milliseconds"
+    other = times.valid & times.other_unit
+    findings.refused_times(f"{what} that are epochs in another unit than most", other, rule)
 
 
 def _no_days(times: Times, user: np.ndarray, findings: Findings) -> None:
     """Numbers near zero are moments of the first of January 1970, or days; days repeat or have fractions."""
-    if times.epoch is None:
-        return
     small = times.epoch & times.valid & (np.abs(times.utc) < _DAYS)
     if not small.any() or (times.epoch & ~small).any():
         return
@@ -289,8 +282,7 @@ def _zones(times: Times, ends: Times | None, tz: str, local: str, findings: Find
     columns = [("times", times)] if ends is None else [("times", times), ("end times", ends)]
     if any((column.own & column.valid).any() for _, column in columns):
         for what, column in columns:
-            bare = ~column.own & column.valid
-            bare = bare if column.epoch is None else bare & ~column.epoch
+            bare = ~column.own & column.valid & ~column.epoch
             problem = f"mixed time zones: {what} without a zone among times that name one"
             if findings.visit is None:
                 rule = "name the zone in every row, of starts and of ends, or in none"
@@ -309,23 +301,21 @@ def _zones(times: Times, ends: Times | None, tz: str, local: str, findings: Find
         findings.repaired("ends in another zone than their start", apart, f"each read in its own zone; {hours}")
 
 
-def _day_form(
-    frame: pl.DataFrame, columns: Columns, tz: str, user: np.ndarray, findings: Findings
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    day, minute = numbers(frame[columns["start_day"]]), numbers(frame[columns["start_min"]])
+def _day_form(columns: Columns, tz: str, user: np.ndarray, findings: Findings) -> Moments:
+    day, minute = numbers(columns["start_day"])[0], numbers(columns["start_min"])[0]
     missing = ~(np.abs(day) < _LONGEST) | ~np.isfinite(minute)
     findings.dropped("rows without a time", missing)
     outside = ~missing & ((minute < 0) | (minute >= 1440))
     findings.refused("minutes of the day outside 0..1439", outside, "start_min counts from midnight")
     day, minute = (np.where(missing | outside, 0, column).astype(np.int64) for column in (day, minute))
-    weekday = integers(frame, columns, "weekday", day) if "weekday" in columns else None
+    weekday = columns.integers("weekday", day) if "weekday" in columns else None
     start, offset = day_times(user, day, minute, weekday, tz)
     if weekday is not None:
         apart = ~missing & ((((start + offset) // DAY + 3) % 7) != weekday)
         findings.repaired("weekdays that do not follow from the day number", apart, "the day number counts")
     end = start
     if "end_day" in columns and "end_min" in columns:
-        last_day = integers(frame, columns, "end_day", day)
-        last_minute = integers(frame, columns, "end_min", minute)
+        last_day = columns.integers("end_day", day)
+        last_minute = columns.integers("end_min", minute)
         end = start + (last_day - day) * DAY + (last_minute - minute) * MINUTE
     return start, end, offset, missing
