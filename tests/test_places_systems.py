@@ -146,7 +146,7 @@ def small(**changes: object) -> tuple[CopyModel, VisitRows]:
 
 def test_losses_of_levels_smoothing_and_focus() -> None:
     plain, rows = small()
-    batch = VisitPlan(rows, 16, 1, augment=False).batch(0)
+    batch = VisitPlan(rows, 16, 1).batch(0)
     named, target = plain(batch), batch["next.ids"]
     alone, _ = small(level_weights=(0.0, 0.0, 0.0, 1.0))
     torch.testing.assert_close(
@@ -171,7 +171,7 @@ def test_an_ensemble_is_the_mean_of_its_members() -> None:
     whole = Scorer(ScorerConfig(kernels=4, hidden=8, members=3)).eval()
     for member in whole.members:
         nn.init.normal_(member.score.weight)
-    batch = VisitPlan(rows, 8, 1, augment=False).batch(0)
+    batch = VisitPlan(rows, 8, 1).batch(0)
     mean = whole.predict(batch)
     members, found = list(whole.members), []
     for member in members:

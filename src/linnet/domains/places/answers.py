@@ -52,7 +52,6 @@ class VisitPlan:
     rows: VisitRows
     batch_rows: int
     seed: int
-    augment: bool = True
 
     @property
     def steps_per_epoch(self) -> int:
@@ -62,7 +61,7 @@ class VisitPlan:
         epoch, index = divmod(step, self.steps_per_epoch)
         order = epoch_order(len(self.rows), self.seed, epoch)
         chosen = order[index * self.batch_rows : (index + 1) * self.batch_rows]
-        rng = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 40) + step])) if self.augment else None
+        rng = np.random.Generator(np.random.Philox(key=[self.seed, (1 << 40) + step]))
         return pad(self.rows.gather(chosen, rng))
 
 

@@ -36,16 +36,8 @@ from linnet.errors import BadInput, nearest
 if TYPE_CHECKING:
     import polars as pl
 
-_SPLIT_NAMES = {
-    "train": 0,
-    "training": 0,
-    "validation": 1,
-    "valid": 1,
-    "val": 1,
-    "dev": 1,
-    "test": 2,
-    "testing": 2,
-}
+_WORDS = (("train", "training"), ("validation", "valid", "val", "dev"), ("test", "testing"))  # for PARTS
+_SPLIT_NAMES = {word: number for number, words in enumerate(_WORDS) for word in words}
 
 
 class Reading(BaseModel):

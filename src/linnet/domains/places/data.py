@@ -16,7 +16,7 @@ from linnet.domains.places.cleaning import Reading, ingest
 from linnet.domains.places.codec import FIRST, PlacesCodec
 from linnet.domains.places.columns import Refused, parse_mapping
 from linnet.domains.places.features import Augmentation, Cut, VisitRows
-from linnet.domains.places.sample_files import parts_of, read_samples, sample_lines, writable, write_visits
+from linnet.domains.places.sample_files import parts_of, read_samples, sample_lines, write_visits
 from linnet.domains.places.samples import (
     CHECK_INS,
     PUBLISHED,
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from linnet.training.checkpoint import RunFolder
     from linnet.training.run import Run
 
+WRITTEN = (".csv", ".csv.gz", ".parquet")
 PAST_ONLY = {  # settings of rows of the whole past
     "jitter": "it moves the times of visits",
     "suggestions": "it offers places where the user has never been",
@@ -131,7 +132,9 @@ class PlacesData(Domain):
 
     def write_visits(self, out: Path, *, force: bool = False) -> DataRecord:
         """The visits of these files as a table, in which places that came from coordinates have their numbers."""
-        writable(out, force=force)
+        if not out.name.endswith(WRITTEN):
+            raise BadInput(f"visits are written to {', '.join(WRITTEN)}, not to {out.name}")
+        refuse_existing(out, force=force)
         files = files_of(self.files)
         if any(path.name.endswith(JSON) for path in files):
             raise BadInput("samples hold no times to write visits with; give the table that they were made from")

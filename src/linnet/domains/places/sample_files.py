@@ -33,7 +33,7 @@ from linnet.domains.places.sources import json_lines
 from linnet.domains.places.times import MONDAY, day_times
 from linnet.domains.places.visits import DAY, MINUTE, NO_PART, PARTS, Visits
 from linnet.errors import BadInput
-from linnet.files import new_file, refuse_existing, write_lines
+from linnet.files import new_file, write_lines
 from linnet.untrusted import checked, shown
 from linnet.untrusted import kind_of as json_kind
 
@@ -384,15 +384,6 @@ def _histories(
     starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
     samples = Samples(target, starts, history, begins, begins, np.full(len(lengths), 2, np.int8))
     return Histories(tuple(ids), table, samples, notes)
-
-
-ENDINGS = (".csv", ".csv.gz", ".parquet")
-
-
-def writable(out: Path, *, force: bool) -> None:
-    if not out.name.endswith(ENDINGS):
-        raise BadInput(f"visits are written to {', '.join(ENDINGS)}, not to {out.name}")
-    refuse_existing(out, force=force)
 
 
 def write_visits(out: Path, visits: Visits) -> None:
