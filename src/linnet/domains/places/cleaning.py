@@ -78,7 +78,6 @@ class _Rows:
     extra: dict[str, np.ndarray]
     users: np.ndarray
     places: np.ndarray
-    keep: np.ndarray
 
 
 def ingest(paths: Sequence[Path], reading: Reading | None = None) -> Ingested:
@@ -96,7 +95,7 @@ def clean(files: Sequence[Path], frame: pl.DataFrame, reading: Reading, *, alone
     findings = Findings.of(files, frame)
     rows = _raw_rows(columns, reading, findings, alone=alone)
     _repair_rows(rows, columns, findings)
-    findings.refuse_most(rows.keep)
+    findings.refuse_most()
     if findings.any_refused:
         _look_on(rows, columns, findings)
     findings.stop_if_refused()
@@ -112,7 +111,7 @@ def clean(files: Sequence[Path], frame: pl.DataFrame, reading: Reading, *, alone
 
 def _look_on(rows: _Rows, columns: Columns, findings: Findings) -> None:
     """Name what is wrong with the other rows of a table that is refused, so that it can be repaired in one go."""
-    if findings.doubtful_times or not rows.keep.any():
+    if findings.doubtful_times or not findings.keep.any():
         return
     order = _sorted_unique(rows, findings)
     if columns.shape == "stays":
@@ -121,27 +120,22 @@ def _look_on(rows: _Rows, columns: Columns, findings: Findings) -> None:
 
 def _raw_rows(columns: Columns, reading: Reading, findings: Findings, *, alone: bool) -> _Rows:
     frame = columns.frame
-    keep = np.ones(len(frame), bool)
     if sources.LONGER in frame.columns:
         longer = frame[sources.LONGER].fill_null(False).to_numpy()
         findings.dropped("lines with more fields than columns", longer, "row dropped (which field is which?)")
-        keep &= ~longer
     if sources.RECORD in frame.columns and (alone or "user" not in columns):
         user = frame[sources.RECORD].to_numpy()
         users = np.arange(user.max(initial=-1) + 1)
     else:
-        user, users, missing = names(columns["user"], "user", findings)
-        keep &= ~missing
+        user, users = names(columns["user"], "user", findings)
     if "place" in columns:
-        place, places, missing = names(columns["place"], "place", findings)
-        keep &= ~missing
+        place, places = names(columns["place"], "place", findings)
         if alone:
             pairs, place = np.unique(user * (len(places) + 1) + place, return_inverse=True)
             places = places[pairs % (len(places) + 1)] if len(places) else places
     else:
         place, places = np.full(len(frame), -1), np.empty(0, np.int64)
-    start, end, offset, missing = moments(columns, reading.tz, reading.local, user, findings)
-    keep &= ~missing
+    start, end, offset = moments(columns, reading.tz, reading.local, user, findings)
     extra: dict[str, np.ndarray] = {}
     if "lon" in columns and "lat" in columns:
         (extra["lon"], wrong), (extra["lat"], broken) = numbers(columns["lon"]), numbers(columns["lat"])
@@ -152,13 +146,12 @@ def _raw_rows(columns: Columns, reading: Reading, findings: Findings, *, alone: 
                 findings.refused("most coordinates are no numbers", broken, "write 116.3214 or 116,3214")
         else:
             findings.dropped("coordinates that are no numbers", broken)
-        extra["broken"] = broken
     extra["id"] = columns.integers("id", np.arange(len(frame)))
     if "target" in columns:
         extra["target"] = columns.integers("target", np.ones(len(frame))).astype(bool)
     if "split" in columns:
         extra["part"] = _parts(columns["split"], findings)
-    return _Rows(user, place, start, end, offset, extra, users, places, keep)
+    return _Rows(user, place, start, end, offset, extra, users, places)
 
 
 def _parts(column: pl.Series, findings: Findings) -> np.ndarray:
@@ -177,7 +170,7 @@ def _parts(column: pl.Series, findings: Findings) -> np.ndarray:
 
 
 def _repair_rows(rows: _Rows, columns: Columns, findings: Findings) -> None:
-    """Coordinates and ends; what cannot stay is taken out of `keep`."""
+    """Coordinates and ends."""
     if "lon" in rows.extra:
         lon, lat = rows.extra["lon"], rows.extra["lat"]
         given = np.isfinite(lon) & np.isfinite(lat)
@@ -186,21 +179,16 @@ def _repair_rows(rows: _Rows, columns: Columns, findings: Findings) -> None:
         if turned.sum() > 0.5 * given.sum():
             rule = f"use --columns lon={columns.roles['lat']},lat={columns.roles['lon']}"
             findings.refused("longitude and latitude look swapped", turned, rule)
+            findings.keep &= ~impossible
         else:
             users = len(np.unique(rows.user[turned]))
             rule = f"row dropped (rows of {users} users); swap the two numbers back to keep them"
             findings.dropped("longitude and latitude look swapped", turned, rule)
             findings.dropped("impossible coordinates", impossible & ~turned)
-        nowhere = given & (lon == 0) & (lat == 0)
-        findings.dropped("coordinates 0, 0", nowhere)
-        rows.keep &= ~(impossible | nowhere)
+        findings.dropped("coordinates 0, 0", given & (lon == 0) & (lat == 0))
         if "place" not in columns:
-            absent = ~given & rows.keep & ~rows.extra["broken"]
-            findings.dropped("rows without coordinates", absent)
-            rows.keep &= given
-    backward = rows.keep & (rows.end < rows.start)
-    findings.dropped("stays that end before they begin", backward)
-    rows.keep &= ~backward
+            findings.dropped("rows without coordinates", ~given & findings.keep)
+    findings.dropped("stays that end before they begin", findings.keep & (rows.end < rows.start))
 
 
 def _swapped(lon: np.ndarray, lat: np.ndarray, possible: np.ndarray) -> np.ndarray:
@@ -267,7 +255,7 @@ def _stays(rows: _Rows, order: np.ndarray, rule: StayRule) -> np.ndarray:
 
 def _sorted_unique(rows: _Rows, findings: Findings) -> np.ndarray:
     """Kept rows by user and time, duplicates left out; ties keep the order of the file."""
-    kept = np.flatnonzero(rows.keep)
+    kept = np.flatnonzero(findings.keep)
     order = kept[np.lexsort((rows.start[kept], rows.user[kept]))]
     user, start = rows.user[kept], rows.start[kept]
     back = np.flatnonzero((user[1:] == user[:-1]) & (start[1:] < start[:-1])) + 1

@@ -157,6 +157,7 @@ class Findings:
     files: Sequence[Path]
     file: np.ndarray  # int [N]
     line: np.ndarray  # int [N]; 0-based rows of a Parquet file
+    keep: np.ndarray  # bool [N]: rows that were not dropped
     visit: np.ndarray | None = None  # int [N]: the number of the visit in its line of JSON
     problems: list[Problem] = field(default_factory=list)
     doubtful_times: bool = False  # refused times would make others look out of order, too
@@ -164,7 +165,7 @@ class Findings:
     @classmethod
     def of(cls, files: Sequence[Path], frame: pl.DataFrame) -> Findings:
         visit = frame[VISIT].to_numpy() if VISIT in frame.columns else None
-        return cls(files, frame[FILE].to_numpy(), frame[LINE].to_numpy(), visit)
+        return cls(files, frame[FILE].to_numpy(), frame[LINE].to_numpy(), np.ones(len(frame), bool), visit)
 
     @property
     def any_refused(self) -> bool:
@@ -177,6 +178,7 @@ class Findings:
     def dropped(self, name: str, rows: np.ndarray, rule: str = "row dropped") -> None:
         """Rows that are left out."""
         self._add(name, rows, rule, "dropped")
+        self.keep[rows] = False
 
     def refused(self, name: str, rows: np.ndarray, rule: str) -> None:
         self._add(name, rows, rule, "refused")
@@ -199,10 +201,10 @@ class Findings:
         where = ", ".join(self.locate(int(row)) for row in chosen[:SHOWN]) + (", …" if len(chosen) > SHOWN else "")
         self.problems.append(Problem(name, len(chosen), where, rule, outcome))
 
-    def refuse_most(self, kept: np.ndarray) -> None:
+    def refuse_most(self) -> None:
         """Where more than half of the rows would be lost, what loses them refuses the table."""
-        lost = f"{int((~kept).sum())} of {len(kept)}"
-        if kept.sum() * 2 < len(kept):
+        lost = f"{int((~self.keep).sum())} of {len(self.keep)}"
+        if self.keep.sum() * 2 < len(self.keep):
             self.problems = [
                 replace(problem, outcome="refused", rule=f"{lost} rows would be lost{problem.advice}")
                 if problem.outcome == "dropped"
@@ -231,12 +233,12 @@ class Refused(BadInput):
         super().__init__("the visits cannot be used:\n  " + "\n  ".join(refused) + also)
 
 
-def names(column: pl.Series, role: str, findings: Findings) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Codes in the order of the sorted names, the names, and which rows have none."""
+def names(column: pl.Series, role: str, findings: Findings) -> tuple[np.ndarray, np.ndarray]:
+    """Codes in the order of the sorted names, and the names; rows that have none are dropped."""
     import polars as pl
 
     column = _whole_numbers(column, role, findings) if column.dtype.is_float() else column
-    missing, nothing = column.is_null().to_numpy(), np.zeros(len(column), bool)
+    missing = column.is_null().to_numpy()
     rule = "row dropped (a stay at no place)" if role == "place" else "row dropped"
     if column.dtype.is_integer():
         found, codes = np.unique(column.fill_null(0).to_numpy(), return_inverse=True)
@@ -255,7 +257,7 @@ def names(column: pl.Series, role: str, findings: Findings) -> tuple[np.ndarray,
         found = kept.to_numpy().astype(np.str_)
         codes = text.cast(pl.Enum(kept)).to_physical().cast(pl.Int64).fill_null(0).to_numpy()
     findings.dropped(f"rows without {role}", missing, rule)
-    return codes.astype(np.int64), found, missing | nothing
+    return codes.astype(np.int64), found
 
 
 def _whole_numbers(column: pl.Series, role: str, findings: Findings) -> pl.Series:

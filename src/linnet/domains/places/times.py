@@ -210,15 +210,15 @@ def day_times(
     return seconds - fixed, np.full(len(day), fixed, np.int64)
 
 
-Moments = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # start, end, offset, missing; all [N]
+Moments = tuple[np.ndarray, np.ndarray, np.ndarray]  # start, end, offset; all [N]
 
 
 def moments(columns: Columns, tz: str, local: str, user: np.ndarray, findings: Findings) -> Moments:
     """The end is the start plus the duration where a duration is known."""
     if "start_day" in columns and "start_min" in columns and not {"time", "start"} & set(columns.roles):
-        start, end, offset, missing = _day_form(columns, tz, user, findings)
+        start, end, offset = _day_form(columns, tz, user, findings)
     else:
-        start, end, offset, missing = _written(columns, tz, local, user, findings)
+        start, end, offset = _written(columns, tz, local, user, findings)
     if "duration" in columns:
         minutes, broken = numbers(columns["duration"])
         usable = np.abs(minutes) < _LONGEST
@@ -232,7 +232,7 @@ def moments(columns: Columns, tz: str, local: str, user: np.ndarray, findings: F
         if "start_day" in columns and fixed_offset(local) is None:
             raise BadInput(f'day numbers carry no date, so local="{local}" has to be an offset such as "+08:00"')
         offset = local_offsets(start, local)
-    return start, end, offset, missing
+    return start, end, offset
 
 
 def _written(columns: Columns, tz: str, local: str, user: np.ndarray, findings: Findings) -> Moments:
@@ -252,7 +252,7 @@ def _written(columns: Columns, tz: str, local: str, user: np.ndarray, findings: 
             findings.repaired("rows without an end", times.valid & ~ends.valid & ~ends.unreadable, rule)
     _zones(times, ends, tz, local, findings)
     end = times.utc if ends is None else np.where(ends.valid, ends.utc, times.utc)
-    return times.utc, end, times.offset, ~times.valid
+    return times.utc, end, times.offset
 
 
 def _one_unit(times: Times, what: str, findings: Findings) -> None:
@@ -318,4 +318,4 @@ def _day_form(columns: Columns, tz: str, user: np.ndarray, findings: Findings) -
         last_day = columns.integers("end_day", day)
         last_minute = columns.integers("end_min", minute)
         end = start + (last_day - day) * DAY + (last_minute - minute) * MINUTE
-    return start, end, offset, missing
+    return start, end, offset
