@@ -242,8 +242,6 @@ def names(column: pl.Series, role: str, findings: Findings) -> tuple[np.ndarray,
     rule = "row dropped (a stay at no place)" if role == "place" else "row dropped"
     if column.dtype.is_integer():
         found, codes = np.unique(column.fill_null(0).to_numpy(), return_inverse=True)
-        if missing.any():
-            found, codes = without_gaps(found, codes, ~missing)
     else:
         text = column.cast(pl.String).str.strip_chars()
         written = text.str.contains(r"^-?\d+\.0+$").fill_null(False)
@@ -273,13 +271,11 @@ def _whole_numbers(column: pl.Series, role: str, findings: Findings) -> pl.Serie
     return whole.zip_with(pl.Series(finite), pl.Series([None], dtype=pl.Int64))
 
 
-def without_gaps(
-    found: np.ndarray, codes: np.ndarray, kept: np.ndarray | bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """Renumber so that only names that occur in kept rows have numbers; other rows get 0."""
+def without_gaps(found: np.ndarray, codes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Renumber so that only names that occur have numbers."""
     used = np.zeros(len(found), bool)
-    used[codes[np.broadcast_to(kept, len(codes))]] = True
-    return found[used], np.where(kept, (np.cumsum(used) - 1)[codes], 0)
+    used[codes] = True
+    return found[used], (np.cumsum(used) - 1)[codes]
 
 
 def numbers(column: pl.Series) -> tuple[np.ndarray, np.ndarray]:
