@@ -15,7 +15,7 @@ from linnet.cli.app import build
 from linnet.domains.places import recipes
 from linnet.domains.places.cleaning import ingest
 from linnet.domains.places.data import PlacesData
-from linnet.domains.places.samples import CHECK_INS, PUBLISHED, GivenRecipe, Recipe
+from linnet.domains.places.samples import CHECK_INS, PUBLISHED, GivenRecipe
 from linnet.training.settings import changed, parse, to_toml
 from places_tables import random_visits
 
@@ -110,8 +110,6 @@ def test_a_recipe_is_set_field_by_field() -> None:
     again = parse(tomllib.loads(to_toml(run)), "run.toml")
     assert again.data == run.data
     assert GivenRecipe(most=0).over(CHECK_INS).most is None, "0 is no bound"
-    assert PlacesData.model_validate({"recipe": CHECK_INS}).recipe.over(Recipe()) == CHECK_INS
-    assert PlacesData.model_validate({"recipe": None}).recipe == GivenRecipe()
 
 
 @pytest.mark.parametrize("ending", ["csv", "csv.gz", "parquet"])

@@ -24,6 +24,7 @@ from linnet.domains.places.columns import (
     Columns,
     Findings,
     Problem,
+    Refused,
     find_columns,
     names,
     numbers,
@@ -102,10 +103,10 @@ def clean(files: Sequence[Path], frame: pl.DataFrame, reading: Reading, *, alone
     try:
         visits = _visits(rows, columns, reading, findings, alone=alone)
     except BadInput as error:
-        raise findings.stop(str(error)) from None
+        raise Refused(findings.problems, str(error)) from None
     findings.stop_if_refused()
     if len(visits) == 0:
-        raise findings.stop(f"none of the {len(frame)} rows is left")
+        raise Refused(findings.problems, f"none of the {len(frame)} rows is left")
     return Ingested(visits, tuple(findings.problems), columns)
 
 

@@ -1,5 +1,6 @@
-"""Columns of a table as arrays, and what is wrong with its rows: how many, which first, and what was done.
+"""Columns of a table by role, and what is wrong with its rows: how many, which first, and what was done.
 
+Each column has a role: named by the user, or guessed from common names and shown.
 Legend: N = rows of the table.
 """
 
@@ -214,15 +215,14 @@ class Findings:
 
     def stop_if_refused(self) -> None:
         if self.any_refused:
-            raise Refused(tuple(self.problems))
-
-    def stop(self, reason: str) -> Refused:
-        """The error to raise where nothing can be made of the rows; what was repaired before may say why."""
-        return Refused(tuple(self.problems), reason)
+            raise Refused(self.problems)
 
 
 class Refused(BadInput):
-    """A table that cannot be used, with everything that was found in it: what refuses it comes first."""
+    """A table that cannot be used, with everything that was found in it: what refuses it comes first.
+
+    `reason` says why nothing can be made of the rows; what was repaired before may explain it.
+    """
 
     def __init__(self, problems: Sequence[Problem], reason: str = "") -> None:
         first = [reason] if reason else []

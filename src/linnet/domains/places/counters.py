@@ -115,13 +115,15 @@ class Counter:
     decay: float = 0.9
 
     def rank(self, visits: Visits, samples: Samples, label: np.ndarray) -> Ranking:
-        past, history = _past_only(samples), history_only(samples)
+        row, owner = ranges(samples.past_from, samples.past_to)
+        past, history = Known(owner, row, np.zeros(len(row), bool)), history_only(samples)
         both = Known(
             np.concatenate([past.owner, history.owner]), np.concatenate([past.row, history.row]),
             np.repeat([False, True], [len(past.row), len(history.row)]),
         )  # fmt: skip
         found = candidates(samples, both, label)
-        again = _moves_of_the_past(samples, history)
+        row, owner = history.row, history.owner  # moves of the history that the past holds, too
+        again = consecutive(owner, row) & (row > samples.past_from[owner]) & (row < samples.past_to[owner])
         moved = np.concatenate([follows(samples, past, label, 1), follows(samples, history, label, 1) & ~again])
         count = np.maximum(np.bincount(past.owner, minlength=len(samples)), 1)
         recency = self.recent * self.decay ** history.later(len(samples))
@@ -149,17 +151,6 @@ def follows(samples: Samples, known: Known, label: np.ndarray, depth: int) -> np
         wanted = samples.rows[np.maximum(samples.starts[1:] - back, samples.starts[:-1])]
         matching &= same & (label[known.row[before]] == label[wanted][known.owner])
     return matching & enough[known.owner]
-
-
-def _moves_of_the_past(samples: Samples, history: Known) -> np.ndarray:
-    """bool [E]: history entries that the past holds, too, with the visit before them."""
-    row, of = history.row, history.owner
-    return consecutive(of, row) & (row > samples.past_from[of]) & (row < samples.past_to[of])
-
-
-def _past_only(samples: Samples) -> Known:
-    row, owner = ranges(samples.past_from, samples.past_to)
-    return Known(owner, row, np.zeros(len(row), bool))
 
 
 def _ranking(found: Candidates, score: np.ndarray, label: np.ndarray) -> Ranking:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from linnet.codecs import Codec
 from linnet.domains.contract import Domain, Material, Part, Region, Scored
@@ -94,24 +94,10 @@ class PlacesData(Domain):
     longest: int = Field(4096, ge=1, description="latest visits of a row")
     forgotten: tuple[str, ...] = Field((), description="marks of users whom training leaves out: linnet forget")
 
-    @field_validator("recipe", mode="before")
-    @classmethod
-    def _given(cls, recipe: object) -> object:
-        """A whole recipe may be given, too, and nothing, as in settings that were written before."""
-        if recipe is None:
-            return GivenRecipe()
-        return GivenRecipe.of(recipe) if isinstance(recipe, Recipe) else recipe
-
     @property
     def reading(self) -> Reading:
-        return Reading(
-            columns=parse_mapping(self.columns),
-            tz=self.tz,
-            local=self.local,
-            levels=self.levels,
-            stays=self.stays,
-            clusters=self.clusters,
-        )
+        same = {name: getattr(self, name) for name in Reading.model_fields if name != "columns"}
+        return Reading(columns=parse_mapping(self.columns), **same)
 
     def table(self, paths: Sequence[Path] | None = None) -> Table:
         """The visits of these files (or of the run's own), split and sampled."""
@@ -243,7 +229,8 @@ class PlacesData(Domain):
             own = codec
         train, validation = table.samples.of(0), table.samples.of(1)
         if self.reads == "past" and self.every_visit and table.recipe is not None:
-            train = every_train_visit(table.visits, table.part, table.recipe)
+            wide = table.recipe.model_copy(update={"skip_days": 0, "least": 1, "all_parts": False})
+            train = make_samples(replace(table.visits, target=None), table.part, wide).of(0)
         if self.reads == "past":
             train = train.with_full_past(table.visits)
         rows = self.rows(table.visits, train, own)
@@ -287,12 +274,6 @@ class PlacesData(Domain):
         held = validation if split != "validation" and len(validation) else None
         rows = replace(rows, held=held, task=self.task_of(table, split))
         return Part(rows, notes=notes, source=tuple(paths))
-
-
-def every_train_visit(visits: Visits, part: np.ndarray, recipe: Recipe) -> Samples:
-    """A sample of each train visit that has any history in the window of the recipe."""
-    wide = recipe.model_copy(update={"skip_days": 0, "least": 1, "all_parts": False})
-    return make_samples(replace(visits, target=None), part, wide).of(0)
 
 
 def other_clusters(codec: PlacesCodec, table: Table, paths: Sequence[Path], trained: Sequence[str]) -> list[str]:

@@ -59,7 +59,7 @@ def generate(process: Process) -> Generated:
     taste = rng.normal(0, 1.1, own.shape)
     fame = 1 / np.arange(1, process.venues + 1) ** 0.8
     here, now = own[:, 0].copy(), 1_700_000_000 + rng.integers(0, 7 * DAY, process.users)
-    columns: list[list[np.ndarray]] = [[], [], [], [], []]
+    steps = []
     for _ in range(process.visits):
         slots = _slot(now[:, None] + _WAITS * MINUTE)  # [U, W]
         logit = taste[:, None, :] + hours[kind_of[own][:, None, :], slots[:, :, None]]
@@ -78,13 +78,9 @@ def generate(process: Process) -> Generated:
         venue = np.where(rng.random(process.users) < process.explore, strange, picked)
         now = now + _WAITS[wait] * MINUTE
         top = place_chance.argmax(1)
-        for column, value in zip(
-            columns, (users, now, venue, place_chance[users, top], own[users, top]), strict=True
-        ):
-            column.append(value)
+        steps.append((users, now, venue, place_chance[users, top], own[users, top]))
         here = venue
-    flat = [np.stack(column, 1).ravel() for column in columns]
-    return Generated(*flat)
+    return Generated(*(np.stack(column, 1).ravel() for column in zip(*steps, strict=True)))
 
 
 def _slot(time: np.ndarray) -> np.ndarray:

@@ -69,10 +69,6 @@ class GivenRecipe(BaseModel):
     calendar: Literal["utc", "local"] | None = Field(None, description="whose days count")
     seed: int | None = Field(None, description="of a random split")
 
-    @classmethod
-    def of(cls, recipe: Recipe) -> GivenRecipe:
-        return cls(**{name: 0 if value is None else value for name, value in recipe.model_dump().items()})
-
     def over(self, usual: Recipe) -> Recipe:
         """`usual` with what was asked for."""
         given = {name: value for name, value in self.model_dump().items() if value is not None}

@@ -1,9 +1,6 @@
 """Files to one table: CSV, TSV, Parquet (GeoParquet points too), JSON lines, GPX and GeoJSON, plain or `.gz`.
 
-Every row keeps the file and the line it came from, so that a problem can be shown where it stands. Each column of
-a table has a role: named by the user, or guessed from common names and shown. Roles: user, time, start, end,
-duration, start_day, start_min, end_day, end_min, weekday, place, lon, lat, offset (minutes from UTC to local),
-split, target, id, legacy, and s2_lNN for cells of level NN.
+Every row keeps the file and the line it came from, so that a problem can be shown where it stands.
 """
 
 from __future__ import annotations
@@ -27,7 +24,6 @@ if TYPE_CHECKING:
     import polars as pl
 
 Row = dict[str, Any]
-LINE = "__line__"
 GPX = (".gpx", ".gpx.gz")
 GEOJSON = (".geojson", ".geojson.gz")
 POINTS = ("trkpt", "wpt", "rtept")
@@ -42,10 +38,10 @@ MARKED = (
 )  # fmt: skip
 TABLES = TEXT + PARQUET + JSON + GPX + GEOJSON
 LATEST = 200_000_000_000  # seconds; later moments are in no calendar
-FILE, VISIT, RECORD = "__file__", "__visit__", "__record__"  # where a row stands, beside its LINE
+FILE, LINE, VISIT, RECORD = "__file__", "__line__", "__visit__", "__record__"  # where a row stands
 LONGER = "__longer__"  # the line has more fields than the table has columns
 MARKS = (LINE, FILE, VISIT, RECORD, LONGER)
-NAMES: dict[str, tuple[str, ...]] = {
+NAMES: dict[str, tuple[str, ...]] = {  # of columns by role; s2_lNN is the role of cells of level NN
     "user": ("user", "user_id", "userid", "uid", "user_name", "username", "person", "agent", "agent_id"),
     "time": (
         "time", "timestamp", "datetime", "ts", "tracked_at", "checkin_time", "check_in_time",
