@@ -19,9 +19,10 @@ Legend: R = rows of a state, n = rows that answer, T = tokens, W = model width, 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -56,6 +57,8 @@ class Runner:
     `edit` holds in every call; its rows have to be one, since rows of a batch come and go.
     """
 
+    numbers: ClassVar[itertools.count[int]] = itertools.count()
+
     def __init__(
         self,
         network: Model,
@@ -77,9 +80,10 @@ class Runner:
         self.loops: dict[Hashable, Loop] = {}
         self.notes: list[str] = []
         self.compile_seconds = 0.0  # of the first compiled step
+        self.name = f"runner {next(self.numbers)}"
         self._unchecked = compiling is not None
         self._advance: Advance = self._eager
-        self._head: Callable[[Tensor], Tensor] = network.head
+        self._scores: Callable[[Tensor], Tensor] = self.logits
 
     def empty(self, rows: int, slots: int, *, after: State | None = None) -> State:
         """Rows that have read nothing, or what `after` has, with room for `slots` further tokens."""
@@ -117,8 +121,8 @@ class Runner:
         if self._unchecked:
             self._unchecked = False
             return self._first_compiled(state, tokens, rows)
-        hidden, state = self._advance(tokens[:, None], state)
-        return self.logits(hidden[rows]), state
+        found, state = self._advance(tokens[:, None], state)
+        return self._scores(found[rows]), state
 
     def score(
         self, logits: Tensor, state: State, ids: Ids, ends: Sequence[int] = (), before: Ids = ()
@@ -138,7 +142,7 @@ class Runner:
 
     def logits(self, hidden: Tensor) -> Tensor:
         """The logits [..., V] of hidden vectors [..., W]."""
-        return self._head(hidden)
+        return self.network.head(hidden)
 
     def fault(self) -> str:
         """Why logits may not be numbers."""
@@ -168,9 +172,32 @@ class Runner:
         return {name: pad([row[name] for row in rows], batch_first=True).to(self.device) for name in names}
 
     def _eager(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """Hidden vectors [R, W] after one token of each row."""
         output = self.network(ids, state, edit=self.edit)
         assert output.state is not None
         return output.hidden[:, -1], output.state
+
+    def _single(self, ids: Tensor, state: State) -> tuple[Tensor, State]:
+        """Logits [1, V]: for one row the head is part of the graph."""
+        hidden, state = self._eager(ids, state)
+        return self.network.head(hidden), state
+
+    def _compiled(self, step: Callable[..., tuple[Tensor, State]]) -> Advance:
+        """A graph of this step that does not look at the modules of its network in each call: they never change.
+
+        The compiler keeps graphs by the code that they come from, which all runners share, and takes one whose
+        guards hold: the name is guarded because the step reads it, and keeps the graphs of two runners apart.
+        """
+
+        def named(ids: Tensor, state: State) -> tuple[Tensor, State]:
+            assert self.name
+            return step(ids, state)
+
+        options: dict[str, Any] = {
+            "guard_filter_fn": torch.compiler.skip_guard_on_all_nn_modules_unsafe,
+            "size_asserts": False,
+        }
+        return torch.compile(named, dynamic=True, options=options)
 
     def _first_compiled(self, state: State, tokens: Tensor, rows: Tensor | slice) -> tuple[Tensor, State]:
         """The first step, eager, and compiled beside it: a compiler that fails or is wrong is not used."""
@@ -182,9 +209,8 @@ class Runner:
         try:
             # Each size of a batch and each span of its memory may be a graph; beyond the limit parts are compiled.
             torch._dynamo.config.recompile_limit = max(SHAPES, torch._dynamo.config.recompile_limit)
-            self._advance = torch.compile(self._eager, dynamic=True)
-            if self.compiling.single:
-                self._head = torch.compile(self.network.head, dynamic=False)
+            self._advance = self._compiled(self._single if self.compiling.single else self._eager)
+            self._scores = _unchanged if self.compiling.single else self.logits
             found, _ = self.step(twin, tokens, rows)
             off = float((found.float() - expected.float()).norm() / expected.float().norm())
             problem = "" if off < TOLERANCE else f"its first step is off by {off:.1%}"
@@ -192,8 +218,12 @@ class Runner:
             problem = (str(error).splitlines() or [type(error).__name__])[0]
         if problem:
             self.notes.append(f"steps are not compiled: {problem}")
-            self._advance, self._head = self._eager, self.network.head
+            self._advance, self._scores = self._eager, self.logits
         else:
             self.compile_seconds = time.perf_counter() - began
             self.compiling.remember(self.compile_seconds)
         return expected, state
+
+
+def _unchanged(logits: Tensor) -> Tensor:
+    return logits
