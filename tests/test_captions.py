@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -137,7 +139,12 @@ def test_patches_hold_the_latest_values_of_any_series(n: int) -> None:
         assert np.corrcoef(z, values[-kept:])[0, 1] > 0.99
 
 
-@given(st.lists(st.floats(-LARGEST, LARGEST) | st.sampled_from([0.0, 5e-324, -1e-310, LARGEST]), min_size=1))
+@given(
+    st.lists(
+        st.floats(-LARGEST, LARGEST) | st.sampled_from([0.0, 5e-324, -1e-310, LARGEST]), min_size=1, max_size=30
+    )
+)
+@settings(max_examples=40, deadline=None)
 def test_patches_are_numbers_whatever_the_values(values: list[float]) -> None:
     found = patches(np.array(values))
     assert np.isfinite(found).all() and (np.abs(found) <= 8).all()
@@ -183,6 +190,22 @@ def test_a_series_is_a_prompt_and_has_the_reward_of_its_numbers(seed: int) -> No
     assert Facts()([sentence], [()], text) == [fact_reward(sentence, measure(series_in(text)))]
     with pytest.raises(BadInput, match="the prompt is its numbers"):
         Facts()([sentence], [()], "a series")
+
+
+WORDS = sorted({word for text in grammar.every_wording() for word in re.findall(r"[A-Za-z]+|\S", text)})
+ODD_WORDS = st.sampled_from(
+    [*WORDS, "9" * 400, "1²", "٣", "-", "−", "1,000", "12th", "1e9", "3.", "percent", "period"]
+)
+
+
+@given(st.lists(ODD_WORDS, min_size=1, max_size=14), st.integers(0, 99))
+@settings(max_examples=40, deadline=None)
+def test_whatever_a_model_writes_is_judged(said: list[str], seed: int) -> None:
+    values = making.series(np.random.default_rng(seed))
+    text = " ".join(said)
+    assert all(verdict in get_args(facts.Verdict) for _, verdict in reading.verdicts(text, measure(values)))
+    numbers = judging.Numbers.of(values)
+    assert all(judging.judge(one, numbers) in (True, False, None) for one in judging.statements(text))
 
 
 def test_sentences_of_another_hand_are_mostly_read() -> None:

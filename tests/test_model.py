@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from torch import Tensor, nn
 
+from linnet.errors import BadInput
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig, NormConfig
 from linnet.model.contract import evaluating
 from linnet.model.inputs import Inputs
@@ -361,7 +362,7 @@ def test_odd_head_widths_are_fine_without_rotary_positions():
 
 
 def test_a_model_needs_its_sizes():
-    with pytest.raises(ValueError, match="needs a vocabulary and a context, not vocabulary=0, context=5"):
+    with pytest.raises(BadInput, match="needs a vocabulary and a context, not vocabulary=0, context=5"):
         Model(ModelConfig(context=5))
 
 

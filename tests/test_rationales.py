@@ -131,6 +131,8 @@ def test_a_window_is_a_prompt_of_its_numbers() -> None:
     assert steps[:, -1].sum() == 61 and np.allclose(steps[:61, :-1], np.clip(signal / 2, -8, 8), atol=1e-5)
     with pytest.raises(BadInput, match="different lengths"):
         codec.encode("1 2 3; 4 5")
+    with pytest.raises(BadInput, match="a channel has no numbers"):
+        codec.encode("1 2;; 4 5")
     with pytest.raises(BadInput, match="2 channels, and the run reads a, b"):
         codec.encode("1 2; 3 4")
 

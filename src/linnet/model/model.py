@@ -81,7 +81,9 @@ class Model(Network):
         super().__init__()
         if (config.vocabulary < 1 and not config.columns) or config.context < 1:
             sizes = f"vocabulary={config.vocabulary}, context={config.context}"
-            raise ValueError(f"a model needs a vocabulary and a context, not {sizes}")
+            raise BadInput(
+                f"a model needs a vocabulary and a context, not {sizes}; the run.toml of a run has both"
+            )
         self.config = config
         self.passes = config.loss.passes
         self.embedding = Embedding(config.vocabulary, config.width)

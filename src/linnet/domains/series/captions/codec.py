@@ -32,7 +32,10 @@ def series_in(text: str) -> np.ndarray:
 
 def window_in(text: str) -> np.ndarray:
     """[T, C]: the numbers of a text whose channels are parted by semicolons."""
-    channels = [series_in(part) for part in text.split(";")]
+    parts = text.split(";")
+    if not all(part.strip(" ,\t\n") for part in parts):
+        raise BadInput("a channel has no numbers; write one semicolon between two channels")
+    channels = [series_in(part) for part in parts]
     if len({len(channel) for channel in channels}) != 1:
         raise BadInput(f"channels have different lengths ({', '.join(str(len(one)) for one in channels)})")
     return np.stack(channels, 1)

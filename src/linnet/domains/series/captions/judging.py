@@ -61,6 +61,7 @@ WHERE = {
 BEFORE_STEP = frozenset(("step", "index", "point", "position", "observation", "sample", "time", "number"))
 WORD = re.compile(r"[-−]?\d+(?:,\d{3})+(?:\.\d+)?|[-−]?\d+(?:\.\d+)?(?:st|nd|rd|th)?|[a-z]+n't|[a-z]+|[.,;:!?]")
 CONSTANT = 1e-9
+FARTHEST = 1e15  # of a step that a text names; hundreds of digits are infinite as a number
 
 
 @dataclass(frozen=True)
@@ -215,10 +216,11 @@ def _numbers(clause: Sequence[str], kind: str) -> tuple[int | None, int | None, 
             step = int(re.sub(r"\D", "", word))
             continue
         value = float(word.replace(",", "").replace("−", "-"))
+        whole = int(np.clip(value, -FARTHEST, FARTHEST))
         if kind == "season":
-            period = int(value)
+            period = whole
         elif before in BEFORE_STEP:
-            step = int(value)
+            step = whole
         elif after not in ("steps", "percent"):
             amount = value if amount is None else amount
     return step, period, amount
