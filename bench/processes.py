@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import multiprocessing
+import os
 import statistics
 import sys
 import time
@@ -24,6 +25,7 @@ import torch
 
 from linnet.errors import RunFailed
 
+QUIET = "ignore:resource_tracker"  # it would warn of what a process that ran out of time had left
 EXIT_SECONDS = 20.0  # that a process gets to end by itself
 START_SHARE = 0.7  # of a time limit: systems that are not ready by then leave the rest to those that are
 
@@ -49,6 +51,7 @@ class Apart:
     """A process that waits for a system to build, builds it, and answers questions about it."""
 
     def __init__(self) -> None:
+        os.environ.setdefault("PYTHONWARNINGS", QUIET)  # read by what cleans up after processes that are killed
         context = multiprocessing.get_context("spawn")
         self.name, self.busy = "", False  # busy: it has not answered yet
         self.pipe, theirs = context.Pipe()
