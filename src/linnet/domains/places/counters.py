@@ -16,10 +16,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from linnet.domains.places.codec import Moves, OthersTable
-from linnet.domains.places.features import LONGEST_STAY, SEEN, consecutive, departures, seen_from_departure
+from linnet.domains.places.features import SEEN, consecutive, departures, seen_from_departure
 from linnet.domains.places.samples import Known, Samples, history_only, known_visits
 from linnet.domains.places.scores import Ranking
-from linnet.domains.places.visits import DAY, MINUTE, Visits, ranges
+from linnet.domains.places.visits import DAY, LONGEST, MINUTE, Visits, ranges
 from linnet.errors import library
 
 
@@ -285,7 +285,7 @@ def candidate_features(
     others_left = others.left(user, here)
     columns["others move"] = others.moved(user, here, found.label) / np.maximum(others_left, 1)
     columns["others visit"] = np.log1p(others.visited(user, found.label))
-    stay = np.minimum(visits.end - visits.start, LONGEST_STAY) / MINUTE
+    stay = np.minimum((visits.end - visits.start) / MINUTE, LONGEST)
     columns["mean stay"] = found.sums(stay[known.row]) / count
     columns |= {name: value[owner] for name, value in _of_sample(visits, samples, known, label, seen).items()}
     return found, np.stack([*columns.values()], 1).astype(np.float32)
@@ -313,7 +313,7 @@ def _of_sample(
     history = samples.owner * (int(label.max(initial=0)) + 1) + label[samples.rows]
     distinct = np.bincount(np.unique(history) // (int(label.max(initial=0)) + 1), minlength=len(samples))
     return {
-        "stay": np.minimum(visits.end - visits.start, LONGEST_STAY)[last] / MINUTE,
+        "stay": np.minimum((visits.end - visits.start)[last] / MINUTE, LONGEST),
         "minute": leaving % DAY / MINUTE,
         "day of week": (leaving // DAY + 3) % 7,
         "window size": samples.lengths,

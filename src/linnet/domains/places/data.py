@@ -317,15 +317,16 @@ def check(
 ) -> DataRecord:
     """Everything that a person should know before training; a table that training refuses is marked as refused."""
     files = files_of(paths)
+    path = ", ".join(map(str, files))
     try:
         table = read_table(files, reading or Reading(), recipe or GivenRecipe(), protocol)
     except BadInput as error:
         problems = error.problems if isinstance(error, Refused) else (str(error),)
-        return DataRecord(path=_names(files), rows={}, counts={}, problems=problems, refused=True)
+        return DataRecord(path=path, rows={}, counts={}, problems=problems, refused=True)
     empty = parts_without_samples(table.visits, table.part, table.samples, table.recipe)
     leaking = leaks(table.visits, table.samples, table.part)
     refused = bool(leaking) or bool({0, 1} & set(empty))
-    return _record(files, table, [*(f"empty split: {why}" for why in empty.values()), *leaking], refused=refused)
+    return _record(path, table, [*(f"empty split: {why}" for why in empty.values()), *leaking], refused=refused)
 
 
 @dataclass(frozen=True)
@@ -388,7 +389,7 @@ def default_recipe(visits: Visits) -> Recipe:
     return PUBLISHED if len(np.unique(samples.part)) == len(PARTS) else CHECK_INS
 
 
-def _record(files: Sequence[Path], table: Table, problems: Sequence[str], *, refused: bool) -> DataRecord:
+def _record(path: str, table: Table, problems: Sequence[str], *, refused: bool) -> DataRecord:
     visits, samples = table.visits, table.samples
     per_user = np.diff(visits.bounds)
     rows = {
@@ -406,9 +407,7 @@ def _record(files: Sequence[Path], table: Table, problems: Sequence[str], *, ref
         "cells": {f"level {level}": len(np.unique(ids[ids > 0])) for level, ids in visits.cells.items()},
     }
     problems = (*table.problems, *problems)
-    return DataRecord(
-        path=_names(files), rows=rows, counts=counts, problems=problems, notes=table.notes, refused=refused
-    )
+    return DataRecord(path=path, rows=rows, counts=counts, problems=problems, notes=table.notes, refused=refused)
 
 
 def _users_per_place(visits: Visits) -> np.ndarray:
@@ -420,7 +419,3 @@ def _spread(values: np.ndarray) -> dict[str, int]:
     if len(values) == 0:
         return {}
     return {"least": int(values.min()), "median": int(np.median(values)), "most": int(values.max())}
-
-
-def _names(files: Sequence[Path]) -> str:
-    return ", ".join(str(path) for path in files)

@@ -21,12 +21,11 @@ import numpy as np
 
 from linnet.domains.places.codec import FIRST, OthersTable, PlacesCodec
 from linnet.domains.places.samples import Known, Samples, history_only, known_visits
-from linnet.domains.places.visits import DAY, MINUTE, Visits
+from linnet.domains.places.visits import DAY, LONGEST, MINUTE, Visits
 
 PAST, RECENT, SUGGESTION = 0, 1, 2  # kinds of entries of a row
 RECENT_DAYS = 7  # before the day of the last departure; the day of the target would be news from the future
 ALWAYS = 1e9
-LONGEST_STAY = 2879 * MINUTE
 SEEN = (  # features of an entry: days, entries, minutes, or 1 where something holds
     "age", "rank", "apart", "arriving", "weekday", "weekkind", "here", "two", "near", "stay", "before", "follows",
 )  # fmt: skip
@@ -276,18 +275,18 @@ class VisitRows:
 
 def departures(visits: Visits) -> np.ndarray:
     """int64 [N]: end of each stay on the local clock, in seconds; stays count two days at most."""
-    return visits.clock() + np.minimum(visits.end - visits.start, LONGEST_STAY)
+    return visits.clock() + np.minimum(visits.end - visits.start, LONGEST * MINUTE)
 
 
 @dataclass(frozen=True)
-class Ranked:
+class TopMembers:
     """The members of most weight of each group, 0 where there are fewer, and the weight that a member needs."""
 
     members: np.ndarray  # int64 [groups, M]
     least: np.ndarray  # int64 [groups]: the weight of the last member, or 1 where there is room
 
     @classmethod
-    def of(cls, group: np.ndarray, member: np.ndarray, weight: np.ndarray, groups: int, most: int) -> Ranked:
+    def of(cls, group: np.ndarray, member: np.ndarray, weight: np.ndarray, groups: int, most: int) -> TopMembers:
         useful = (weight > 0) & (member >= FIRST)
         group, member, weight = group[useful], member[useful], weight[useful]
         order = np.lexsort((member, -weight, group))
@@ -307,9 +306,9 @@ class Suggestions:
     A place is on a list by the counts of other people alone: the user's own are those of the answers of training.
     """
 
-    popular: Ranked  # of one group
-    followers: Ranked  # by the current place
-    close: Ranked  # by the coarsest cell of the current place; of one group without cells
+    popular: TopMembers  # of one group
+    followers: TopMembers  # by the current place
+    close: TopMembers  # by the coarsest cell of the current place; of one group without cells
     table_place: np.ndarray  # int64 [V]: place number in the visit table, -1 = not in it
     others: OthersTable
 
@@ -323,9 +322,9 @@ class Suggestions:
         ids, everywhere = np.arange(size), np.zeros(size, np.int64)
         cell = codec.tree(codec.levels[0]) if codec.levels else everywhere
         return cls(
-            Ranked.of(everywhere, ids, others.stays, 1, most),
-            Ranked.of(keys // size, keys % size, times, size, most),
-            Ranked.of(cell, ids, others.stays, int(cell.max(initial=0)) + 1, most),
+            TopMembers.of(everywhere, ids, others.stays, 1, most),
+            TopMembers.of(keys // size, keys % size, times, size, most),
+            TopMembers.of(cell, ids, others.stays, int(cell.max(initial=0)) + 1, most),
             table_place,
             others,
         )

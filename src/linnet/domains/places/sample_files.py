@@ -31,7 +31,7 @@ from linnet.domains.places.codec import Name, PlacesCodec
 from linnet.domains.places.samples import Samples, train_end
 from linnet.domains.places.sources import json_lines
 from linnet.domains.places.times import MONDAY, day_times
-from linnet.domains.places.visits import DAY, MINUTE, NO_PART, PARTS, Visits
+from linnet.domains.places.visits import DAY, LONGEST, MINUTE, NO_PART, PARTS, Visits
 from linnet.errors import BadInput
 from linnet.files import new_file, write_lines
 from linnet.untrusted import checked, shown
@@ -40,7 +40,6 @@ from linnet.untrusted import kind_of as json_kind
 if TYPE_CHECKING:
     import polars as pl
 
-LONGEST = 2879  # minutes; durations are capped in the published files
 _WHOLE_TEXT = re.compile(r"[+-]?[0-9]{1,18}(\.0+)?")
 _MOST = 10**9
 _Id = Annotated[StrictInt, Field(ge=-(1 << 63), lt=1 << 63)] | StrictStr
@@ -281,7 +280,6 @@ def read_histories(path: Path, codec: PlacesCodec, reading: Reading) -> Historie
         raise BadInput(f"{path} holds no history")
     published = "h_place" in records[0][2]
     frame = _published_frame(records) if published else sources.history_frame(records)
-    frame = frame.with_columns(sources.need_polars().lit(0).alias(sources.FILE))
     plain = {"columns": {}, **({"tz": "UTC", "local": ""} if published else {})}
     found = clean([path], frame, reading.model_copy(update=plain), alone=True)
     if lost := sorted(set(range(len(records))) - set(found.visits.users.tolist())):
@@ -328,7 +326,7 @@ def _published_frame(records: Sequence[Line]) -> pl.DataFrame:
     columns: dict[str, list[Any]] = {
         name: [] for name in ("place", "start", "duration", *(f"s2_l{n}" for n in levels))
     }
-    marks: dict[str, list[int]] = {name: [] for name in (sources.RECORD, sources.LINE, sources.VISIT)}
+    marks: list[tuple[int, int, int]] = []
     for index, (where, line, record) in enumerate(records):
         record = _complete(HistoryLine, where, record, levels)
         count, apart = len(record["h_place"]), record["h_day_diff"]
@@ -340,10 +338,8 @@ def _published_frame(records: Sequence[Line]) -> pl.DataFrame:
         columns["duration"] += [min(minutes, LONGEST) for minutes in record.get("h_duration") or [0] * count]
         for level in levels:
             columns[f"s2_l{level}"] += record[f"h_s2_l{level}"]
-        for name, values in zip(marks, ([index] * count, [line] * count, range(1, count + 1)), strict=True):
-            marks[name] += values
-    found = {name: sources.one_kind(values) for name, values in columns.items()}
-    return sources.need_polars().DataFrame(found | marks)
+        marks += [(index, line, number) for number in range(1, count + 1)]
+    return sources.marked_frame(columns, marks)
 
 
 def _histories(

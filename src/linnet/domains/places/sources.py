@@ -274,7 +274,6 @@ FIELDS = ("place", "start", "end", "duration", "lon", "lat")
 
 def history_frame(records: Iterable[tuple[str, int, dict[str, Any]]]) -> pl.DataFrame:
     """Histories `{"user", "visits": [{"place", "start", …}, …]}` as one row a visit, in the order of the file."""
-    pl = need_polars()
     columns: dict[str, list[Any]] = {name: [] for name in ("user", *FIELDS)}
     marks: list[tuple[int, int, int]] = []
     for index, (where, line, record) in enumerate(records):
@@ -292,9 +291,14 @@ def history_frame(records: Iterable[tuple[str, int, dict[str, Any]]]) -> pl.Data
                 columns[name].append(scalar(f"{at}, {name}", visit.get(name)))
             marks.append((index, line, number))
     used = [name for name, v in columns.items() if name in ("place", "start") or any(x is not None for x in v)]
-    found = {name: one_kind(columns[name]) for name in used}
+    return marked_frame({name: columns[name] for name in used}, marks)
+
+
+def marked_frame(columns: Mapping[str, list[Any]], marks: Sequence[tuple[int, int, int]]) -> pl.DataFrame:
+    """The visits of one file of JSON; `marks` are the record, the line and the visit of each."""
+    found = {name: one_kind(values) for name, values in columns.items()}
     found |= {name: [mark[at] for mark in marks] for at, name in enumerate((RECORD, LINE, VISIT))}
-    return pl.DataFrame(found)
+    return need_polars().DataFrame(found | {FILE: [0] * len(marks)})
 
 
 def row_frame(path: Path, rows: Sequence[Row]) -> pl.DataFrame:

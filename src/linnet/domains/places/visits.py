@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from linnet.errors import library
 
 MINUTE, DAY = 60, 86_400
+LONGEST = 2879  # minutes; stays are capped in the published files, and where their length is a feature
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 PARTS = ("train", "validation", "test")
 NO_PART = -1
@@ -151,7 +152,6 @@ class StayRule(BaseModel):
 
 @dataclass(frozen=True)
 class Stays:
-    user: np.ndarray  # [S]
     start: np.ndarray  # [S] time of the first fix
     end: np.ndarray  # [S] time of the fix that left
     lon: np.ndarray  # [S] mean of the fixes
@@ -180,7 +180,7 @@ def detect_stays(user: np.ndarray, time: np.ndarray, lon: np.ndarray, lat: np.nd
     count = np.maximum(past - first, 1)
     centre = [(total[past] - total[first]) / count for total in sums]
     shift = (lon[:1], lat[:1]) if len(lon) else (np.zeros(1), np.zeros(1))
-    return Stays(user[first], time[first], time[leaving], centre[0] + shift[0], centre[1] + shift[1], first)
+    return Stays(time[first], time[leaving], centre[0] + shift[0], centre[1] + shift[1], first)
 
 
 def _of_user(
