@@ -308,7 +308,7 @@ class Suggestions:
 
     popular: TopMembers  # of one group
     followers: TopMembers  # by the current place
-    close: TopMembers  # by the coarsest cell of the current place; of one group without cells
+    close: TopMembers  # by the coarsest cell of the current place
     table_place: np.ndarray  # int64 [V]: place number in the visit table, -1 = not in it
     others: OthersTable
 
@@ -334,10 +334,10 @@ class Suggestions:
     ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
         """(row, place of the table) of every suggestion: a known place that is not among the row's visits."""
         user, here = ids.user[visits.user[last]][:, None], ids.place[visits.place[last]]
-        nowhere = np.zeros(len(last), np.int64)
-        cell = np.minimum(ids.cells[0][visits.place[last]], len(self.close.least) - 1) if ids.cells else nowhere
-        lists = []
-        for table, group in ((self.popular, nowhere), (self.followers, here), (self.close, cell)):
+        tables, lists = [(self.popular, np.zeros(len(last), np.int64)), (self.followers, here)], []
+        if ids.cells:
+            tables.append((self.close, np.minimum(ids.cells[0][visits.place[last]], len(self.close.least) - 1)))
+        for table, group in tables:
             wanted = table.members[group]
             who = np.broadcast_to(user, wanted.shape).ravel()
             if table is self.followers:
