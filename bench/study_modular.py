@@ -8,7 +8,7 @@ of a + b, the excluded loss (on trained sums) only what they say without them.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -114,7 +114,7 @@ def course(path: Path) -> dict[str, Any]:
         return found | {"embedding power": embedding_power(network, data.p)}
 
     steps, found = curves(opened.folder, opened.run, opened.codec, measure)
-    return {"steps": steps, "frequencies": frequencies, "curves": found}
+    return {"p": data.p, "steps": steps, "frequencies": frequencies, "curves": found}
 
 
 def embedding_power(network: Network, p: int) -> float:
@@ -128,19 +128,15 @@ def newest(path: Path) -> int:
     return int(workbench.show(path).checkpoints[-1])
 
 
-def generalised(steps: list[int], accuracy: list[float]) -> int | None:
+def first(steps: list[int], reached: Iterable[bool]) -> int | None:
+    """The first snapshot at which something is reached."""
+    return next((step for step, there in zip(steps, reached, strict=True) if there), None)
+
+
+def for_good(steps: list[int], accuracy: list[float]) -> int | None:
     """The first snapshot from which nearly all other sums are right."""
-    for index in range(len(steps)):
-        if all(value >= KNOWN for value in accuracy[index:]):
-            return steps[index]
-    return None
-
-
-def halfway(steps: list[int], values: list[float]) -> int | None:
-    """The first snapshot at which a loss is below half of the way from its highest to its last value."""
-    top = values.index(max(values))
-    middle = (values[top] + values[-1]) / 2
-    return next((steps[i] for i in range(top, len(steps)) if values[i] < middle), None)
+    last = max((index for index, value in enumerate(accuracy) if value < KNOWN), default=-1) + 1
+    return steps[last] if last < len(steps) else None
 
 
 def trials(seeds: int, quick: bool) -> list[Trial]:
@@ -160,20 +156,16 @@ def _runs(found: Found) -> str:
     rows = []
     for (name, seed), one in found.items():
         steps, curve = one["steps"], one["curves"]
-        at = [halfway(steps, curve[loss]) for loss in ("restricted loss", "test loss")]
-        rows.append(
-            (
-                name,
-                seed,
-                f"{curve['test accuracy'][-1]:.4f}",
-                f"{curve['embedding power'][-1]:.3f}",
-                *at,
-                generalised(steps, curve["test accuracy"]),
-            )
-        )
+        half = [
+            first(steps, (value < math.log(one["p"]) / 2 for value in curve[loss]))
+            for loss in ("train loss", "restricted loss", "test loss")
+        ]
+        accuracy, power = curve["test accuracy"], curve["embedding power"][-1]
+        known = first(steps, (value >= KNOWN for value in accuracy)), for_good(steps, accuracy)
+        rows.append((name, seed, f"{accuracy[-1]:.4f}", f"{power:.3f}", *half, *known))
     headings = (
-        "optimiser", "seed", "accuracy on other sums", "embedding power in 6 of 29 frequencies",
-        "step: restricted loss halfway", "step: test loss halfway", "step: 99 % right",
+        "optimiser", "seed", "accuracy on other sums", f"embedding power in {KEY} frequencies",
+        "step: train loss below half of chance", "restricted loss", "test loss", "step: 99 % right", "for good",
     )  # fmt: skip
     return table(headings, rows)
 
@@ -181,15 +173,19 @@ def _runs(found: Found) -> str:
 def _optimisers(found: Found) -> str:
     rows = []
     for name in OPTIMISERS:
-        steps = [
-            generalised(known["steps"], known["curves"]["test accuracy"])
-            for (one, _), known in found.items()
-            if one == name
+        curves = [
+            (one["steps"], one["curves"]["test accuracy"]) for (known, _), one in found.items() if known == name
         ]
-        reached = [step for step in steps if step is not None]
-        spread = f"{mean(reached):,.0f} +- {stdev(reached):,.0f}" if len(reached) > 1 else str(reached)
-        rows.append((name, f"{len(reached)} of {len(steps)}", spread))
-    return table(("optimiser", "seeds that generalise", "steps to 99 % (mean, standard deviation)"), rows)
+        reached = [first(steps, (value >= KNOWN for value in accuracy)) for steps, accuracy in curves]
+        final = [for_good(steps, accuracy) for steps, accuracy in curves]
+        rows.append((name, _spread(reached), _spread(final)))
+    return table(("optimiser", "steps to 99 % (mean, standard deviation)", "to 99 % for good"), rows)
+
+
+def _spread(steps: list[int | None]) -> str:
+    there = [step for step in steps if step is not None]
+    words = f"{len(there)} of {len(steps)} seeds"
+    return f"{mean(there):,.0f} +- {stdev(there):,.0f} ({words})" if len(there) > 1 else f"{there} ({words})"
 
 
 def _picture(one: Mapping[str, Any]) -> AnalysisRecord:
