@@ -58,7 +58,7 @@ class Head(nn.Module):
         flat = hidden.reshape(-1, width) if config.passes == 1 else hidden.reshape(config.passes, -1, width)
         targets, weights = targets.reshape(-1), weights.reshape(-1)
         if fused_loss(flat.device) and self.bias is None and self.softcap is None and config == PLAIN:
-            return WeightedNats.apply(flat, self.weight, targets, weights)  # type: ignore[no-any-return]
+            return WeightedNats.apply(flat, self.weight, targets, weights)
         if whole_loss():
             return (target_losses(self(flat).float(), targets, config) * weights).sum()
         rows = chunk_rows(self.vocabulary * config.passes, flat.device)
