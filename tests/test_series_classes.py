@@ -254,6 +254,7 @@ def test_a_codec_whose_parts_do_not_fit_together_is_named(key: str, wrong: objec
         ("classes", "classes", ["fast", "slow", "still"], "model.classes is 2, and the codec has 3 classes"),
         ("classes", "channels", ["a", "b"], "model.inputs is 1, and the codec has 2 channels"),
         ("forecast", "horizon", 9, "and the codec has 9 steps"),
+        ("forecast", "histories", [3], "histories of the codec end at 3 steps"),
     ],
 )
 def test_a_codec_of_another_network_is_refused(
