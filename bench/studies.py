@@ -27,7 +27,6 @@ from linnet.records import AnalysisRecord
 
 NAMES = ("brackets", "carry", "modular")
 
-
 Found = Mapping[tuple[str, int], Mapping[str, Any]]  # what was measured, by the name of a setting and a seed
 
 
@@ -51,11 +50,15 @@ class Study:
     def find(self, trial: Trial) -> Mapping[str, Any]:
         """What a trial measures, trained first where it was not; kept as JSON until the run is trained further.
 
-        A run that was measured may be removed.
+        A run that was measured may be removed. One of other settings is refused: a page is about one kind of run.
         """
         folder = self.out / f"{trial.name.replace(' ', '-')}-seed{trial.seed}"
         kept = folder.with_name(f"{folder.name}.json")
         known: dict[str, Any] = json.loads(kept.read_text()) if kept.is_file() else {}
+        if known and known.get("settings") != list(trial.settings):
+            raise BadInput(
+                f"{kept} was measured with other settings; name another folder, or remove it and its run"
+            )
         if known and not folder.exists():
             return known
         if (folder / "run.toml").is_file():
@@ -64,7 +67,8 @@ class Study:
             workbench.train(trial.recipe, out=folder, seed=trial.seed, settings=["threads=1", *trial.settings])
         record = hashlib.sha256((folder / "record.json").read_bytes()).hexdigest()
         if known.get("record") != record:
-            known = json.loads(json.dumps({**trial.measure(folder), "record": record}))
+            facts = {"settings": trial.settings, "record": record}
+            known = json.loads(json.dumps({**trial.measure(folder), **facts}))
             write_atomically(kept, json.dumps(known, indent=1).encode())
         return known
 

@@ -210,6 +210,7 @@ def measure(setting: Setting, seed: int, sizes: Sizes, path: Path) -> dict[str, 
     return {
         "sums": sums,
         "right": right(model, drawn(sums, 11, digits), codec),
+        "each": sizes.cascade,
         "cascade": by_cascade(model, codec, sizes.cascade, digits),
         "parts": {} if codec.scratchpad else parts_of_carry(opened, codec, sizes.few, digits),
         "steps": steps,
@@ -261,7 +262,7 @@ def _sums(found: Found) -> str:
 def _cascades(found: Found) -> str:
     rows = [(name, seed, *(f"{value:.4f}" for value in one["cascade"])) for (name, seed), one in found.items()]
     headings = ("model", "seed", *(f"n = {n}" for n in range(LONGEST + 1)))
-    return f"{Sizes.cascade:,} sums each.\n\n" + table(headings, rows)
+    return f"{next(iter(found.values()))['each']:,} sums each.\n\n" + table(headings, rows)
 
 
 def _parts(found: Found) -> str:

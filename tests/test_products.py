@@ -110,6 +110,17 @@ def test_unknown_numbers_are_named():
         named("int3")
 
 
+def test_graphs_of_two_runners_stay_apart() -> None:
+    """The second has other modules in the same code, and guards of modules are not looked at."""
+    model, decoding = wide(), Decoding(Sampling(temperature=0), 4)
+    for weights in ("int8", "float32"):
+        runner = Runner(packed(model, weights, single=True), Compiling.of(model.config, weights, "cpu", 1, 1))
+        eager = Runner(packed(model, weights, single=True))
+        found, expected = (list(generate(one, [Request((5, 6), 0)], decoding)) for one in (runner, eager))
+        assert runner.notes == [] and runner.compile_seconds > 0
+        assert [sample.ids for sample in found] == [sample.ids for sample in expected]
+
+
 def assert_same_logits(first: Runner, second: Runner) -> None:
     """Along one row of given tokens, to a few roundings of bfloat16."""
     ids, runners = random_ids(1, 12, vocabulary=512), (first, second)

@@ -81,6 +81,8 @@ def test_a_study_ends_in_a_page_and_its_pictures(tmp_path: Path) -> None:
     text = paths[0].read_text()
     assert "| AdamW | 1 |" in text and "| Muon | 1 |" in text
     assert paths == study("modular", tmp_path, seeds=1, quick=True) and text == paths[0].read_text()
+    with pytest.raises(BadInput, match="AdamW-seed1.json was measured with other settings"):
+        study("modular", tmp_path, seeds=1)
     with pytest.raises(BadInput, match='did you mean "carry"'):
         study("cary", tmp_path)
 

@@ -52,7 +52,8 @@ class Head(nn.Module):
 
         `hidden` has the rows of `targets`, or those of two passes over them, one after the other. Outside a
         compiled graph each chunk is differentiated while its logits exist, so neither the logits nor
-        their gradient are ever held for the whole batch. A compiler fuses the plain form by itself.
+        their gradient are ever held for the whole batch. A compiler fuses the plain form by itself,
+        and on a GPU plain nats are made with the gradient of their logits.
         """
         width = hidden.shape[-1]
         flat = hidden.reshape(-1, width) if config.passes == 1 else hidden.reshape(config.passes, -1, width)

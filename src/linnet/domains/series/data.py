@@ -155,7 +155,8 @@ class SeriesData(Domain):
         assert isinstance(config, ResidualConfig) and isinstance(codec, SeriesCodec)
         _refuse_unfit("outputs", config.outputs, codec.horizon, "steps of its horizon")
         if (longest := max(config.lengths)) > (there := max(codec.histories, default=0)):
-            raise BadInput(f"model.lengths has {longest}, and histories of the codec end at {there} steps")
+            other = f"histories of the codec end at {there} steps; one of the two was changed"
+            raise BadInput(f"model.lengths has {longest}, and {other}")
         return Residual(config)
 
     def plan(self, rows: RowSource, run: Run) -> Plan:
