@@ -10,13 +10,11 @@ from typing import Annotated, Any
 import typer
 
 import linnet
-from linnet.cli.face import speaking
+from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
     DataOption,
-    DebugOption,
     DeviceOption,
-    JsonOption,
     PrecisionOption,
     SettingsOption,
 )
@@ -40,7 +38,9 @@ def benchmark(name: str) -> Any:
     )
 
 
+@spoken
 def bench_train(
+    face: Face,
     shape: Annotated[str, typer.Option("--shape", help="Layers x width.")] = "6x512",
     compiled: Annotated[bool, typer.Option("--compile", help="Compile ours.")] = False,
     precision: PrecisionOption = None,
@@ -49,8 +49,6 @@ def bench_train(
     device: DeviceOption = None,
     limit: LimitOption = None,
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Train beside a plain PyTorch GPT and transformers' Llama.
 
@@ -58,18 +56,19 @@ def bench_train(
     then they take turns, on a GPU one after the other. Peak memory is printed too. The model's own matrix products
     alone are the bound. --set takes heads, vocabulary, repeats, threads, and llama (best, none, sdpa or eager).
     """
-    with speaking(json=json, debug=debug) as face:
-        training = benchmark("training")
-        from linnet.workbench.open import options_of
+    training = benchmark("training")
+    from linnet.workbench.open import options_of
 
-        usual = {"heads": 8, "vocabulary": 16_000, "context": context, "batch": batch}
-        chosen = options_of(settings or [], **usual, repeats=7, threads=0, llama="best")
-        sizes = training.Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
-        chosen |= {"compile": "on" if compiled else "off", "device": device or "auto", "limit": limit}
-        face.show(*training.bench_train(sizes, precision=precision or "auto", **chosen))
+    usual = {"heads": 8, "vocabulary": 16_000, "context": context, "batch": batch}
+    chosen = options_of(settings or [], **usual, repeats=7, threads=0, llama="best")
+    sizes = training.Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
+    chosen |= {"compile": "on" if compiled else "off", "device": device or "auto", "limit": limit}
+    face.show(*training.bench_train(sizes, precision=precision or "auto", **chosen))
 
 
+@spoken
 def bench_decode(
+    face: Face,
     shape: Annotated[str, typer.Option("--shape", help="Layers x width.")] = "6x512",
     weights: Annotated[
         str | None,
@@ -82,8 +81,6 @@ def bench_decode(
     device: DeviceOption = None,
     limit: LimitOption = None,
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Decode beside transformers, and beside llama.cpp and CTranslate2 where they are installed.
 
@@ -91,36 +88,35 @@ def bench_decode(
     tokens. --set takes heads, vocabulary, context, rows, tokens (2 or more; one stream writes twice as many),
     repeats and threads.
     """
-    with speaking(json=json, debug=debug) as face:
-        decoding = benchmark("decoding")
-        import torch
+    decoding = benchmark("decoding")
+    import torch
 
-        from linnet.workbench.open import options_of
+    from linnet.workbench.open import options_of
 
-        chosen = options_of(
-            settings or [], heads=8, vocabulary=16_000, context=512, rows=64, tokens=64, repeats=5, threads=0
-        )
-        torch.set_num_threads(chosen.pop("threads") or torch.get_num_threads())
-        sizes = {key: chosen.pop(key) for key in ("heads", "vocabulary", "context")}
-        formats = weights and [name.strip() for name in weights.split(",")]
-        chosen |= {
-            "weights": formats,
-            "compile": compiled,
-            "only": only,
-            "device": device or "auto",
-            "limit": limit,
-        }
-        for record in decoding.bench_decode(decoding.Shape.parse(shape, **sizes), **chosen):
-            face.show(record)
+    chosen = options_of(
+        settings or [], heads=8, vocabulary=16_000, context=512, rows=64, tokens=64, repeats=5, threads=0
+    )
+    torch.set_num_threads(chosen.pop("threads") or torch.get_num_threads())
+    sizes = {key: chosen.pop(key) for key in ("heads", "vocabulary", "context")}
+    formats = weights and [name.strip() for name in weights.split(",")]
+    chosen |= {
+        "weights": formats,
+        "compile": compiled,
+        "only": only,
+        "device": device or "auto",
+        "limit": limit,
+    }
+    for record in decoding.bench_decode(decoding.Shape.parse(shape, **sizes), **chosen):
+        face.show(record)
 
 
+@spoken
 def bench_search(
+    face: Face,
     shape: Annotated[str, typer.Option("--shape", help="Layers x width.")] = "6x288",
     only: Annotated[str, typer.Option("--only", help="A part: scenes, memory, stages or sizes.")] = "scenes",
     limit: LimitOption = None,
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Search beside the obvious loop, which has no cache and one row, and beside generate of transformers.
 
@@ -128,81 +124,79 @@ def bench_search(
     cost and memory as rollouts grow, what each of a report's changes brings, and models of three sizes. --set
     takes heads, vocabulary, context, rollouts, tokens, wave, repeats and threads.
     """
-    with speaking(json=json, debug=debug) as face:
-        search = benchmark("search")
-        from linnet.workbench.open import options_of
+    search = benchmark("search")
+    from linnet.workbench.open import options_of
 
-        usual = {"heads": 6, "vocabulary": 32_000, "context": 512}
-        chosen = options_of(settings or [], **usual, rollouts=64, tokens=64, wave=64, repeats=5, threads=0)
-        sizes = search.Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
-        for record in search.bench_search(sizes, only=only, limit=limit, **chosen):
-            face.show(record)
+    usual = {"heads": 6, "vocabulary": 32_000, "context": 512}
+    chosen = options_of(settings or [], **usual, rollouts=64, tokens=64, wave=64, repeats=5, threads=0)
+    sizes = search.Shape.parse(shape, **{name: chosen.pop(name) for name in usual})
+    for record in search.bench_search(sizes, only=only, limit=limit, **chosen):
+        face.show(record)
 
 
+@spoken
 def bench_stages(
+    face: Face,
     what: Annotated[
         str, typer.Argument(metavar="RUN", help="A run that reads series, or a recipe to train for a moment.")
     ] = "captions",
     data: DataOption = None,
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Measure each change of a report on faster search, alone and together.
 
     On prompts of the files in --data: 30 rollouts of 250 tokens, 10 of 50, a cache, early stop, batches, and ours
     with nothing reduced. --set takes prompts, steps and threads, and settings of the recipe.
     """
-    with speaking(json=json, debug=debug) as face:
-        stages = benchmark("stages")
-        from linnet.workbench.open import located
+    stages = benchmark("stages")
+    from linnet.workbench.open import located
 
-        for record in stages.bench_run(what, located(data or []), settings or []):
-            face.show(record)
+    for record in stages.bench_run(what, located(data or []), settings or []):
+        face.show(record)
 
 
+@spoken
 def bench_tokenizer(
+    face: Face,
     data: Annotated[list[Path], typer.Option("--data", metavar="PATH", help="Text to learn from and to encode.")],
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Learn and encode beside the bare tokenizers library.
 
     Both give the same ids, and for bpe and words the same vocabulary; --set takes vocabulary, documents, repeats
     and kind (bpe, unigram, words or characters, which are encoded only).
     """
-    with speaking(json=json, debug=debug) as face:
-        tokenizer = benchmark("tokenizer")
-        from linnet.workbench.open import located, options_of
+    tokenizer = benchmark("tokenizer")
+    from linnet.workbench.open import located, options_of
 
-        chosen = options_of(settings or [], vocabulary=16_000, documents="line", repeats=5, kind="bpe")
-        face.show(*tokenizer.bench_tokenizer(located(data), **chosen))
+    chosen = options_of(settings or [], vocabulary=16_000, documents="line", repeats=5, kind="bpe")
+    face.show(*tokenizer.bench_tokenizer(located(data), **chosen))
 
 
+@spoken
 def bench_places(
+    face: Face,
     data: DataOption = None,
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Run copying networks beside their loop and one-hot forms.
 
     First the largest difference from the loops, then speeds; without --data on drawn check-ins. --set takes
     repeats and threads.
     """
-    with speaking(json=json, debug=debug) as face:
-        bench = benchmark("places")
-        from linnet.workbench.open import located, options_of
+    bench = benchmark("places")
+    from linnet.workbench.open import located, options_of
 
-        chosen = options_of(settings or [], repeats=5, threads=0)
-        threads = chosen.pop("threads")
-        with bench.drawn(located(data or [])) as files:
-            for record in bench.bench_places(files, [("threads", threads)] if threads else [], **chosen):
-                face.show(record)
+    chosen = options_of(settings or [], repeats=5, threads=0)
+    threads = chosen.pop("threads")
+    with bench.drawn(located(data or [])) as files:
+        for record in bench.bench_places(files, [("threads", threads)] if threads else [], **chosen):
+            face.show(record)
 
 
+@spoken
 def bench_study(
+    face: Face,
     name: Annotated[str, typer.Argument(metavar="NAME", help="brackets, carry or modular.", show_default=False)],
     out: Annotated[Path, typer.Option("--out", help="The folder of its runs and of its page.")],
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Seeds of each run.")] = 5,
@@ -210,30 +204,27 @@ def bench_study(
         bool, typer.Option("--quick", help="A few steps of each run: only whether it works.")
     ] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Runs at a time, each with one thread.")] = 1,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Repeat a published finding: train what is missing, analyse it, write a page with pictures.
 
     A study that was stopped goes on where it was.
     """
-    with speaking(json=json, debug=debug) as face:
-        studies = benchmark("studies")
-        from linnet.records import NoteRecord
+    studies = benchmark("studies")
+    from linnet.records import NoteRecord
 
-        for path in studies.study(name, out, seeds, quick, jobs):
-            face.show(NoteRecord(step=0, text=str(path)))
+    for path in studies.study(name, out, seeds, quick, jobs):
+        face.show(NoteRecord(step=0, text=str(path)))
 
 
-def doctor(json: JsonOption = False, debug: DebugOption = False) -> None:
+@spoken
+def doctor(face: Face) -> None:
     """Say what is fast and slow here, and why.
 
     Shows the device, its instruction sets, threads and memory, and measures matrix products.
     """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.machine import doctor as examine
+    from linnet.machine import doctor as examine
 
-        face.show(examine())
+    face.show(examine())
 
 
 def join(groups: Groups) -> None:

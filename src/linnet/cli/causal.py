@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
+from linnet.cli.face import described
 from linnet.cli.groups import Groups
-from linnet.cli.inside import AnalysisOption, answering
-from linnet.cli.options import CheckpointOption, DataOption, DebugOption, ForceOption, JsonOption, RunArgument
+from linnet.cli.inside import Answer, answering
+from linnet.cli.options import CheckpointOption, DataOption, RunArgument
 
 PromptArgument = Annotated[
     str | None,
@@ -39,39 +40,42 @@ FileOption = Annotated[
 CountOption = Annotated[int, typer.Option("-n", min=2, help="How many problems of the run or of --data.")]
 
 
-class MetricName(StrEnum):
-    logit_difference = "logit_difference"
-    log_probability = "log_probability"
-    score = "score"
+MetricOption = Annotated[
+    Literal["logit_difference", "log_probability", "score"],
+    typer.Option("--metric", help="What is asked of each answer."),
+]
+ByOption = Annotated[
+    Literal["zero", "mean", "resample"], typer.Option("--by", help="What stands in for the value of a part.")
+]
+What = Literal["residual", "attention", "mlp", "head", "neuron"]
+Unit = Literal["head", "mlp", "part", "layer", "neuron"]
 
 
-class By(StrEnum):
-    zero = "zero"
-    mean = "mean"
-    resample = "resample"
+def about_cases(verb: Callable[..., None]) -> Callable[..., None]:
+    """The command of a verb about cases: its last arguments say which, and are options of the command."""
+
+    def command(
+        show: Answer,
+        prompt: PromptArgument = None,
+        corrupt: CorruptArgument = None,
+        answer: AnswerOption = None,
+        wrong: WrongOption = None,
+        file: FileOption = None,
+        data: DataOption = None,
+        n: CountOption = 64,
+        metric: MetricOption = "logit_difference",
+        checkpoint: CheckpointOption = None,
+        **given: Any,
+    ) -> None:
+        given |= {"prompt": prompt, "corrupt": corrupt, "answer": answer, "wrong": wrong, "file": file}
+        verb(show, data=data or [], n=n, metric=metric, checkpoint=checkpoint, **given)
+
+    return answering(described(command, verb))
 
 
-class What(StrEnum):
-    residual = "residual"
-    attention = "attention"
-    mlp = "mlp"
-    head = "head"
-    neuron = "neuron"
-
-
-class Unit(StrEnum):
-    head = "head"
-    mlp = "mlp"
-    part = "part"
-    layer = "layer"
-    neuron = "neuron"
-
-
-MetricOption = Annotated[MetricName, typer.Option("--metric", help="What is asked of each answer.")]
-ByOption = Annotated[By, typer.Option("--by", help="What stands in for the value of a part.")]
-
-
+@answering
 def attribute(
+    show: Answer,
     run: RunArgument,
     clean: PromptArgument = None,
     answer: AnswerOption = None,
@@ -80,34 +84,19 @@ def attribute(
     data: DataOption = None,
     n: CountOption = 64,
     checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show what each part adds to the logits of the answer; the parts add up to the logit."""
-    with answering(out, force=force, json=json, debug=debug) as show:
-        from linnet import workbench
+    from linnet import workbench
 
-        show(
-            workbench.attribute(
-                run,
-                prompt=clean,
-                answer=answer,
-                wrong=wrong,
-                file=file,
-                data=data or [],
-                n=n,
-                checkpoint=checkpoint,
-            )
-        )
+    cases: dict[str, Any] = {"answer": answer, "wrong": wrong, "file": file, "data": data or [], "n": n}
+    show(workbench.attribute(run, prompt=clean, checkpoint=checkpoint, **cases))
 
 
+@about_cases
 def patch(
+    show: Answer,
     run: RunArgument,
-    clean: PromptArgument = None,
-    corrupt: CorruptArgument = None,
-    what: Annotated[What, typer.Option("--what", help="What is put into the corrupt run.")] = What.head,
+    what: Annotated[What, typer.Option("--what", help="What is put into the corrupt run.")] = "head",
     by_position: Annotated[bool, typer.Option("--by-position", help="Each position by itself.")] = False,
     estimate: Annotated[
         bool,
@@ -122,86 +111,36 @@ def patch(
         ),
     ] = None,
     direct: Annotated[bool, typer.Option("--direct", help="With --into: no path through a feed-forward.")] = False,
-    answer: AnswerOption = None,
-    wrong: WrongOption = None,
-    file: FileOption = None,
-    data: DataOption = None,
-    n: CountOption = 64,
-    metric: MetricOption = MetricName.logit_difference,
-    checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    **cases: Any,
 ) -> None:
     """Put values of the run of one prompt into that of another; 1 is the clean run, 0 the corrupt one."""
-    with answering(out, force=force, json=json, debug=debug) as show:
-        from linnet import workbench
-        from linnet.workbench.cases import CaseOptions
+    from linnet import workbench
 
-        cases = CaseOptions(
-            prompt=clean,
-            corrupt=corrupt,
-            answer=answer,
-            wrong=wrong,
-            file=file,
-            data=data or [],
-            n=n,
-            metric=metric.value,
-            checkpoint=checkpoint,
-        )
-        if into:
-            show(workbench.path_patch(run, into, direct=direct, **cases))
-        else:
-            show(workbench.patch(run, what=what.value, by_position=by_position, estimate=estimate, **cases))
+    if into:
+        show(workbench.path_patch(run, into, direct=direct, **cases))
+    else:
+        show(workbench.patch(run, what=what, by_position=by_position, estimate=estimate, **cases))
 
 
+@about_cases
 def ablate(
+    show: Answer,
     run: RunArgument,
-    clean: PromptArgument = None,
-    corrupt: CorruptArgument = None,
-    what: Annotated[Unit, typer.Option("--what", help="What is taken away, one after the other.")] = Unit.part,
-    by: ByOption = By.mean,
+    what: Annotated[Unit, typer.Option("--what", help="What is taken away, one after the other.")] = "part",
+    by: ByOption = "mean",
     layer: Annotated[int | None, typer.Option("--layer", help="Only neurons of this layer.")] = None,
-    answer: AnswerOption = None,
-    wrong: WrongOption = None,
-    file: FileOption = None,
-    data: DataOption = None,
-    n: CountOption = 64,
-    metric: MetricOption = MetricName.logit_difference,
-    checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    **cases: Any,
 ) -> None:
     """Take away each head, feed-forward, layer or neuron; --metric score counts answers that are still right."""
-    with answering(out, force=force, json=json, debug=debug) as show:
-        from linnet import workbench
+    from linnet import workbench
 
-        show(
-            workbench.ablate(
-                run,
-                what=what.value,
-                by=by.value,
-                layer=layer,
-                prompt=clean,
-                corrupt=corrupt,
-                answer=answer,
-                wrong=wrong,
-                file=file,
-                data=data or [],
-                n=n,
-                metric=metric.value,
-                checkpoint=checkpoint,
-            )
-        )
+    show(workbench.ablate(run, what=what, by=by, layer=layer, **cases))
 
 
+@about_cases
 def edges(
+    show: Answer,
     run: RunArgument,
-    clean: PromptArgument = None,
-    corrupt: CorruptArgument = None,
     methods: Annotated[
         list[str] | None,
         typer.Option(
@@ -209,44 +148,18 @@ def edges(
         ),
     ] = None,
     curves: Annotated[bool, typer.Option("--curves/--no-curves", help="How faithful chosen circuits are.")] = True,
-    answer: AnswerOption = None,
-    wrong: WrongOption = None,
-    file: FileOption = None,
-    data: DataOption = None,
-    n: CountOption = 64,
-    metric: MetricOption = MetricName.logit_difference,
-    checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    **cases: Any,
 ) -> None:
     """Compute every edge exactly, and print each approximation beside its error."""
-    with answering(out, force=force, json=json, debug=debug) as show:
-        from linnet import workbench
+    from linnet import workbench
 
-        show(
-            workbench.find_edges(
-                run,
-                methods=tuple(methods or ("eap", "eap-ig")),
-                curves=curves,
-                prompt=clean,
-                corrupt=corrupt,
-                answer=answer,
-                wrong=wrong,
-                file=file,
-                data=data or [],
-                n=n,
-                metric=metric.value,
-                checkpoint=checkpoint,
-            )
-        )
+    show(workbench.find_edges(run, methods=tuple(methods or ("eap", "eap-ig")), curves=curves, **cases))
 
 
+@about_cases
 def subsets(
+    show: Answer,
     run: RunArgument,
-    clean: PromptArgument = None,
-    corrupt: CorruptArgument = None,
     part: Annotated[
         list[str] | None,
         typer.Option(
@@ -255,47 +168,19 @@ def subsets(
             help="head.0.1, mlp.0, heads, mlps or layer.0; all parts unless given; repeatable.",
         ),
     ] = None,
-    by: ByOption = By.mean,
+    by: ByOption = "mean",
     share: Annotated[
         float, typer.Option("--share", min=0.0, max=1.0, help="Of the effect, that a minimal circuit keeps.")
     ] = 0.95,
     orders: Annotated[
         int | None, typer.Option("--orders", min=4, help="Estimate Shapley values from so many random orders.")
     ] = None,
-    answer: AnswerOption = None,
-    wrong: WrongOption = None,
-    file: FileOption = None,
-    data: DataOption = None,
-    n: CountOption = 64,
-    metric: MetricOption = MetricName.logit_difference,
-    checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
+    **cases: Any,
 ) -> None:
     """Run the model with every subset of up to 14 parts: minimal circuits, Shapley values, pair interactions."""
-    with answering(out, force=force, json=json, debug=debug) as show:
-        from linnet import workbench
+    from linnet import workbench
 
-        show(
-            workbench.find_subsets(
-                run,
-                names=tuple(part or ()),
-                by=by.value,
-                share=share,
-                orders=orders,
-                prompt=clean,
-                corrupt=corrupt,
-                answer=answer,
-                wrong=wrong,
-                file=file,
-                data=data or [],
-                n=n,
-                metric=metric.value,
-                checkpoint=checkpoint,
-            )
-        )
+    show(workbench.find_subsets(run, names=tuple(part or ()), by=by, share=share, orders=orders, **cases))
 
 
 def join(groups: Groups) -> None:

@@ -4,35 +4,31 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from linnet.cli.face import speaking
+from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
-from linnet.cli.options import DebugOption, ForceOption, JsonOption, OutOption, RunArgument, SettingsOption
+from linnet.cli.options import ForceOption, OutOption, RunArgument, SettingsOption
 
 
-class Form(StrEnum):
-    hf = "hf"
-    gguf = "gguf"
-    run = "run"
-
-
-class Type(StrEnum):
+class Type(StrEnum):  # typer takes no list of literals
     f32 = "f32"
     f16 = "f16"
     bf16 = "bf16"
     q8_0 = "q8_0"
 
 
+@spoken
 def export_model(
+    face: Face,
     run: RunArgument,
     folder: Annotated[
         Path, typer.Argument(metavar="DIR", help="A new folder, or one .gguf file.", show_default=False)
     ],
     to: Annotated[
-        Form | None,
+        Literal["hf", "gguf", "run"] | None,
         typer.Option(
             "--to",
             help="For transformers, for llama.cpp, or a copy to give away; hf, unless DIR ends with .gguf.",
@@ -52,8 +48,6 @@ def export_model(
     ] = None,
     settings: SettingsOption = None,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Write a model for other programs.
 
@@ -63,31 +57,30 @@ def export_model(
     run is a copy to give away: the best weights, no optimiser state, no paths of this machine. A copy of a run on
     places can leave out places that few people visited: --set rare=drop (or coarsen), --set fewer_than=3.
     """
-    with speaking(json=json, debug=debug, run=run) as face:
-        from linnet import workbench
+    from linnet import workbench
 
-        face.show(
-            workbench.export_run(
-                run,
-                folder,
-                to=to.value if to else None,
-                types=[kind.value for kind in types or []],
-                checkpoint=checkpoint,
-                settings=settings or [],
-                force=force,
-            )
+    face.show(
+        workbench.export_run(
+            run,
+            folder,
+            to=to,
+            types=[kind.value for kind in types or []],
+            checkpoint=checkpoint,
+            settings=settings or [],
+            force=force,
         )
+    )
 
 
+@spoken
 def import_model(
+    face: Face,
     source: Annotated[
         Path,
         typer.Argument(metavar="DIR", help="A Hugging Face folder, or one .gguf file.", show_default=False),
     ],
     out: OutOption = None,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Make a run of somebody else's model, at --out or in runs/.
 
@@ -95,10 +88,9 @@ def import_model(
     Llama, Mistral, Qwen2 and Qwen3 from GGUF.
     Pickled weights are refused, since reading them can run any code.
     """
-    with speaking(json=json, debug=debug) as face:
-        from linnet import workbench
+    from linnet import workbench
 
-        face.show(workbench.import_run(source, out, force=force))
+    face.show(workbench.import_run(source, out, force=force))
 
 
 def join(groups: Groups) -> None:

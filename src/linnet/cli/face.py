@@ -1,22 +1,26 @@
 """How a command speaks: records on standard output, progress and errors on standard error.
 
-`speaking` turns what goes wrong into one line and an exit code: 2 for bad input, 1 for a failed run. Nothing
-here knows what a verb does.
+`spoken` makes a command of a verb; `speaking` turns what goes wrong into one line and an exit code: 2 for bad
+input, 1 for a failed run. Nothing here knows what a verb does.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import inspect
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+import typing
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from linnet.cli.options import DebugOption, JsonOption
 from linnet.errors import LinnetError
 from linnet.progress import Display, shown_on
 
@@ -71,6 +75,33 @@ class Face:
 
         seconds = 0.2 if course.device == "cpu" else 0.5
         return TrainingProgress(course, matmul_flops(course.precision, course.device, seconds))
+
+
+def spoken(verb: Callable[..., None]) -> Callable[..., None]:
+    """The command of a verb, which is called with a face and its options; --json and --debug come with it.
+
+    An option `run` is the folder of a run.
+    """
+
+    def command(json: JsonOption = False, debug: DebugOption = False, **given: Any) -> None:
+        with speaking(json=json, debug=debug, run=given.get("run")) as face:
+            verb(face, **given)
+
+    return described(command, verb)
+
+
+def described(command: Callable[..., None], verb: Callable[..., None]) -> Callable[..., None]:
+    """A command that typer knows by the name, the words and the options of a verb, and by further options."""
+    options = [
+        option.replace(kind=inspect.Parameter.KEYWORD_ONLY)
+        for function in (verb, command)
+        for option in inspect.signature(function, eval_str=True).parameters.values()
+        if typing.get_origin(option.annotation) is Annotated or option.annotation is typer.Context
+    ]
+    functools.update_wrapper(command, verb)
+    command.__annotations__ = {option.name: option.annotation for option in options}
+    command.__signature__ = inspect.Signature(options)  # type: ignore[attr-defined]
+    return command
 
 
 @contextlib.contextmanager

@@ -13,16 +13,14 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from linnet.cli.face import Face, speaking
+from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
     CheckpointOption,
     ChoiceOption,
     ChoicesOption,
-    DebugOption,
     DeviceOption,
     FileOption,
-    JsonOption,
     LogprobsOption,
     MaxTokensOption,
     MinPOption,
@@ -51,7 +49,9 @@ ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 STANDARD_INPUT = Path("-")
 
 
+@spoken
 def generate(
+    face: Face,
     run: RunArgument,
     prompts: PromptsArgument = None,
     file: FileOption = None,
@@ -74,43 +74,40 @@ def generate(
     device: DeviceOption = None,
     precision: WeightsOption = None,
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Go on from prompts; without one, from nothing but the begin token.
 
     The text is on standard output, and what is known of it (log-probability, why it ended, tokens/s) on standard
     error. For instance: linnet generate RUN "12+34=" -n 4
     """
-    with speaking(json=json, debug=debug, run=run) as face:
-        given = all_prompts(prompts or [], file, session=session)
-        options: Options = {
-            "n": n,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": penalty,
-            "stops": [unescaped(text) for text in stops or []],
-            "stop_ids": stop_ids or [],
-            "choices": all_choices(choice, choices),
-            "pattern": pattern,
-            "logprobs": logprobs,
-            "seed": seed,
-            "settings": settings or [],
-            "precision": precision,
-            "pace": face.remark,
-            "remark": face.remark,
-        }
-        from linnet import workbench
+    given = all_prompts(prompts or [], file, session=session)
+    options: Options = {
+        "n": n,
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": penalty,
+        "stops": [unescaped(text) for text in stops or []],
+        "stop_ids": stop_ids or [],
+        "choices": all_choices(choice, choices),
+        "pattern": pattern,
+        "logprobs": logprobs,
+        "seed": seed,
+        "settings": settings or [],
+        "precision": precision,
+        "pace": face.remark,
+        "remark": face.remark,
+    }
+    from linnet import workbench
 
-        opened = workbench.Session.open(run, checkpoint=checkpoint, device=device)
-        if session:
-            answer_lines(face, opened, options)
-        else:
-            options["names"] = list(given)
-            write(face, opened, list(given.values()) if given else None, options)
+    opened = workbench.Session.open(run, checkpoint=checkpoint, device=device)
+    if session:
+        answer_lines(face, opened, options)
+    else:
+        options["names"] = list(given)
+        write(face, opened, list(given.values()) if given else None, options)
 
 
 def answer_lines(face: Face, session: Session, options: Options) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
-from linnet.cli.face import speaking
+from linnet.cli.face import Face, described, spoken
 from linnet.cli.groups import Groups
-from linnet.cli.options import CheckpointOption, DebugOption, ForceOption, JsonOption, RunArgument
+from linnet.cli.options import CheckpointOption, ForceOption, RunArgument
 from linnet.files import refuse_existing
 
-if TYPE_CHECKING:
-    from linnet.records import Record
-
+Answer = Callable[[Any], None]  # takes the record of a verb
 AnalysisOption = Annotated[
     Path | None,
     typer.Option(
@@ -30,45 +27,38 @@ HeadOption = Annotated[int | None, typer.Option("--head", min=0, help="One head.
 TextArgument = Annotated[str, typer.Argument(metavar="TEXT", help="What the model reads.", show_default=False)]
 
 
-@contextlib.contextmanager
-def answering(out: Path | None, *, force: bool, json: bool, debug: bool) -> Iterator[Callable[[Record], None]]:
-    """Where a verb hands its record: to be shown, or written into `out`."""
-    with speaking(json=json, debug=debug) as face:
-        if out is not None:
-            from linnet.figures import refuse_suffix
+def answering(verb: Callable[..., None]) -> Callable[..., None]:
+    """The command of a verb that hands over one record: it is shown, or written into the file of --out."""
 
-            refuse_suffix(out)
-            refuse_existing(out, force=force)
+    def command(face: Face, out: AnalysisOption = None, force: ForceOption = False, **given: Any) -> None:
+        verb(answer_to(face, out, force=force), **given)
 
-        def answer(record: Record) -> None:
-            if out is None:
-                face.show(record)
-            else:
-                from linnet.figures import save
-                from linnet.records import AnalysisRecord
-
-                assert isinstance(record, AnalysisRecord)
-                save(record, out)
-
-        yield answer
+    return spoken(described(command, verb))
 
 
+def answer_to(face: Face, out: Path | None, *, force: bool) -> Answer:
+    if out is None:
+        return face.show
+    from linnet.figures import refuse_suffix, save
+
+    refuse_suffix(out)
+    refuse_existing(out, force=force)
+    return lambda record: save(record, out)
+
+
+@answering
 def attention(
+    answer: Answer,
     run: RunArgument,
     text: TextArgument,
     layer: LayerOption = None,
     head: HeadOption = None,
     checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show where each head looks, or those of one layer, or one of them."""
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet import workbench
+    from linnet import workbench
 
-        answer(workbench.attention(run, text, layer=layer, head=head, checkpoint=checkpoint))
+    answer(workbench.attention(run, text, layer=layer, head=head, checkpoint=checkpoint))
 
 
 def join(groups: Groups) -> None:

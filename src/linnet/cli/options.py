@@ -7,43 +7,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from linnet.domains.registry import Option
 from linnet.errors import BadInput, nearest
 
-
-class Device(StrEnum):
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
-class BadBytes(StrEnum):
-    refused = "strict"
-    replaced = "replace"
-
-
-class Precision(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    float16 = "float16"
-
-
-class Weights(StrEnum):
-    auto = "auto"
-    float32 = "float32"
-    bfloat16 = "bfloat16"
-    bf16 = "bf16"
-    float16 = "float16"
-    int8 = "int8"
-    int4 = "int4"
-
+Device = Literal["auto", "cpu", "cuda"]
+BadBytes = Literal["strict", "replace"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+Weights = Literal["auto", "float32", "bfloat16", "bf16", "float16", "int8", "int4"]
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.", show_default=False)]
 
@@ -155,10 +130,6 @@ FileOption = Annotated[
 ]
 SampleOption = Annotated[
     int | None, typer.Option("--sample", min=1, help="Use so many documents of the text.", show_default=False)
-]
-TokenizerOption = Annotated[
-    Path | None,
-    typer.Option("--tokenizer", help="A tokenizer.json to use, or where to keep the new one.", show_default=False),
 ]
 ErrorsOption = Annotated[
     BadBytes | None,

@@ -11,7 +11,6 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Iterator
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -85,12 +84,12 @@ def value_of(kind: object, described: OptionInfo) -> str:
     """What follows the option: nothing for a switch, the choices, or the kind of value."""
     if described.metavar:
         return described.metavar
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         (kind,) = (part for part in typing.get_args(kind) if part is not types.NoneType)
     if typing.get_origin(kind) is tuple:
         return "two integers"
-    if isinstance(kind, type) and issubclass(kind, Enum):
-        return ", ".join(str(choice.value) for choice in kind)
+    if typing.get_origin(kind) is typing.Literal:
+        return ", ".join(typing.get_args(kind))
     return {bool: "", int: "integer", float: "number", str: "text", Path: "path"}[typing.cast(type, kind)]
 
 

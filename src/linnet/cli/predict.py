@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from linnet.cli.face import speaking
+from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
     CheckpointOption,
-    DebugOption,
     DeviceOption,
     ForceOption,
-    JsonOption,
     PrecisionOption,
     RunArgument,
     SettingsOption,
@@ -22,7 +20,9 @@ from linnet.cli.options import (
 from linnet.files import refuse_existing
 
 
+@spoken
 def predict(
+    face: Face,
     run: RunArgument,
     file: Annotated[
         Path, typer.Option("--file", help="A table as training reads it, or JSON lines.", show_default=False)
@@ -37,8 +37,6 @@ def predict(
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Predict next places of people, the next values of series, or the classes of series.
 
@@ -48,32 +46,31 @@ def predict(
 
     Series: a table or a .ts file as training reads it, or lines such as {"id": 1, "values": [3.5, null, 4]}.
     """
-    with speaking(json=json, debug=debug, run=run) as face:
-        from linnet import workbench
+    from linnet import workbench
 
-        if out is not None:
-            from linnet.figures import refuse_picture
+    if out is not None:
+        from linnet.figures import refuse_picture
 
-            refuse_existing(out, force=force)
-            refuse_picture(out)
-        options = {"device": device, "precision": precision, "checkpoint": checkpoint}
-        found = workbench.predict(run, file, k=k, settings=tuple(settings or ()), **options)
-        for note in found.notes:
-            face.remark(note)
-        for record in found:
-            face.show(record)
-        if out is not None:
-            from linnet.figures import save_series
-            from linnet.records import ForecastRecord
+        refuse_existing(out, force=force)
+        refuse_picture(out)
+    options = {"device": device, "precision": precision, "checkpoint": checkpoint}
+    found = workbench.predict(run, file, k=k, settings=tuple(settings or ()), **options)
+    for note in found.notes:
+        face.remark(note)
+    for record in found:
+        face.show(record)
+    if out is not None:
+        from linnet.figures import save_series
+        from linnet.records import ForecastRecord
 
-            save_series([record for record in found if isinstance(record, ForecastRecord)], out)
-        count = len(found.records)
-        one = 1000 * found.seconds / count
-        face.remark(
-            f"{count} {'history' if count == 1 else 'histories'}, {one:.2f} ms a prediction "
-            f"in batches of {min(found.batch, count)} "
-            f"({count / found.seconds:,.0f}/s; opening the run and reading the file not counted)"
-        )
+        save_series([record for record in found if isinstance(record, ForecastRecord)], out)
+    count = len(found.records)
+    one = 1000 * found.seconds / count
+    face.remark(
+        f"{count} {'history' if count == 1 else 'histories'}, {one:.2f} ms a prediction "
+        f"in batches of {min(found.batch, count)} "
+        f"({count / found.seconds:,.0f}/s; opening the run and reading the file not counted)"
+    )
 
 
 def join(groups: Groups) -> None:

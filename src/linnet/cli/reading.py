@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from linnet.cli.groups import Groups
-from linnet.cli.inside import AnalysisOption, HeadOption, LayerOption, TextArgument, answering
-from linnet.cli.options import CheckpointOption, DataOption, DebugOption, ForceOption, JsonOption, RunArgument
+from linnet.cli.inside import Answer, HeadOption, LayerOption, TextArgument, answering
+from linnet.cli.options import CheckpointOption, DataOption, RunArgument
 
 RowsOption = Annotated[int, typer.Option("--rows", min=1, help="Rows that are looked at.")]
 SeedingOption = Annotated[int, typer.Option("--seed", min=0, help="The seed of everything random.")]
@@ -24,7 +24,9 @@ MaybeTextArgument = Annotated[
 ]
 
 
+@answering
 def heads(
+    answer: Answer,
     run: RunArgument,
     text: MaybeTextArgument = None,
     data: DataOption = None,
@@ -35,22 +37,19 @@ def heads(
     ] = None,
     seed: SeedingOption = 0,
     checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Score each head: entropy, previous token, first token, diagonal, induction, duplicate.
 
     On random tokens that are repeated once, unless a text or --data is given.
     """
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet import workbench
+    from linnet import workbench
 
-        answer(workbench.heads(run, text, data=data or (), rows=rows, half=half, seed=seed, checkpoint=checkpoint))
+    answer(workbench.heads(run, text, data=data or (), rows=rows, half=half, seed=seed, checkpoint=checkpoint))
 
 
+@answering
 def lens(
+    answer: Answer,
     run: RunArgument,
     text: TextArgument,
     tuned: Annotated[bool, typer.Option("--tuned", help="Train a translator of each layer first.")] = False,
@@ -59,26 +58,23 @@ def lens(
     top: Annotated[int, typer.Option("--top", min=1, help="Likeliest tokens to name.")] = 1,
     seed: SeedingOption = 0,
     checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show what the model would predict after each layer.
 
     The tuned lens learns from half of the rows (of --data, or of the validation part) and is scored on the rest.
     """
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet import workbench
+    from linnet import workbench
 
-        answer(
-            workbench.lens(
-                run, text, tuned=tuned, top=top, data=data or (), rows=rows, seed=seed, checkpoint=checkpoint
-            )
+    answer(
+        workbench.lens(
+            run, text, tuned=tuned, top=top, data=data or (), rows=rows, seed=seed, checkpoint=checkpoint
         )
+    )
 
 
+@answering
 def probe(
+    answer: Answer,
     run: RunArgument,
     label: Annotated[
         str,
@@ -94,26 +90,23 @@ def probe(
     rows: RowsOption = 500,
     seed: SeedingOption = 0,
     checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Train linear and sparse probes of a label, beside a control task and baselines without a model.
 
     A function gets the names of a row's tokens and gives a label, or None, for each of them.
     """
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet import workbench
+    from linnet import workbench
 
-        answer(
-            workbench.probe(
-                run, label, taps=tap or (), head=head, data=data or (), rows=rows, seed=seed, checkpoint=checkpoint
-            )
+    answer(
+        workbench.probe(
+            run, label, taps=tap or (), head=head, data=data or (), rows=rows, seed=seed, checkpoint=checkpoint
         )
+    )
 
 
+@answering
 def interchange(
+    answer: Answer,
     run: RunArgument,
     variable: Annotated[
         str,
@@ -140,37 +133,34 @@ def interchange(
     rows: RowsOption = 1000,
     seed: SeedingOption = 0,
     checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Exchange a variable between prompts, and see whether the model answers as a hypothesis says.
 
     The hypothesis is a function from the names of a prompt's tokens to the value of the variable and to a function
     from values to the next token.
     """
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet import workbench
+    from linnet import workbench
 
-        sizes = tuple(dims or (1, 2, 4))
-        answer(
-            workbench.interchange(
-                run,
-                variable,
-                taps=tap or (),
-                step=step,
-                at=at,
-                dimensions=sizes,
-                data=data or (),
-                rows=rows,
-                seed=seed,
-                checkpoint=checkpoint,
-            )
+    sizes = tuple(dims or (1, 2, 4))
+    answer(
+        workbench.interchange(
+            run,
+            variable,
+            taps=tap or (),
+            step=step,
+            at=at,
+            dimensions=sizes,
+            data=data or (),
+            rows=rows,
+            seed=seed,
+            checkpoint=checkpoint,
         )
+    )
 
 
+@answering
 def embeddings(
+    answer: Answer,
     run: RunArgument,
     token: Annotated[
         list[str] | None,
@@ -178,38 +168,32 @@ def embeddings(
     ] = None,
     count: Annotated[int, typer.Option("--components", min=1, help="Main directions.")] = 8,
     checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show main directions of the token vectors, neighbours, and frequencies of numbers."""
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet import workbench
+    from linnet import workbench
 
-        answer(workbench.embeddings(run, token or (), count=count, checkpoint=checkpoint))
+    answer(workbench.embeddings(run, token or (), count=count, checkpoint=checkpoint))
 
 
+@answering
 def step(
+    answer: Answer,
     run: RunArgument,
     text: TextArgument,
     max_tokens: Annotated[int, typer.Option("--max-tokens", min=1, help="Stop here.")] = 16,
     top: Annotated[int, typer.Option("--top", min=1, help="Alternatives of each step.")] = 5,
     layer: LayerOption = None,
     checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Go on one token at a time, with alternatives and with where each head looked."""
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet import workbench
+    from linnet import workbench
 
-        answer(workbench.step(run, text, max_tokens=max_tokens, top=top, layer=layer, checkpoint=checkpoint))
+    answer(workbench.step(run, text, max_tokens=max_tokens, top=top, layer=layer, checkpoint=checkpoint))
 
 
+@answering
 def development(
+    answer: Answer,
     run: RunArgument,
     what: Annotated[
         str, typer.Argument(metavar="WHAT", help="heads, loss, probe, embeddings, or module:function.")
@@ -220,20 +204,15 @@ def development(
     data: DataOption = None,
     rows: RowsOption = 64,
     seed: SeedingOption = 0,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Follow something over the snapshots of a run (training.snapshots), and find when it sets in."""
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet import workbench
+    from linnet import workbench
 
-        answer(
-            workbench.development(
-                run, what, label=label, layer=layer, head=head, data=data or (), rows=rows, seed=seed
-            )
+    answer(
+        workbench.development(
+            run, what, label=label, layer=layer, head=head, data=data or (), rows=rows, seed=seed
         )
+    )
 
 
 def join(groups: Groups) -> None:

@@ -7,16 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from linnet.cli.face import speaking
+from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
-from linnet.cli.inside import AnalysisOption, answering
+from linnet.cli.inside import AnalysisOption, answer_to
 from linnet.cli.options import (
     DataOption,
-    DebugOption,
     DeviceOption,
     EpochsOption,
     ForceOption,
-    JsonOption,
     OutOption,
     PrecisionOption,
     RunArgument,
@@ -31,7 +29,9 @@ from linnet.cli.options import (
 MORE = {"ignore_unknown_options": True, "allow_extra_args": True}  # options of a domain come with its recipes
 
 
+@spoken
 def train(
+    face: Face,
     context: typer.Context,
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="The name of a recipe, or a .toml file.")
@@ -58,8 +58,6 @@ def train(
     ] = False,
     force: ForceOption = False,
     help: Annotated[bool, typer.Option("--help", help="Show this, and the settings of RECIPE.")] = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Train a model.
 
@@ -69,49 +67,47 @@ def train(
     --from RUN trains a run, or an import, further on other data: same network and codec, a tenth of the learning
     rates of RECIPE, a folder of its own.
     """
-    with speaking(json=json, debug=debug) as face:
-        if help:
-            typer.echo(context.get_help(), file=face.out)
-        if help and recipe is None:
-            return
-        from linnet import workbench
+    if help:
+        typer.echo(context.get_help(), file=face.out)
+    if help and recipe is None:
+        return
+    from linnet import workbench
 
-        if help or recipe is None:
-            face.show(*workbench.recipes(recipe))
-            return
-        exclude(steps=steps, epochs=epochs)
-        further = domain_settings(context.args, workbench.options_of_recipe(recipe))
-        changes: dict[str, Any] = {"data": data or [], "settings": [*(settings or []), *further], "start": start}
-        changes |= {"seed": seed, "device": device, "precision": precision, "steps": steps, "epochs": epochs}
-        workbench.prepare(recipe, **changes)  # what is wrong is named before torch is loaded
-        if dry_run:
-            face.show(workbench.dry_run(recipe, **changes))
-            return
-        more: dict[str, Any] = {"out": out, "force": force, "progress": face.progress}
-        for record in workbench.train_seeds(recipe, seeds, **more, **changes):
-            face.show(record)
+    if help or recipe is None:
+        face.show(*workbench.recipes(recipe))
+        return
+    exclude(steps=steps, epochs=epochs)
+    further = domain_settings(context.args, workbench.options_of_recipe(recipe))
+    changes: dict[str, Any] = {"data": data or [], "settings": [*(settings or []), *further], "start": start}
+    changes |= {"seed": seed, "device": device, "precision": precision, "steps": steps, "epochs": epochs}
+    workbench.prepare(recipe, **changes)  # what is wrong is named before torch is loaded
+    if dry_run:
+        face.show(workbench.dry_run(recipe, **changes))
+        return
+    more: dict[str, Any] = {"out": out, "force": force, "progress": face.progress}
+    for record in workbench.train_seeds(recipe, seeds, **more, **changes):
+        face.show(record)
 
 
+@spoken
 def recipes(
+    face: Face,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One recipe, with every setting.")] = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """List the recipes, or every setting of one with its default and meaning."""
-    with speaking(json=json, debug=debug) as face:
-        from linnet import workbench
+    from linnet import workbench
 
-        face.show(*workbench.recipes(name))
+    face.show(*workbench.recipes(name))
 
 
+@spoken
 def resume(
+    face: Face,
     run: RunArgument,
     steps: Annotated[
         int | None,
         typer.Option("--steps", min=1, help="Go on to so many steps in all, beyond the end.", show_default=False),
     ] = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Go on with a run that was stopped.
 
@@ -119,13 +115,14 @@ def resume(
     then the learning rate is what the schedule of a run of that length has at each step, so that it rises again
     where it had fallen.
     """
-    with speaking(json=json, debug=debug, run=run) as face:
-        from linnet import workbench
+    from linnet import workbench
 
-        face.show(workbench.resume(run, steps=steps, progress=face.progress))
+    face.show(workbench.resume(run, steps=steps, progress=face.progress))
 
 
+@spoken
 def evaluate(
+    face: Face,
     context: typer.Context,
     run: RunArgument,
     data: DataOption = None,
@@ -139,63 +136,54 @@ def evaluate(
     device: DeviceOption = None,
     precision: WeightsOption = None,
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Score a run on whole files.
 
     Each score has its 95 % interval and what a person without a model would reach. Files are read as the run read
     its own; for text, --errors and --set field= and documents= change that.
     """
-    with speaking(json=json, debug=debug, run=run) as face:
-        from linnet import workbench
+    from linnet import workbench
 
-        options = workbench.options_of_run(run) if context.args else ()
+    options = workbench.options_of_run(run) if context.args else ()
 
-        record = workbench.evaluate(
-            run,
-            data=data or [],
-            split=split,
-            settings=[*(settings or []), *domain_settings(context.args, options)],
-            device=device,
-            precision=precision,
-            checkpoint=checkpoint,
-        )
-        for note in record.notes:
-            face.remark(note)
-        face.show(record)
+    record = workbench.evaluate(
+        run,
+        data=data or [],
+        split=split,
+        settings=[*(settings or []), *domain_settings(context.args, options)],
+        device=device,
+        precision=precision,
+        checkpoint=checkpoint,
+    )
+    for note in record.notes:
+        face.remark(note)
+    face.show(record)
 
 
+@spoken
 def list_runs(
+    face: Face,
     paths: Annotated[
         list[Path] | None,
         typer.Argument(metavar="FOLDER", help="Run folders, or folders of run folders [runs]."),
     ] = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Rank runs, with the settings that differ."""
-    with speaking(json=json, debug=debug) as face:
-        from linnet import workbench
+    from linnet import workbench
 
-        face.show(*workbench.runs(paths or [Path("runs")]))
+    face.show(*workbench.runs(paths or [Path("runs")]))
 
 
-def show(
-    run: RunArgument,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@spoken
+def show(face: Face, run: RunArgument, out: AnalysisOption = None, force: ForceOption = False) -> None:
     """Show a run, its learning curve and what its model costs.
 
     --out writes the curve alone.
     """
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet import workbench
+    from linnet import workbench
 
-        answer(workbench.show(run) if out is None else workbench.learning_curve(run))
+    answer = answer_to(face, out, force=force)
+    answer(workbench.show(run) if out is None else workbench.learning_curve(run))
 
 
 def join(groups: Groups) -> None:

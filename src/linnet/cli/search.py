@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
-from linnet.cli.face import INTERRUPTED, Face, speaking
+from linnet.cli.face import Face, spoken
 from linnet.cli.generate import all_prompts
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
     CheckpointOption,
-    DebugOption,
     DeviceOption,
     FileOption,
     ForceOption,
-    JsonOption,
     MaxTokensOption,
     PromptsArgument,
     SeedOption,
@@ -27,14 +24,7 @@ from linnet.cli.options import (
 )
 from linnet.errors import BadInput
 
-
-class SearchPreset(StrEnum):
-    quick = "quick"
-    balanced = "balanced"
-    quality = "quality"
-
-
-RunOption = Annotated[
+ModelArgument = Annotated[
     Path | None,
     typer.Argument(metavar="RUN", help="The folder of a run, or of a transformers model.", show_default=False),
 ]
@@ -66,7 +56,7 @@ SamplesOption = Annotated[
     int | None, typer.Option("--samples", min=0, help="Texts to choose in the end.", show_default=False)
 ]
 PresetOption = Annotated[
-    SearchPreset,
+    Literal["quick", "balanced", "quality"],
     typer.Option("--preset", help="Rollouts, tokens and samples: 5, 30, 3; 10, 50, 10; or 20, 100, 50."),
 ]
 TemperatureOption = Annotated[
@@ -88,8 +78,10 @@ TreeOption = Annotated[
 ]
 
 
+@spoken
 def search(
-    run: RunOption = None,
+    face: Face,
+    model: ModelArgument = None,
     prompts: PromptsArgument = None,
     file: FileOption = None,
     method: MethodOption = None,
@@ -100,7 +92,7 @@ def search(
     seconds: SecondsOption = None,
     width: WidthOption = None,
     samples: SamplesOption = None,
-    preset: PresetOption = SearchPreset.balanced,
+    preset: PresetOption = "balanced",
     max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = 1.0,
     adaptive: AdaptiveOption = False,
@@ -113,8 +105,6 @@ def search(
     device: DeviceOption = None,
     precision: WeightsOption = None,
     settings: SettingsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Search for texts of high reward; without a prompt, from nothing but the begin token.
 
@@ -122,39 +112,32 @@ def search(
     reward, and wave, memory (MB), processes, reward_seconds, top_k, top_p, min_p, cut, least, most, repeats,
     shown. For instance: linnet search RUN "12+34=" --reward exact --rollouts 256 --set lam=4
     """
-    with speaking(json=json, debug=debug) as face:
-        exclude(compare=compare, resume=resume)
-        limits = {"rollouts": rollouts, "tokens": tokens, "reward_calls": reward_calls, "seconds": seconds}
-        texts_of = {
-            "samples": samples,
-            "preset": str(preset),
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-        }
-        how = {"method": method, "reward": reward, "width": width, "adaptive": adaptive, "seed": seed}
-        options: dict[str, Any] = {**limits, **texts_of, **how, "settings": settings or [], "remark": face.remark}
-        options = {name: value for name, value in options.items() if value is not None}
-        where: dict[str, Any] = {"checkpoint": checkpoint, "device": device, "precision": precision}
-        if resume is not None:
-            go_on(face, resume, run, prompts, options)
-            return
-        if run is None:
-            raise BadInput("a search needs a run: linnet search RUN PROMPT --reward NAME")
-        given = prompts_for(run, prompts or [], file)
-        texts = list(given.values()) if given else None
-        if compare is None:
-            found(face, run, texts, options | where | {"names": list(given) or None, "out": out, "force": force})
-            return
-        exclude(compare=compare, out=out, method=method)
-        compared(face, run, compare, texts, options | where | {"names": list(given) or None})
-
-
-def compared(face: Face, run: Path, methods: str, prompts: list[str] | None, options: dict[str, Any]) -> None:
-    """One table of methods at one budget."""
+    exclude(compare=compare, resume=resume)
+    limits = {"rollouts": rollouts, "tokens": tokens, "reward_calls": reward_calls, "seconds": seconds}
+    texts_of = {"samples": samples, "preset": preset, "max_tokens": max_tokens, "temperature": temperature}
+    how = {"method": method, "reward": reward, "width": width, "adaptive": adaptive, "seed": seed}
+    options: dict[str, Any] = {**limits, **texts_of, **how, "settings": settings or [], "remark": face.remark}
+    options = {name: value for name, value in options.items() if value is not None}
     from linnet import workbench
 
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    face.show(workbench.compare_searches(run, prompts, names, **options))
+    if resume is not None:
+        if prompts:
+            raise BadInput("a saved tree has its prompt; give none beside --resume")
+        for record in workbench.resume_search(resume, model, **options):
+            face.show(record)
+        return
+    if model is None:
+        raise BadInput("a search needs a run: linnet search RUN PROMPT --reward NAME")
+    given = prompts_for(model, prompts or [], file)
+    texts = list(given.values()) if given else None
+    options |= {"names": list(given) or None, "checkpoint": checkpoint, "device": device, "precision": precision}
+    if compare is None:
+        for record in workbench.search(model, texts, out=out, force=force, **options):
+            face.show(record)
+        return
+    exclude(compare=compare, out=out, method=method)
+    methods = [name.strip() for name in compare.split(",") if name.strip()]
+    face.show(workbench.compare_searches(model, texts, methods, **options))
 
 
 def prompts_for(run: Path, prompts: list[str], file: Path | None) -> dict[str, str]:
@@ -163,31 +146,6 @@ def prompts_for(run: Path, prompts: list[str], file: Path | None) -> dict[str, s
 
     own = None if file is None else workbench.own_prompts(run, file)
     return all_prompts(prompts, file) if own is None else {**all_prompts(prompts, None), **own}
-
-
-def found(face: Face, run: Path, prompts: list[str] | None, options: dict[str, Any]) -> None:
-    """What each search found; an interrupt shows what there is."""
-    from linnet import workbench
-
-    try:
-        for record in workbench.search(run, prompts, **options):
-            face.show(record)
-    except KeyboardInterrupt:
-        face.remark("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
-
-
-def go_on(face: Face, tree: Path, run: Path | None, prompts: list[str] | None, options: dict[str, Any]) -> None:
-    if prompts:
-        raise BadInput("a saved tree has its prompt; give none beside --resume")
-    from linnet import workbench
-
-    try:
-        for record in workbench.resume_search(tree, run, **options):
-            face.show(record)
-    except KeyboardInterrupt:
-        face.remark("interrupted")
-        raise typer.Exit(INTERRUPTED) from None
 
 
 def join(groups: Groups) -> None:

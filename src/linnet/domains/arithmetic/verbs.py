@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from linnet.cli.face import speaking
+from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
-from linnet.cli.options import DebugOption, ForceOption, JsonOption
+from linnet.cli.options import ForceOption
 from linnet.errors import BadInput
 
-
-class Task(StrEnum):
-    add = "add"
-    subtract = "subtract"
-    multiply = "multiply"
-    expression = "expression"
-    base = "base"
-    polynomial = "polynomial"
-
-
+Task = Literal["add", "subtract", "multiply", "expression", "base", "polynomial"]
 Range = tuple[int, int]
 
 
+@spoken
 def make_arithmetic(
+    face: Face,
     out: Annotated[Path, typer.Option("--out", help="The folder for train, dev and test.", show_default=False)],
-    task: Annotated[Task, typer.Option("--task", help="The kind of problem.")] = Task.add,
+    task: Annotated[Task, typer.Option("--task", help="The kind of problem.")] = "add",
     instances: Annotated[int, typer.Option("--instances", help="Rows of the three files together.")] = 20_000,
     with_steps: Annotated[bool, typer.Option("--with-steps", help="Write the steps to each answer.")] = False,
     digits: Annotated[Range, typer.Option("--digits", help="Fewest and most digits of an operand.")] = (1, 3),
@@ -39,41 +31,37 @@ def make_arithmetic(
     signs: Annotated[bool, typer.Option("--signs", help="Negative operands, too.")] = False,
     seed: Annotated[int, typer.Option("--seed", help="The seed of what is drawn.")] = 42,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Draw problems into train, dev and test.
 
     The three files never share a problem, and files made on other machines or with other seeds do not either.
     """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.domains.arithmetic.data import ArithmeticData
-        from linnet.domains.arithmetic.making import make
+    from linnet.domains.arithmetic.data import ArithmeticData
+    from linnet.domains.arithmetic.making import make
 
-        problems = ArithmeticData(task=task.value, digits=digits, operands=operands, depth=depth, signs=signs)
-        face.show(make(out, problems.space, instances, seed=seed, with_steps=with_steps, force=force))
+    problems = ArithmeticData(task=task, digits=digits, operands=operands, depth=depth, signs=signs)
+    face.show(make(out, problems.space, instances, seed=seed, with_steps=with_steps, force=force))
 
 
+@spoken
 def check_arithmetic(
+    face: Face,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.", show_default=False)],
     task: Annotated[
         Task | None, typer.Option("--task", help="The kind of problem, where rows do not name it.")
     ] = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Count lengths and labels, and find wrong rows.
 
     Answers and steps are checked, and so is that no problem of the test rows is among the training rows. The
     exit code is 2 where rows are wrong or shared, and 0 where there is nothing worse than a repeated row.
     """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.domains.arithmetic.checking import check
+    from linnet.domains.arithmetic.checking import check
 
-        record = check(paths, task.value if task else None)
-        face.show(record)
-        if record.refused:
-            raise typer.Exit(BadInput.exit_code)
+    record = check(paths, task)
+    face.show(record)
+    if record.refused:
+        raise typer.Exit(BadInput.exit_code)
 
 
 def join(groups: Groups) -> None:

@@ -8,16 +8,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from linnet.cli.face import speaking
+from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
-from linnet.cli.inside import AnalysisOption, answering
+from linnet.cli.inside import Answer, answering
 from linnet.cli.options import (
     CheckpointOption,
     ColumnsOption,
     DataOption,
-    DebugOption,
     ForceOption,
-    JsonOption,
     LocalOption,
     RunArgument,
     TableOption,
@@ -29,24 +27,25 @@ if TYPE_CHECKING:
     from linnet.domains.places.data import PlacesData
 
 
+@spoken
 def forget(
+    face: Face,
     run: RunArgument,
     user: Annotated[str, typer.Option("--user", help="Whom to forget.", show_default=False)],
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Remove a user from a run.
 
     Gone are the name, the counts, the embedding, and places that nobody else visited. A run that was not finished
     is trained from its beginning when it is resumed, without this user.
     """
-    with speaking(json=json, debug=debug, run=run) as face:
-        from linnet.domains.places.use import forget
+    from linnet.domains.places.use import forget
 
-        face.show(forget(run, user))
+    face.show(forget(run, user))
 
 
+@spoken
 def misses(
+    face: Face,
     run: RunArgument,
     data: DataOption = None,
     split: Annotated[
@@ -57,23 +56,20 @@ def misses(
         Path | None, typer.Option("--map", help="Draw them into this .html file, too.", show_default=False)
     ] = None,
     checkpoint: CheckpointOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """List the most surprising next places.
 
     The surest wrong answers come first. A map needs the extra linnet-sequences[map] and visits with coordinates.
     """
-    with speaking(json=json, debug=debug, run=run) as face:
-        from linnet.domains.places.use import misses
+    from linnet.domains.places.use import misses
 
-        found = misses(
-            run, data or [], split=split, n=n, map_file=map_file, checkpoint=checkpoint, remark=face.remark
-        )
-        face.show(*found)
+    found = misses(run, data or [], split=split, n=n, map_file=map_file, checkpoint=checkpoint, remark=face.remark)
+    face.show(*found)
 
 
+@answering
 def kernels(
+    answer: Answer,
     run: RunArgument,
     file: Annotated[
         Path, typer.Option("--file", help="Histories, as `linnet predict` reads them.", show_default=False)
@@ -84,38 +80,34 @@ def kernels(
     k: Annotated[int, typer.Option("-k", min=1, help="So many candidates.")] = 10,
     member: Annotated[int, typer.Option("--member", min=0, help="Of an ensemble.")] = 0,
     checkpoint: CheckpointOption = None,
-    out: AnalysisOption = None,
-    force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Show which kernels of the scorer speak for the likeliest next places."""
-    with answering(out, force=force, json=json, debug=debug) as answer:
-        from linnet.domains.places.use import kernels
+    from linnet.domains.places.use import kernels
 
-        answer(kernels(run, file, user=user, k=k, member=member, checkpoint=checkpoint))
+    answer(kernels(run, file, user=user, k=k, member=member, checkpoint=checkpoint))
 
 
+@spoken
 def make_places(
+    face: Face,
     out: Annotated[Path, typer.Option("--out", help="The file of check-ins.", show_default=False)],
     users: Annotated[int, typer.Option("--users", min=1, help="People.")] = 300,
     visits: Annotated[int, typer.Option("--visits", min=1, help="Check-ins of each.")] = 160,
     seed: Annotated[int, typer.Option("--seed", help="The seed of what is drawn.")] = 0,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Draw check-ins from a known process.
 
     The best accuracy that anybody could reach on them is shown beside the counts.
     """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.domains.places.generated import Process, make
+    from linnet.domains.places.generated import Process, make
 
-        face.show(make(out, Process(users=users, visits=visits, seed=seed), force=force))
+    face.show(make(out, Process(users=users, visits=visits, seed=seed), force=force))
 
 
+@spoken
 def make_samples(
+    face: Face,
     data: DataOption = None,
     out: Annotated[Path, typer.Option("--out", help="The .jsonl or .jsonl.gz file.")] = Path("samples.jsonl.gz"),
     columns: ColumnsOption = None,
@@ -123,21 +115,20 @@ def make_samples(
     local: LocalOption = None,
     settings: TableOption = None,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Write the samples of visits in the published form.
 
     Histories, targets and parts are those that linnet train places makes of the same files.
     """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.workbench.open import located
+    from linnet.workbench.open import located
 
-        chosen = visit_table(located(data or []), settings or [], columns or "", tz or "", local or "")
-        face.show(chosen.write_samples(out, force=force))
+    chosen = visit_table(located(data or []), settings or [], columns or "", tz or "", local or "")
+    face.show(chosen.write_samples(out, force=force))
 
 
+@spoken
 def make_visits(
+    face: Face,
     data: DataOption = None,
     out: Annotated[Path, typer.Option("--out", help="The .csv, .csv.gz or .parquet file.")] = Path("visits.csv"),
     columns: ColumnsOption = None,
@@ -145,42 +136,38 @@ def make_visits(
     local: LocalOption = None,
     settings: TableOption = None,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Write visits with the numbers of their places.
 
     Fixes become stays, and coordinates become places, once for all files; train, eval and predict on this table.
     """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.workbench.open import located
+    from linnet.workbench.open import located
 
-        chosen = visit_table(located(data or []), settings or [], columns or "", tz or "", local or "")
-        face.show(chosen.write_visits(out, force=force))
+    chosen = visit_table(located(data or []), settings or [], columns or "", tz or "", local or "")
+    face.show(chosen.write_visits(out, force=force))
 
 
+@spoken
 def check_places(
+    face: Face,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH", help="Files or folders.", show_default=False)],
     columns: ColumnsOption = None,
     tz: ZoneOption = None,
     local: LocalOption = None,
     settings: TableOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Find wrong rows of visits, and leaks.
 
     What can be repaired is repaired by a rule that is named with its rows. The exit code is 2 where training would
     refuse the table, and 0 where it would not.
     """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.domains.places.data import check
+    from linnet.domains.places.data import check
 
-        chosen = visit_table(paths, settings or [], columns or "", tz or "", local or "")
-        record = check(paths, chosen.reading, chosen.recipe, chosen.protocol)
-        face.show(record)
-        if record.refused:
-            raise typer.Exit(BadInput.exit_code)
+    chosen = visit_table(paths, settings or [], columns or "", tz or "", local or "")
+    record = check(paths, chosen.reading, chosen.recipe, chosen.protocol)
+    face.show(record)
+    if record.refused:
+        raise typer.Exit(BadInput.exit_code)
 
 
 def visit_table(paths: Sequence[Path], settings: Sequence[str], columns: str, tz: str, local: str) -> PlacesData:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from linnet.cli.face import Face, speaking
+from linnet.cli.face import Face, spoken
 from linnet.cli.generate import Page, typed
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
     CheckpointOption,
-    DebugOption,
     DeviceOption,
     ErrorsOption,
     ForceOption,
-    JsonOption,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
     from linnet.domains.text.conversation import Conversation
     from linnet.workbench import Options
 
-Kind = StrEnum("Kind", ["bpe", "unigram", "words", "characters"])
+Kind = Literal["bpe", "unigram", "words", "characters"]
 TextOption = Annotated[
     list[Path], typer.Option("--data", metavar="PATH", help="A file or folder; may be given several times.")
 ]
@@ -46,7 +43,9 @@ CountsOption = Annotated[
 ]
 
 
+@spoken
 def train(
+    face: Face,
     data: TextOption,
     out: Annotated[Path, typer.Option("--out", help="The tokenizer.json to write.")],
     kind: Annotated[Kind | None, typer.Option("--kind", help="What pieces are; bpe unless set.")] = None,
@@ -58,25 +57,24 @@ def train(
     counts: CountsOption = None,
     settings: SettingsOption = None,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Learn a tokenizer from text, and check it on that text.
 
     Rules are settings: urls=true, mentions=true, numbers=digits or groups, lowercase=true, min_count=2;
     documents=line, paragraph or file says what a document of a text file is, field=NAME where rows keep it.
     """
-    with speaking(json=json, debug=debug) as face:
-        from linnet.domains.text.tokenizer_verbs import tokenizer_train
+    from linnet.domains.text.tokenizer_verbs import tokenizer_train
 
-        options = {"kind": kind, "vocabulary": vocabulary, "errors": errors}
-        found = tokenizer_train(
-            out, data, sample=sample, settings=settings or [], counts=counts, force=force, **options
-        )
-        face.show(found)
+    options = {"kind": kind, "vocabulary": vocabulary, "errors": errors}
+    found = tokenizer_train(
+        out, data, sample=sample, settings=settings or [], counts=counts, force=force, **options
+    )
+    face.show(found)
 
 
+@spoken
 def check(
+    face: Face,
     tokenizer: Annotated[
         Path, typer.Argument(metavar="TOKENIZER", help="A tokenizer.json, or the folder of a run.")
     ],
@@ -86,20 +84,19 @@ def check(
     counts: CountsOption = None,
     settings: SettingsOption = None,
     force: ForceOption = False,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Say what a tokenizer does to text: whether it comes back, how short it gets, and what is never used."""
-    with speaking(json=json, debug=debug) as face:
-        from linnet.domains.text.tokenizer_verbs import tokenizer_check
+    from linnet.domains.text.tokenizer_verbs import tokenizer_check
 
-        found = tokenizer_check(
-            tokenizer, data, sample=sample, settings=settings or [], counts=counts, force=force, errors=errors
-        )
-        face.show(found)
+    found = tokenizer_check(
+        tokenizer, data, sample=sample, settings=settings or [], counts=counts, force=force, errors=errors
+    )
+    face.show(found)
 
 
+@spoken
 def chat(
+    face: Face,
     run: RunArgument,
     template: Annotated[
         str | None,
@@ -120,30 +117,27 @@ def chat(
     checkpoint: CheckpointOption = None,
     device: DeviceOption = None,
     precision: WeightsOption = None,
-    json: JsonOption = False,
-    debug: DebugOption = False,
 ) -> None:
     """Talk with a run that was trained on conversations.
 
     Each line of standard input is a message; answers are on standard output. /new begins a new conversation,
     and the end of the input (Ctrl-D) ends the last one.
     """
-    with speaking(json=json, debug=debug, run=run) as face:
-        from linnet.domains.text.conversation import Conversation
+    from linnet.domains.text.conversation import Conversation
 
-        options: Options = {
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "top_k": top_k,
-            "top_p": top_p,
-            "min_p": min_p,
-            "repetition_penalty": penalty,
-            "seed": seed,
-            "precision": precision,
-            "remark": face.remark,
-        }
-        given = {"template": template, "system": system, "device": device}
-        talk(face, Conversation.open(run, options, checkpoint=checkpoint, **given))
+    options: Options = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "repetition_penalty": penalty,
+        "seed": seed,
+        "precision": precision,
+        "remark": face.remark,
+    }
+    given = {"template": template, "system": system, "device": device}
+    talk(face, Conversation.open(run, options, checkpoint=checkpoint, **given))
 
 
 def talk(face: Face, conversation: Conversation) -> None:
