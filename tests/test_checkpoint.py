@@ -51,7 +51,8 @@ def names(folder: Path) -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> RunFolder:
-    made = RunFolder.create(tmp_path / "run")
+    made = RunFolder(tmp_path / "run")
+    made.path.mkdir()
     made.settings.write_text("format = 1\n")
     return made
 
@@ -63,7 +64,7 @@ def test_a_checkpoint_comes_back_as_it_was(folder: RunFolder) -> None:
 
 
 def test_the_same_values_have_the_same_bytes(folder: RunFolder, tmp_path: Path) -> None:
-    other = RunFolder.create(tmp_path / "other")
+    other = RunFolder(tmp_path / "other")
     folder.save(checkpoint_of(20))
     other.save(checkpoint_of(20))
     for name in FILES:
@@ -123,7 +124,7 @@ def test_a_broken_checkpoint_is_named_and_the_one_before_is_used(
 def test_no_altered_byte_goes_unnoticed(
     tmp_path_factory: pytest.TempPathFactory, name: str, position: float, flip: int
 ) -> None:
-    folder = RunFolder.create(tmp_path_factory.mktemp("flips") / "run")
+    folder = RunFolder(tmp_path_factory.mktemp("flips") / "run")
     folder.save(checkpoint_of(20))
     path = folder.at(20) / name
     content = bytearray(path.read_bytes())
@@ -234,22 +235,13 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_full_disk_leaves_the_last_checkpoint_and_no_half_one(small_disk: Path) -> None:
-    folder = RunFolder.create(small_disk / "run")
+    folder = RunFolder(small_disk / "run")
     folder.save(checkpoint_of(20, size=6000))
     before = names(folder.path)
     with pytest.raises(RunFailed, match=r"No space left on device.*the last good checkpoint is .*000020"):
         folder.save(checkpoint_of(40, size=12000))
     assert names(folder.path) == before
     assert equal(folder.read(20), checkpoint_of(20, size=6000))
-
-
-def test_a_new_run_replaces_nothing_by_itself(tmp_path: Path) -> None:
-    path = tmp_path / "run"
-    path.mkdir()
-    (path / "run.toml").write_text("format = 1\n")
-    with pytest.raises(BadInput, match=r"run exists; choose another --out, or replace it with --force"):
-        RunFolder.create(path)
-    assert names(path) == ["run.toml"]
 
 
 def test_everything_that_a_run_may_hold_is_known(folder: RunFolder) -> None:
@@ -265,20 +257,6 @@ def test_everything_that_a_run_may_hold_is_known(folder: RunFolder) -> None:
         files.refuse_existing(folder.path, force=True, layout=RUN)
 
 
-def test_an_empty_folder_may_become_a_run(tmp_path: Path) -> None:
-    RunFolder.create(tmp_path)
-    (tmp_path / ".run.toml.123").write_text("half")  # killed while it wrote its settings
-    RunFolder.create(tmp_path)
-    assert names(tmp_path) == []
-
-
-def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    path = tmp_path / "file" / "below" / "run"
-    with pytest.raises(BadInput, match=rf"cannot write into {path}: {tmp_path}/file is not a folder"):
-        RunFolder.create(path)
-
-
 def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
     """The superuser may write anywhere, except where nobody may."""
     if os.getuid():
@@ -291,7 +269,7 @@ def test_a_folder_that_may_not_be_written_to_is_named(tmp_path: Path) -> None:
             pytest.skip(f"a disk that may only be read cannot be mounted here: {mounted.stderr.strip()}")
     try:
         with pytest.raises(BadInput, match=r"cannot write into .*run: no permission at"):
-            RunFolder.create(tmp_path / "run")
+            files.refuse_existing(tmp_path / "run", force=False, layout=RUN)
     finally:
         if os.getuid():
             tmp_path.chmod(0o700)

@@ -132,7 +132,7 @@ def test_a_tracker_that_fails_brings_the_old_run_back(
     def refuses(*_: object) -> Sink:
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(sinks, "TensorBoard", refuses)
+    monkeypatch.setitem(sinks.TRACKERS, "tensorboard", refuses)
     with pytest.raises(ConnectionError, match="no network"):
         train_tiny(out, 'training.sinks=["tensorboard"]', force=True)
     assert tree(out) == before and [path.name for path in tmp_path.iterdir()] == ["run"]

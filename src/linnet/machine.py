@@ -17,8 +17,8 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -75,6 +75,17 @@ def automatic_precision(device: str, width: int) -> Literal["float32", "bfloat16
     """bfloat16 where the products are native and large enough to gain from it."""
     wide = device == "cuda" or width >= NARROWEST_BFLOAT16
     return "bfloat16" if wide and native_bfloat16(device) else "float32"
+
+
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """So many threads of torch inside, and as before outside; 0 changes nothing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def compiler_at_hand(device: str) -> bool:

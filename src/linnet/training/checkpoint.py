@@ -59,7 +59,6 @@ class LoopState:
     best_loss: float | None = None
     best_step: Count | None = None
     worse: Count = 0  # validations since the best one
-    last_loss: float | None = None
     ema_updates: Count = 0
     scaler: dict[str, float] = field(default_factory=dict)
     metrics_bytes: Count = 0
@@ -94,48 +93,11 @@ class RunFolder:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-
-    @property
-    def settings(self) -> Path:
-        return self.path / "run.toml"
-
-    @property
-    def codec(self) -> Path:
-        return self.path / "codec.json"
-
-    @property
-    def metrics(self) -> Path:
-        return self.path / "metrics.jsonl"
-
-    @property
-    def report(self) -> Path:
-        return self.path / "report.md"
-
-    @property
-    def generation(self) -> Path:
-        """What generating knows of a model from elsewhere; of our own there is no such file."""
-        return self.path / "generation.json"
-
-    @property
-    def record(self) -> Path:
-        """The final run record; there only when the run is finished."""
-        return self.path / "record.json"
-
-    @property
-    def snapshots(self) -> Snapshots:
-        return Snapshots(self.path / "snapshots")
-
-    @property
-    def checkpoints(self) -> Path:
-        return self.path / "checkpoints"
-
-    @classmethod
-    def create(cls, path: Path) -> RunFolder:
-        """A new and empty folder, where none is."""
-        files.refuse_existing(path, force=False, layout=RUN)
-        with files.new_folder(path):
-            pass
-        return cls(path)
+        self.settings, self.codec = path / "run.toml", path / "codec.json"
+        self.metrics, self.report = path / "metrics.jsonl", path / "report.md"
+        self.generation = path / "generation.json"  # ids that end a text, of a model from elsewhere
+        self.record = path / "record.json"  # the final one: there only when the run is finished
+        self.checkpoints, self.snapshots = path / "checkpoints", Snapshots(path / "snapshots")
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

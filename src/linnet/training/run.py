@@ -120,6 +120,15 @@ class Run(Part):
     training: TrainingConfig = TrainingConfig()
     augment: Augmentation = Augmentation()
 
+    @property
+    def weights(self) -> str:
+        """The file of a checkpoint that holds the weights to use: the averaged ones where there are some."""
+        return "ema.safetensors" if self.optim.ema else "weights.safetensors"
+
+    @property
+    def rows_at_once(self) -> int:
+        return -(-self.training.batch // self.training.accumulation)
+
     def unused(self) -> Mapping[str, str]:
         """Settings that change nothing in this run, by dotted key, each with the reason."""
         kind, reasons = self.optim.kind, {}

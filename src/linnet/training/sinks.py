@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from linnet import files
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, library, nearest
 from linnet.records import Record, StepRecord, ValidationRecord
-
-TRACKERS = ("tensorboard", "trackio", "wandb")
 
 
 class Sink(Protocol):
@@ -62,64 +61,45 @@ def scalars(record: StepRecord | ValidationRecord) -> dict[str, float]:
     return named
 
 
-class TensorBoard:
-    """Event files in `tensorboard/` of the run folder."""
+@dataclass(frozen=True)
+class Tracker:
+    """A tracker of other people, which gets the numbers of each step and validation."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError as missing:
-            raise _absent("tensorboard") from missing
-        # Readers drop the events of steps that a resumed run is about to repeat.
-        self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    log: Callable[[dict[str, float], int], None]
+    close: Callable[[], None]
 
     def write(self, record: Record) -> None:
         if isinstance(record, StepRecord | ValidationRecord):
-            for name, value in scalars(record).items():
-                self._writer.add_scalar(name, value, record.step)
-
-    def close(self) -> None:
-        self._writer.close()
+            self.log(scalars(record), record.step)
 
 
-class Trackio:
+def tensorboard(folder: Path, recipe: str, settings: dict[str, Any], step: int) -> Tracker:
+    """Event files in `tensorboard/` of the run folder; readers drop what a resumed run is about to repeat."""
+    module = _library("torch.utils.tensorboard", "tensorboard")
+    writer = module.SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+
+    def log(numbers: dict[str, float], step: int) -> None:
+        for name, value in numbers.items():
+            writer.add_scalar(name, value, step)
+
+    return Tracker(log, writer.close)
+
+
+def trackio(folder: Path, recipe: str, settings: dict[str, Any], step: int) -> Tracker:
     """A local trackio project named after the recipe."""
-
-    def __init__(self, folder: Path, recipe: str, settings: Mapping[str, Any]) -> None:
-        try:
-            import trackio
-        except ImportError as missing:
-            raise _absent("trackio") from missing
-        self._run = trackio.init(
-            project=f"linnet-{recipe}", name=folder.name, config=dict(settings), resume="allow"
-        )
-
-    def write(self, record: Record) -> None:
-        if isinstance(record, StepRecord | ValidationRecord):
-            self._run.log(scalars(record), step=record.step)
-
-    def close(self) -> None:
-        self._run.finish()
+    names = {"project": f"linnet-{recipe}", "name": folder.name}
+    run = _library("trackio", "trackio").init(**names, config=settings, resume="allow")
+    return Tracker(lambda numbers, step: run.log(numbers, step=step), run.finish)
 
 
-class WandB:
+def wandb(folder: Path, recipe: str, settings: dict[str, Any], step: int) -> Tracker:
     """A Weights & Biases run; offline or online as its own environment variables say."""
+    names = {"project": f"linnet-{recipe}", "name": folder.name}
+    run = _library("wandb", "wandb").init(**names, dir=str(folder), config=settings)
+    return Tracker(lambda numbers, step: run.log(numbers, step=step), run.finish)
 
-    def __init__(self, folder: Path, recipe: str, settings: Mapping[str, Any]) -> None:
-        try:
-            import wandb
-        except ImportError as missing:
-            raise _absent("wandb") from missing
-        self._run = wandb.init(
-            project=f"linnet-{recipe}", name=folder.name, dir=str(folder), config=dict(settings)
-        )
 
-    def write(self, record: Record) -> None:
-        if isinstance(record, StepRecord | ValidationRecord):
-            self._run.log(scalars(record), step=record.step)
-
-    def close(self) -> None:
-        self._run.finish()
+TRACKERS = {"tensorboard": tensorboard, "trackio": trackio, "wandb": wandb}
 
 
 def check_trackers(names: Sequence[str]) -> None:
@@ -128,23 +108,16 @@ def check_trackers(names: Sequence[str]) -> None:
         if name not in TRACKERS:
             raise BadInput(f'there is no tracker "{name}"{nearest(name, TRACKERS)}')
         if importlib.util.find_spec(name) is None:
-            raise _absent(name)
+            _library(name, name)
 
 
 def open_trackers(
-    names: Sequence[str], folder: Path, recipe: str, settings: Mapping[str, Any], step: int = 0
+    names: Sequence[str], folder: Path, recipe: str, settings: dict[str, Any], step: int = 0
 ) -> list[Sink]:
     """The trackers that a run asks for; `step` is how many steps were done before."""
     check_trackers(names)
-    openers: dict[str, Callable[[], Sink]] = {
-        "tensorboard": lambda: TensorBoard(folder, step),
-        "trackio": lambda: Trackio(folder, recipe, settings),
-        "wandb": lambda: WandB(folder, recipe, settings),
-    }
-    return [openers[name]() for name in names]
+    return [TRACKERS[name](folder, recipe, settings, step) for name in names]
 
 
-def _absent(name: str) -> BadInput:
-    return BadInput(
-        f"this run asks for the tracker {name}, which is not installed: pip install linnet-sequences[{name}]"
-    )
+def _library(module: str, tracker: str) -> Any:
+    return library(module, f"this run asks for the tracker {tracker}, which is not installed", tracker)

@@ -3,6 +3,7 @@
 Each is loaded when it is first named, so that `generate` loads nothing of training.
 """
 
+# ruff: noqa: F401 (these names are for type checkers and editors)
 from __future__ import annotations
 
 import importlib
@@ -28,49 +29,6 @@ if TYPE_CHECKING:
     from linnet.workbench.train import resume, train, train_seeds
     from linnet.workbench.variables import interchange, probe
 
-__all__ = [
-    "Opened",
-    "Options",
-    "Pace",
-    "Session",
-    "ablate",
-    "attention",
-    "attribute",
-    "compare_searches",
-    "development",
-    "embeddings",
-    "dry_run",
-    "evaluate",
-    "export_run",
-    "find_edges",
-    "find_subsets",
-    "generate",
-    "heads",
-    "import_run",
-    "interchange",
-    "lens",
-    "learning_curve",
-    "load",
-    "options_of_recipe",
-    "options_of_run",
-    "own_prompts",
-    "patch",
-    "path_patch",
-    "predict",
-    "probe",
-    "prepare",
-    "recipes",
-    "refuse_unknown_run",
-    "resume",
-    "resume_search",
-    "runs",
-    "search",
-    "show",
-    "step",
-    "stream",
-    "train",
-    "train_seeds",
-]
 MODULES = {
     "causal": ("ablate", "attribute", "find_edges", "find_subsets", "patch", "path_patch"),
     "development": ("development",),
@@ -90,6 +48,7 @@ MODULES = {
     "variables": ("interchange", "probe"),
 }
 HOMES = {name: module for module, names in MODULES.items() for name in names}
+__all__ = [*HOMES]
 
 
 def __getattr__(name: str) -> Any:

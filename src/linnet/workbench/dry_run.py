@@ -35,7 +35,7 @@ def dry_run(recipe: str, **options: Any) -> DryRunRecord:
     rows = material.train.rows
     plan = run.data.plan(rows, run)
     step = seconds_of_a_step(run, material, plan)
-    steps, costs = run.training.steps or 0, run.model.costs(rows=rows_at_once(run), ema=bool(run.optim.ema))
+    steps, costs = run.training.steps or 0, run.model.costs(rows=run.rows_at_once, ema=bool(run.optim.ema))
     validations = -(-steps // validation_steps(run, plan, steps))
     share = material.validation.rows.targets / max(1, rows.targets)
     validating = validations * share * plan.steps_per_epoch * step * FORWARD
@@ -61,10 +61,6 @@ def dry_run(recipe: str, **options: Any) -> DryRunRecord:
         checkpoint_bytes=4 * parameters(run) * sets,
         notes=(*material.notes, *run.data.remarks(run, material)),
     )
-
-
-def rows_at_once(run: Run) -> int:
-    return -(-run.training.batch // run.training.accumulation)
 
 
 def seconds_of_a_step(run: Run, material: Material, plan: Plan) -> float:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -80,17 +80,13 @@ def options_of(given: Sequence[str], **known: Any) -> dict[str, Any]:
     return chosen
 
 
-@contextmanager
-def threads_of(run: Run) -> Iterator[None]:
+def threads_of(run: Run) -> AbstractContextManager[None]:
     """As many threads as training had, or all that there are where those are fewer: sums depend on it."""
     import torch
 
-    there = torch.get_num_threads()
-    torch.set_num_threads(min(run.threads or there, there))
-    try:
-        yield
-    finally:
-        torch.set_num_threads(there)
+    from linnet.machine import threads
+
+    return threads(min(run.threads, torch.get_num_threads()))
 
 
 def refuse_unknown_run(path: Path) -> None:
@@ -160,9 +156,8 @@ def load(
     codec = read_codec(folder, run)
     refuse_too_large(run.model)
     network = run.data.network(run.model, codec)
-    name = "ema.safetensors" if run.optim.ema else "weights.safetensors"
     try:
-        load_weights(network, folder.tensors(step, name), str(folder.at(step)))
+        load_weights(network, folder.tensors(step, run.weights), str(folder.at(step)))
     except Damaged as error:
         raise BadInput(f"{folder.at(step)} is broken ({error}); name another with --checkpoint") from None
     import torch

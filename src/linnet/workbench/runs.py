@@ -37,8 +37,7 @@ def scores_of(folder: RunFolder) -> tuple[Score, ...]:
 
 def costs_of(run: Run) -> Costs:
     """All zero before the data have told the sizes."""
-    rows = -(-run.training.batch // run.training.accumulation)
-    return run.model.costs(rows=rows, ema=bool(run.optim.ema)) or Costs(0, 0, 0, 0)
+    return run.model.costs(rows=run.rows_at_once, ema=bool(run.optim.ema)) or Costs(0, 0, 0, 0)
 
 
 def show(path: Path | str) -> ShowRecord:

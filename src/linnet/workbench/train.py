@@ -16,7 +16,7 @@ from linnet import files
 from linnet.domains.contract import Material
 from linnet.errors import BadInput
 from linnet.files import write_atomically
-from linnet.machine import keep_freed_memory
+from linnet.machine import keep_freed_memory, threads
 from linnet.model.contract import Network
 from linnet.records import OverSeeds, RunRecord, SeedsRecord
 from linnet.training.checkpoint import RUN, Checkpoint, LoopState, RunFolder, load_weights
@@ -219,7 +219,7 @@ def finish(
 ) -> RunRecord:
     """Score the best weights on the validation part, and write the record and the report."""
     notes = list(notes)
-    best = folder.best_whole("ema.safetensors" if run.optim.ema else "weights.safetensors", notes.append)
+    best = folder.best_whole(run.weights, notes.append)
     opened = load(folder.path, checkpoint=best, device=run.device)
     found = run.data.score(
         opened.network, material.codec, material.validation, batch=run.training.eval_batch, region=opened.region
@@ -300,17 +300,5 @@ def train_in_memory(run: Run, material: Material) -> tuple[Run, Network]:
         step = folder.best()
         assert step is not None, "a finished run has a checkpoint"
         network = run.data.network(run.model, material.codec)
-        weights = "ema.safetensors" if run.optim.ema else "weights.safetensors"
-        load_weights(network, folder.tensors(step, weights), name)
+        load_weights(network, folder.tensors(step, run.weights), name)
     return run, network.to(run.device).eval()
-
-
-@contextmanager
-def threads(count: int) -> Iterator[None]:
-    """So many threads of torch inside, and as before outside; 0 changes nothing."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
