@@ -49,10 +49,19 @@ def grid_pictures(grid: Grid, shades: str) -> list[RenderableType]:
     panels = split(grid)
     if all(len(panel.values[0]) <= MOST_COLUMNS for panel in panels if panel.values):
         return [numbers(panel) for panel in panels]
-    legend = ", ".join(f"{shade} from {limit:g}" for shade, limit in zip(shades[1:], DARKER_FROM, strict=True))
     most = extent(grid)[1]
-    squares = Columns([square(panel, most, shades) for panel in panels], padding=(1, 4))
-    return [squares, Text(f"shares of the largest value: {legend}; - marks negative ones", style="dim")]
+    squares = [
+        Group(Text(panel.name, style="bold"), square(panel.values, *both_labels(panel), shades, most))
+        for panel in panels
+    ]
+    legend = f"shares of the largest value: {scale(shades)}; - marks negative ones"
+    return [Columns(squares, padding=(1, 4)), Text(legend, style="dim")]
+
+
+def both_labels(panel: Grid) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The names of the rows and of the columns."""
+    columns = len(panel.values[0]) if panel.values else 0
+    return labels_of(panel, panel.axes[0], len(panel.values)), labels_of(panel, panel.axes[1], columns)
 
 
 def bars(grid: Grid, beside: Sequence[Grid]) -> list[RenderableType]:
@@ -80,24 +89,30 @@ def numbers(panel: Grid) -> RenderableType:
     """A table of numbers with the names of both axes."""
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     table.add_column(panel.name)
-    for label in labels_of(panel, panel.axes[1], len(panel.values[0]) if panel.values else 0):
+    rows, columns = both_labels(panel)
+    for label in columns:
         table.add_column(Text(label), justify="right", no_wrap=True)
-    for label, row in zip(labels_of(panel, panel.axes[0], len(panel.values)), panel.values, strict=True):
+    for label, row in zip(rows, panel.values, strict=True):
         table.add_row(Text(label), *(number(value) for value in row))
     return table
 
 
-def square(panel: Grid, most: float, shades: str) -> RenderableType:
-    """Shaded cells, two columns each."""
-    values = panel.values
-    rows, columns = labels_of(panel, panel.axes[0], len(values)), labels_of(panel, panel.axes[1], len(values[0]))
-    width = min(12, max(map(len, rows)))
+def square(
+    values: Sequence[Sequence[float | None]],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    shades: str,
+    most: float = 1.0,
+    longest: int = 12,
+) -> Text:
+    """Shaded cells, two columns each; names of rows are cut at `longest` letters."""
+    width = min(longest, max(map(len, rows), default=0))
     head = " " * (width + 1) + "".join(f"{label[:1]} " for label in columns)
     lines = [
         f"{label[:width]:>{width}} " + "".join(cell(value, most, shades) for value in row)
         for label, row in zip(rows, values, strict=True)
     ]
-    return Group(Text(panel.name, style="bold"), Text("\n".join([head, *lines]), no_wrap=True))
+    return Text("\n".join([head, *lines]), no_wrap=True)
 
 
 def cell(value: float | None, most: float, shades: str) -> str:
@@ -105,6 +120,11 @@ def cell(value: float | None, most: float, shades: str) -> str:
         return "? "
     shade = shades[sum(abs(value) / most >= limit for limit in DARKER_FROM)]
     return shade + ("-" if value < 0 and shade != shades[0] else shade)
+
+
+def scale(shades: str) -> str:
+    """At which share each shade begins."""
+    return ", ".join(f"{shade} from {limit:g}" for shade, limit in zip(shades[1:], DARKER_FROM, strict=True))
 
 
 def number(value: float | None) -> str:

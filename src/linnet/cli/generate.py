@@ -9,7 +9,7 @@ import sys
 import unicodedata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -17,23 +17,16 @@ from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
     CheckpointOption,
-    ChoiceOption,
-    ChoicesOption,
     DeviceOption,
     FileOption,
-    LogprobsOption,
     MaxTokensOption,
     MinPOption,
-    PatternOption,
     PenaltyOption,
     PromptsArgument,
     RunArgument,
     SamplesOption,
     SeedOption,
-    SessionOption,
     SettingsOption,
-    StopIdOption,
-    StopOption,
     TemperatureOption,
     TopKOption,
     TopPOption,
@@ -45,6 +38,40 @@ if TYPE_CHECKING:
     from linnet.records import GenerationRecord, PieceRecord
     from linnet.workbench import Options, Session
 
+StopOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stop", metavar="TEXT", help="End a sample before this text; \\n is a new line. May be repeated."
+    ),
+]
+StopIdOption = Annotated[
+    list[int] | None,
+    typer.Option("--stop-id", metavar="ID", help="End a sample before this token. May be repeated."),
+]
+ChoiceOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--choice",
+        metavar="TEXT",
+        help="A sample is one of these, drawn by what the model says of each as a whole.",
+    ),
+]
+ChoicesOption = Annotated[
+    Path | None, typer.Option("--choices", help="A file of choices, one a line.", show_default=False)
+]
+LogprobsOption = Annotated[bool, typer.Option("--logprobs", help="Give the log-probability of each token.")]
+SessionOption = Annotated[
+    bool, typer.Option("--session", help="Load once; each line of standard input is a prompt, answered at once.")
+]
+PatternOption = Annotated[
+    str | None,
+    typer.Option(
+        "--pattern",
+        metavar="REGEX",
+        help="A sample matches this; tokens are masked one by one, so it is not the model's own distribution.",
+        show_default=False,
+    ),
+]
 ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\"}
 STANDARD_INPUT = Path("-")
 

@@ -16,7 +16,6 @@ from linnet.domains.registry import Option
 from linnet.errors import BadInput, nearest
 
 Device = Literal["auto", "cpu", "cuda"]
-BadBytes = Literal["strict", "replace"]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 Weights = Literal["auto", "float32", "bfloat16", "bf16", "float16", "int8", "int4"]
 
@@ -46,14 +45,6 @@ CheckpointOption = Annotated[
 SettingsOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Change one setting, such as model.depth=8; may be repeated."),
-]
-TableOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Change how it is read, such as recipe.by=time; repeatable."),
-]
-StepsOption = Annotated[int | None, typer.Option("--steps", min=0, help="Train this long.", show_default=False)]
-EpochsOption = Annotated[
-    float | None, typer.Option("--epochs", min=0, help="Train this many rounds of the data.", show_default=False)
 ]
 MaxTokensOption = Annotated[
     int | None, typer.Option("--max-tokens", min=1, help="Stop a sample here.", show_default=False)
@@ -85,40 +76,6 @@ MinPOption = Annotated[
 PenaltyOption = Annotated[
     float, typer.Option("--repetition-penalty", help="Above 1: tokens that were there already become rarer.")
 ]
-StopOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--stop", metavar="TEXT", help="End a sample before this text; \\n is a new line. May be repeated."
-    ),
-]
-StopIdOption = Annotated[
-    list[int] | None,
-    typer.Option("--stop-id", metavar="ID", help="End a sample before this token. May be repeated."),
-]
-ChoiceOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--choice",
-        metavar="TEXT",
-        help="A sample is one of these, drawn by what the model says of each as a whole.",
-    ),
-]
-ChoicesOption = Annotated[
-    Path | None, typer.Option("--choices", help="A file of choices, one a line.", show_default=False)
-]
-LogprobsOption = Annotated[bool, typer.Option("--logprobs", help="Give the log-probability of each token.")]
-SessionOption = Annotated[
-    bool, typer.Option("--session", help="Load once; each line of standard input is a prompt, answered at once.")
-]
-PatternOption = Annotated[
-    str | None,
-    typer.Option(
-        "--pattern",
-        metavar="REGEX",
-        help="A sample matches this; tokens are masked one by one, so it is not the model's own distribution.",
-        show_default=False,
-    ),
-]
 TemperatureOption = Annotated[float, typer.Option("--temperature", min=0.0, help="0 is greedy.")]
 FileOption = Annotated[
     Path | None,
@@ -128,24 +85,9 @@ FileOption = Annotated[
         show_default=False,
     ),
 ]
-SampleOption = Annotated[
-    int | None, typer.Option("--sample", min=1, help="Use so many documents of the text.", show_default=False)
-]
-ErrorsOption = Annotated[
-    BadBytes | None,
-    typer.Option("--errors", help="What to do with bytes that are not UTF-8.", show_default=False),
-]
 ColumnsOption = Annotated[
     str | None,
     typer.Option("--columns", metavar="ROLE=COLUMN,…", help="Columns of a table of visits.", show_default=False),
-]
-ZoneOption = Annotated[
-    str | None,
-    typer.Option("--tz", metavar="ZONE", help="The zone of times that name none [UTC].", show_default=False),
-]
-LocalOption = Annotated[
-    str | None,
-    typer.Option("--local", metavar="ZONE", help="The zone whose hours count.", show_default=False),
 ]
 ForceOption = Annotated[
     bool, typer.Option("--force", help="Replace what linnet wrote at --out, and nothing else.")

@@ -6,14 +6,13 @@ Legend of attention: values[layer][head][query][key], shares between 0 and 1.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
-from rich.table import Table
 
-from linnet.cli.analyses import analysis
+from linnet.cli.analyses import analysis, scale, square
 from linnet.cli.search_pictures import compared, searched
 from linnet.cli.tables import Text, pairs, table
 from linnet.records import (
@@ -43,11 +42,11 @@ from linnet.records import (
     TokenizerRecord,
 )
 from linnet.search.records import SearchComparisonRecord, SearchRecord
+from linnet.training.settings import flatten
 from linnet.workbench.curves import chart
 
 SHADES = " ░▒▓█"
 PLAIN_SHADES = " .:*#"  # for terminals that know no other characters
-DARKER_FROM = (0.05, 0.2, 0.4, 0.7)  # shares at which the next shade begins
 WIDTH = 120  # columns where there is no terminal
 WIDEST = 1000
 LABEL = 8  # columns of a token's name beside its row
@@ -57,20 +56,14 @@ def draw(records: Sequence[Record], out: TextIO) -> None:
     """Print a picture of these records; those of one list share a table."""
     console = Console(file=out, highlight=False, width=None if out.isatty() else WIDTH)
     shades = PLAIN_SHADES if console.options.ascii_only else SHADES
-    listed = [record for record in records if isinstance(record, ListedRunRecord)]
     with console.capture() as drawn:
-        if listed:
-            # Half a path is no path: where nobody looks at a terminal, the table is as wide as it has to be.
-            console.print(listed_runs(listed), width=None if out.isatty() else WIDEST)
-        missed = [record for record in records if isinstance(record, MissRecord)]
-        if missed:
-            console.print(misses(missed))
-        if listed_recipes := [record for record in records if isinstance(record, RecipeRecord)]:
-            console.print(recipes(listed_recipes))
-        if listed_settings := [record for record in records if isinstance(record, SettingRecord)]:
-            console.print(settings(listed_settings))
+        for kind, listed in LISTS.items():
+            if alike := [record for record in records if isinstance(record, kind)]:
+                # Half a path is no path: where nobody looks at a terminal, runs are as wide as they have to be.
+                wide = kind is ListedRunRecord and not out.isatty()
+                console.print(listed(alike), width=WIDEST if wide else None)
         for record in records:
-            if not isinstance(record, ListedRunRecord | MissRecord | RecipeRecord | SettingRecord):
+            if type(record) not in LISTS:
                 console.print(picture(record, shades))
     # Tables fill their last column with spaces, which only gets in the way of copying.
     out.writelines(line.rstrip() + "\n" for line in drawn.get().splitlines())
@@ -79,45 +72,14 @@ def draw(records: Sequence[Record], out: TextIO) -> None:
 
 def picture(record: Record, shades: str = SHADES) -> RenderableType:
     match record:
-        case RunRecord():
-            return run(record)
-        case ScoresRecord():
-            return Group(Text(f"{record.run} on {record.data}"), scores(record.scores), *systems(record.systems))
-        case SeedsRecord():
-            return over_seeds(record)
-        case TokenizerRecord():
-            return tokenizer(record)
         case AttentionRecord():
             return attention(record, shades)
         case AnalysisRecord():
             return analysis(record, shades)
-        case SearchRecord():
-            return searched(record)
-        case SearchComparisonRecord():
-            return compared(record)
-        case ShowRecord():
-            return shown(record)
-        case DryRunRecord():
-            return dry_run(record)
-        case DataRecord():
-            return data(record)
-        case DoctorRecord():
-            return doctor(record)
-        case BenchRecord():
-            return bench(record)
-        case PredictionRecord():
-            return prediction(record)
-        case CaptionRecord():
-            return caption(record)
         case ForecastRecord():
             return forecast(record, ASCII_BARS if shades == PLAIN_SHADES else BARS)
-        case ExportRecord():
-            return exported(record)
-        case ImportRecord():
-            return imported(record)
-        case NoteRecord():
-            return Text(record.text)
-    return Text(record.line())
+    drawn = PICTURES.get(type(record))
+    return Text(record.line()) if drawn is None else drawn(record)
 
 
 def number(value: float) -> str:
@@ -143,6 +105,10 @@ def scores(all_scores: Sequence[Score]) -> RenderableType:
         baseline = f"{number(score.baseline.value)} {score.baseline.name}"
         grid.add_row(score.name, number(score.value), interval, f"{score.n:,}", Text(baseline), Text(score.note))
     return grid
+
+
+def scored(record: ScoresRecord) -> RenderableType:
+    return Group(Text(f"{record.run} on {record.data}"), scores(record.scores), *systems(record.systems))
 
 
 def run(record: RunRecord) -> RenderableType:
@@ -196,51 +162,36 @@ def tokenizer(record: TokenizerRecord) -> RenderableType:
     if record.unused_examples:
         unused += f", such as {' '.join(record.unused_examples[:5])}"
     size = f"{record.documents:,} documents, {record.characters:,} characters, {record.tokens:,} tokens"
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for name, value in (
-        ("tokenizer", record.path),
-        ("text", size),
-        ("length", f"{record.characters_per_token:.3f} characters a token"),
-        ("lossless", lost),
-        ("unknown", f"{record.unknown:,} tokens"),
-        ("unused", unused),
-        (record.action, f"{record.seconds:.1f} s, {record.megabytes_per_second:.1f} MB/s"),
-        *(("note", note) for note in record.notes),
-    ):
-        table.add_row(name, Text(value))
-    return table
+    facts = {
+        "tokenizer": record.path,
+        "text": size,
+        "length": f"{record.characters_per_token:.3f} characters a token",
+        "lossless": lost,
+        "unknown": f"{record.unknown:,} tokens",
+        "unused": unused,
+        record.action: f"{record.seconds:.1f} s, {record.megabytes_per_second:.1f} MB/s",
+    }
+    return Group(pairs(facts), *(Text(f"note: {note}") for note in record.notes))
 
 
 def attention(record: AttentionRecord, shades: str) -> RenderableType:
     """One shaded square a head: queries down, keys across, the darker the more is read from there."""
     tokens = [visible(token) for token in record.tokens]
     squares = [
-        Group(Text(f"layer {layer}  head {head}", style="bold"), square(values, tokens, shades))
+        Group(
+            Text(f"layer {layer}  head {head}", style="bold"),
+            square(values, tokens, tokens, shades, longest=LABEL),
+        )
         for layer, heads in zip(named(record, "layer", len(record.values)), record.values, strict=True)
         for head, values in zip(named(record, "head", len(heads)), heads, strict=True)
     ]
-    scale = ", ".join(f"{shade} from {limit:g}" for shade, limit in zip(shades[1:], DARKER_FROM, strict=True))
-    legend = f"each row is a query, each column a key; shares: {scale}"
+    legend = f"each row is a query, each column a key; shares: {scale(shades)}"
     return Group(Columns(squares, padding=(1, 4)), Text(legend, style="dim"))
 
 
 def named(record: AttentionRecord, axis: str, count: int) -> tuple[str, ...]:
     """The layers or heads that were chosen; all are counted from 0."""
     return record.labels.get(axis) or tuple(map(str, range(count)))
-
-
-def square(values: Sequence[Sequence[float]], tokens: Sequence[str], shades: str) -> Text:
-    width = min(LABEL, max(map(len, tokens), default=0))
-    head = " " * (width + 1) + "".join(f"{token[:1]} " for token in tokens)
-    rows = [
-        f"{token[:width]:>{width}} " + "".join(shade(value, shades) * 2 for value in row)
-        for token, row in zip(tokens, values, strict=True)
-    ]
-    return Text("\n".join([head, *rows]), no_wrap=True)
-
-
-def shade(share: float, shades: str) -> str:
-    return shades[sum(share >= limit for limit in DARKER_FROM)]
 
 
 def visible(token: str) -> str:
@@ -263,7 +214,7 @@ def shown(record: ShowRecord) -> RenderableType:
             "memory of a token": f"{size(record.kv_bytes_per_token)} of keys and values",
             "training memory": f"about {size(record.training_bytes)}",
         }
-    settings = pairs({name: repr(value) for name, value in flat(record.settings).items()})
+    settings = pairs({name: repr(value) for name, value in flatten(record.settings).items() if value != {}})
     curve = [] if record.curve is None else [Text("\n".join(["", *chart(record.curve), ""]))]
     return Group(pairs(facts), scores(record.scores), *curve, Text("\nsettings", style="bold"), settings)
 
@@ -291,17 +242,6 @@ def duration(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings under the dotted names that `--set` takes."""
-    named: dict[str, Any] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            named |= flat(value, f"{prefix}{name}.")
-        else:
-            named[prefix + name] = value
-    return named
 
 
 def listed_runs(records: Sequence[ListedRunRecord]) -> RenderableType:
@@ -450,3 +390,29 @@ def bench(record: BenchRecord) -> RenderableType:
     times = "1 repeat" if record.n == 1 else f"{record.n} repeats"
     heading = Text(f"{record.name}, {times}, {record.machine}")
     return Group(heading, grid, Text(record.note, style="dim")) if record.note else Group(heading, grid)
+
+
+LISTS: Mapping[type[Record], Callable[[Any], RenderableType]] = {  # records that share a table
+    ListedRunRecord: listed_runs,
+    MissRecord: misses,
+    RecipeRecord: recipes,
+    SettingRecord: settings,
+}
+PICTURES: Mapping[type[Record], Callable[[Any], RenderableType]] = {
+    RunRecord: run,
+    ScoresRecord: scored,
+    SeedsRecord: over_seeds,
+    TokenizerRecord: tokenizer,
+    SearchRecord: searched,
+    SearchComparisonRecord: compared,
+    ShowRecord: shown,
+    DryRunRecord: dry_run,
+    DataRecord: data,
+    DoctorRecord: doctor,
+    BenchRecord: bench,
+    PredictionRecord: prediction,
+    CaptionRecord: caption,
+    ExportRecord: exported,
+    ImportRecord: imported,
+    NoteRecord: lambda record: Text(record.text),
+}

@@ -13,19 +13,21 @@ from linnet.cli.inside import AnalysisOption, answer_to
 from linnet.cli.options import (
     DataOption,
     DeviceOption,
-    EpochsOption,
     ForceOption,
     OutOption,
     PrecisionOption,
     RunArgument,
     SeedOption,
     SettingsOption,
-    StepsOption,
     WeightsOption,
     domain_settings,
     exclude,
 )
 
+StepsOption = Annotated[int | None, typer.Option("--steps", min=0, help="Train this long.", show_default=False)]
+EpochsOption = Annotated[
+    float | None, typer.Option("--epochs", min=0, help="Train this many rounds of the data.", show_default=False)
+]
 MORE = {"ignore_unknown_options": True, "allow_extra_args": True}  # options of a domain come with its recipes
 
 

@@ -16,15 +16,26 @@ from linnet.cli.options import (
     ColumnsOption,
     DataOption,
     ForceOption,
-    LocalOption,
     RunArgument,
-    TableOption,
-    ZoneOption,
 )
 from linnet.errors import BadInput
 
 if TYPE_CHECKING:
     from linnet.domains.places.data import PlacesData
+
+
+TableOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Change how it is read, such as recipe.by=time; repeatable."),
+]
+ZoneOption = Annotated[
+    str | None,
+    typer.Option("--tz", metavar="ZONE", help="The zone of times that name none [UTC].", show_default=False),
+]
+LocalOption = Annotated[
+    str | None,
+    typer.Option("--local", metavar="ZONE", help="The zone whose hours count.", show_default=False),
+]
 
 
 @spoken

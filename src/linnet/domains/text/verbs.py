@@ -14,13 +14,11 @@ from linnet.cli.groups import Groups
 from linnet.cli.options import (
     CheckpointOption,
     DeviceOption,
-    ErrorsOption,
     ForceOption,
     MaxTokensOption,
     MinPOption,
     PenaltyOption,
     RunArgument,
-    SampleOption,
     SeedOption,
     SettingsOption,
     TemperatureOption,
@@ -35,6 +33,13 @@ if TYPE_CHECKING:
     from linnet.workbench import Options
 
 Kind = Literal["bpe", "unigram", "words", "characters"]
+SampleOption = Annotated[
+    int | None, typer.Option("--sample", min=1, help="Use so many documents of the text.", show_default=False)
+]
+ErrorsOption = Annotated[
+    Literal["strict", "replace"] | None,
+    typer.Option("--errors", help="What to do with bytes that are not UTF-8.", show_default=False),
+]
 TextOption = Annotated[
     list[Path], typer.Option("--data", metavar="PATH", help="A file or folder; may be given several times.")
 ]
