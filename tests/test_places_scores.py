@@ -118,6 +118,23 @@ def test_markov_follows_its_contexts(seed: int, order: int) -> None:
             assert max(found[index], key=found[index].get) == max(counts, key=counts.get)  # type: ignore[arg-type]
 
 
+@given(st.integers(0, 10_000), st.integers(1, 2))
+def test_markov_counts_no_move_across_visits_that_are_not_known(seed: int, order: int) -> None:
+    """Between the train part and the history of a later part lie visits that a sample may not know."""
+    visits, samples, label, _ = world(seed)
+    for index, ours in enumerate(as_dicts(Markov(order).rank(visits, samples, label))):
+        history = samples.rows[samples.starts[index] : samples.starts[index + 1]].tolist()
+        rows = sorted({*range(samples.past_from[index], samples.past_to[index]), *history})
+        counts = {int(label[row]): [0] * (order + 1) for row in rows}
+        for row in rows:
+            counts[int(label[row])][order] += 1  # visits, which decide last
+            for depth in range(1, order + 1):
+                before = range(row - depth, row)
+                same = label[list(before)].tolist() == label[history[-depth:]].tolist()
+                counts[int(label[row])][order - depth] += same and set(before) <= set(rows)
+        assert sorted(ours, key=lambda p: (ours[p], p)) == sorted(counts, key=lambda p: (counts[p], p))
+
+
 @given(st.integers(0, 10_000), st.integers(1, 3), st.sampled_from(sorted(BASELINES)))
 def test_a_sample_of_few_visits_is_ranked_alone_as_among_others(seed: int, kept: int, name: str) -> None:
     visits, samples, label, _ = world(seed)

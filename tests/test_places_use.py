@@ -246,7 +246,7 @@ def test_samples_of_a_forgotten_user_are_left_out(stays: Path, tmp_path: Path) -
     assert fingerprint(path, *marks) == fingerprint(without) != fingerprint(path)
 
 
-def test_copies_tell_less(runs: dict[str, Path], tmp_path: Path) -> None:
+def test_copies_tell_less(runs: dict[str, Path], stays: Path, tmp_path: Path) -> None:
     _, _, codec = places_run(runs["places-gru"])
     few = int((users_of_places(codec) < 4).sum())
     assert any(f"{few} by fewer than 4" in line for line in disclosure(codec, 4))
@@ -262,6 +262,11 @@ def test_copies_tell_less(runs: dict[str, Path], tmp_path: Path) -> None:
         for place in rows.tolist():
             assert (less.places[place] is None) == (rare == "drop")
             assert all(less.cell_of_place[level][place] == 1 for level in less.levels[1:])
+        for level in less.levels:
+            held = [name is not None for name in less.cells[level]]
+            assert held == [at in less.cell_of_place[level] for at, _ in enumerate(held, FIRST)]
+        lost = f"lost the names of {few} places" in " ".join(workbench.evaluate(out, data=[stays]).notes)
+        assert lost == (rare == "drop")
     weights = RunFolder(tmp_path / "drop").tensors(3, "weights.safetensors")
     assert not weights["user.weight"][FIRST:].any()
     assert not weights["embed.tables.3.weight"][torch.from_numpy(rows) + FIRST].any()

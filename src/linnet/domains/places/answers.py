@@ -376,5 +376,10 @@ def notes(data: PlacesData, network: Network, codec: PlacesCodec, rows: VisitRow
             "this run has lost the names of its users, so a user's own moves cannot be taken away from the counts "
             "of other people's: scores of people it was trained on differ from those of the run it was copied from"
         )
+    if gone := sum(name is None for name in codec.places):
+        yield (
+            f"this run has lost the names of {gone:,} places, which count as unseen in training: legacy and "
+            "strict scores are not those of the run it was copied from, nor of other runs"
+        )
     if data.reads == "history" and data.information == "full":
         yield FULL_IS_NOT_READ

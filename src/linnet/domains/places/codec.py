@@ -210,17 +210,19 @@ class PlacesCodec(Codec):
 
     def emptied(self, gone: np.ndarray) -> tuple[PlacesCodec, dict[int, np.ndarray]]:
         """Without the names and cells of these places [P]; also the ids of cells in which no place is left."""
-        owned = {
-            level: tuple(1 if away else cell for cell, away in zip(cells, gone, strict=True))
-            for level, cells in self.cell_of_place.items()
-        }
-        left, lost = {}, {}
-        for level, names in self.cells.items():
-            kept = set(owned[level])
-            left[level] = tuple(name if at + FIRST in kept else None for at, name in enumerate(names))
-            lost[level] = np.array([at + FIRST for at in range(len(names)) if at + FIRST not in kept], np.int64)
         places = tuple(None if away else name for name, away in zip(self.places, gone, strict=True))
-        return replace(self, places=places, cells=left, cell_of_place=owned), lost
+        return replace(self, places=places).outside_cells(self.levels, gone)
+
+    def outside_cells(self, levels: Sequence[int], gone: np.ndarray) -> tuple[PlacesCodec, dict[int, np.ndarray]]:
+        """Without cells of these levels of these places [P]; also the ids of cells in which no place is left."""
+        owned, left, lost = dict(self.cell_of_place), dict(self.cells), {}
+        for level in levels:
+            cells = zip(self.cell_of_place[level], gone, strict=True)
+            owned[level] = tuple(1 if away else cell for cell, away in cells)
+            names, kept = self.cells[level], set(owned[level])
+            left[level] = tuple(name if at in kept else None for at, name in enumerate(names, FIRST))
+            lost[level] = np.array([at for at, _ in enumerate(names, FIRST) if at not in kept], np.int64)
+        return replace(self, cells=left, cell_of_place=owned), lost
 
     @property
     def rewriting(self) -> tuple[str, ...]:

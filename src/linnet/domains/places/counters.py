@@ -141,13 +141,13 @@ BASELINES: Mapping[str, Rule] = {
 
 
 def follows(samples: Samples, known: Known, label: np.ndarray, depth: int) -> np.ndarray:
-    """bool [E]: the `depth` known visits before this one carry the labels of the sample's last `depth` visits."""
+    """bool [E]: the `depth` visits just before are known, and have the labels of the last ones of the sample."""
     matching = np.ones(len(known.row), bool)
     position = np.arange(len(known.row))
     enough = samples.lengths >= depth
     for back in range(1, depth + 1):
         before = np.maximum(position - back, 0)
-        same = (position >= back) & (known.owner[before] == known.owner)
+        same = (known.row[before] == known.row - back) & (known.owner[before] == known.owner)
         wanted = samples.rows[np.maximum(samples.starts[1:] - back, samples.starts[:-1])]
         matching &= same & (label[known.row[before]] == label[wanted][known.owner])
     return matching & enough[known.owner]

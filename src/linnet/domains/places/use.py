@@ -350,13 +350,10 @@ def lessen(folder: RunFolder, step: int, codec: PlacesCodec, rare: Rare, fewer_t
         moves = less.moves
         kept = ~np.isin(moves.pairs[:, 1:3], ids).any(1)
         less = replace(less, moves=Moves(moves.pairs[kept], moves.stays[~np.isin(moves.stays[:, 1], ids)]))
-        gone = Forgotten(less, None, ids, cells)
-        _blank(folder, step, gone)
     else:
-        fine = dict(anonymous.cell_of_place)
-        for level in codec.levels[1:]:
-            fine[level] = tuple(1 if away else cell for cell, away in zip(fine[level], few, strict=True))
-        less = replace(anonymous, cell_of_place=fine)
+        less, cells = anonymous.outside_cells(codec.levels[1:], few)
+        ids = np.empty(0, np.int64)
+    _blank(folder, step, Forgotten(less, None, ids, cells))
     write_atomically(folder.codec, json.dumps(less.to_json(), ensure_ascii=False).encode())
     counted = (
         "users are nobody to this copy: their own moves cannot be taken away from the counts of other people's, "
@@ -426,19 +423,19 @@ def _blank_tables(tensors: Mapping[str, Tensor], gone: Forgotten) -> int:
     places = torch.from_numpy(gone.places)
     users = slice(FIRST, None) if gone.user is None else torch.tensor([gone.user])
     rows: dict[str, Any] = {"user.weight": users, "embed.tables.3.weight": places}
-    for level, ids in enumerate(gone.cells.values()):
-        rows |= {
-            name: torch.from_numpy(ids) for name in (f"embed.tables.{level}.weight", *_head(f"cells.{level}"))
-        }
+    for level, ids in gone.cells.items():
+        table = gone.codec.levels.index(level)
+        names = (f"embed.tables.{table}.weight", *_head(f"cells.{table}"))
+        rows |= dict.fromkeys(names, torch.from_numpy(ids))
     rows |= {name: places for name in _head("places")}
     count = 0
-    for name, table in tensors.items():
+    for name, values in tensors.items():
         if name in rows:
-            count += table[rows[name]].numel()
-            table[rows[name]] = 0
+            count += values[rows[name]].numel()
+            values[rows[name]] = 0
         elif name in ("count_in.weight", "recent_in.weight"):
-            count += table[:, places].numel()
-            table[:, places] = 0
+            count += values[:, places].numel()
+            values[:, places] = 0
     return count
 
 
