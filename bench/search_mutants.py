@@ -61,7 +61,9 @@ MUTANTS = {
     "stale probabilities after advancing": Mutant(
         "pruning.py", 'nodes["logprob"][:] -= nodes["logprob"][0]', "pass"
     ),
-    "stale children after advancing": Mutant("pruning.py", "tree.index = {", "tree.index |= {"),
+    "stale children after advancing": Mutant(
+        "nodes.py", "self.index, self.children = {}, {}", "self.children = {}"
+    ),
     "the guide forgets the tilt": Mutant("methods/maxent.py", "tilted = left * found.mean", "tilted = left * 1.0"),
     "no defence": Mutant("methods/maxent.py", "numbers[:, -1] > defence", "numbers[:, -1] > 0"),
     "cut texts count": Mutant("tree.py", 'if self.step.target.cut == "excluded":', "if False:"),

@@ -9,7 +9,7 @@ import torch
 
 from linnet.errors import BadInput
 from linnet.model.model import Model
-from linnet.probing.heads import MEANINGS, head_scores, pattern_taps, patterns, repeated_rows, uniform_entropy
+from linnet.probing.heads import MEANINGS, head_scores, pattern_taps, patterns, repeated_rows
 from linnet.probing.known.programs import known_circuit
 from small_models import random_ids, random_model, small_config
 
@@ -86,4 +86,6 @@ def test_even_attention_has_the_entropy_of_even_attention() -> None:
     ids = repeated_rows(13, 4, 5, seed=1, begin=0)
     assert torch.equal(ids[:, 1:6], ids[:, 6:]) and (ids[:, 0] == 0).all()
     values = head_scores(model, ids).values["entropy"]
-    torch.testing.assert_close(values, torch.full_like(values, uniform_entropy(11)), rtol=0, atol=1e-5)
+    torch.testing.assert_close(
+        values, torch.full_like(values, sum(math.log(query + 1) for query in range(1, 11)) / 10), rtol=0, atol=1e-5
+    )

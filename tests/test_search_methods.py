@@ -16,8 +16,8 @@ from linnet.search.budgets import Budget
 from linnet.search.methods import DTS, MCTS, METHODS, SMC, Beam, BestFirst, Gumbel, MaxEnt, Method, named
 from linnet.search.methods.bandits import considered_visits
 from linnet.search.methods.particles import systematic
+from linnet.search.reporting import statistics
 from linnet.search.reward import Reward
-from linnet.search.statistics import statistics
 from linnet.search.steps import TableStep, Target
 from linnet.search.tree import Tree, search
 

@@ -7,7 +7,6 @@ at which a curve leaves where it was and does not come back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -70,7 +69,3 @@ def onset(values: Sequence[float]) -> int | None:
         if way > 1e-9 and ((rest - level) * side > limit).all():
             return index
     return None
-
-
-def run_folder(path: Path | str) -> RunFolder:
-    return RunFolder.open(Path(path))

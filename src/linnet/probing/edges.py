@@ -9,7 +9,7 @@ Legend: P = writers, R = readers of a call, B = cases, T = tokens, W = width, D 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,7 +17,6 @@ from torch import Tensor
 
 from linnet.errors import BadInput
 from linnet.model.contract import evaluating
-from linnet.model.mixers import Attention
 from linnet.model.model import Model
 from linnet.model.taps import Affine, Edit
 from linnet.probing.cases import Subject
@@ -25,6 +24,7 @@ from linnet.probing.parts import (
     LOGITS,
     START,
     Part,
+    attention_of,
     before,
     edges,
     output_weights,
@@ -107,8 +107,7 @@ def edit_of(model: Model, reader: Part, read: Tensor, ids: Tensor) -> tuple[str,
     if reader.kind not in "qkv":
         normed = (block.ln2 if reader.kind == "mlp" else block.ln1)(read)
         return tap, Affine(torch.zeros(()), normed)
-    mixer = block.mixer
-    assert isinstance(mixer, Attention)
+    mixer = attention_of(model, reader.layer)
     made = mixer.project_head(reader.kind, reader.head, block.ln1(read), model.frame(ids))
     heads = mixer.heads if reader.kind == "q" else mixer.kv_heads
     scale = torch.ones(heads, 1)
@@ -119,8 +118,7 @@ def edit_of(model: Model, reader: Part, read: Tensor, ids: Tensor) -> tuple[str,
 def one_head_changed(subject: Subject, reader: Part, runs: Runs, normed: Tensor) -> Tensor:
     """[N, T, W]: what the heads that this reader feeds write more than in the clean run."""
     model, layer = subject.model, reader.layer
-    mixer = model.block(layer).mixer
-    assert isinstance(mixer, Attention)
+    mixer = attention_of(model, layer)
     copies, group = len(normed) // len(subject.cases), mixer.heads // mixer.kv_heads
     frame = model.frame(subject.cases.ids.repeat(copies, 1))
     made = mixer.project_head(reader.kind, reader.head, normed, frame)[:, :, None]
@@ -244,8 +242,7 @@ class Circuit:
         """Queries, keys and values of a layer, each head's from what it sees."""
 
         def project(_: Tensor) -> Tensor:
-            block, mixer = self.model.block(layer), self.model.block(layer).mixer
-            assert isinstance(mixer, Attention)
+            block, mixer = self.model.block(layer), attention_of(self.model, layer)
             counts = {"q": mixer.heads, "k": mixer.kv_heads, "v": mixer.kv_heads}
             parts = [Part(kind, layer, head) for kind, count in counts.items() for head in range(count)]
             normed = block.ln1(self._seen(parts)).split(tuple(counts.values()), dim=2)
@@ -275,8 +272,3 @@ def of_circuit(subject: Subject, runs: Runs, chosen: Tensor) -> Tensor:
     with evaluating(subject.model):
         circuit = Circuit(subject, runs.other, present_of(subject.model, chosen))
         return circuit.measure(runs.writes[0])
-
-
-def without_gradients_kept(runs: Runs) -> Runs:
-    """Copies that autograd may use."""
-    return replace(runs, writes=runs.writes.clone(), other=runs.other.clone())

@@ -5,7 +5,6 @@ Legend: B = rows, T = steps, L = attention layers, H = heads.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -67,11 +66,15 @@ def patterns(
 
 def chosen_layer(taps: Sequence[str], layer: int) -> tuple[str, ...]:
     """The tap of one layer."""
-    found = tuple(name for name in taps if layer_of(name) == layer)
-    if not found:
-        there = ", ".join(str(layer_of(name)) for name in taps)
+    refuse_layer(layer, tuple(map(layer_of, taps)))
+    return tuple(name for name in taps if layer_of(name) == layer)
+
+
+def refuse_layer(layer: int, layers: Sequence[int]) -> None:
+    """Refuse a layer that is none of these, which attend."""
+    if layer not in layers:
+        there = ", ".join(map(str, layers))
         raise BadInput(f"layer {layer} has no attention to look into; layers with attention: {there}")
-    return found
 
 
 def repeated_rows(vocabulary: int, rows: int, half: int, seed: int, begin: int | None = None) -> Tensor:
@@ -139,8 +142,3 @@ def _over_rows(values: Tensor, counted: Tensor) -> tuple[Tensor, Tensor]:
     residuals = (sums - mean * counts) / counts.sum(0)
     rows = max(2, len(values))
     return mean, NORMAL * (residuals.square().sum(0) * rows / (rows - 1)).sqrt()
-
-
-def uniform_entropy(steps: int) -> float:
-    """The entropy score of a head that attends evenly to everything before it, on rows of this length."""
-    return sum(math.log(query + 1) for query in range(1, steps)) / max(1, steps - 1)

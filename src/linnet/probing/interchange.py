@@ -21,6 +21,7 @@ from linnet.errors import BadInput, nearest
 from linnet.intervals import wilson
 from linnet.model.contract import evaluating
 from linnet.model.model import Model
+from linnet.probing.cases import differentiating
 
 RIDGE = 1e-4  # of the mean change of a channel, where directions are compared
 
@@ -177,10 +178,7 @@ def learned(model: Model, pairs: Pairs, tap: str, step: int, size: int, settings
     free = free.to(model.device).requires_grad_()
     optim = torch.optim.Adam([free], lr=settings.lr)
     random = torch.Generator().manual_seed(settings.seed)
-    moving = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in moving:
-        parameter.requires_grad_(False)
-    try:
+    with differentiating(model):
         for number in range(settings.steps):
             chosen = torch.randint(len(pairs.base), (settings.batch,), generator=random)
             basis = torch.linalg.qr(free)[0]
@@ -191,7 +189,4 @@ def learned(model: Model, pairs: Pairs, tap: str, step: int, size: int, settings
             optim.zero_grad()
             loss.backward()
             optim.step()
-    finally:
-        for parameter in moving:
-            parameter.requires_grad_(True)
     return torch.linalg.qr(free.detach())[0]

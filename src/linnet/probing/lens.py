@@ -17,6 +17,7 @@ from torch import Tensor
 from linnet.errors import BadInput
 from linnet.model.contract import evaluating
 from linnet.model.model import Model
+from linnet.probing.cases import differentiating
 
 RIDGE = 1e-3  # of the least-squares map, times the mean square of the residual stream
 CHUNK = 1 << 22  # logits that exist at once
@@ -120,18 +121,12 @@ def tuned(model: Model, streams: Mapping[str, Tensor], training: Training = Trai
     leaves = [leaf.requires_grad_() for pair in maps.values() for leaf in pair]
     optim = torch.optim.Adam(leaves, lr=training.lr)
     random = torch.Generator().manual_seed(training.seed)
-    needing = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    for parameter in needing:
-        parameter.requires_grad_(False)
-    try:
+    with differentiating(model):
         for step in range(training.steps):
             chosen = torch.randint(count, (training.batch,), generator=random)
             for group in optim.param_groups:
                 group["lr"] = training.lr * (1 - step / training.steps)
             _move(model, {tap: streams[tap][chosen] for tap in streams}, Translators(maps), optim)
-    finally:
-        for parameter in needing:
-            parameter.requires_grad_(True)
     return Translators({tap: (weight.detach(), bias.detach()) for tap, (weight, bias) in maps.items()})
 
 

@@ -148,6 +148,14 @@ class Nodes:
             self.index.update(zip(missing, created.tolist(), strict=True))
         return np.array([self.index[key] for key in keys], dtype=np.int64)
 
+    def reindex(self) -> None:
+        """The children of each node, and the child that each token leads to, from the columns."""
+        parents, tokens = self.nodes["parent"][1:].tolist(), self.nodes["token"][1:].tolist()
+        self.index, self.children = {}, {}
+        for node, (parent, token) in enumerate(zip(parents, tokens, strict=True), 1):
+            self.index[parent * self.step.vocabulary + token] = node
+            self.children.setdefault(parent, []).append(node)
+
     def _create(self, parents: np.ndarray, tokens: np.ndarray) -> np.ndarray:
         new, nodes = self.nodes.add(len(parents)), self.nodes
         rows = nodes["row"][parents]

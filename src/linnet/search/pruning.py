@@ -66,7 +66,6 @@ def below(tree: Tree, root: int) -> np.ndarray:
 
 def shrink(tree: Tree, kept: np.ndarray, number: np.ndarray) -> None:
     """Only these nodes stay, under new numbers."""
-    old_full, vocabulary = tree.full, tree.step.vocabulary
     tree.nodes.keep(kept)
     nodes = tree.nodes
     nodes["parent"][1:] = number[nodes["parent"][1:]]
@@ -77,14 +76,8 @@ def shrink(tree: Tree, kept: np.ndarray, number: np.ndarray) -> None:
     with_row = np.flatnonzero(nodes["row"] >= 0)
     tree.rows.keep(nodes["row"][with_row])
     nodes["row"][with_row] = np.arange(len(with_row))
-    tree.full = {int(number[node]): row for node, row in old_full.items() if number[node] >= 0}
-    parents, tokens = nodes["parent"][1:].tolist(), nodes["token"][1:].tolist()
-    tree.index = {
-        parent * vocabulary + token: at + 1 for at, (parent, token) in enumerate(zip(parents, tokens, strict=True))
-    }
-    tree.children = {}
-    for at, parent in enumerate(parents):
-        tree.children.setdefault(parent, []).append(at + 1)
+    tree.full = {int(number[node]): row for node, row in tree.full.items() if number[node] >= 0}
+    tree.reindex()
 
 
 def recount(tree: Tree) -> None:

@@ -173,7 +173,7 @@ def restore(folder: Path, saved: Saved, step: Step, method: Method, reward: Rewa
         value = saved.counts[name]
         setattr(tree, name, int(value) if name in WHOLE else value)
     tree.leaves, tree.notes = list(saved.leaves), list(saved.notes)
-    reindex(tree)
+    tree.reindex()
     with refusing(f"{folder / SETTINGS}", ValueError):
         if any(not 0 <= leaf < tree.nodes.count for leaf in tree.leaves):
             raise ValueError("a leaf is no node")
@@ -243,16 +243,6 @@ def _check_run(tree: Tree, run: SavedRun) -> None:
         raise ValueError("a run of particles has lists of different lengths")
     if any(not 0 <= leaf < tree.nodes.count for leaf in (*run.leaves, *run.proposals)):
         raise ValueError("a particle is no node")
-
-
-def reindex(tree: Tree) -> None:
-    """The children of each node, and the child that each token leads to."""
-    parents, tokens = tree.nodes["parent"][1:].tolist(), tree.nodes["token"][1:].tolist()
-    pairs = list(enumerate(zip(parents, tokens, strict=True), 1))
-    tree.index = {parent * tree.step.vocabulary + token: node for node, (parent, token) in pairs}
-    tree.children = {}
-    for node, (parent, _) in pairs:
-        tree.children.setdefault(parent, []).append(node)
 
 
 def _same_model(folder: Path, tree: Tree, logprobs: np.ndarray, ids: np.ndarray) -> None:

@@ -269,10 +269,8 @@ def _looks(steps: Sequence[stepping.Step], written: tuple[str, ...], layer: int 
     layers = steps[0].layers
     if not layers:
         return ()
-    if layer is not None and layer not in layers:
-        raise BadInput(
-            f"layer {layer} has no attention to look into; layers with attention: {', '.join(map(str, layers))}"
-        )
+    if layer is not None:
+        of_heads.refuse_layer(layer, layers)
     chosen = [index for index, one in enumerate(layers) if layer in (None, one)]
     most = steps[-1].attention.shape[-1]
     rows = [torch.nn.functional.pad(one.attention[chosen], (0, most - one.attention.shape[-1])) for one in steps]

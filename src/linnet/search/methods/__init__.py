@@ -8,7 +8,7 @@ from typing import Any
 
 from linnet.errors import BadInput, nearest
 from linnet.search.methods.bandits import MCTS, Gumbel
-from linnet.search.methods.contract import Draw, Method
+from linnet.search.methods.contract import Method
 from linnet.search.methods.diffusion import DTS
 from linnet.search.methods.draws import BestOfN, Greedy, SoftBestOfN, WithoutReplacement
 from linnet.search.methods.maxent import MaxEnt
@@ -32,24 +32,6 @@ METHODS: Mapping[str, Method] = {
     "dts_star": DTS(star=True),
     "maxent": MaxEnt(),
 }
-
-__all__ = [
-    "MCTS",
-    "METHODS",
-    "SMC",
-    "DTS",
-    "Beam",
-    "BestFirst",
-    "BestOfN",
-    "Draw",
-    "Greedy",
-    "Gumbel",
-    "MaxEnt",
-    "Method",
-    "SoftBestOfN",
-    "WithoutReplacement",
-    "named",
-]
 
 
 def named(name: str, **settings: Any) -> Method:

@@ -31,24 +31,19 @@ class Greedy(Method):
 
 @dataclass(frozen=True)
 class BestOfN(Method):
-    """Independent draws from p; the answer is the best of them."""
+    """Independent draws from p, visited or not; the answer is the best of them."""
 
     def wave(self, tree: Tree, k: int) -> list[Draw]:
-        return independent(tree, k)
+        leaves = roll(tree, np.zeros(k), tree.random(k))
+        return [Draw(leaf, 0.0, 0.0, replaced=True) for leaf in leaves.tolist()]
 
     def log_partition(self, tree: Tree) -> float | None:
         return log_mean(tree)
 
 
 @dataclass(frozen=True)
-class SoftBestOfN(Method):
+class SoftBestOfN(BestOfN):
     """Independent draws from p; the answer is one of them, with probability in proportion to exp(lam r)."""
-
-    def wave(self, tree: Tree, k: int) -> list[Draw]:
-        return independent(tree, k)
-
-    def log_partition(self, tree: Tree) -> float | None:
-        return log_mean(tree)
 
     def samples(self, tree: Tree, count: int) -> list[int]:
         gains = np.exp(tree.draws["loggain"] - tree.shift)
@@ -74,12 +69,6 @@ class WithoutReplacement(Method):
         if mean is None:
             return None
         return float(np.logaddexp(tree.log_mass, math.log(tree.unseen) + mean if tree.unseen > 0 else -math.inf))
-
-
-def independent(tree: Tree, k: int) -> list[Draw]:
-    """Draws from p, visited or not."""
-    leaves = roll(tree, np.zeros(k), tree.random(k))
-    return [Draw(leaf, 0.0, 0.0, replaced=True) for leaf in leaves.tolist()]
 
 
 def likeliest(tree: Tree, nodes: np.ndarray, rows: np.ndarray, uniform: np.ndarray) -> np.ndarray:
