@@ -147,7 +147,8 @@ def test_a_season_is_found_only_with_three_whole_ones_and_beyond_the_bound() -> 
     assert is_seasonal(pulses, 4) and not is_seasonal(pulses[:-1], 4)
     history, _ = seasonal(12, 8)
     assert is_seasonal(history, 12)
-    assert not is_seasonal(history, 1) and not is_seasonal(np.full(60, 5.0), 12)
+    assert is_seasonal(1e-20 * history, 12) and is_seasonal(1e20 * history, 12)
+    assert not is_seasonal(history, 1) and not any(is_seasonal(np.full(60, one), 12) for one in (5.0, 0.1, 0.0))
     noise = [np.random.default_rng(seed).normal(10, 1, 120) for seed in range(300)]
     share = np.mean([is_seasonal(one, 12) for one in noise])
     assert 0.03 < share < 0.16, "the test is wrong in about one of ten series without a season"

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from linnet.domains.series.checking import check
 from linnet.domains.series.folders import chosen_files
-from linnet.domains.series.seasons import RHYTHMS, cycle_of, timing
+from linnet.domains.series.seasons import RHYTHMS, cycle_of, detected, timing
 from linnet.domains.series.sources import Reading, as_numbers, parse_roles, parse_where, read_table
-from linnet.domains.series.tables import SeriesTable
+from linnet.domains.series.tables import Series, SeriesTable
 from linnet.domains.series.times import even_steps, moments_of, seconds_of
 from linnet.errors import BadInput
 
@@ -230,6 +230,24 @@ def test_a_cycle_is_found_whatever_the_level(period: int, level: float, seed: in
     values = level + np.tile(shape, 12) + 0.05 * random.normal(size=12 * period)
     assert cycle_of(values) == period
     assert cycle_of(np.full(100, level)) == 1
+
+
+@pytest.mark.parametrize("count", [1, 3, 20])
+def test_noise_has_a_season_in_few_tables(count: int) -> None:
+    """One in ten at most, however short the series and few; a clear season is found in as few and as short ones."""
+    random, found = np.random.default_rng(0), []
+    for length in (30, 40, 60, 100):
+        for _ in range(25):
+            noise = random.normal(size=(count, length))
+            season = np.tile(random.normal(size=(count, 7)), 15)[:, :length]
+            found.append([detected(table_of(one)) for one in (noise, noise.cumsum(1), season + 0.3 * noise)])
+    noise, walks, seasons = np.array(found).T
+    assert (noise > 1).mean() <= 0.1 and (walks > 1).mean() <= 0.1
+    assert (seasons == 7).mean() > 0.9
+
+
+def table_of(rows: np.ndarray) -> SeriesTable:
+    return SeriesTable.of([Series(f"{n}", row[:, None], "drawn") for n, row in enumerate(rows)], ["value"])
 
 
 def test_a_frequency_is_given_or_told_or_refused(tmp_path: Path) -> None:

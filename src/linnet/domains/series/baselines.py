@@ -96,7 +96,7 @@ def is_seasonal(history: np.ndarray, season: int) -> bool:
     size = 1 << (2 * len(centred) - 1).bit_length()
     spectrum = np.fft.rfft(centred, size)
     covariance = np.fft.irfft(spectrum * spectrum.conj(), size)[: season + 1]
-    if covariance[0] <= 1e-12 * max(1.0, float(np.square(history).sum())):
+    if covariance[0] <= 1e-12 * float(np.square(history).sum()):
         return False  # constant
     correlation = covariance[1:] / covariance[0]
     bound = CRITICAL * np.sqrt((1 + 2 * np.square(correlation[:-1]).sum()) / len(history))

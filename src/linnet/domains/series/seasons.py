@@ -17,6 +17,7 @@ from linnet.errors import BadInput, nearest
 LONGEST = 400  # steps of a cycle that is looked for
 SEEN = 3  # cycles that a series has to hold before it is asked for one
 CLEAR = 0.3  # autocorrelation above which a cycle counts
+CHANCE = 3.0  # standard errors that the highest peak of noise seldom reaches
 
 
 @dataclass(frozen=True)
@@ -86,14 +87,18 @@ def timing(table: SeriesTable, frequency: str = "", season: int = 0, horizon: in
 def detected(table: SeriesTable, most: int = 50) -> int:
     """The cycle that most of up to `most` series share; 1 where there is none."""
     chosen = np.linspace(0, len(table) - 1, min(len(table), most)).astype(int)
-    found = [cycle_of(table.series(index)[:, 0]) for index in chosen]
+    beyond = CHANCE / np.sqrt(len(chosen))  # what is chance in one series is none where several agree
+    found = [cycle_of(table.series(index)[:, 0], beyond) for index in chosen]
     cycles, counts = np.unique(found, return_counts=True)
     best = int(counts.argmax())
     return int(cycles[best]) if counts[best] > len(found) / 3 else 1
 
 
-def cycle_of(values: np.ndarray) -> int:
-    """The lag of the highest peak of the autocorrelation of the steps of one series; 1 where no peak is clear."""
+def cycle_of(values: np.ndarray, beyond: float = CHANCE) -> int:
+    """The lag of the highest peak of the autocorrelation of the steps of one series; 1 where no peak is clear.
+
+    A clear one lies `beyond` so many standard errors of noise.
+    """
     values = values[np.isfinite(values)]
     steps = np.diff(values)
     longest = min(LONGEST, len(steps) // SEEN)
@@ -105,9 +110,11 @@ def cycle_of(values: np.ndarray) -> int:
     power = np.fft.irfft(np.abs(np.fft.rfft(steps, size)) ** 2)[: longest + 1]
     if power[0] <= 0:
         return 1
-    correlation = power / power[0] * len(steps) / (len(steps) - np.arange(longest + 1))
+    pairs = len(steps) - np.arange(longest + 1)
+    correlation = power / power[0] * len(steps) / pairs
+    clear = np.maximum(CLEAR, beyond * np.sqrt(len(steps)) / pairs)
     inner = correlation[2:-1]
-    peaks = 2 + np.flatnonzero((inner > correlation[1:-2]) & (inner >= correlation[3:]) & (inner > CLEAR))
+    peaks = 2 + np.flatnonzero((inner > correlation[1:-2]) & (inner >= correlation[3:]) & (inner > clear[2:-1]))
     if not len(peaks):
         return 1
     best = correlation[peaks].max()
