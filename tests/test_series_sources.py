@@ -197,11 +197,19 @@ def test_channels_of_a_channel_column_lie_side_by_side_and_short_ones_are_named(
         ("label,v1\nA,1\n,2\n", "row 3, column label: the label is missing"),
         ("id,value\na,\n", "a has no value and is left out"),
         ("", "is empty"),
+        ("when,sold\n2024-01-01,3\n2024-01-02,4\n", "dates; name it: --columns time=when"),
+        ("date,shop,sold\n2024-01-01,A,4\n2024-01-01,B,5\n", "no numbers; name it: --columns id=shop"),
     ],
 )
 def test_what_is_wrong_is_named_with_file_and_row(tmp_path: Path, text: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         read(written(tmp_path / "wrong.csv", text))
+
+
+def test_a_row_of_values_that_is_read_as_headings_is_named(tmp_path: Path) -> None:
+    table = read(written(tmp_path / "wide.csv", "a,5,2,3\nb,2,3,4\n"))
+    assert table.names == ("b",) and "row 1 is read as headings" in table.notes[0]
+    assert not read(written(tmp_path / "wide.csv", "id,0,1,2\nb,2,3,4\n")).notes
 
 
 def test_a_folder_keeps_its_test_part_and_other_tables_aside(tmp_path: Path) -> None:
@@ -234,7 +242,7 @@ def test_a_cycle_is_found_whatever_the_level(period: int, level: float, seed: in
 
 @pytest.mark.parametrize("count", [1, 3, 20])
 def test_noise_has_a_season_in_few_tables(count: int) -> None:
-    """One in ten at most, however short the series and few; a clear season is found in as few and as short ones."""
+    """One in ten at most, however short and few the series; a clear season is found in such tables."""
     random, found = np.random.default_rng(0), []
     for length in (30, 40, 60, 100):
         for _ in range(25):

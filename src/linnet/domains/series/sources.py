@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import functools
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ import numpy as np
 
 from linnet.domains.series.seasons import frequency_in
 from linnet.domains.series.tables import Series, SeriesTable, refuse_far_values
-from linnet.domains.series.times import Moments, even_steps, moments_of
+from linnet.domains.series.times import Moments, even_steps, moments_of, seconds_of
 from linnet.domains.series.ts_format import read_ts
 from linnet.errors import BadInput, counted, nearest
 from linnet.untrusted import kind_of, lines_of, refusing, shown
@@ -297,6 +298,7 @@ def _read_wide(cells: Cells, roles: Mapping[str, tuple[str, ...]]) -> FileConten
     keys = roles.get("id", ())
     if not keys and names[0] not in taken and not all(_is_number(str(cell)) for cell in cells.columns[names[0]]):
         keys = (names[0],)
+        _refuse_dates(cells, names[0])
     values = [name for name in names if name not in taken and name not in keys]
     if not values:
         raise BadInput(f"{cells.path} has no columns of values beside {', '.join(names)}")
@@ -310,7 +312,23 @@ def _read_wide(cells: Cells, roles: Mapping[str, tuple[str, ...]]) -> FileConten
         label = _texts(cells, roles, "label", slice(index, index + 1))
         group = _texts(cells, roles, "group", slice(index, index + 1))
         series.append(Series(name, found[:, None], cells.at(index), label, "" if group is None else str(group[0])))
-    return series, ("value",), [], []
+    return series, ("value",), _doubtful_headings(cells, values), []
+
+
+def _refuse_dates(cells: Cells, column: str) -> None:
+    if all(seconds_of(cell) is not None for cell in cells.columns[column]):
+        right = f"--columns time={column} where a row is a step, or id={column} where it is a whole series"
+        raise BadInput(f'{cells.path}: the column "{column}" holds dates; name it: {right}')
+
+
+def _doubtful_headings(cells: Cells, values: Sequence[str]) -> list[str]:
+    """A note where headings may be values, so that no series is lost unseen: numbers that do not rise."""
+    if not (cells.headed and all(map(_is_number, values))):
+        return []
+    numbers = [float(name) for name in values if name.lower() not in MISSING]
+    if all(one < other for one, other in itertools.pairwise(numbers)):
+        return []
+    return [f"{cells.path}: row 1 is read as headings; if it is a series, write headings above it"]
 
 
 def _row_of(cells: Cells, rows: np.ndarray, index: int) -> str:
@@ -344,6 +362,8 @@ def _read_long(cells: Cells, roles: Mapping[str, tuple[str, ...]], reading: Read
     )
     if not channels:
         raise BadInput(f"{cells.path} has no column of values; name it: data.columns=value=COLUMN")
+    for column in channels:
+        _refuse_texts(cells, column)
     values = np.stack([numbers_of(cells, column) for column in channels], 1)
     keys = [column for column in roles.get("id", ()) if column not in reading.where]
     names = ["/".join(str(cells.columns[key][i]) for key in keys) for i in chosen] if keys else [""] * len(chosen)
@@ -366,6 +386,12 @@ def _read_long(cells: Cells, roles: Mapping[str, tuple[str, ...]], reading: Read
         group = "" if groups is None else str(groups[rows[0]])
         series.append(Series(name or cells.path.name, spread, where, marks, group, spacing))
     return series, channels, notes, []
+
+
+def _refuse_texts(cells: Cells, column: str) -> None:
+    if all(isinstance(cell, str) and not _is_number(cell) for cell in cells.columns[column]):
+        right = f"--columns id={column} where it tells series apart, or name the values: --columns value=COLUMN"
+        raise BadInput(f'{cells.path}: the column "{column}" holds texts and no numbers; name it: {right}')
 
 
 def _moments(cells: Cells, roles: Mapping[str, tuple[str, ...]]) -> Moments | None:
