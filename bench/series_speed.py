@@ -94,12 +94,12 @@ class Plain(nn.Module):
         truth, known = batch[NEXT + "values"], batch[NEXT + "observed"]
         above = truth[..., None] - found
         pinball = 2 * torch.where(above > 0, levels * above, (levels - 1) * above)
-        scale, centre = batch[NEXT + "scale"][:, None], batch[NEXT + "centre"][:, None]
+        level = batch[NEXT + "level"][:, None]
         relative, scaled = batch[NEXT + "relative"][:, None], batch[NEXT + "scaled"][:, None]
-        unit = ((scale / centre.abs().clamp(min=1e-6) * relative).clamp(max=20.0) + scaled) / 2
+        unit = ((relative / level.abs().clamp(min=1e-6)).clamp(max=20.0) + scaled) / 2
         median, error = found[..., middle], (truth - found[..., middle]).abs()
-        size = ((centre + scale * truth).abs() + (centre + scale * median).abs()).clamp(min=1e-6)
-        exact = (2 * scale * error / size * relative + error * scaled) / 2
+        size = ((level + truth).abs() + (level + median).abs()).clamp(min=1e-6)
+        exact = (2 * error / size * relative + error * scaled) / 2
         steps = (pinball * shares).sum(-1) * unit + self.config.median_weight * exact
         rows = (steps * known).sum(-1) / known.sum(-1).clamp(min=1)
         return (rows.sum(0) * batch["weights"]).sum() / batch["weights"].sum()

@@ -18,7 +18,7 @@ from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.data import SeriesData, lengths_of
 from linnet.domains.series.forecasts import forecast
 from linnet.domains.series.metrics import mase, smape
-from linnet.domains.series.residual import Residual, weighted_error
+from linnet.domains.series.residual import Residual, unit_costs, weighted_error
 from linnet.domains.series.scaling import scaled
 from linnet.domains.series.settings import ResidualConfig, SyntheticConfig
 from linnet.domains.series.synthetic import synthetic_windows
@@ -248,6 +248,18 @@ def test_the_median_learns_the_score_itself() -> None:
     points = window.back(median[0].numpy())
     wanted = smape(truth, points) / 100 / 0.1 + mase(truth, points, train.unit[train.series[chosen]]) / 2.0
     np.testing.assert_allclose(weighted_error(batch, median)[0].mean(1), wanted / 2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("unit", [2.0**-80, 2.0**-40, 2.0**60])
+def test_windows_weigh_the_same_in_any_unit(unit: float) -> None:
+    """To the bit: a unit that is a power of two changes no digit of what a network learns from."""
+    values = np.random.default_rng(0).normal(size=60).cumsum()
+    plain, other = (
+        training_windows(table(factor * values), CODEC, 0, recent=10)[0].batch(np.arange(9))
+        for factor in (1.0, unit)
+    )
+    assert plain.keys() == other.keys() and all(torch.equal(plain[name], other[name]) for name in plain)
+    assert (unit_costs(plain) > 0).all()
 
 
 @given(st.integers(1, 400), st.integers(1, 60))

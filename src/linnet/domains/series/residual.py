@@ -21,6 +21,7 @@ from linnet.model.taps import Edit, Taps
 
 BACK = ("row", "step")
 AHEAD = ("row", "step", "quantile")
+LEAST_SIZE = 1e-6  # steps of a window, of a value that errors are divided by
 
 
 class ResidualBlock(nn.Module):
@@ -158,16 +159,14 @@ def weighted_error(batch: Batch, median: Tensor) -> Tensor:
     Both are exact, the size of the forecast in sMAPE included: weighing absolute errors by a fixed size would make
     forecasts too low.
     """
-    scale, centre = batch[NEXT + "scale"][:, None], batch[NEXT + "centre"][:, None]
-    targets = batch[NEXT + "values"]
+    level, targets = batch[NEXT + "level"][:, None], batch[NEXT + "values"]
     error = (targets - median).abs()
-    size = (centre + scale * targets).abs() + (centre + scale * median).abs()
-    relative = 2 * scale * error / size.clamp(min=1e-6) * batch[NEXT + "relative"][:, None]
+    size = (level + targets).abs() + (level + median).abs()
+    relative = 2 * error / size.clamp(min=LEAST_SIZE) * batch[NEXT + "relative"][:, None]
     return (relative + error * batch[NEXT + "scaled"][:, None]) / 2
 
 
 def unit_costs(batch: Batch) -> Tensor:
     """[B]: what a unit of the window costs. Errors of quantiles must not be weighed by what came."""
-    scale = batch[NEXT + "scale"]
-    relative = scale / batch[NEXT + "centre"].abs().clamp(min=1e-6) * batch[NEXT + "relative"]
+    relative = batch[NEXT + "relative"] / batch[NEXT + "level"].abs().clamp(min=LEAST_SIZE)
     return (relative.clamp(max=20.0) + batch[NEXT + "scaled"]) / 2

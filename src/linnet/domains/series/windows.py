@@ -15,11 +15,9 @@ import torch
 from linnet.data import NEXT, Batch
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.metrics import mase, scales_of, smape
-from linnet.domains.series.scaling import Scaled, scaled
+from linnet.domains.series.scaling import LEAST, Scaled, scaled
 from linnet.domains.series.tables import SeriesTable
 from linnet.errors import BadInput
-
-LEAST_SCALE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -79,13 +77,12 @@ class ForecastRows:
         futures = self.futures(chosen, self.codec.horizon)
         known = np.isfinite(futures) & (window.scale > 0)[:, None]
         unit = self.unit[self.series[chosen]]
-        moving = np.isfinite(unit) & (unit > LEAST_SCALE)
+        moving = np.isfinite(unit) & (unit > LEAST)
         units = np.where(moving, window.scale / np.where(moving, unit, 1), 0.0)
         found = {
             "values": np.where(known, window.there(futures), 0.0),
             "observed": known,
-            "scale": window.scale,
-            "centre": window.centre,
+            "level": window.centre / np.where(window.scale > 0, window.scale, np.inf),
             "relative": np.full(len(chosen), 1 / self.codec.naive_smape),
             "scaled": np.minimum(units / self.codec.naive_mase, 100.0),
         }
