@@ -74,7 +74,7 @@ def bench_decode(
     if shape.context < 256 + tokens:
         raise BadInput(f"the scenes need a context of {256 + tokens} tokens, and this shape has {shape.context}")
     if not installed("transformers"):
-        raise BadInput("the equality check needs transformers: pip install linnet-sequences[hf]")
+        raise BadInput("the equality check needs transformers: pip install 'linnet-sequences[hf]'")
     clock = Limit(limit)
     with tempfile.TemporaryDirectory() as name:
         setting = Setting(shape, chosen[0], Path(name), compile, torch.get_num_threads(), device)

@@ -122,7 +122,7 @@ def systems_of(run: Run, *, compiling: bool, llama: str) -> tuple[list[System], 
         missing = "are no bfloat16 instructions" if not native else "is no C++ compiler"
         absent[plain_bf16] = f"skipped: there {missing} here"
     if llama != "none" and not installed("transformers"):
-        absent["transformers Llama"] = "not installed: pip install linnet-sequences[hf]"
+        absent["transformers Llama"] = "not installed: pip install 'linnet-sequences[hf]'"
     elif llama != "none":
         kernels = (llama,) if llama != "best" else ("sdpa", "eager") if run.device == "cpu" else ("sdpa",)
         number = "bfloat16" if native else "float32"

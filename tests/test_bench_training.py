@@ -169,7 +169,7 @@ def test_who_cannot_take_part_is_named_with_the_reason(monkeypatch: pytest.Monke
     systems, absent = systems_of(run, compiling=False, llama="best")
     assert absent == {
         "plain bf16 compiled": "skipped: there are no bfloat16 instructions here",
-        "transformers Llama": "not installed: pip install linnet-sequences[hf]",
+        "transformers Llama": "not installed: pip install 'linnet-sequences[hf]'",
     }
     assert [system.name for system in systems][:2] == ["linnet", "plain fp32 eager"]
     monkeypatch.setattr(training, "native_bfloat16", lambda device: True)

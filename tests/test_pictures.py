@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import io
 
+import pytest
+
 from linnet.cli.analyses import cell
 from linnet.cli.pictures import draw, number, size, visible
 from linnet.records import (
     AttentionRecord,
     Baseline,
     BenchRecord,
+    ForecastRecord,
+    Lead,
     ListedRunRecord,
     Record,
     Score,
     ScoresRecord,
+    System,
 )
 
 
@@ -33,6 +38,29 @@ def test_scores_have_their_interval_and_what_they_have_to_beat() -> None:
         "exact           0.9996  0.9989 .. 1    10,000  0.002 most common answer [7]  [all] rows",
         "nats_per_char  3.9e-05  0 .. 1,234      7,012  0.002 most common answer [7]",
     ]
+
+
+def test_what_is_not_known_is_a_dash() -> None:
+    unknown = float("nan")
+    baseline = Baseline(name="naive", value=unknown)
+    score = Score(name="mase", value=unknown, n=3, low=unknown, high=unknown, baseline=baseline)
+    lead = Lead(measure="mase", value=unknown, low=unknown, high=unknown, p=None)
+    record = ScoresRecord(
+        run="r", data="d", scores=(score,), systems=(System(name="naive", values={}, lead=lead),)
+    )
+    assert "nan" not in "".join(drawn(record))
+    again = ScoresRecord.model_validate_json(record.line())
+    assert drawn(again) == drawn(record), "JSON has null where a number is not known"
+
+
+@pytest.mark.parametrize("level", [0.0, 273.15, 1e5])
+def test_the_band_of_a_forecast_stays_on_its_line(level: float) -> None:
+    history = tuple(level + 0.01 * step for step in range(60))
+    low, middle, high = (tuple(level + 0.6 + d + 0.01 * step for step in range(9)) for d in (-0.05, 0, 0.05))
+    quantiles = {"0.025": low, "0.5": middle, "0.975": high}
+    lines = drawn(ForecastRecord(id="a shop in town", mean=middle, quantiles=quantiles, history=history))
+    assert len(lines) == 3
+    assert f"{level + 0.6:,.3f}, {level + 0.61:,.3f}" in lines[1], "digits follow the width of the band"
 
 
 def test_attention_is_a_shaded_square_for_each_head() -> None:

@@ -237,7 +237,7 @@ def test_a_tracker_that_is_not_installed_says_how_to_get_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(BadInput, match=r"pip install linnet-sequences\[wandb\]"):
+    with pytest.raises(BadInput, match=r"pip install .linnet-sequences\[wandb\]"):
         open_trackers(["wandb"], tmp_path, "arithmetic", {})
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 
 import pytest
@@ -38,8 +40,24 @@ def test_runs_of_other_recipes_are_ranked_apart(tmp_path: Path) -> None:
     for name, lr in {"a": 0.01, "b": 0.02}.items():
         train_tiny(tmp_path / name, f"lr={lr}", steps=8)
     workbench.train("arithmetic", out=tmp_path / "other", settings=TINY, steps=8)
-    ranks = {Path(row.path).name: row.rank for row in workbench.runs([tmp_path])}
-    assert sorted((ranks["a"], ranks["b"])) == [1, 2] and ranks["other"] == 1
+    rows = {Path(row.path).name: row for row in workbench.runs([tmp_path])}
+    assert sorted((rows["a"].rank or 0, rows["b"].rank or 0)) == [1, 2] and rows["other"].rank == 1
+    assert list(rows["a"].settings) == ["optim.lr"], "what differs between recipes would be nearly everything"
+    assert rows["other"].settings == {}
+
+
+def test_a_run_is_ranked_by_its_first_score_that_is_a_number(tmp_path: Path) -> None:
+    for name, lr in {"a": 0.01, "b": 0.02}.items():
+        train_tiny(tmp_path / name, f"lr={lr}", steps=8)
+        path = tmp_path / name / "record.json"
+        record = json.loads(path.read_text())
+        kept = len(record["scores"]) if name == "b" else 1
+        for score in record["scores"][:kept]:
+            score.update(value=None, low=None, high=None)
+        path.write_text(json.dumps(record))
+    first, last = workbench.runs([tmp_path])
+    assert (first.rank, last.rank, last.value) == (1, None, None) and first.value is not None
+    assert math.isnan(workbench.show(tmp_path / "a").scores[0].value)
 
 
 def test_a_folder_without_runs_has_none(tmp_path: Path) -> None:

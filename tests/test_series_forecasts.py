@@ -16,7 +16,7 @@ from bench import series_speed
 from linnet import workbench
 from linnet.domains.series.codec import SeriesCodec
 from linnet.domains.series.data import SeriesData, lengths_of
-from linnet.domains.series.forecasts import forecast
+from linnet.domains.series.forecasts import forecast, forecast_material
 from linnet.domains.series.metrics import mase, smape
 from linnet.domains.series.residual import Residual, unit_costs, weighted_error
 from linnet.domains.series.scaling import scaled
@@ -112,6 +112,21 @@ def test_longer_horizons_begin_with_the_shorter_forecast_and_spread_further() ->
     np.testing.assert_array_equal(long.quantiles[:, :HORIZON], short.quantiles)
     wide = long.at(0.9) - long.at(0.1)
     assert (wide[0, HORIZON:] >= wide[0, HORIZON - 1] - 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "words"),
+    [
+        ((60, 60), "the last 4 steps of 2 of 2 series are held out"),
+        ((60, 5), "the last 4 steps of 1 of 2 series are held out; 1 more are too short for that"),
+        ((5, 4), "none of the 2 series whose last 4 steps should be held out has more than 5: "
+         "training sees their ends, so the scores of this run are no test"),
+    ],
+)  # fmt: skip
+def test_what_is_held_out_is_told_as_it_is(lengths: tuple[int, ...], words: str) -> None:
+    source = table(*(np.arange(float(length)) for length in lengths))
+    data = SeriesData(held_share=1.0, horizon=HORIZON)
+    assert forecast_material(data, source, CODEC).notes[-1] == words
 
 
 @settings(max_examples=30, deadline=None)

@@ -46,4 +46,4 @@ def library(name: str, needed: str, extra: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError:
-        raise BadInput(f"{needed}: pip install linnet-sequences[{extra}]") from None
+        raise BadInput(f"{needed}: pip install 'linnet-sequences[{extra}]'") from None

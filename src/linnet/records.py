@@ -5,9 +5,10 @@ One record is one JSON line with a `kind`. Fields may be added to a record, neve
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 
 class Record(BaseModel):
@@ -19,21 +20,29 @@ class Record(BaseModel):
         return self.model_dump_json()
 
 
+def read_back(value: Any) -> Any:
+    return math.nan if value is None else value
+
+
+# JSON has no NaN: a number that is not known is written as null, and null is read as one.
+Number = Annotated[float, BeforeValidator(read_back)]
+
+
 class Baseline(Record):
     """The best score on the same rows that a person without a model would get."""
 
     name: str
-    value: float
+    value: Number
 
 
 class Score(Record):
     """A number, how many rows it stands on, its 95 % interval, and what it has to beat."""
 
     name: str
-    value: float
+    value: Number
     n: int
-    low: float
-    high: float
+    low: Number
+    high: Number
     baseline: Baseline
     note: str = ""
 
@@ -42,9 +51,9 @@ class Lead(Record):
     """By how much a run is ahead of another system, sample by sample on the same ones."""
 
     measure: str
-    value: float
-    low: float
-    high: float
+    value: Number
+    low: Number
+    high: Number
     p: float | None  # of no difference, two-sided; None where a single user leaves nothing to draw from
 
 
@@ -52,7 +61,7 @@ class System(Record):
     """One row of a table of systems on the same samples: what is trained, and every rule that it has to beat."""
 
     name: str
-    values: dict[str, float]
+    values: dict[str, Number]
     lead: Lead | None = None  # of the run over this system
 
 
@@ -360,7 +369,7 @@ class ShowRecord(Record):
 
 
 class ListedRunRecord(Record):
-    """One row of `linnet runs`: its rank in its recipe, score and data, and the settings that differ."""
+    """One row of `linnet runs`: its rank in its recipe, score and data, and what differs in its recipe."""
 
     kind: Literal["listed"] = "listed"
     rank: int | None  # None: no score yet

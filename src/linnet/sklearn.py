@@ -6,7 +6,7 @@
 
 X is an array of cases x channels x time, an array of cases x time (one channel), or a list of arrays channels x
 time of any lengths. NaN is a missing value. Each fit trains a recipe in memory, as `linnet train` does from files,
-and is the same for the same `random_state`. Needs scikit-learn: pip install linnet-sequences[sklearn].
+and is the same for the same `random_state`. Needs scikit-learn: pip install 'linnet-sequences[sklearn]'.
 Legend: n = cases, C = channels, T = steps, H = horizon, Q = levels, K = classes.
 """
 

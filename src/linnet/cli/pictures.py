@@ -6,6 +6,7 @@ Legend of attention: values[layer][head][query][key], shares between 0 and 1.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TextIO
 
@@ -83,6 +84,8 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
 
 
 def number(value: float) -> str:
+    if math.isnan(value):
+        return "-"  # not known
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.1e}" if 1e-9 < abs(value) < 5e-4 else f"{value:.4f}".rstrip("0").rstrip(".")
@@ -101,10 +104,20 @@ def scores(all_scores: Sequence[Score]) -> RenderableType:
         return Text("no scores", style="dim")
     grid = table("score", "value", "95 % interval", "n", "baseline", "", numbers=("value", "n"))
     for score in all_scores:
-        interval = f"{number(score.low)} .. {number(score.high)}"
         baseline = f"{number(score.baseline.value)} {score.baseline.name}"
-        grid.add_row(score.name, number(score.value), interval, f"{score.n:,}", Text(baseline), Text(score.note))
+        grid.add_row(
+            score.name,
+            number(score.value),
+            between(score.low, score.high),
+            f"{score.n:,}",
+            Text(baseline),
+            Text(score.note),
+        )
     return grid
+
+
+def between(low: float, high: float) -> str:
+    return "-" if math.isnan(low) else f"{number(low)} .. {number(high)}"
 
 
 def scored(record: ScoresRecord) -> RenderableType:
@@ -140,7 +153,8 @@ def leads(rows: Sequence[System]) -> list[RenderableType]:
     for row in rows:
         if (lead := row.lead) is not None:
             p = "" if lead.p is None else f"{lead.p:.3f}"
-            grid.add_row(row.name, lead.measure, f"{lead.value:+.4f}", f"{lead.low:+.4f} .. {lead.high:+.4f}", p)
+            known = (f"{lead.value:+.4f}", f"{lead.low:+.4f} .. {lead.high:+.4f}", p)
+            grid.add_row(row.name, lead.measure, *(("-", "-", "-") if math.isnan(lead.value) else known))
     return [Text(""), grid] if grid.row_count else []
 
 
@@ -148,9 +162,7 @@ def over_seeds(record: SeedsRecord) -> RenderableType:
     grid = table("score", "mean", "least .. most", "baseline", numbers=("mean",))
     for score in record.scores:
         baseline = f"{number(score.baseline.value)} {score.baseline.name}"
-        grid.add_row(
-            score.name, number(score.mean), f"{number(score.least)} .. {number(score.most)}", Text(baseline)
-        )
+        grid.add_row(score.name, number(score.mean), between(score.least, score.most), Text(baseline))
     return Group(Text(f"{record.recipe}, seeds {', '.join(map(str, record.seeds))}"), grid)
 
 
@@ -222,7 +234,7 @@ def shown(record: ShowRecord) -> RenderableType:
 def dry_run(record: DryRunRecord) -> RenderableType:
     often = f"{record.rounds:.3g} time{'' if record.rounds == 1 else 's'}"
     slower = ", measured without the compiler, which makes them faster" if record.compiled else ""
-    where = f"{record.device}, {record.precision}, {record.threads} thread{'' if record.threads == 1 else 's'}"
+    where = f"{record.device}, {record.precision}, {threads(record.threads)}"
     facts = {
         "recipe": record.recipe,
         "device": where,
@@ -236,6 +248,10 @@ def dry_run(record: DryRunRecord) -> RenderableType:
         "a checkpoint": size(record.checkpoint_bytes),
     }
     return Group(pairs(facts), *[Text(f"note: {note}", style="dim") for note in record.notes])
+
+
+def threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def duration(seconds: float) -> str:
@@ -299,13 +315,22 @@ def forecast(record: ForecastRecord, bars: str = BARS) -> RenderableType:
     bounds = min(*known, *low), max(*known, *high)
     begin = f"{record.id}: "
     past = begin + sparkline(shown, bounds, bars)
-    lines = []
+    lines, width = [], max(high) - min(low)
     for name, values in zip((levels[-1], "median", levels[0]), (high, record.mean, low), strict=True):
         start = Text.assemble((begin, "dim"), past[len(begin) :]) if name == "median" else Text(" " * len(past))
-        numbers = ", ".join(number(value) for value in values[:6]) + (", …" if len(values) > 6 else "")
+        numbers = ", ".join(rounded(value, width) for value in values[:6]) + (", …" if len(values) > 6 else "")
         line = (sparkline(values, bounds, bars), "bold" if name == "median" else "dim")
-        lines.append(Text.assemble(start, line, f"  {name} ", (numbers, "dim")))
+        lines.append(
+            Text.assemble(start, line, f"  {name:6} ", (numbers, "dim"), no_wrap=True, overflow="ellipsis")
+        )
     return Group(*lines)
+
+
+def rounded(value: float, width: float) -> str:
+    """With three digits of the width of the band: no forecast is surer than that."""
+    if not width > 0:
+        return number(value)
+    return f"{value:,.{min(12, max(0, 2 - math.floor(math.log10(width))))}f}"
 
 
 def sparkline(values: Sequence[float | None], bounds: tuple[float, float], bars: str) -> str:
@@ -369,7 +394,7 @@ def imported(record: ImportRecord) -> RenderableType:
 def doctor(record: DoctorRecord) -> RenderableType:
     facts = {
         "device": record.device,
-        "processor": f"{record.cpu}, {record.threads} threads, {record.memory_gb} GB of memory",
+        "processor": f"{record.cpu}, {threads(record.threads)}, {record.memory_gb} GB of memory",
         "instructions": " ".join(record.instruction_sets),
         "software": f"python {record.python}, torch {record.torch}",
     }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,6 +35,11 @@ def state_of(folder: RunFolder) -> Literal["empty", "unfinished", "finished"]:
 def scores_of(folder: RunFolder) -> tuple[Score, ...]:
     record = read_record(folder)
     return () if record is None else record.scores
+
+
+def known(scores: tuple[Score, ...]) -> tuple[Score, ...]:
+    """The scores from the first one on that is a number, by which runs are ranked."""
+    return tuple(itertools.dropwhile(lambda score: math.isnan(score.value), scores))
 
 
 def costs_of(run: Run) -> Costs:
@@ -84,11 +91,8 @@ def folders(paths: Sequence[Path | str]) -> Iterator[RunFolder]:
 
 
 def runs(paths: Sequence[Path | str]) -> list[ListedRunRecord]:
-    """The runs by recipe, score and data, ranked within each group, with the settings in which they differ."""
-    found: list[tuple[RunFolder, Run]] = []
-    for folder in folders(paths):
-        found.append((folder, read_run(folder)))
-    rows = [(folder, run, scores_of(folder)) for folder, run in found]
+    """The runs by recipe, score and data, ranked within each group, with the settings that differ in a recipe."""
+    rows = [(folder, read_run(folder), known(scores_of(folder))) for folder in folders(paths)]
 
     def group(run: Run, scores: tuple[Score, ...]) -> tuple[str, bool, str, str]:
         paths = flatten(without_unused(run)).get("data.paths")
@@ -99,8 +103,10 @@ def runs(paths: Sequence[Path | str]) -> list[ListedRunRecord]:
         value = (-scores[0].value if rises(scores[0].name) else scores[0].value) if scores else 0.0
         return group(run, scores), value, str(folder.path)
 
-    flat = [flatten(without_unused(run)) for _, run in found]
-    differing = differing_keys(flat)
+    flat: dict[str, list[dict[str, Any]]] = {}
+    for _, run, _ in rows:
+        flat.setdefault(run.recipe, []).append(flatten(without_unused(run)))
+    differing = {recipe: differing_keys(settings) for recipe, settings in flat.items()}
     listed = []
     ranks: Counter[tuple[str, bool, str, str]] = Counter()
     for folder, run, scores in sorted(rows, key=order):
@@ -116,7 +122,7 @@ def runs(paths: Sequence[Path | str]) -> list[ListedRunRecord]:
                 step=done[-1] if done else 0,
                 score=scores[0].name if scores else "",
                 value=scores[0].value if scores else None,
-                settings={key: settings.get(key) for key in differing},
+                settings={key: settings.get(key) for key in differing[run.recipe]},
             )
         )
     return listed

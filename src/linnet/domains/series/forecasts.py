@@ -42,14 +42,22 @@ def forecast_material(data: SeriesData, table: SeriesTable, codec: SeriesCodec |
         smape, mase = naive_errors(train)
         own = replace(own, naive_smape=smape, naive_mase=mase)
         train, validation = replace(train, codec=own), replace(validation, codec=own)
-    if not len(validation):
-        validation = last_windows(table, own)
     notes = [*table.notes, *table.problems, *filter(None, [words])]
     if data.held:
-        found = f"the last {held} steps of {len(validation)} of {len(table)} series are held out"
-        short = int(kept.sum()) - len(validation)
-        notes.append(f"{found}; {short} more are too short for that" if short else found)
+        notes.append(held_in_words(held, len(validation), int(kept.sum()), len(table)))
+    if not len(validation):
+        validation = last_windows(table, own)
     return Material(own, Part(train, unit="series"), Part(validation, unit="series"), tuple(notes))
+
+
+def held_in_words(held: int, found: int, wanted: int, count: int) -> str:
+    if not found:
+        return (
+            f"none of the {wanted} series whose last {held} steps should be held out has more than {held + 1}: "
+            "training sees their ends, so the scores of this run are no test"
+        )
+    short = f"; {wanted - found} more are too short for that" if found < wanted else ""
+    return f"the last {held} steps of {found} of {count} series are held out{short}"
 
 
 def held_series(count: int, share: float, seed: int) -> np.ndarray:

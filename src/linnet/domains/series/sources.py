@@ -202,7 +202,7 @@ def read_parquet(path: Path) -> Cells:
     try:
         import polars
     except ImportError:
-        raise BadInput("Parquet needs polars: pip install linnet-sequences[series]") from None
+        raise BadInput("Parquet needs polars: pip install 'linnet-sequences[series]'") from None
     with refusing(f"{path} cannot be read as Parquet", polars.exceptions.PolarsError, OSError):
         frame = polars.read_parquet(path)
     if not len(frame):
