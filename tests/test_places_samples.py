@@ -24,7 +24,7 @@ from linnet.domains.places.samples import (
     make_samples,
     parts_without_samples,
 )
-from linnet.domains.places.visits import Visits, legacy_ids
+from linnet.domains.places.visits import DAY, Visits, legacy_ids
 from linnet.errors import BadInput
 from linnet.files import write_lines
 from places_tables import random_visits
@@ -64,9 +64,12 @@ def test_the_published_protocol_is_its_loop(seed: int) -> None:
     assert leaks(visits, samples, divide(visits, PUBLISHED)) == []
 
 
-@given(st.integers(0, 10_000), st.sampled_from(["day", "time", "user"]), st.booleans())
-def test_no_recipe_leaks(seed: int, by: str, same_part: bool) -> None:
+@given(st.integers(0, 10_000), st.sampled_from(["day", "time", "user"]), st.booleans(), st.booleans())
+def test_no_recipe_leaks(seed: int, by: str, same_part: bool, dates: bool) -> None:
+    """Times may be dates alone, so that many visits of a user have one moment."""
     visits = random_visits(seed, users=6)
+    if dates:
+        visits = replace(visits, start=visits.day() * DAY, end=visits.day() * DAY)
     recipe = Recipe(by=by, same_part=same_part, all_parts=False, skip_days=0, least=1)  # type: ignore[arg-type]
     part = divide(visits, recipe)
     samples = make_samples(visits, part, recipe)

@@ -30,6 +30,7 @@ from linnet.domains.places.scores import (
     weighted_f1,
 )
 from linnet.domains.places.visits import Visits, legacy_ids
+from linnet.intervals import wilson
 from places_tables import random_visits
 
 
@@ -53,6 +54,19 @@ def test_intervals_of_shares_stay_between_0_and_1() -> None:
     found = score_list({"open": table}, Resampled.draw(np.zeros(3, np.int64)), {}, groups)
     assert all(0 <= score.low <= score.value <= score.high <= 1 for score in found)
     assert {score.high for score in found if score.name in ("acc@1", "acc@1.history=1-4")} == {1.0}
+
+
+@pytest.mark.parametrize("users", [1, 4])
+def test_no_interval_is_a_point(users: int) -> None:
+    """Everybody right, or wrong: Wilson's interval of so many users, or samples of one."""
+    rank, user = np.array([1.0, 99.0] * 8), np.arange(16) // 2 % users
+    table = Ranked(rank, np.zeros(16, np.int64), np.arange(16) % 2, np.zeros(16, bool))
+    groups = {"right": rank == 1, "wrong": rank > 1}
+    found = {score.name: score for score in score_list({"open": table}, Resampled.draw(user), {}, groups)}
+    units = users if users > 1 else 8
+    assert (found["acc@1.right"].low, found["acc@1.wrong"].high) == (wilson(units, units)[0], wilson(0, units)[1])
+    if users == 1:
+        assert all(score.low < score.value < score.high for name, score in found.items() if "acc@1." not in name)
 
 
 def as_dicts(ranking: Ranking) -> list[dict[int, float]]:
@@ -260,5 +274,7 @@ def test_intervals_are_those_of_users_not_of_samples() -> None:
     same = paired(value, value, Resampled.draw(user))
     assert (same.value, same.low, same.high, same.p) == (0, 0, 0, 1)
     better = paired(np.ones(1600), np.zeros(1600), Resampled.draw(user))
-    assert better.low == 1 and better.p <= 0.001
+    assert better.low == 1 and better.p == 2 * 0.5**8  # the signs of eight users
+    many = np.arange(1600) // 16
+    assert paired(np.ones(1600), np.zeros(1600), Resampled.draw(many)).p <= 0.001
     assert Resampled.draw(np.zeros(100, int)).interval(np.tile([0.0, 1.0], 50)) == pytest.approx((0.402, 0.598))

@@ -172,7 +172,7 @@ def history_only(samples: Samples) -> Known:
 
 
 def divide(visits: Visits, recipe: Recipe) -> np.ndarray:
-    """int8 [N]: the part of each visit."""
+    """int8 [N]: the part of each visit; those of one moment of a user are in one part."""
     if abs(sum(recipe.fractions) - 1) > 1e-9 or min(recipe.fractions) < 0:
         raise BadInput(f"the shares of the parts {recipe.fractions} do not add up to 1")
     edges = np.round(np.cumsum(recipe.fractions)[:2], 12)  # 0.6 + 0.2 is 0.8, not 0.8000000000000001
@@ -187,7 +187,8 @@ def divide(visits: Visits, recipe: Recipe) -> np.ndarray:
         measure = day - day[first][visits.user]
         cuts = cuts * np.maximum.reduceat(measure, first)[visits.user]
     elif recipe.by == "time":
-        measure = np.arange(len(visits)) - first[visits.user]
+        again = (np.diff(visits.user, prepend=-1) == 0) & (np.diff(visits.start, prepend=-1) == 0)
+        measure = np.maximum.accumulate(np.where(again, 0, np.arange(len(visits)))) - first[visits.user]
         cuts = np.floor(cuts * np.diff(bounds) + 1e-9)[:, visits.user]
     else:
         measure = np.array([_chance(str(name), recipe.seed) for name in visits.users])[visits.user]

@@ -12,14 +12,14 @@ Legend: n = samples, C = candidates of all samples, U = users, R = resamples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from linnet.errors import BadInput
-from linnet.intervals import Bootstrap, Difference
+from linnet.intervals import Bootstrap, Difference, wilson
 from linnet.records import Baseline, Score
 
 UNSEEN = 1  # the legacy id of every place that the train part does not hold
@@ -165,21 +165,42 @@ class Resampled:
         low, high = np.quantile(self.means(value), [0.025, 0.975])
         return float(low), float(high)
 
+    def share_interval(self, value: np.ndarray) -> tuple[float, float]:
+        """The same of shares; where everybody agrees on 0 or 1 no draw differs: then Wilson's of so many units."""
+        low, high = self.interval(value)
+        if low == high and low in (0.0, 1.0):
+            units = self.users if self.users > 1 else len(value)
+            return wilson(units if low else 0, units)
+        return max(0.0, low), min(1.0, high)
+
     def by_user(self, value: np.ndarray) -> tuple[float, float, float]:
-        """Mean over users of each user's mean, with its interval."""
+        """Mean over users of each user's mean, with its interval: a single user says nothing of others."""
         each = np.bincount(self.user, value, len(self.counts)) / np.maximum(self.counts, 1)
+        if self.users == 1:
+            return float(each.sum()), 0.0, 1.0
         draws = self.weight @ each / self.users
         low, high = np.quantile(draws, [0.025, 0.975])
         return float(each.mean()), float(low), float(high)
 
+    def of_samples(self, resamples: int) -> Iterator[np.ndarray]:
+        """Weights [n] of the samples in each of some draws."""
+        if self.users == 1:
+            yield from Bootstrap.draw(len(self.user), resamples=resamples).weights
+        else:
+            yield from (weight[self.user] for weight in self.weight[:resamples])
+
 
 def paired(ours: np.ndarray, theirs: np.ndarray, draws: Resampled) -> Difference:
-    """The paired test of two systems, one value a sample each."""
+    """The paired test of two systems, one value a sample each.
+
+    So few users may all be on one side by chance alone: `p` is never below that of a test of their signs.
+    """
     apart = ours - theirs
     low, high = draws.interval(apart)
     means = draws.means(apart)
     tail = min(float((means <= 0).mean()), float((means >= 0).mean()))
-    return Difference(float(apart.mean()), low, high, min(1.0, 2 * max(tail, 1 / len(means))))
+    p = min(1.0, 2 * max(tail, 1 / len(means), 0.5**draws.users))
+    return Difference(float(apart.mean()), low, high, p)
 
 
 def vocabularies(
@@ -221,7 +242,7 @@ def score_list(
         prefix = PREFIX.get(name, f"{name}.")
         rivals = {rival: measures(tables[name]) for rival, tables in baselines.items() if name in tables}
         for measure, value in measures(table).items():
-            scores.append(_score(prefix + measure, value, draws.interval(value), rivals, measure, table))
+            scores.append(_score(prefix + measure, value, draws, rivals, measure, table))
         scores.append(_f1_score(prefix, table, {r: t[name] for r, t in baselines.items() if name in t}, draws))
         if name in PREFIX:
             accuracy = measures(table)["acc@1"]
@@ -233,25 +254,24 @@ def score_list(
                 if mask.any():
                     part = draws.among(mask)
                     theirs = {r: {"acc@1": v["acc@1"][mask]} for r, v in rivals.items()}
-                    scores.append(_score(f"{prefix}acc@1.{group}", accuracy[mask], part.interval(accuracy[mask]),
-                                         theirs, "acc@1", None))  # fmt: skip
+                    scores.append(_score(f"{prefix}acc@1.{group}", accuracy[mask], part, theirs, "acc@1",
+                                         None))  # fmt: skip
     return scores
 
 
 def _score(
-    name: str, value: np.ndarray, interval: tuple[float, float], rivals: Mapping[str, Mapping[str, np.ndarray]],
+    name: str, value: np.ndarray, draws: Resampled, rivals: Mapping[str, Mapping[str, np.ndarray]],
     measure: str, table: Ranked | None,
 ) -> Score:  # fmt: skip
     best = _best({rival: float(values[measure].mean()) for rival, values in rivals.items()})
     note = f"ties: {table.tied.mean():.2%} of the samples" if table is not None and table.tied.any() else ""
-    low, high = max(0.0, interval[0]), min(1.0, interval[1])  # every score here is a share
+    low, high = draws.share_interval(value)
     return Score(name=name, value=float(value.mean()), n=len(value), low=low, high=high, baseline=best, note=note)
 
 
 def _f1_score(prefix: str, table: Ranked, rivals: Mapping[str, Ranked], draws: Resampled) -> Score:
     value = weighted_f1(table)
-    few = draws.weight[: len(draws.weight) // 10]
-    spread = [weighted_f1(table, weight[draws.user]) for weight in few]
+    spread = [weighted_f1(table, weight) for weight in draws.of_samples(len(draws.weight) // 10)]
     low, high = (float(x) for x in np.quantile(spread, [0.025, 0.975]))
     best = _best({rival: weighted_f1(other) for rival, other in rivals.items()})
     return Score(name=f"{prefix}f1", value=value, n=len(table.truth), low=low, high=high, baseline=best,
