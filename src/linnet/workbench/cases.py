@@ -16,10 +16,10 @@ from linnet.decoding.requests import Decoding, Request, Sampling, Stopping
 from linnet.decoding.runner import Runner
 from linnet.domains.tokens import rows_of
 from linnet.errors import BadInput, nearest
-from linnet.probing.cases import METRICS, Cases, Metric, Subject
+from linnet.probing.cases import METRICS, Cases, Subject
 from linnet.untrusted import lines_of, parse_object
 from linnet.workbench.open import Opened, load, located
-from linnet.workbench.prompts import choice_after, read_prompt
+from linnet.workbench.prompts import after_begin, choice_after, read_prompt
 
 DRAWN = 64
 LONGEST_ANSWER = 8  # tokens, where the model itself says what the answer is
@@ -79,7 +79,9 @@ class Analysis:
 
 def analysis_of(path: Path | str, *, needs_corrupt: bool = False, **options: Unpack[CaseOptions]) -> Analysis:
     """Open a run and make its cases; where there is no wrong answer, the measure is the log-probability."""
-    metric = metric_named(options.get("metric", "logit_difference"))
+    metric = options.get("metric", "logit_difference")
+    if metric not in METRICS:
+        raise BadInput(f'there is no metric "{metric}"{nearest(metric, METRICS)}')
     opened = load(path, checkpoint=options.get("checkpoint"))
     if opened.model.config.columns:
         raise BadInput("this model reads further columns beside its tokens; causal analyses read tokens alone")
@@ -90,17 +92,11 @@ def analysis_of(path: Path | str, *, needs_corrupt: bool = False, **options: Unp
             raise BadInput("this analysis compares two prompts; give a corrupt one beside the clean one")
         alike = with_neighbours(alike)
     cases = cases_of(alike, opened)
-    if metric is METRICS["logit_difference"] and cases.wrong is None:
-        metric = METRICS["log_probability"]
-    name = next(name for name, one in METRICS.items() if one is metric)
+    if metric == "logit_difference" and cases.wrong is None:
+        metric = "log_probability"
     tokens = tuple(opened.codec.tokens[i] for i in cases.ids[0].tolist())
-    return Analysis(opened, Subject(opened.model, cases, metric), tokens, name.replace("_", " "), tuple(notes))
-
-
-def metric_named(name: str) -> Metric:
-    if name not in METRICS:
-        raise BadInput(f'there is no metric "{name}"{nearest(name, METRICS)}')
-    return METRICS[name]
+    subject = Subject(opened.model, cases, METRICS[metric])
+    return Analysis(opened, subject, tokens, metric.replace("_", " "), tuple(notes))
 
 
 def given_or_drawn(opened: Opened, options: CaseOptions) -> tuple[list[Ids], list[str]]:
@@ -109,7 +105,8 @@ def given_or_drawn(opened: Opened, options: CaseOptions) -> tuple[list[Ids], lis
         raise BadInput("a prompt and --file exclude each other; give one of them")
     if prompt is None and file is None:
         return drawn(opened, options)
-    words = lines(file) if file is not None else [Words("the prompt", str(prompt), *pair_of(options))]
+    further = (options.get("corrupt"), options.get("answer"), options.get("wrong"))
+    words = lines(file) if file is not None else [Words("the prompt", str(prompt), *further)]
     found = [in_ids(opened, one) for one in words]
     for one, ids in zip(words, found, strict=True):
         if ids.lengths != found[0].lengths:
@@ -119,10 +116,6 @@ def given_or_drawn(opened: Opened, options: CaseOptions) -> tuple[list[Ids], lis
                 "cases that are computed together need one length"
             )
     return found, []
-
-
-def pair_of(options: CaseOptions) -> tuple[str | None, str | None, str | None]:
-    return options.get("corrupt"), options.get("answer"), options.get("wrong")
 
 
 def lines(file: Path) -> list[Words]:
@@ -170,8 +163,7 @@ def in_ids(opened: Opened, words: Words) -> Ids:
 
 def after(opened: Opened, prompt: tuple[int, ...], answer: str) -> tuple[int, ...]:
     """The ids of an answer behind its prompt."""
-    begins = opened.codec.begin is not None and prompt[:1] == (opened.codec.begin,)
-    return choice_after(opened.codec, prompt[begins:], answer)
+    return choice_after(opened.codec, after_begin(opened.codec, prompt), answer)
 
 
 def written(opened: Opened, prompt: tuple[int, ...]) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from linnet.probing.cases import Subject, mean_and_half
 from linnet.records import AnalysisRecord, Grid
 from linnet.workbench.cases import Analysis, CaseOptions, analysis_of
 
+HALF = "half of the 95 % interval"
 METHODS = ("exact", "eap", "eap-ig", "acdc")
 THRESHOLDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)  # of ACDC, in shares of the effect of the corrupt run
 
@@ -68,10 +69,10 @@ def patch(
     mean, half = mean_and_half(found.share)
     inner = (what,) if what in ("head", "neuron") else ()
     axes = ("layer", *inner, *(("position",) if by_position else ()))
-    spread = Grid(name="half of the 95 % interval", axes=axes, values=torch.tensor(half).view(shape).tolist())
+    spread = Grid(name=HALF, axes=axes, values=torch.tensor(half).view(shape).tolist())
     further, facts = (
         [spread] if len(analysis.subject.cases) > 1 else [],
-        ends(analysis, found.clean, found.corrupt),
+        ends(analysis.subject, found.clean, found.corrupt),
     )
     if estimate:
         guess = replace(found, patched=patching.attribution_patch(analysis.subject, chosen)).share.mean(1)
@@ -105,18 +106,31 @@ def path_patch(
         analysis.subject, [named(known, name) for name in readers], through_mlps=not direct
     )
     mean, half = mean_and_half(found.share)
-    labels = {"part": tuple(part.name for part in parts.writers(config))}
-    return AnalysisRecord(
+    return over_parts(
+        analysis,
+        parts.writers(config),
+        mean,
+        half,
         kind="path_patching",
         title=f"corrupt parts by their paths into {', '.join(readers)}",
+        unit="share of the effect",
+        facts=ends(analysis.subject, found.corrupt, found.clean),
+    )
+
+
+def over_parts(
+    analysis: Analysis, named: Sequence[parts.Part | ablation.Unit], values: Any, half: Any, **fields: Any
+) -> AnalysisRecord:
+    """One number for each part, with half of its interval."""
+    labels = {"part": tuple(part.name for part in named)}
+    return AnalysisRecord(
         axes=("part",),
         labels=labels,
         tokens=analysis.tokens,
-        values=mean,
-        unit="share of the effect",
-        facts=ends(analysis, found.corrupt, found.clean),
-        further=(Grid(name="half of the 95 % interval", axes=("part",), labels=labels, values=half),),
+        values=values,
+        further=(Grid(name=HALF, axes=("part",), labels=labels, values=half),),
         notes=analysis.notes,
+        **fields,
     )
 
 
@@ -133,18 +147,15 @@ def ablate(
     units = units_named(analysis.subject, what, layer)
     found, plain = ablation.ablate(analysis.subject, units, by)
     mean, half = mean_and_half(found - plain)
-    labels = {"part": tuple(unit.name for unit in units)}
-    return AnalysisRecord(
+    return over_parts(
+        analysis,
+        units,
+        mean,
+        half,
         kind="ablation",
         title=f"{by} ablation of each {what}",
-        axes=("part",),
-        labels=labels,
-        tokens=analysis.tokens,
-        values=mean,
         unit=f"change of the {analysis.what}",
         facts={"n": len(analysis.subject.cases), f"{analysis.what} of the whole model": float(plain.mean())},
-        further=(Grid(name="half of the 95 % interval", axes=("part",), labels=labels, values=half),),
-        notes=analysis.notes,
     )
 
 
@@ -209,7 +220,7 @@ def edge_record(
         for method, values in scores.items()
         if method != "exact"
     ]
-    facts = ends_of(subject, runs.clean, runs.corrupt) | {"edges": len(order)}
+    facts = ends(subject, runs.clean, runs.corrupt) | {"edges": len(order)}
     facts |= errors(scores)
     if true is not None:
         facts |= {f"AUROC of {method}": edge_scores.auroc(values.abs(), true) for method, values in scores.items()}
@@ -253,18 +264,12 @@ def faithfulness(
     """Curves over the share of edges, and their areas."""
     found = {method: edge_scores.faithfulness(subject, runs, values) for method, values in scores.items()}
     labels = {"method": tuple(found), "share": tuple(f"{share:g}" for share in edge_scores.SHARES)}
-    grids = [
-        Grid(
-            name=name,
-            axes=("method", "share"),
-            labels=labels,
-            values=[list(values(one)) for one in found.values()],
-        )
-        for name, values in (
-            ("faithfulness, edges that add most", lambda one: one.kept),
-            ("faithfulness, edges of largest magnitude", lambda one: one.near),
-        )
-    ]
+    curves = {
+        "faithfulness, edges that add most": [list(one.kept) for one in found.values()],
+        "faithfulness, edges of largest magnitude": [list(one.near) for one in found.values()],
+    }
+    axes = ("method", "share")
+    grids = [Grid(name=name, axes=axes, labels=labels, values=values) for name, values in curves.items()]
     facts: dict[str, float | int | str] = {}
     for method, one in found.items():
         facts |= {f"area of faithfulness (CPR) of {method}": one.cpr, f"distance to 1 (CMD) of {method}": one.cmd}
@@ -294,6 +299,7 @@ def find_subsets(
     total = float(table[-1] - table[0])
     pair_labels = {"part": labels["part"], "with": labels["part"]}
     pairs = subsets.interactions(table).tolist()
+    every = {"subset": tuple("+".join(inside(subset, chosen)) or "none" for subset in range(len(table)))}
     return AnalysisRecord(
         kind="subsets",
         title=f"all {len(table):,} subsets of {len(chosen)} parts, the others by {by} ablation",
@@ -308,11 +314,14 @@ def find_subsets(
             f"{analysis.what} of none": float(table[0]),
             "sum of the Shapley values less the total effect": float(values.sum() - total),
             f"minimal circuits that keep {share:.0%} of the effect": len(circuits),
-            **{f"circuit {i}": in_words(circuit, chosen, table) for i, circuit in enumerate(circuits[:5], 1)},
+            **{
+                f"circuit {i}": f"{', '.join(inside(one, chosen)) or 'no part'} ({float(table[one]):.4g})"
+                for i, one in enumerate(circuits[:5], 1)
+            },
         },
         further=(
             Grid(name="pair interactions", axes=("part", "with"), labels=pair_labels, values=pairs),
-            Grid(name="every subset", axes=("subset",), labels=subset_labels(chosen), values=table.tolist()),
+            Grid(name="every subset", axes=("subset",), labels=every, values=table.tolist()),
         ),
         notes=analysis.notes,
     )
@@ -322,35 +331,21 @@ def estimate_record(
     analysis: Analysis, chosen: Sequence[parts.Part], by: ablation.By, orders: int
 ) -> AnalysisRecord:
     found = subsets.estimated_shapley(analysis.subject, chosen, by, orders=orders)
-    labels = {"part": tuple(part.name for part in chosen)}
-    return AnalysisRecord(
+    return over_parts(
+        analysis,
+        chosen,
+        found.values.tolist(),
+        found.half.tolist(),
         kind="subsets",
         title=f"Shapley values of {len(chosen)} parts, estimated from {found.orders} orders",
-        axes=("part",),
-        labels=labels,
-        tokens=analysis.tokens,
-        values=found.values.tolist(),
         unit="Shapley value",
         facts={"n": len(analysis.subject.cases), "orders": found.orders},
-        further=(
-            Grid(name="half of the 95 % interval", axes=("part",), labels=labels, values=found.half.tolist()),
-        ),
-        notes=analysis.notes,
     )
 
 
-def in_words(circuit: int, chosen: Sequence[parts.Part], table: Any) -> str:
-    inside = [part.name for i, part in enumerate(chosen) if circuit >> i & 1]
-    return f"{', '.join(inside) or 'no part'} ({float(table[circuit]):.4g})"
-
-
-def subset_labels(chosen: Sequence[parts.Part]) -> dict[str, tuple[str, ...]]:
-    return {
-        "subset": tuple(
-            "+".join(part.name for i, part in enumerate(chosen) if subset >> i & 1) or "none"
-            for subset in range(1 << len(chosen))
-        )
-    }
+def inside(subset: int, chosen: Sequence[parts.Part]) -> list[str]:
+    """The names of the parts of a subset, which has a bit for each."""
+    return [part.name for i, part in enumerate(chosen) if subset >> i & 1]
 
 
 def named(known: dict[str, parts.Part], name: str) -> parts.Part:
@@ -363,9 +358,5 @@ def names(analysis: Analysis, ids: Sequence[int]) -> tuple[str, ...]:
     return tuple(f"{i + 1}: {analysis.opened.codec.tokens[token]}" for i, token in enumerate(ids))
 
 
-def ends(analysis: Analysis, clean: Tensor, corrupt: Tensor) -> dict[str, float | int | str]:
-    return ends_of(analysis.subject, clean, corrupt)
-
-
-def ends_of(subject: Subject, clean: Tensor, corrupt: Tensor) -> dict[str, float | int | str]:
+def ends(subject: Subject, clean: Tensor, corrupt: Tensor) -> dict[str, float | int | str]:
     return {"n": len(subject.cases), "clean": float(clean.mean()), "corrupt": float(corrupt.mean())}

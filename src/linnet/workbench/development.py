@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -20,8 +20,6 @@ from linnet.training.checkpoint import RunFolder
 from linnet.workbench.open import Opened, load, read_codec, read_run
 from linnet.workbench.reading import padded, repeated, rows_for
 from linnet.workbench.variables import imported, labelled
-
-WHAT = ("heads", "loss", "probe", "embeddings")
 
 
 def development(
@@ -45,20 +43,16 @@ def development(
     opened = load(path)
     if (layer is None) != (head is None):
         raise BadInput("a head is named by its layer and its number: give both --layer and --head")
-    measures: dict[str, Measure] = {}
-    if ":" in what:
-        measures[what] = imported(what)
-    elif what == "probe":
-        measures[what] = _probe(opened, label, data, rows, seed)
-    elif what == "heads":
-        measures[what] = _heads(opened, layer, head, data, rows, seed)
-    elif what == "loss":
-        measures[what] = _loss(opened, data, rows, seed)
-    elif what == "embeddings":
-        measures[what] = _embeddings(opened)
-    else:
-        raise BadInput(f'"{what}" has no development{nearest(what, WHAT)} (module:function gives others)')
-    steps, found = curves(folder, run, read_codec(folder, run), measures[what])
+    measures: dict[str, Callable[[], Measure]] = {
+        "heads": lambda: _heads(opened, layer, head, data, rows, seed),
+        "loss": lambda: _loss(opened, data),
+        "probe": lambda: _probe(opened, label, data, rows, seed),
+        "embeddings": lambda: _embeddings(opened),
+    }
+    if ":" not in what and what not in measures:
+        raise BadInput(f'"{what}" has no development{nearest(what, measures)} (module:function gives others)')
+    measure = imported(what) if ":" in what else measures[what]()
+    steps, found = curves(folder, run, read_codec(folder, run), measure)
     facts: dict[str, float | int | str] = {}
     for name, values in found.items():
         index = onset(values)
@@ -96,12 +90,12 @@ def _heads(
     return measure
 
 
-def _loss(opened: Opened, data: Sequence[Path], rows: int, seed: int) -> Measure:
+def _loss(opened: Opened, data: Sequence[Path]) -> Measure:
+    """The loss over all rows."""
     part = opened.run.data.validation_part(opened.codec, opened.run.seed)
     if data:
         part = opened.run.data.read(opened.codec, data)
     batch = opened.run.training.eval_batch
-    del rows, seed  # the loss is over all rows
 
     def measure(network: Network) -> dict[str, float]:
         return {"loss": opened.run.data.judge(network, part, batch=batch, region=opened.region)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,9 +18,9 @@ from linnet.decoding.requests import Decoding, Request, Sample, Sampling, Stoppi
 from linnet.decoding.runner import Runner
 from linnet.errors import BadInput, counted
 from linnet.records import ChoiceRecord, GenerationRecord, PieceRecord
-from linnet.workbench.open import Opened, further_ends, load, options_of, weights_in
+from linnet.workbench.open import Opened, further_ends, opened_run, options_of, weights_in
 from linnet.workbench.options import Options, check_options
-from linnet.workbench.prompts import Prompt, choice_after, no_prompt, read_prompt
+from linnet.workbench.prompts import Prompt, after_begin, choice_after, no_prompt, read_prompt, text_after
 
 if TYPE_CHECKING:
     from linnet.decoding.choices import Table
@@ -89,11 +90,7 @@ class Session:
         cls, run: Path | str | Opened, *, checkpoint: int | None = None, device: str | None = None
     ) -> Session:
         """The best checkpoint of a run (or a named one); an opened run is used as it is."""
-        if isinstance(run, Opened):
-            if checkpoint is not None or device is not None:
-                raise BadInput("an opened run has its checkpoint and its device; choose them where it is loaded")
-            return cls(run)
-        return cls(load(run, checkpoint=checkpoint, device=device, precision="float32"))
+        return cls(opened_run(run, checkpoint=checkpoint, device=device))
 
     def generate(self, prompts: Prompts = None, **options: Unpack[Options]) -> Iterator[GenerationRecord]:
         """Samples of each prompt, in the order of the prompts."""
@@ -209,7 +206,7 @@ class Job:
         kept = self.options.get("logprobs", False)
         return GenerationRecord(
             prompt=self.prompt(index).text,
-            text=stopping.cut(self._written(request.prompt, sample.ids)),
+            text=stopping.cut(text_after(self.codec, request.prompt, sample.ids)),
             ids=sample.ids,
             logprob=sample.logprob,
             stop=sample.stop,
@@ -240,10 +237,11 @@ class Job:
         for event in self.events():
             request = self.requests[event.index]
             if event.index not in open_texts:
-                known = self._without_begin(request.prompt)
+                known = after_begin(self.codec, request.prompt)
                 open_texts[event.index] = Streaming(self.codec, known, self.decoding.stopping)
             if isinstance(event, engine.Tokens):
-                piece = "".join(open_texts[event.index].add(token) for token in self._known(event.ids))
+                written = (token for token in event.ids if token < len(self.codec.tokens))
+                piece = "".join(map(open_texts[event.index].add, written))
             else:
                 piece = open_texts.pop(event.index).finish()
             if piece:
@@ -294,16 +292,9 @@ class Job:
         shares = table.probabilities(self.decoding.sampling)
         rows = sorted(zip(table.logprobs, shares, table.choices, strict=True), reverse=True)
         return tuple(
-            ChoiceRecord(text=self._written(request.prompt, ids), logprob=logprob, probability=share)
+            ChoiceRecord(text=text_after(self.codec, request.prompt, ids), logprob=logprob, probability=share)
             for logprob, share, ids in rows
         )
-
-    def _without_begin(self, prompt: Sequence[int]) -> Sequence[int]:
-        return prompt if self.codec.begin is None else prompt[1:]
-
-    def _known(self, ids: Sequence[int]) -> list[int]:
-        """Some models have embeddings to spare; ids beyond those of the codec write nothing."""
-        return [token for token in ids if token < len(self.codec.tokens)]
 
     def _names(self, ids: Sequence[int]) -> tuple[str, ...]:
         """What each id writes; its name where that is nothing, or a part of a character."""
@@ -312,9 +303,6 @@ class Job:
             written = pieces[token].decode(errors="ignore") if pieces and token < len(pieces) else ""
             found.append(written or (names[token] if token < len(names) else str(token)))
         return tuple(found)
-
-    def _written(self, prompt: Sequence[int], ids: Sequence[int]) -> str:
-        return self.codec.continuation(self._without_begin(prompt), self._known(ids))
 
 
 def notes(prompts: Sequence[Prompt], sampling: Sampling, n: int) -> Iterator[str]:
@@ -325,13 +313,8 @@ def notes(prompts: Sequence[Prompt], sampling: Sampling, n: int) -> Iterator[str
 
 
 def stopping_of(codec: Codec, options: Options, further: Sequence[int]) -> Stopping:
-    known = len(codec.tokens)
-
-    def text(prompt: Sequence[int], drawn: Sequence[int]) -> str:
-        return codec.continuation(prompt, [token for token in drawn if token < known])
-
     stops, ids = tuple(options.get("stops", ())), frozenset(options.get("stop_ids", ()))
-    return Stopping(codec.end, ids, stops, codec.pieces, text, frozenset(further))
+    return Stopping(codec.end, ids, stops, codec.pieces, functools.partial(text_after, codec), frozenset(further))
 
 
 def pattern_of(codec: Codec, options: Options) -> Pattern | None:
@@ -363,7 +346,7 @@ def choices_of(
         raise BadInput("choices are drawn whole, so no penalty changes them and no stop ends them earlier")
     found: dict[tuple[int, ...], list[tuple[int, ...]]] = {}
     for prompt in prompts:
-        known = prompt.ids[0 if codec.begin is None else 1 :]
+        known = after_begin(codec, prompt.ids)
         found[prompt.ids] = list(dict.fromkeys(choice_after(codec, known, choice) for choice in given))
         _tell_apart(found[prompt.ids], decoding)
         longest = max(map(len, found[prompt.ids]))

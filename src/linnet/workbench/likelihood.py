@@ -17,7 +17,7 @@ from linnet.decoding.runner import Runner
 from linnet.errors import BadInput
 from linnet.search.reward import Ids
 from linnet.workbench.open import Opened, further_ends, load
-from linnet.workbench.prompts import choice_after, read_prompt
+from linnet.workbench.prompts import after_begin, choice_after, read_prompt
 
 ROWS = 64
 
@@ -49,7 +49,7 @@ class LogProbability:
         opened, runner = self._model
         codec = opened.codec
         given = read_prompt(opened, prompt, "the prompt").ids
-        known = given[0 if codec.begin is None else 1 :]
+        known = after_begin(codec, given)
         answers = [_ids(codec, known, text) for text in texts]
         ends = [end for end in (codec.end, *further_ends(opened.folder, runner.vocabulary)) if end is not None]
         different = [answer for answer in dict.fromkeys(answers) if answer is not None]

@@ -169,6 +169,15 @@ def load(
     return Opened(folder, run, codec, network.to(chosen).eval(), step, lambda: autocast(chosen, used))
 
 
+def opened_run(run: Path | str | Opened, *, checkpoint: int | None = None, device: str | None = None) -> Opened:
+    """The best checkpoint of a run (or a named one) in float32; an opened run as it is."""
+    if not isinstance(run, Opened):
+        return load(run, checkpoint=checkpoint, device=device, precision="float32")
+    if checkpoint is not None or device is not None:
+        raise BadInput("an opened run has its checkpoint and its device; choose them where it is loaded")
+    return run
+
+
 def load_packed(
     path: Path | str, *, checkpoint: int | None = None, device: str | None = None, precision: str | None = None
 ) -> Opened:

@@ -53,6 +53,16 @@ def read_prompt(opened: Opened, text: str, name: str) -> Prompt:
     return Prompt(name, text, ids, tuple(notes))
 
 
+def after_begin(codec: Codec, ids: tuple[int, ...]) -> tuple[int, ...]:
+    """The ids of a prompt without its begin token."""
+    return ids if codec.begin is None else ids[1:]
+
+
+def text_after(codec: Codec, prompt: Sequence[int], ids: Sequence[int]) -> str:
+    """What ids write after a prompt. Some models have embeddings to spare, whose ids write nothing."""
+    return codec.continuation(after_begin(codec, tuple(prompt)), [i for i in ids if i < len(codec.tokens)])
+
+
 def choice_after(codec: Codec, prompt: Sequence[int], choice: str) -> tuple[int, ...]:
     """The ids of a choice after a prompt: as both are written together where that leaves the prompt as it is."""
     if not choice.strip() if is_ids_codec(codec) else not choice:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +15,8 @@ from linnet.search.cached_steps import CachedStep, Reader, Texts
 from linnet.search.model_steps import ModelReader
 from linnet.search.steps import Target
 from linnet.training.checkpoint import RunFolder
-from linnet.workbench.generate import no_prompt
-from linnet.workbench.open import Opened, chosen_device, further_ends, load, read_run, weights_in
-from linnet.workbench.prompts import Prompt, read_prompt
+from linnet.workbench.open import Opened, chosen_device, further_ends, opened_run, read_run, weights_in
+from linnet.workbench.prompts import Prompt, no_prompt, read_prompt, text_after
 
 CONFIG, SETTINGS = "config.json", "run.toml"
 
@@ -47,16 +47,11 @@ def source_of(
 ) -> Source:
     """The best checkpoint of a run (or a named one), an opened run as it is, or a folder of transformers."""
     keep_freed_buffers()
-    if isinstance(run, Opened):
-        if checkpoint is not None or device is not None:
-            raise BadInput("an opened run has its checkpoint and its device; choose them where it is loaded")
-        return source_of_run(run, precision)
-    folder = Path(run)
-    if (folder / CONFIG).is_file() and not (folder / SETTINGS).exists():
+    if not isinstance(run, Opened) and (Path(run) / CONFIG).is_file() and not (Path(run) / SETTINGS).exists():
         if checkpoint is not None or precision not in (None, "auto", "float32"):
-            raise BadInput(f"{folder} is a model of transformers: it has no checkpoints, and is used in float32")
-        return source_of_transformers(folder, chosen_device(device))
-    return source_of_run(load(run, checkpoint=checkpoint, device=device, precision="float32"), precision)
+            raise BadInput(f"{run} is a model of transformers: it has no checkpoints, and is used in float32")
+        return source_of_transformers(Path(run), chosen_device(device))
+    return source_of_run(opened_run(run, checkpoint=checkpoint, device=device), precision)
 
 
 def own_prompts(run: Path | str, file: Path) -> Mapping[str, str] | None:
@@ -69,21 +64,18 @@ def own_prompts(run: Path | str, file: Path) -> Mapping[str, str] | None:
 def source_of_run(opened: Opened, precision: str | None) -> Source:
     codec, config = opened.codec, opened.model.config
     model = packed(opened.model, weights_in(precision))
-    first = 0 if codec.begin is None else 1
 
     def read(text: str | None, name: str) -> Prompt:
         return no_prompt(codec) if text is None else read_prompt(opened, text, name)
-
-    def answer(prompt: Sequence[int], ids: Sequence[int]) -> str:
-        known = [token for token in ids if token < len(codec.tokens)]
-        return codec.continuation(prompt[first:], known)
 
     ends = tuple(end for end in (codec.end, *further_ends(opened.folder, config.vocabulary)) if end is not None)
 
     def reader(prompt: str) -> ModelReader:
         return ModelReader(Runner(model, columns=opened.run.data.columns_after(codec, prompt)))
 
-    return Source(str(opened.folder.path), reader, ends, config.context, read, answer)
+    return Source(
+        str(opened.folder.path), reader, ends, config.context, read, functools.partial(text_after, codec)
+    )
 
 
 def source_of_transformers(folder: Path, device: str) -> Source:

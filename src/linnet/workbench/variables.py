@@ -94,7 +94,7 @@ def probe(
     settings = probes.Settings(seed=seed)
     split = probes.Split.of(labels, settings)
     values = probes.values_at(opened.network, labels, taps, head)
-    found = [probes.probe(split, tap, values[tap], settings) for tap in taps]
+    found = [readings(probes.probe(split, tap, values[tap], settings)) for tap in taps]
     base = probes.baselines(split)
     facts: dict[str, float | int | str] = {
         "classes": ", ".join(labels.names),
@@ -107,8 +107,8 @@ def probe(
         kind="probe",
         title=f"linear probes of {label}" + ("" if head is None else f", head {head}"),
         axes=("tap", "reading"),
-        labels={"tap": taps, "reading": readings(found[0])},
-        values=[numbers(torch.tensor(list(reading_values(one)))) for one in found],
+        labels={"tap": taps, "reading": tuple(found[0])},
+        values=[numbers(torch.tensor(list(one.values()))) for one in found],
         unit="accuracy",
         facts=facts,
         notes=("control: random labels of token types (what a probe memorises); low, high: 95 % over rows",),
@@ -119,22 +119,11 @@ def shown(accuracy: probes.Accuracy) -> str:
     return f"{accuracy.value:.4f} ({accuracy.low:.4f} .. {accuracy.high:.4f})"
 
 
-def readings(result: probes.ProbeResult) -> tuple[str, ...]:
-    sparse = tuple(f"{k} channels" if k > 1 else "1 channel" for k in result.sparse)
-    return ("linear", "low", "high", *sparse, "control", "selectivity", "chance")
-
-
-def reading_values(result: probes.ProbeResult) -> tuple[float, ...]:
-    linear, sparse = result.linear, (one.value for one in result.sparse.values())
-    return (
-        linear.value,
-        linear.low,
-        linear.high,
-        *sparse,
-        result.control.value,
-        result.selectivity,
-        result.chance,
-    )
+def readings(result: probes.ProbeResult) -> dict[str, float]:
+    linear = {"linear": result.linear.value, "low": result.linear.low, "high": result.linear.high}
+    sparse = {f"{k} channels" if k > 1 else "1 channel": one.value for k, one in result.sparse.items()}
+    control = {"control": result.control.value, "selectivity": result.selectivity, "chance": result.chance}
+    return linear | sparse | control
 
 
 def interchange(
