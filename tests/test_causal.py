@@ -6,6 +6,7 @@ Legend: B = cases, T = tokens, E = edges.
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 
 import pytest
 import torch
@@ -170,7 +171,7 @@ def test_gradients_estimate_small_changes(config):
     """Where the corrupt run is near the clean one, an edge is what its gradient says."""
     subject = subject_of(config)
     _, runs = edges.exact_edges(subject)
-    near = edges.replace(runs, other=runs.writes + 1e-3 * runs.change)
+    near = replace(runs, other=runs.writes + 1e-3 * runs.change)
     with evaluating(subject.model):
         exact = torch.cat(
             [
