@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from linnet.domains.text.encoding import encoded
-from linnet.domains.text.finding import find_sources
+from linnet.domains.text.finding import find
 from linnet.domains.text.sources import Passage, Reading, Tally, read_passages
 from linnet.domains.text.tokenizer_training import Tokenizing, train_tokenizer
 from linnet.errors import BadInput, RunFailed
@@ -42,7 +42,7 @@ def bench_tokenizer(
     if documents not in ("line", "paragraph", "file"):
         raise BadInput(f"documents is one of line, paragraph, file, not {documents!r}")
     reading = Reading(documents=documents)
-    sources = find_sources(data)
+    sources = find(data).sources
 
     def read() -> Any:
         return read_passages(sources, reading, Tally())

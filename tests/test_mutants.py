@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from bench.mutations import mutate, rehash
 from foreign_models import CORPUS, folder_of, llama_config, portable, trained
 from linnet import workbench
-from linnet.domains.text.finding import find_sources
+from linnet.domains.text.finding import find
 from linnet.domains.text.sources import Reading, Tally, read_passages
 from linnet.errors import BadInput, RunFailed
 from linnet.exchange.families import Portable
@@ -74,7 +74,7 @@ def use_run(at: Path) -> None:
 
 
 def use_text(at: Path) -> None:
-    list(read_passages(find_sources([str(file) for file in at.iterdir()]), Reading(), Tally()))
+    list(read_passages(find([str(file) for file in at.iterdir()]).sources, Reading(), Tally()))
 
 
 FORMATS: dict[str, tuple[Callable[[Path], None], Callable[[Path], Any]]] = {

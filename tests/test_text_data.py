@@ -97,6 +97,20 @@ def test_a_split_column_is_obeyed_and_test_rows_are_never_read(tmp_path: Path) -
         data.load(1)
 
 
+def test_files_without_a_split_are_trained_on_and_never_held_out(tmp_path: Path) -> None:
+    path, plain = tmp_path / "rows.jsonl", corpus(tmp_path / "plain.txt", 5)
+    words = ["train"] * 40 + ["validation"] * 8
+    rows = [{"text": text, "split": word} for text, word in zip(sentences(60)[12:], words, strict=True)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = TextData(paths=(path, plain), tokenizer=SMALL)
+    assert parts(data) == (sentences(60)[12:52] + sentences(5), sentences(60)[52:])
+    assert "5 documents of no split are read as those of the split train" in data.load(1).notes
+    del rows[3]["split"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(BadInput, match='rows.jsonl, row 4: no "split", which rows near it have'):
+        data.load(1)
+
+
 def test_without_validation_rows_the_training_rows_are_shared_out(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     words = ["train"] * 40 + ["test"] * 20

@@ -146,6 +146,16 @@ def test_the_corpus_is_never_written_over(tmp_path: Path) -> None:
     assert path.read_bytes() == before
 
 
+def test_a_note_shows_a_short_beginning_of_a_long_row(tmp_path: Path) -> None:
+    from linnet.domains.tokens import cut_rows
+
+    path = tmp_path / "c.txt"
+    path.write_text("x" * 90_000)
+    material = TextData(paths=(path,), tokenizer=Tokenizing(vocabulary=300)).load(1)
+    (note,) = cut_rows(material.train, material.codec, 2, "training")
+    assert note.endswith(f"begins '{'x' * 80}'")
+
+
 def stored(tmp_path: Path) -> tuple[TextData, Path]:
     folder = tmp_path / "store"
     data = TextData(paths=(corpus(tmp_path / "c.txt"),), tokenizer=Tokenizing(vocabulary=300), store=folder)

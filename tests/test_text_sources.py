@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from linnet.domains.text import sources
 from linnet.domains.text.corpus import drawn
-from linnet.domains.text.finding import find, find_sources
+from linnet.domains.text.finding import find
 from linnet.domains.text.sources import Reading, Tally, read_passages
 from linnet.errors import BadInput
 
 
 def read(*paths: Path | str, **reading: str) -> tuple[list[str], Tally]:
     tally = Tally()
-    passages = read_passages(find_sources(paths), Reading(**reading), tally)  # type: ignore[arg-type]
+    passages = read_passages(find(paths).sources, Reading(**reading), tally)  # type: ignore[arg-type]
     return [text for passage in passages for text in passage.texts], tally
 
 
@@ -252,7 +252,7 @@ def test_split_words_are_kept(tmp_path: Path) -> None:
         "".join(json.dumps({"text": t, "split": s}) + "\n" for t, s in zip("abc", ("x", "y", "x"), strict=True))
     )
     tally = Tally()
-    (first,) = read_passages(find_sources([path]), Reading(), tally)
+    (first,) = read_passages(find([path]).sources, Reading(), tally)
     assert first.splits == ["x", "y", "x"]
 
 
@@ -262,7 +262,7 @@ def test_missing_and_empty_places_are_named(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     assert "it holds 1 .png; text is read from .txt" in message(tmp_path)
     with pytest.raises(BadInput, match="give at least one file or folder"):
-        find_sources([])
+        find([])
 
 
 def test_a_very_long_document_is_cut_at_a_space_and_counted(
@@ -288,7 +288,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path: Path, monkeypatch: pytes
         path = tmp_path / f"{lines}.txt"
         path.write_text("a line of text that repeats\n" * lines)
         tracemalloc.start()
-        passages = read_passages(find_sources([path]), Reading(), Tally())
+        passages = read_passages(find([path]).sources, Reading(), Tally())
         assert sum(len(passage.texts) for passage in passages) == lines
         size = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()

@@ -21,7 +21,7 @@ from faults import Fails, Killed, disk, failing_at, full_from, killed_at
 from linnet.data import Packed
 from linnet.domains.text.data import TextData
 from linnet.domains.text.encoding import encoded
-from linnet.domains.text.finding import find_sources
+from linnet.domains.text.finding import find
 from linnet.domains.text.sources import Passage, Reading, Stream, Tally, read_passages
 from linnet.domains.text.store import (
     Manifest,
@@ -55,7 +55,7 @@ def corpus(tmp_path: Path) -> Path:
 
 
 def origin(corpus: Path, codec: TokenizerCodec | None = None, **settings: object) -> Origin:
-    return Origin(find_sources([corpus]), settings, codec.fingerprint() if codec else None)
+    return Origin(find([corpus]).sources, settings, codec.fingerprint() if codec else None)
 
 
 def make(
@@ -69,7 +69,7 @@ def write(
     folder: Path, corpus: Path, codec: TokenizerCodec, segment_tokens: int = 1 << 26, **settings: object
 ) -> Store:
     def read(tally: Tally) -> Iterator[Passage]:
-        for passage in read_passages(find_sources([corpus]), Reading(), tally):
+        for passage in read_passages(find([corpus]).sources, Reading(), tally):
             for first in range(0, len(passage.texts), 20):
                 yield Passage(passage.texts[first : first + 20])
 
@@ -245,7 +245,7 @@ def test_a_data_set_of_the_hub_that_changed_makes_a_store_stale(
     from linnet.domains.text import store as module
 
     monkeypatch.setattr(module, "hub_version", lambda name: "first")
-    made_from = Origin(find_sources(["hf:some/set"]), {}, codec.fingerprint())
+    made_from = Origin(find(["hf:some/set"]).sources, {}, codec.fingerprint())
     folder = make(tmp_path / "store", codec, made_from, lambda tally: iter([Passage(TEXTS)])).folder
     open_store(folder, made_from)
     monkeypatch.setattr(module, "hub_version", lambda name: "")
@@ -262,7 +262,7 @@ def test_other_files_and_another_tokenizer_are_refused(
     write(folder, corpus, codec)
     (tmp_path / "more.txt").write_text("more")
     with pytest.raises(BadInput, match=r"made from other files \(.*more.txt\)"):
-        open_store(folder, Origin(find_sources([corpus, tmp_path / "more.txt"]), {}))
+        open_store(folder, Origin(find([corpus, tmp_path / "more.txt"]).sources, {}))
     other = train_tokenizer([Passage(TEXTS)], Tokenizing(vocabulary=280)).codec
     with pytest.raises(BadInput, match="was made with another tokenizer"):
         open_store(folder, origin(corpus, other))
@@ -273,7 +273,7 @@ def test_other_files_and_another_tokenizer_are_refused(
     [
         ({"dtype": "<f4"}, "dtype is '<f4'"),
         ({"dtype": "<u8"}, "dtype is '<u8'"),
-        ({"settings": {"tokenizer": 1.5}}, "tokenizer is 1.5, not a table"),
+        ({"settings": {"tokenizer": 1.5}}, "tokenizer was 1.5 and is not set"),
         ({"parts": {}}, "names no train part"),
         ({"tokenizer": "0" * 16}, "codec.json is not the tokenizer that encoded the store"),
     ],
@@ -284,7 +284,7 @@ def test_a_manifest_that_no_encoding_writes_is_refused(
     file = write(tmp_path / "store", corpus, codec).folder / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(BadInput, match=message):
-        open_store(file.parent).rows("train")
+        open_store(file.parent, origin(corpus)).rows("train")
     with pytest.raises(BadInput):
         write(file.parent, corpus, codec)
 

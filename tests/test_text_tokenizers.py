@@ -197,7 +197,7 @@ def test_a_vocabulary_that_the_corpus_cannot_support_is_shrunk_and_noted() -> No
         "100 for each token",
     )
     texts = titles(20)
-    small = train_tokenizer([Passage(texts)], Tokenizing(vocabulary=5000))
+    small = train_tokenizer([Passage(texts)], Tokenizing(vocabulary=5000), characters=600)
     assert len(small.codec.tokens) < 400
     assert "instead of 5,000: the corpus has no more pieces that occur 2 times" in small.notes[0]
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from linnet.training.run import Run
 
 OWN_UNIGRAM = "unigram of the scored text"
-BEGINNING = 12  # tokens of a row that name it
+BEGINNING, LONGEST_BEGINNING = 12, 80  # tokens of a row that name it, and their characters
 
 
 class TokenDomain(Domain):
@@ -163,7 +163,7 @@ def cut_rows(part: Part, codec: Codec, context: int, name: str) -> list[str]:
     if not len(longer) or IDS not in rows.columns:
         return []
     first = rows.row(int(longer[0]))
-    begins = codec.decode(first[:BEGINNING].tolist())
+    begins = codec.decode(first[:BEGINNING].tolist())[:LONGEST_BEGINNING]
     return [
         f"{len(longer):,} of {len(rows):,} {name} rows are longer than the context of {context} tokens and are "
         f"read in pieces; the first has {len(first) - 1:,} tokens and begins {begins!r}"

@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from linnet.domains.text.finding import Source, find, find_sources
+from linnet.domains.text.finding import Source, find
 from linnet.domains.text.sources import Passage, Reading, Stream, Tally, read_passages
 from linnet.errors import BadInput, counted
 
@@ -69,7 +69,7 @@ class Corpus:
     seed: int = 0
 
     def sources(self) -> tuple[Source, ...]:
-        return find_sources(self.names)
+        return find(self.names).sources
 
     def left_out(self) -> tuple[str, ...]:
         """What a person should know about the files that are not read."""
@@ -101,6 +101,9 @@ class Corpus:
         if self.sample is not None:
             notes.append(f"{taken:,} of {usable:,} documents are used (sample)")
         used = self._sampled(usable, taken)
+        undivided = sizes.training - sum(n for word, n in sizes.words.items() if word in TRAINING)
+        if sizes.words and undivided:
+            notes.append(f"{counted(undivided, 'document')} of no split are read as those of the split train")
         if self.validation_names or set(sizes.words) & set(VALIDATION):
             validation, notes_of_files = self._given_validation(sizes)
             return Parts(used, validation, int(taken * mean), (*notes, *notes_of_files))
@@ -135,7 +138,7 @@ class Corpus:
         """The rows that a `split` column holds out, or else the files that are named for it."""
         if set(sizes.words) & set(VALIDATION):
             return lambda tally: _with_word(self._all(tally), VALIDATION), []
-        sources, tally = find_sources(self.validation_names), Tally()
+        sources, tally = find(self.validation_names).sources, Tally()
         if not sum(len(passage.texts) for passage in read_passages(sources, self.reading, tally)):
             raise BadInput("the validation part has no documents")
         notes = [f"validation files: {remark}" for remark in tally.remarks()]
@@ -144,14 +147,15 @@ class Corpus:
     def _all(self, tally: Tally) -> Iterator[Passage]:
         return read_passages(self.sources(), self.reading, tally)
 
-    def _training(self, tally: Tally) -> Iterator[Passage]:
-        """The documents that training may see: all, or those of the split train."""
-        return _with_word(self._all(tally), TRAINING)
-
     def _sampled(self, usable: int, taken: int) -> Stream:
+        """The documents that training may see, all or those of the split train, or a sample of them."""
+
+        def training(tally: Tally) -> Iterator[Passage]:
+            return _with_word(self._all(tally), TRAINING)
+
         if taken == usable:
-            return self._training
-        return _choosing(self._training, lambda: drawn(usable, taken, self.seed, purpose=1), True)
+            return training
+        return _choosing(training, lambda: drawn(usable, taken, self.seed, purpose=1), True)
 
 
 class _Sizes:
@@ -181,10 +185,10 @@ def with_split(passages: Iterator[Passage], split: str) -> Iterator[Passage]:
 
 
 def _with_word(passages: Iterator[Passage], words: Sequence[str]) -> Iterator[Passage]:
+    """The documents of these splits; those without a split are of the split train."""
     for passage in passages:
-        if passage.splits is None:
-            yield passage
-        elif (kept := passage.keep([word in words for word in passage.splits])).texts:
+        splits = passage.splits or TRAINING[:1] * len(passage.texts)
+        if (kept := passage.keep([word in words for word in splits])).texts:
             yield kept._replace(splits=None)
 
 

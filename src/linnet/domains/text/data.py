@@ -21,7 +21,7 @@ from linnet.domains.contract import Domain, Material, Part, Region, Scored
 from linnet.domains.text.blocks import block_scores, no_block
 from linnet.domains.text.corpus import Corpus, Parts, with_split
 from linnet.domains.text.encoding import rows_in_memory
-from linnet.domains.text.finding import find, find_sources, hub_version
+from linnet.domains.text.finding import find, hub_version
 from linnet.domains.text.sources import Reading, Stream, Tally, read_passages, shown
 from linnet.domains.text.store import FORMAT, Origin, alone, find_store, open_store, write_store
 from linnet.domains.text.tokenizer_training import (
@@ -116,12 +116,15 @@ class TextData(TokenDomain):
         assert isinstance(codec, TokenizerCodec)
 
         def stream(tally: Tally) -> Any:
-            passages = read_passages(find_sources(paths), self._reading, tally)
+            passages = read_passages(find(paths).sources, self._reading, tally)
             return passages if split is None else with_split(passages, split)
 
         tally = Tally()
         rows = rows_in_memory(codec, stream(tally))
-        note = "; ".join(filter(None, (lossiness(codec, stream), unscored(codec, rows))))
+        begins = (
+            f"no begin token: the first token of each of {len(rows):,} documents is not scored; its text counts"
+        )
+        note = "; ".join(filter(None, (lossiness(codec, stream), begins if codec.begin is None else "")))
         notes, baselines = [*find(paths).notes, *tally.remarks()], None
         try:
             train = self._learned_from(codec)
@@ -235,7 +238,7 @@ class TextData(TokenDomain):
 
     def _origin(self) -> Origin:
         """What decides the content of a store: sources, settings, and the tokenizer file where one exists."""
-        others = find_sources(self.validation_paths) if self.validation_paths else ()
+        others = find(self.validation_paths).sources if self.validation_paths else ()
         left_out = {"paths", "validation_paths", "store", "block", "domain"}
         chosen = self.model_dump(mode="json", exclude={name: True for name in left_out} | {"tokenizer": {"file"}})
         file = self._tokenizer_file
@@ -279,14 +282,8 @@ class TextData(TokenDomain):
         if split is not None:
             return ""
         own = {source.name for source in self._corpus.sources()}
-        shared = [source.name for source in find_sources(paths) if source.name in own]
+        shared = [source.name for source in find(paths).sources if source.name in own]
         return f"{', '.join(shared[:3])}: at least a part was seen in training" if shared else ""
-
-
-def unscored(codec: TokenizerCodec, rows: Rows) -> str:
-    """What a model without a begin token does not predict; nothing where it has one."""
-    note = f"no begin token: the first token of each of {len(rows):,} documents is not scored, and its text counts"
-    return note if codec.begin is None else ""
 
 
 def lossiness(codec: TokenizerCodec, stream: Stream) -> str:

@@ -68,10 +68,6 @@ def find(names: Sequence[str | Path]) -> Found:
     return Found(tuple(sources), tuple(notes))
 
 
-def find_sources(names: Sequence[str | Path]) -> tuple[Source, ...]:
-    return find(names).sources
-
-
 def holds_text(name: str) -> bool:
     """Whether a file of a folder belongs to the corpus: by its ending, or by having none (as WikiExtractor's).
 

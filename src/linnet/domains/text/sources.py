@@ -291,24 +291,24 @@ def _parse_rows(lines: list[str], number: int, name: str, reading: Reading, tall
         if not isinstance(row, dict):
             raise BadInput(f"{where}: expected an object such as {example}, not {kind_of(row)}")
         rows[i] = row
-    splits = [str(row["split"]) for row in rows.values() if "split" in row]
-    if splits and len(splits) != len(rows):
-        missing = len(rows) - len(splits)
-        raise BadInput(f"{name}: {counted(missing, 'row')} near row {number + 1:,} without a split; give all one")
-    return _documents_of(rows, name, reading, tally)._replace(splits=splits or None)
+    return _documents_of(rows, name, reading, tally)
 
 
 def _documents_of(rows: Mapping[int, Mapping[str, Any]], name: str, reading: Reading, tally: Tally) -> Passage:
-    """The documents of numbered rows: their text field, or what the template writes."""
+    """The documents of numbered rows: their text field, or what the template writes; and their splits."""
+    splits = [str(row["split"]) for row in rows.values() if "split" in row] or None
+    if splits and len(splits) != len(rows):
+        first = next(i for i, row in rows.items() if "split" not in row)
+        raise BadInput(f'{name}, row {first:,}: no "split", which rows near it have; give all one')
     if reading.template is None:
-        return Passage([_text_of(row, f"{name}, row {i:,}", reading, tally) for i, row in rows.items()])
+        return Passage([_text_of(row, f"{name}, row {i:,}", reading, tally) for i, row in rows.items()], splits)
     template, texts, answers = Template.of(reading.template), [], []
     for i, row in rows.items():
         where = f"{name}, row {i:,}"
         written = template.write(row, where)
         texts.append(_valid(written.text, where, reading.errors, tally))
         answers.append(written.answers)
-    return Passage(texts, answers=answers)
+    return Passage(texts, splits, answers=answers)
 
 
 def _text_of(row: Mapping[str, Any], where: str, reading: Reading, tally: Tally) -> str:
@@ -351,8 +351,7 @@ def _parquet_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Pa
         table = table.select(name for name in schema if name in wanted or name == "split")
         for part in table.collect_batches(chunk_size=BATCH, maintain_order=True):
             rows = dict(enumerate(part.iter_rows(named=True), start=row + 1))
-            splits = [str(word) for word in part["split"].to_list()] if "split" in part.columns else None
-            yield _documents_of(rows, source.name, reading, tally)._replace(splits=splits)
+            yield _documents_of(rows, source.name, reading, tally)
             row += len(part)
     except polars.exceptions.PolarsError as error:
         reason = str(error).splitlines()[0]

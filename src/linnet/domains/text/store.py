@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from linnet.domains.text.encoding import Encoded, encoded, token_type
 from linnet.domains.text.finding import Source, hub_version
@@ -106,13 +106,6 @@ class Manifest(Stored):
     settings: dict[str, Any]  # how the sources were read and which documents were taken
     parts: dict[str, StoredPart]
     remarks: tuple[str, ...] = ()
-
-    @field_validator("settings")
-    @classmethod
-    def _of_a_tokenizer(cls, settings: dict[str, Any]) -> dict[str, Any]:
-        if not isinstance(settings.get("tokenizer", {}), dict):
-            raise ValueError(f"tokenizer is {settings['tokenizer']!r:.60}, not a table of keys and values")
-        return settings
 
     @property
     def complete(self) -> bool:
@@ -354,13 +347,16 @@ def _difference(found: Manifest, origin: Origin | None) -> str:
 
 def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     """The settings that differ, as `vocabulary was 600 and is 700`."""
-    was, is_now = (
-        {**settings, **{f"tokenizer.{key}": value for key, value in settings.get("tokenizer", {}).items()}}
-        for settings in (before, now)
-    )
-    pairs = {key: (was.get(key), is_now.get(key)) for key in sorted({*was, *is_now} - {"tokenizer"})}
+    was, is_now = map(_flat, (before, now))
+    pairs = {key: (was.get(key), is_now.get(key)) for key in sorted({*was, *is_now})}
     words = {key: ["not set" if value is None else value for value in pair] for key, pair in pairs.items()}
     return [f"{key} was {one} and is {other}" for key, (one, other) in words.items() if one != other]
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of a table inside of them under names such as `tokenizer.kind`."""
+    tables = {key: value if isinstance(value, dict) else {"": value} for key, value in settings.items()}
+    return {f"{key}.{name}".strip("."): value for key, table in tables.items() for name, value in table.items()}
 
 
 def _sha256(path: Path) -> str:

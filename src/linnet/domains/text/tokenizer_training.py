@@ -79,8 +79,8 @@ def train_tokenizer(passages: Iterable[Passage], wanted: Tokenizing, characters:
     if len(codec.tokens) < vocabulary and wanted.kind != "characters":
         what = "words" if wanted.kind == "words" else "pieces"
         notes = (
-            f"the vocabulary has {len(codec.tokens):,} tokens instead of {vocabulary:,}: the corpus has no more "
-            f"{what} that occur {wanted.min_count} times",
+            f"the vocabulary has {len(codec.tokens):,} tokens instead of {wanted.vocabulary:,}: the corpus has no "
+            f"more {what} that occur {wanted.min_count} times",
         )
     return Trained(codec, notes)
 

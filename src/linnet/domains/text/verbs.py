@@ -43,9 +43,7 @@ ErrorsOption = Annotated[
 TextOption = Annotated[
     list[Path], typer.Option("--data", metavar="PATH", help="A file or folder; may be given several times.")
 ]
-CountsOption = Annotated[
-    Path | None, typer.Option("--counts", help="Write how often each token occurs.", show_default=False)
-]
+CountsOption = Annotated[Path | None, typer.Option("--counts", help="Write how often each token occurs.")]
 
 
 @spoken
@@ -55,7 +53,7 @@ def train(
     out: Annotated[Path, typer.Option("--out", help="The tokenizer.json to write.")],
     kind: Annotated[Kind | None, typer.Option("--kind", help="What pieces are; bpe unless set.")] = None,
     vocabulary: Annotated[
-        int | None, typer.Option("--vocabulary", help="How many tokens; 16,000 unless set.", show_default=False)
+        int | None, typer.Option("--vocabulary", help="How many tokens; 16,000 unless set.")
     ] = None,
     sample: SampleOption = None,
     errors: ErrorsOption = None,
@@ -104,14 +102,9 @@ def chat(
     face: Face,
     run: RunArgument,
     template: Annotated[
-        str | None,
-        typer.Option(
-            "--template", help="How messages are written; that of the run unless set.", show_default=False
-        ),
+        str | None, typer.Option("--template", help="How messages are written; that of the run unless set.")
     ] = None,
-    system: Annotated[
-        str | None, typer.Option("--system", help="The system message, which comes first.", show_default=False)
-    ] = None,
+    system: Annotated[str | None, typer.Option("--system", help="The system message, which comes first.")] = None,
     max_tokens: MaxTokensOption = None,
     temperature: TemperatureOption = 1.0,
     top_k: TopKOption = None,
