@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,11 +16,15 @@ from linnet.decoding.runner import Runner
 from linnet.errors import BadInput, RunFailed
 from linnet.model.inputs import Inputs
 from linnet.model.model import Model
+from linnet.search.budgets import Budget
 from linnet.search.cached_steps import CachedStep, Texts
 from linnet.search.largest import largest
+from linnet.search.methods.maxent import MaxEnt
 from linnet.search.model_steps import ModelReader
 from linnet.search.node_cache import NodeCache
+from linnet.search.reward import Reward
 from linnet.search.steps import Rows, Target
+from linnet.search.tree import search
 from small_models import configs, random_model, small_config, with_vectors
 
 PROMPT = (3, 1, 4, 1)
@@ -233,3 +238,26 @@ def test_slots_are_given_up_oldest_and_deepest_first() -> None:
     last = cache.add(np.array([0]), np.array([4]))
     cache.write(last[cache.vacancy(last)], torch.full((1, 1), 6.0))
     assert cache.stored == 4 and cache.slot[first[0]] and not cache.slot[below].all(), "then one that is deeper"
+
+
+@pytest.mark.parametrize("width", [256, 3])
+@pytest.mark.parametrize("chosen", [0.0, 0.75])
+def test_a_tree_of_rounded_probabilities_can_be_searched_to_its_end(width: int, chosen: float) -> None:
+    """Probabilities of a model in float32 do not add up to 1; a value is exact all the same once all is seen."""
+    model = random_model(small_config(vocabulary=5), 1)
+    law, lam = law_of(model), 4.0
+    exact = -np.inf
+    for ids in itertools.product(range(5), repeat=3):
+        logprob = sum(float(law(ids[:depth])[token]) for depth, token in enumerate(ids))
+        exact = np.logaddexp(exact, logprob + lam * ids.count(2) / 3)
+    reward = Reward(lambda texts, ids, prompt: [one.count(2) / 3 for one in ids], most=1.0, least=0.0)
+    method = MaxEnt(lam, chosen=chosen)
+    tree = search(
+        PROMPT,
+        step_of(model, target=Target(max_tokens=3), width=width),
+        method=method,
+        reward=reward,
+        budget=Budget(rollouts=2000),
+    )
+    assert tree.rollouts == len(tree.leaves) == 5**3 and tree.unseen == 0
+    assert tree.value.low == tree.value.high == pytest.approx(exact / lam, abs=1e-6)

@@ -44,6 +44,7 @@ NODES = {
     "soft": Column(np.float64),  # what DTS backs up: an estimate of E[exp(lam r - shift)] below
 }
 FULL_ROWS = 64 << 20  # bytes of full rows that a tree keeps
+ROUNDING = 1e-5  # how far a sum of probabilities in float32 may be off, as a share of it
 
 
 class Nodes:
@@ -128,6 +129,23 @@ class Nodes:
         if not running[-1] > 0:  # rounding has left nothing there: the least of the kept
             return int(kept[-1])
         return int(min(np.searchsorted(running, uniform * running[-1], side="right"), shares.nonzero()[0][-1]))
+
+    def bucket(self, node: int) -> float:
+        """The mass of the tokens after an expanded node that are neither kept nor nodes."""
+        rest = float(self.rows["rest"][self.nodes["row"][node]])
+        children = np.array(self.children.get(node, ()), dtype=np.int64)
+        left = rest - float(np.exp(self.nodes["prior"][children[self.nodes["slot"][children] < 0]]).sum())
+        return left if left > ROUNDING * rest else 0.0
+
+    def exhausted(self, node: int) -> bool:
+        """Whether all that may follow a node has been seen; sums of rounded probabilities do not tell."""
+        row = self.nodes["row"][node]
+        if row < 0 or self.bucket(node) > 0:
+            return False
+        children = np.array(self.children.get(node, ()), dtype=np.int64)
+        kept, seen = self.nodes["slot"][children] >= 0, self.nodes["seen"][children] == 1
+        possible = int((np.exp(self.rows["logprobs"][row].astype(np.float64)) > 0).sum())
+        return bool(seen[~kept].all() and seen[kept].sum() >= possible)
 
     def full_row(self, node: int) -> np.ndarray:
         """All log-probabilities after a node; those asked for first are kept, up to a cap."""

@@ -20,7 +20,7 @@ from linnet.search.budgets import Budget
 from linnet.search.columns import Column, Columns
 from linnet.search.intervals import Value, estimate
 from linnet.search.methods.contract import Draw, Method
-from linnet.search.nodes import CLOSED, CUT, Nodes, roll
+from linnet.search.nodes import CLOSED, CUT, ROUNDING, Nodes, roll
 from linnet.search.reward import Ids, Reward
 from linnet.search.steps import Step
 
@@ -245,6 +245,8 @@ class Tree(Nodes):
             grown = np.minimum(np.bincount(which, grown, len(at)), 1 - self.nodes["seen"][at])
             seen = self.nodes["seen"][at] + grown
             full = seen > 1 - DONE
+            nearly = np.flatnonzero(~full & (seen > 1 - ROUNDING))
+            full[nearly] = [self.exhausted(node) for node in at[nearly].tolist()]
             grown[full] = 1 - self.nodes["seen"][at][full]
             self.nodes["seen"][at] = np.where(full, 1.0, seen)
             grown = grown * np.exp(self.nodes["prior"][at])

@@ -211,10 +211,12 @@ def options(tree: Tree, node: int, mean: float, shrinkage: float) -> Options:
     slots, prior = tree.nodes["slot"][children], np.exp(tree.nodes["prior"][children])
     others = slots < 0
     kept = np.exp(tree.rows["logprobs"][row].astype(np.float64))
-    bucket = max(0.0, float(tree.rows["rest"][row]) - float(prior[others].sum()))
     tokens = np.concatenate((tree.rows["ids"][row], [-1], tree.nodes["token"][children[others]]))
     result = Options(
-        tokens, np.concatenate((kept, [bucket], prior[others])), np.ones(len(tokens)), np.full(len(tokens), mean)
+        tokens,
+        np.concatenate((kept, [tree.bucket(node)], prior[others])),
+        np.ones(len(tokens)),
+        np.full(len(tokens), mean),
     )
     at = np.where(others, len(kept) + np.cumsum(others), slots)
     result.unseen[at], result.mean[at] = unseen, means
