@@ -8,6 +8,7 @@ from rich.console import Group, RenderableType
 from rich.tree import Tree
 
 from linnet.cli.tables import Text, pairs, table
+from linnet.errors import counted
 from linnet.search.records import SearchComparisonRecord, SearchedText, SearchRecord, SearchTreeRecord
 
 SAMPLES = 10  # that are shown; all of them are in the record
@@ -84,7 +85,9 @@ def compared(record: SearchComparisonRecord) -> RenderableType:
     """One row a method; the lead is over the first one."""
     budget = ", ".join(f"{name} {value}" for name, value in record.budget.items())
     title = Text(
-        f"reward {record.reward}; {budget}; {record.prompts} prompts x {record.seeds} seeds", style="bold"
+        f"reward {record.reward}; {budget}; {counted(record.prompts, 'prompt')}, "
+        f"{counted(record.seeds, 'seed')} each; n = {record.n}",
+        style="bold",
     )
     found = table(
         "method", "best reward", "95 %", "lead", "95 % ", numbers=("best reward", "95 %", "lead", "95 % ")
@@ -97,9 +100,7 @@ def compared(record: SearchComparisonRecord) -> RenderableType:
         found.add_row(row.method, f"{row.reward_best:.4f}", f"{row.low:.4f} .. {row.high:.4f}", *lead)
         counts = (f"{value:,.1f}" for value in (row.rollouts, row.forward_tokens, row.reward_calls))
         spent.add_row(row.method, *counts, f"{row.seconds:.3f}", f"{row.unseen:.3g}")
-    return Group(
-        title, found, Text(""), spent, *(Text(f"{note}; n = {record.n}", style="dim") for note in record.notes)
-    )
+    return Group(title, found, Text(""), spent, *(Text(note, style="dim") for note in record.notes))
 
 
 def number(value: float | None) -> str:
