@@ -37,8 +37,8 @@ MUTANTS = {
     ),
     "a sum for the mean of the root": Mutant(
         "methods/maxent.py",
-        'return float(tree.nodes["weighted"][0]) / weight if',
-        'return float(tree.nodes["weighted"][0]) if',
+        'return float(tree.nodes["weighted"][0]) / weight\n',
+        'return float(tree.nodes["weighted"][0])\n',
     ),
     "a sum for the mean of DTS": Mutant("methods/diffusion.py", ".sum() / max(1, known.sum())", ".sum()"),
     "weights left out": Mutant("methods/maxent.py", "math.log(weight) + scale, scale", "scale, scale"),

@@ -44,6 +44,16 @@ def test_when_all_leaves_are_visited_value_and_law_are_exact(seed: int, concentr
     assert tree.best is not None and tree.best.reward == model.rewards[model.number(tree.best.ids)]
 
 
+def test_before_the_first_draw_what_is_unseen_counts_like_what_is_seen() -> None:
+    model = small()
+    tree = searched(model, Budget(rollouts=8, wave=8), chosen=1.0)
+    visited = [model.number(tree.generated(leaf)) for leaf in tree.leaves]
+    gains = np.exp(model.lam * model.rewards[visited])
+    assert len(visited) == 8 and np.isnan(tree.draws["logweight"]).all()
+    mean = (model.prior[visited] * gains).sum() / model.prior[visited].sum()
+    assert tree.value.value == pytest.approx(math.log(mean) / model.lam)
+
+
 def test_without_tilt_the_law_is_the_prior() -> None:
     model = small()
     untilted = dataclasses.replace(model, lam=0.0)

@@ -137,6 +137,22 @@ def test_values_come_near_the_exact_one(name: str) -> None:
     assert np.mean([value for value in values if value is not None]) == pytest.approx(model.value, abs=0.03)
 
 
+def test_without_tilt_the_value_of_independent_draws_is_their_mean() -> None:
+    """A draw that is repeated counts again: those from p say nothing of the unvisited texts alone."""
+    model = dataclasses.replace(small(2), lam=0.0)
+    tree = run(named("best_of_n"), model, Budget(rollouts=20))
+    drawn = tree.nodes["reward"][tree.draws["leaf"]]
+    assert len(tree.leaves) < 20 and tree.value.value == pytest.approx(drawn.mean())
+
+
+def test_texts_of_weight_zero_leave_the_mean_reward_a_number() -> None:
+    model = dataclasses.replace(small(2), lam=0.0)
+    step = TableStep(model.step.law, Target(4, cut="excluded"), ends=[0])
+    for name in ("best_of_n", "without_replacement", "maxent"):
+        tree = search((), step, method=named(name, lam=0.0), reward=model.reward, budget=Budget(rollouts=30))
+        assert tree.value.value is not None and tree.value.low <= tree.value.value <= tree.value.high
+
+
 def test_the_estimate_of_smc_is_unbiased_with_limits_of_prefixes() -> None:
     model = small(4)
     limits = [model.rewards.reshape(3**depth, -1).max(1) for depth in range(5)]

@@ -391,3 +391,9 @@ def test_a_search_without_a_run_or_a_readable_prompt_is_refused(adder: Path, tmp
         in linnet("search", adder, "1+1=", "2+2=", "--reward", "exact", "--out", tmp_path / "t").stderr
     )
     assert math.isfinite(searched(adder, "1+1=", rollouts=2)[0].seconds)
+
+
+def test_a_setting_that_is_text_may_look_like_a_number(adder: Path) -> None:
+    for settings in (["reward.label=046"], ["reward.label=46"], ['reward.label="46"']):
+        (found,) = searched(adder, "12+34=", reward="label", settings=settings, rollouts=1)
+        assert found.best is not None

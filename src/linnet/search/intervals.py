@@ -121,19 +121,19 @@ def betting(
 
 
 def mean_reward(tree: Tree) -> Value:
-    """The case lam = 0."""
+    """The case lam = 0; a text of weight 0 counts as reward 0."""
     least = -math.inf if tree.reward.least is None else tree.reward.least
     most = math.inf if tree.reward.most is None else tree.reward.most
     rest, mean = tree.unseen, tree.mean
     low, high = (mean + rest * least, mean + rest * most) if rest > 0 else (mean, mean)
     known = ~np.isnan(tree.draws["logweight"])
-    found = None
-    if known.any():
+    found = None if rest > 0 else mean
+    if known.any() and rest > 0:
         weight = np.exp(tree.draws["logweight"][known])
         reward = tree.nodes["reward"][tree.draws["leaf"][known]]
-        found = mean + rest * float((weight * reward).sum() / weight.sum())
-    elif not rest > 0:
-        found = mean
+        drawn = float((weight * np.where(np.isneginf(reward), 0, reward)).sum() / weight.sum())
+        replaced = bool((tree.draws["unseen"][known] == 1).all())  # such draws are from p, and not from the rest
+        found = min(max(drawn, low), high) if replaced else mean + rest * drawn
     return Value(found, low, high, 0.0, 0.0, 0.0, 0.0, rest)
 
 

@@ -66,6 +66,13 @@ def fields(kind: type) -> Sequence[str]:
     return [field.name for field in dataclasses.fields(kind)] if dataclasses.is_dataclass(kind) else []
 
 
+def text_settings(reward: str) -> Sequence[str]:
+    """The settings of a reward that are text."""
+    kind = found("reward", reward)
+    known = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
+    return [field.name for field in known if field.type in (str, "str")]
+
+
 def imported(what: str, name: str, value: str) -> Any:
     module, _, attribute = value.partition(":")
     if os.getcwd() not in sys.path:

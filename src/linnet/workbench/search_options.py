@@ -10,7 +10,7 @@ from typing import Any
 from linnet.errors import BadInput, nearest
 from linnet.search.budgets import PRESETS, WAVE, Budget, Preset
 from linnet.search.methods import METHODS, Method
-from linnet.search.named import fields, found, score_of
+from linnet.search.named import fields, found, score_of, text_settings
 from linnet.search.reward import Score
 from linnet.search.steps import Target
 from linnet.training.settings import parse_setting
@@ -118,11 +118,15 @@ def plan_of(options: SearchOptions) -> Plan:
         raise BadInput(f'there is no preset "{options.preset}"{nearest(options.preset, PRESETS)}')
     if options.samples is not None and options.samples < 0:
         raise BadInput(f"samples is {options.samples}; it must be 0 or more")
+    written = text_settings(options.reward) if isinstance(options.reward, str) else ()
     groups: dict[str, dict[str, Any]] = {REWARD: {}, METHOD: {}, "": {}}
     for setting in options.settings:
         key, value = parse_setting(setting)
         group = REWARD if key.startswith(REWARD) else "" if key in FURTHER else METHOD
-        groups[group][key.removeprefix(group)] = value
+        name = key.removeprefix(group)
+        if group == REWARD and name in written and not isinstance(value, str):
+            value = setting.partition("=")[2].strip()  # such as the pattern 1
+        groups[group][name] = value
     further: Further = checked(Further, groups[""], "--set")
     if further.wave < 1 or further.memory < 1:
         raise BadInput("wave and memory must be at least 1")

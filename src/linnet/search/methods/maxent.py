@@ -168,9 +168,13 @@ def focused(tree: Tree, focus: float) -> np.ndarray:
 
 
 def root_mean(tree: Tree) -> float:
-    """m of the root: the mean of exp(lam r - shift) by the weights so far, 1 before the first rollout."""
-    weight = float(tree.nodes["weight"][0])
-    return float(tree.nodes["weighted"][0]) / weight if weight > 0 else 1.0
+    """m of the root: the mean of exp(lam r - shift) by the weights so far, before the first draw that of p over
+    visited leaves, and 1 where there are none.
+    """
+    weight, seen = float(tree.nodes["weight"][0]), float(tree.nodes["seen"][0])
+    if weight > 0:
+        return float(tree.nodes["weighted"][0]) / weight
+    return tree.mass / seen if seen > 0 else 1.0
 
 
 def distinct(tree: Tree, k: int, defence: float, shrinkage: float | None) -> list[Draw]:
