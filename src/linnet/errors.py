@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 
@@ -39,6 +39,12 @@ def nearest(wrong: str, right: Iterable[str]) -> str:
     if close:
         return f'; did you mean "{close[0]}"?'
     return f"; there is {', '.join(names)}" if names else ""
+
+
+def refuse_unknown(name: str, known: Collection[str], words: str) -> None:
+    """Refuse a name that is none of the known ones; `words` are such as `there is no metric`."""
+    if name not in known:
+        raise BadInput(f'{words} "{name}"{nearest(name, known)}')
 
 
 def library(name: str, needed: str, extra: str) -> Any:

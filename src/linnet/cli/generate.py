@@ -7,7 +7,7 @@ import re
 import shutil
 import sys
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -131,16 +131,18 @@ def generate(
 
     opened = workbench.Session.open(run, checkpoint=checkpoint, device=device)
     if session:
-        answer_lines(face, opened, options)
+        options["names"] = ["the prompt"]
+        answer_lines(face, lambda line: write(face, opened, [prompt_in(line, "the prompt")], options))
     else:
         options["names"] = list(given)
         write(face, opened, list(given.values()) if given else None, options)
 
 
-def answer_lines(face: Face, session: Session, options: Options) -> None:
-    """Each line of standard input is a prompt; one that cannot be used is named, and the next one is read."""
-    refused = 0
-    mark = "> " if sys.stdin.isatty() else ""
+def answer_lines(face: Face, answer: Callable[[str], None]) -> None:
+    """Answer each line of standard input; one that cannot be used is named, and the next one is read."""
+    from linnet.untrusted import decoded
+
+    refused, mark = 0, "> " if sys.stdin.isatty() else ""
     while True:
         typer.echo(mark, nl=False, err=True)
         line = sys.stdin.buffer.readline()
@@ -148,21 +150,12 @@ def answer_lines(face: Face, session: Session, options: Options) -> None:
             break
         if line.strip(b"\r\n"):
             try:
-                text = typed(line)
-                options["names"] = ["the prompt"]
-                write(face, session, [prompt_in(text, "the prompt")], options)
+                answer(decoded(line, "the line").rstrip("\r\n"))
             except BadInput as error:
                 refused += 1
                 face.remark(f"error: {error}")
     if refused:
         raise typer.Exit(BadInput.exit_code)
-
-
-def typed(line: bytes) -> str:
-    """A line of standard input without its end."""
-    from linnet.untrusted import decoded
-
-    return decoded(line, "the line").rstrip("\r\n")
 
 
 def write(face: Face, session: Session, prompts: list[str] | None, options: Options) -> None:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, nearest, refuse_unknown
 from linnet.model.config import ModelConfig
 
 
@@ -47,17 +47,7 @@ HEADS = ("row", "position", "head", "head_width")
 KEY_HEADS = ("row", "position", "key_head", "head_width")
 PATTERN = ("row", "head", "position", "key")
 
-OUTER: Mapping[str, tuple[str, ...]] = {
-    "hook_embed": RESIDUAL,
-    "hook_pos_embed": RESIDUAL,
-    "ln_final.hook_normalized": RESIDUAL,
-}
-RECURRENT: Mapping[str, tuple[str, ...]] = {
-    "gru.hook_reset": RESIDUAL,
-    "gru.hook_update": RESIDUAL,
-    "gru.hook_candidate": RESIDUAL,
-    "gru.hook_state": RESIDUAL,
-}
+RECURRENT = ("gru.hook_reset", "gru.hook_update", "gru.hook_candidate", "gru.hook_state")
 BLOCK: Mapping[str, tuple[str, ...]] = {
     "hook_resid_pre": RESIDUAL,
     "ln1.hook_normalized": RESIDUAL,
@@ -84,21 +74,21 @@ ATTENTION: Mapping[str, tuple[str, ...]] = {
 
 def points(config: ModelConfig) -> dict[str, tuple[str, ...]]:
     """Every tap of this model with the names of its axes, in the order of the forward pass."""
-    table = {name: axes for name, axes in OUTER.items() if name.startswith("hook_")}
-    if config.positions not in ("learned", "sinusoidal"):
-        del table["hook_pos_embed"]
+    table: dict[str, tuple[str, ...]] = {"hook_embed": RESIDUAL}
+    if config.positions in ("learned", "sinusoidal"):
+        table["hook_pos_embed"] = RESIDUAL
     for layer, mixer in enumerate(config.mixers):
-        block = {"hook_resid_pre": BLOCK["hook_resid_pre"], "ln1.hook_normalized": BLOCK["ln1.hook_normalized"]}
+        block: dict[str, tuple[str, ...]] = dict.fromkeys(("hook_resid_pre", "ln1.hook_normalized"), RESIDUAL)
         if mixer == "attention":
             rotary = config.positions == "rotary"
             block |= {name: axes for name, axes in ATTENTION.items() if rotary or "rot_" not in name}
         else:
-            block |= RECURRENT
+            block |= dict.fromkeys(RECURRENT, RESIDUAL)
         block |= {name: axes for name, axes in BLOCK.items() if config.gated or name != "mlp.hook_pre_linear"}
         if config.parallel:  # the residual stream has no point between the two
             del block["hook_resid_mid"]
         table |= {f"blocks.{layer}.{name}": axes for name, axes in block.items()}
-    table["ln_final.hook_normalized"] = OUTER["ln_final.hook_normalized"]
+    table["ln_final.hook_normalized"] = RESIDUAL
     return table
 
 
@@ -128,8 +118,7 @@ class Taps:
     ) -> None:
         self.table: Mapping[str, tuple[str, ...]] = table() if keep or edit else {}
         for name in (*keep, *(edited for edited, _ in edit)):
-            if name not in self.table:
-                raise BadInput(f'this model has no tap "{name}"{nearest(name, self.table)}')
+            refuse_unknown(name, self.table, "this model has no tap")
         self.keep = keep
         self.edit = edit
         self.kept: dict[str, Tensor] = {}

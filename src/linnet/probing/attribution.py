@@ -1,7 +1,7 @@
 """Direct attribution: what each part adds to a logit, behind the final norm as it is (frozen).
 
 A norm whose scale is frozen is linear, so the parts add up to the logit; before a softcap, where there is one.
-Legend: P = parts, B = cases, T = tokens, A = tokens of an answer, W = width, N = neurons.
+Legend: P = parts, B = cases, T = tokens, A = tokens of an answer, W = width.
 """
 
 from __future__ import annotations
@@ -49,24 +49,10 @@ def attribute(model: Model, cases: Cases) -> Attribution:
     return Attribution((*own, *(part.name for part in parts), BIAS), found, logits)
 
 
-def attribute_neurons(model: Model, cases: Cases, layer: int) -> Tensor:
-    """[N, B, A]: what each neuron of this feed-forward adds; its bias is not among them."""
-    tap = f"blocks.{layer}.mlp.hook_post"
-    with evaluating(model):
-        kept = run(model, cases, tap)
-        direction, _ = directions(model, cases)
-        scale, shift = frozen_norm(model.final_norm, stream_of(model, kept))
-        weights = model.block(layer).feedforward.down.weight.T  # [N, W]
-        towards = cases.at(scale) * direction  # [B, A, W]
-        if shift:
-            towards = towards - towards.mean(-1, keepdim=True)
-        return torch.einsum("ban,nw,baw->nba", cases.at(kept[tap]), weights, towards)
-
-
-def run(model: Model, cases: Cases, *further: str) -> Mapping[str, Tensor]:
+def run(model: Model, cases: Cases) -> Mapping[str, Tensor]:
     last = f"blocks.{model.config.depth - 1}.hook_resid_post"
     first = tuple(name for name in ("hook_embed", "hook_pos_embed") if name in model.taps())
-    keep = (*first, *writer_taps(model.config), last, "ln_final.hook_normalized", *further)
+    keep = (*first, *writer_taps(model.config), last, "ln_final.hook_normalized")
     return model(cases.ids, keep=keep).kept
 
 

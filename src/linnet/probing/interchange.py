@@ -17,11 +17,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput
 from linnet.intervals import wilson
 from linnet.model.contract import evaluating
 from linnet.model.model import Model
 from linnet.probing.cases import differentiating
+from linnet.probing.probes import refuse_other_axes
 
 RIDGE = 1e-4  # of the mean change of a channel, where directions are compared
 
@@ -120,11 +121,7 @@ def interchange(
 
 def _checked(model: Model, pairs: Pairs, tap: str, step: int, settings: Settings) -> int:
     """The width of the tap, after what cannot be asked is refused."""
-    table = model.taps()
-    if tap not in table:
-        raise BadInput(f'this model has no tap "{tap}"{nearest(tap, table)}')
-    if table[tap][:2] != ("row", "position"):
-        raise BadInput(f"{tap} has the axes {', '.join(table[tap])}; values of single positions can be exchanged")
+    refuse_other_axes(model, tap, "values of single positions can be exchanged")
     if pairs.base.shape != pairs.source.shape:
         raise BadInput(
             f"base prompts have {pairs.base.shape[1]} tokens and source prompts {pairs.source.shape[1]}; "

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import refuse_unknown
 from linnet.model.config import ModelConfig
 from linnet.model.mixers import Attention
 from linnet.model.model import Model
@@ -108,8 +108,7 @@ def parse_parts(names: Sequence[str], config: ModelConfig) -> tuple[Part, ...]:
     known = table | {name: parts for name, parts in several.items() if parts}
     chosen: dict[Part, None] = {}
     for name in names:
-        if name not in known:
-            raise BadInput(f'this model has no part "{name}"{nearest(name, known)}')
+        refuse_unknown(name, known, "this model has no part")
         chosen.update(dict.fromkeys(known[name]))
     return tuple(part for (part,) in table.values() if part in chosen)
 

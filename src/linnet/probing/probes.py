@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, refuse_unknown
 from linnet.intervals import ratio_interval
 from linnet.model.contract import Network, evaluating
 
@@ -136,12 +136,8 @@ class Split:
 
 def values_at(network: Network, data: Labelled, taps: Sequence[str], head: int | None = None) -> dict[str, Tensor]:
     """What these taps hold at the labelled steps, [M, C]; of one head where the tap has heads."""
-    table = network.taps()
     for tap in taps:
-        if tap not in table:
-            raise BadInput(f'this model has no tap "{tap}"{nearest(tap, table)}')
-        if table[tap][:2] != ("row", "position"):
-            raise BadInput(f"{tap} has the axes {', '.join(table[tap])}; a probe reads values of single positions")
+        refuse_other_axes(network, tap, "a probe reads values of single positions")
     marks = data.labels != UNLABELLED
     found: dict[str, list[Tensor]] = {tap: [] for tap in taps}
     with evaluating(network):
@@ -150,6 +146,14 @@ def values_at(network: Network, data: Labelled, taps: Sequence[str], head: int |
             for tap in taps:
                 found[tap].append(_of_head(kept[tap].float().cpu(), head, tap)[wanted])
     return {tap: torch.cat(parts) for tap, parts in found.items()}
+
+
+def refuse_other_axes(network: Network, tap: str, words: str) -> None:
+    """Refuse what is no tap, and one without a value for each position."""
+    table = network.taps()
+    refuse_unknown(tap, table, "this model has no tap")
+    if table[tap][:2] != ("row", "position"):
+        raise BadInput(f"{tap} has the axes {', '.join(table[tap])}; {words}")
 
 
 def _of_head(values: Tensor, head: int | None, tap: str) -> Tensor:

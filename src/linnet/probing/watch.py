@@ -17,7 +17,7 @@ from typing import Any
 
 from torch import Tensor
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, refuse_unknown
 from linnet.model.contract import Batch, Network, evaluating
 from linnet.model.inputs import Inputs, Output
 from linnet.model.taps import Affine, AtPositions, Edit
@@ -38,9 +38,7 @@ class Watch:
         """Read this tap, or hand its value to `hook`, which gives another one, or None to leave it alone."""
         if name in self._taps:
             raise BadInput(f'"{name}" is registered already, at {self._taps[name]}; clear it first')
-        table = self.network.taps()
-        if tap not in table:
-            raise BadInput(f'this model has no tap "{tap}"{nearest(tap, table)}')
+        refuse_unknown(tap, self.network.taps(), "this model has no tap")
         self._taps[name] = tap
         if hook is not None:
             self._edits[name] = hook if isinstance(hook, Affine | AtPositions) else _or_unchanged(hook)
@@ -48,8 +46,7 @@ class Watch:
     def clear(self, *names: str) -> None:
         """Forget these, or all."""
         for name in names or self.names:
-            if name not in self._taps:
-                raise BadInput(f'nothing is registered as "{name}"{nearest(name, self._taps)}')
+            refuse_unknown(name, self._taps, "nothing is registered as")
             del self._taps[name]
             self._edits.pop(name, None)
 

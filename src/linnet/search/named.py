@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, nearest, refuse_unknown
 from linnet.search.methods import METHODS
 from linnet.search.reward import LOGPROB, Reward, Score
 from linnet.untrusted import checked
@@ -55,9 +55,8 @@ def made(what: str, name: str, settings: Mapping[str, Any]) -> Any:
             raise BadInput(f"the {what} {name} is of the type {type(kind).__name__}, which cannot be called")
         return kind
     known = fields(kind)
-    unknown = next((key for key in settings if key not in known), None)
-    if unknown is not None:
-        raise BadInput(f'the {what} {name} has no setting "{unknown}"{nearest(unknown, known)}')
+    for key in settings:
+        refuse_unknown(key, known, f"the {what} {name} has no setting")
     return checked(kind, dict(settings), f"the {what} {name}") if known else kind()
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from linnet import files
-from linnet.errors import BadInput, library, nearest
+from linnet.errors import library, refuse_unknown
 from linnet.records import Record, StepRecord, ValidationRecord
 
 
@@ -105,8 +105,7 @@ TRACKERS = {"tensorboard": tensorboard, "trackio": trackio, "wandb": wandb}
 def check_trackers(names: Sequence[str]) -> None:
     """Refuse a tracker that is not there, before any work is done."""
     for name in names:
-        if name not in TRACKERS:
-            raise BadInput(f'there is no tracker "{name}"{nearest(name, TRACKERS)}')
+        refuse_unknown(name, TRACKERS, "there is no tracker")
         if importlib.util.find_spec(name) is None:
             _library(name, name)
 

@@ -15,7 +15,7 @@ from linnet.decoding.engine import generate
 from linnet.decoding.requests import Decoding, Request, Sampling, Stopping
 from linnet.decoding.runner import Runner
 from linnet.domains.tokens import rows_of
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, refuse_unknown
 from linnet.probing.cases import METRICS, Cases, Subject
 from linnet.untrusted import lines_of, parse_object
 from linnet.workbench.open import Opened, load, located
@@ -80,8 +80,7 @@ class Analysis:
 def analysis_of(path: Path | str, *, needs_corrupt: bool = False, **options: Unpack[CaseOptions]) -> Analysis:
     """Open a run and make its cases; where there is no wrong answer, the measure is the log-probability."""
     metric = options.get("metric", "logit_difference")
-    if metric not in METRICS:
-        raise BadInput(f'there is no metric "{metric}"{nearest(metric, METRICS)}')
+    refuse_unknown(metric, METRICS, "there is no metric")
     opened = load(path, checkpoint=options.get("checkpoint"))
     if opened.model.config.columns:
         raise BadInput("this model reads further columns beside its tokens; causal analyses read tokens alone")
@@ -126,8 +125,8 @@ def lines(file: Path) -> list[Words]:
         if not text.strip():
             continue
         stored = parse_object(text, where)
-        if unknown := [key for key in stored if key not in KEYS]:
-            raise BadInput(f'{where}: unknown key "{unknown[0]}"{nearest(unknown[0], KEYS)}')
+        for key in stored:
+            refuse_unknown(key, KEYS, f"{where}: unknown key")
         if "clean" not in stored or not all(isinstance(value, str) for value in stored.values()):
             raise BadInput(f'{where}: a case needs a "clean" prompt, and texts; it is {json.dumps(stored)[:80]}')
         found.append(Words(where, **stored))

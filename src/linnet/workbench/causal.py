@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import torch
 from torch import Tensor
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, refuse_unknown
 from linnet.probing import ablation, attribution, edge_scores, edges, parts, patching, subsets
 from linnet.probing.cases import Subject, mean_and_half
 from linnet.records import AnalysisRecord, Grid
@@ -102,9 +102,9 @@ def path_patch(
     analysis = analysis_of(path, needs_corrupt=True, **options)
     config = analysis.subject.model.config
     known = {part.name: part for part in parts.readers(config)}
-    found = patching.path_patch(
-        analysis.subject, [named(known, name) for name in readers], through_mlps=not direct
-    )
+    for name in readers:
+        refuse_unknown(name, known, "this model has no reader")
+    found = patching.path_patch(analysis.subject, [known[name] for name in readers], through_mlps=not direct)
     mean, half = mean_and_half(found.share)
     return over_parts(
         analysis,
@@ -346,12 +346,6 @@ def estimate_record(
 def inside(subset: int, chosen: Sequence[parts.Part]) -> list[str]:
     """The names of the parts of a subset, which has a bit for each."""
     return [part.name for i, part in enumerate(chosen) if subset >> i & 1]
-
-
-def named(known: dict[str, parts.Part], name: str) -> parts.Part:
-    if name not in known:
-        raise BadInput(f'this model has no reader "{name}"{nearest(name, known)}')
-    return known[name]
 
 
 def names(analysis: Analysis, ids: Sequence[int]) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from linnet.codecs import Codec
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, refuse_unknown
 from linnet.files import is_utf8, write_atomically
 from linnet.records import RunRecord
 from linnet.training.checkpoint import Damaged, RunFolder, load_weights
@@ -70,8 +70,7 @@ def options_of(given: Sequence[str], **known: Any) -> dict[str, Any]:
     for setting in given:
         key, value = parse_setting(setting)
         key = key.removeprefix("data.")
-        if key not in known:
-            raise BadInput(f'--set: unknown key "{key}"{nearest(key, known)}')
+        refuse_unknown(key, known, "--set: unknown key")
         if not isinstance(value, type(known[key])) or isinstance(value, bool):
             raise BadInput(f"--set {setting}: {key} needs a {type(known[key]).__name__}, not {value!r}")
         if isinstance(value, int) and value < 1:

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from linnet.data import pad_rows
 from linnet.domains.tokens import rows_of
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, refuse_unknown
 from linnet.probing import embeddings as tables
 from linnet.probing import heads as of_heads
 from linnet.probing import lens as lenses
@@ -202,8 +202,7 @@ def embeddings(
     found = tables.components(table, count)
     facts: dict[str, float | int | str] = {"tokens": len(names), "width": table.shape[1]}
     for token in tokens:
-        if token not in names:
-            raise BadInput(f'there is no token "{token}"{nearest(token, names)}')
+        refuse_unknown(token, names, "there is no token")
         near = tables.neighbours(table, list(names).index(token))
         facts[f"near {token}"] = ", ".join(f"{names[i]} {cosine:.2f}" for i, cosine in near)
     labels = {"component": tuple(map(str, range(1, len(found.shares) + 1)))}

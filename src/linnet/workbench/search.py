@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, refuse_unknown
 from linnet.files import refuse_existing
 from linnet.intervals import ratio_interval
 from linnet.progress import Progress, short
@@ -190,9 +190,8 @@ def resume_search(
 def options_from(given: dict[str, Any]) -> SearchOptions:
     """The options of a search by their names."""
     known = [one.name for one in dataclasses.fields(SearchOptions)]
-    wrong = next((name for name in given if name not in known), None)
-    if wrong is not None:
-        raise BadInput(f'a search has no option "{wrong}"{nearest(wrong, known)}')
+    for name in given:
+        refuse_unknown(name, known, "a search has no option")
     if "reward" not in given:
         raise BadInput("a search needs a reward: a name, module:function, or a function")
     return SearchOptions(**given)
@@ -263,9 +262,8 @@ def compare_searches(
     if not made:
         raise BadInput("a comparison needs methods, such as best_of_n,maxent")
     used = {key for method in made.values() for key in asdict(method)}
-    unknown = next((key for key in plan.method_settings if key not in used), None)
-    if unknown is not None:
-        raise BadInput(f'none of these methods has a setting "{unknown}"{nearest(unknown, used)}')
+    for key in plan.method_settings:
+        refuse_unknown(key, used, "none of these methods has a setting")
     source = source_of(run, checkpoint=checkpoint, device=device, precision=precision)
     with Searcher.open(source, plan) as searcher:
         given = searcher.read(prompts, names)

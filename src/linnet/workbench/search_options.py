@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, nearest, refuse_unknown
 from linnet.search.budgets import PRESETS, WAVE, Budget, Preset
 from linnet.search.methods import METHODS, Method
 from linnet.search.named import fields, found, score_of, text_settings
@@ -114,8 +114,7 @@ class Plan:
 
 def plan_of(options: SearchOptions) -> Plan:
     """The options, each setting with what it belongs to."""
-    if options.preset not in PRESETS:
-        raise BadInput(f'there is no preset "{options.preset}"{nearest(options.preset, PRESETS)}')
+    refuse_unknown(options.preset, PRESETS, "there is no preset")
     if options.samples is not None and options.samples < 0:
         raise BadInput(f"samples is {options.samples}; it must be 0 or more")
     written = text_settings(options.reward) if isinstance(options.reward, str) else ()

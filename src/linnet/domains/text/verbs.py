@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from linnet.cli.face import Face, spoken
-from linnet.cli.generate import Page, typed
+from linnet.cli.generate import Page, answer_lines
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
     CheckpointOption,
@@ -26,7 +25,6 @@ from linnet.cli.options import (
     TopPOption,
     WeightsOption,
 )
-from linnet.errors import BadInput
 
 if TYPE_CHECKING:
     from linnet.domains.text.conversation import Conversation
@@ -139,31 +137,19 @@ def chat(
 
 
 def talk(face: Face, conversation: Conversation) -> None:
-    """Answer each line of standard input; a message that cannot be used is named, and the next one is read."""
-    mark, refused = "> " if sys.stdin.isatty() else "", 0
-    while True:
-        typer.echo(mark, nl=False, err=True)
-        line = sys.stdin.buffer.readline()
-        if not line:
-            break
-        if line.strip() == b"/new":
+    """Answer each line of standard input; /new begins a new conversation."""
+
+    def answer(message: str) -> None:
+        if message.strip() == "/new":
             conversation.exchanges.clear()
-        elif line.strip(b"\r\n"):
-            try:
-                answer(face, conversation, typed(line))
-            except BadInput as error:
-                refused += 1
-                face.remark(f"error: {error}")
-    if refused:
-        raise typer.Exit(BadInput.exit_code)
+            return
+        records = conversation.answer(message)
+        if face.json:
+            face.show(*(record for record in records if record.kind == "generation"))
+        else:
+            Page(face, prompts=False, facts=False).write(records, live=True)
 
-
-def answer(face: Face, conversation: Conversation, message: str) -> None:
-    records = conversation.answer(message)
-    if face.json:
-        face.show(*(record for record in records if record.kind == "generation"))
-    else:
-        Page(face, prompts=False, facts=False).write(records, live=True)
+    answer_lines(face, answer)
 
 
 def join(groups: Groups) -> None:

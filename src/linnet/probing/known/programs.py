@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import refuse_unknown
 from linnet.model.model import Model
 from linnet.probing.known.assembly import Assembly, Circuit, Match, Neuron, Variable
 
@@ -60,8 +60,7 @@ class KnownCircuit:
 
 def known_circuit(name: str, sharpness: float = HARD, seed: int = 0) -> KnownCircuit:
     """The circuit of this name; one of `PROGRAMS`."""
-    if name not in PROGRAMS:
-        raise BadInput(f'there is no known circuit "{name}"{nearest(name, PROGRAMS)}')
+    refuse_unknown(name, PROGRAMS, "there is no known circuit")
     assembly, draw = PROGRAMS[name](sharpness)
     return KnownCircuit(name, assembly.tokens, assembly.model(seed), assembly.circuit(), draw)
 

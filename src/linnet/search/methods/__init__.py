@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from linnet.errors import BadInput, nearest
+from linnet.errors import refuse_unknown
 from linnet.search.methods.bandits import MCTS, Gumbel
 from linnet.search.methods.contract import Method
 from linnet.search.methods.diffusion import DTS
@@ -36,11 +36,9 @@ METHODS: Mapping[str, Method] = {
 
 def named(name: str, **settings: Any) -> Method:
     """The method of this name with some of its settings changed."""
-    if name not in METHODS:
-        raise BadInput(f'there is no method "{name}"{nearest(name, METHODS)}')
+    refuse_unknown(name, METHODS, "there is no method")
     method = METHODS[name]
     known = [field.name for field in dataclasses.fields(method)]
-    wrong = next((key for key in settings if key not in known), None)
-    if wrong is not None:
-        raise BadInput(f'method {name} has no setting "{wrong}"{nearest(wrong, known)}')
+    for key in settings:
+        refuse_unknown(key, known, f"method {name} has no setting")
     return dataclasses.replace(method, **settings)
