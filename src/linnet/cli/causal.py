@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from linnet import workbench
 from linnet.cli.face import described
 from linnet.cli.groups import Groups
 from linnet.cli.inside import Answer, answering
@@ -86,8 +87,6 @@ def attribute(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Show what each part adds to the logits of the answer; the parts add up to the logit."""
-    from linnet import workbench
-
     cases: dict[str, Any] = {"answer": answer, "wrong": wrong, "file": file, "data": data or [], "n": n}
     show(workbench.attribute(run, prompt=clean, checkpoint=checkpoint, **cases))
 
@@ -114,8 +113,6 @@ def patch(
     **cases: Any,
 ) -> None:
     """Put values of the run of one prompt into that of another; 1 is the clean run, 0 the corrupt one."""
-    from linnet import workbench
-
     if into:
         show(workbench.path_patch(run, into, direct=direct, **cases))
     else:
@@ -132,8 +129,6 @@ def ablate(
     **cases: Any,
 ) -> None:
     """Take away each head, feed-forward, layer or neuron; --metric score counts answers that are still right."""
-    from linnet import workbench
-
     show(workbench.ablate(run, what=what, by=by, layer=layer, **cases))
 
 
@@ -151,8 +146,6 @@ def edges(
     **cases: Any,
 ) -> None:
     """Compute every edge exactly, and print each approximation beside its error."""
-    from linnet import workbench
-
     show(workbench.find_edges(run, methods=tuple(methods or ("eap", "eap-ig")), curves=curves, **cases))
 
 
@@ -178,8 +171,6 @@ def subsets(
     **cases: Any,
 ) -> None:
     """Run the model with every subset of up to 14 parts: minimal circuits, Shapley values, pair interactions."""
-    from linnet import workbench
-
     show(workbench.find_subsets(run, names=tuple(part or ()), by=by, share=share, orders=orders, **cases))
 
 

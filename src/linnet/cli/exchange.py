@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from linnet import workbench
 from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.options import ForceOption, OutOption, RunArgument, SettingsOption
@@ -57,8 +58,6 @@ def export_model(
     run is a copy to give away: the best weights, no optimiser state, no paths of this machine. A copy of a run on
     places can leave out places that few people visited: --set rare=drop (or coarsen), --set fewer_than=3.
     """
-    from linnet import workbench
-
     face.show(
         workbench.export_run(
             run,
@@ -88,8 +87,6 @@ def import_model(
     Llama, Mistral, Qwen2 and Qwen3 from GGUF.
     Pickled weights are refused, since reading them can run any code.
     """
-    from linnet import workbench
-
     face.show(workbench.import_run(source, out, force=force))
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 
+from linnet import workbench
 from linnet.cli.options import DebugOption, JsonOption
 from linnet.errors import LinnetError
 from linnet.progress import Display, shown_on
@@ -118,8 +119,6 @@ def speaking(*, json: bool, debug: bool, run: Path | None = None) -> Iterator[Fa
             shown_on(Display(sys.stderr)) if first else contextlib.nullcontext(),
         ):
             if run is not None:
-                from linnet import workbench
-
                 workbench.refuse_unknown_run(run)
             yield Face(out, json=json)
     except typer.Exit:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from linnet import workbench
 from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
@@ -127,8 +128,6 @@ def generate(
         "pace": face.remark,
         "remark": face.remark,
     }
-    from linnet import workbench
-
     opened = workbench.Session.open(run, checkpoint=checkpoint, device=device)
     if session:
         options["names"] = ["the prompt"]

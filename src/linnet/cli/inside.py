@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from linnet import workbench
 from linnet.cli.face import Face, described, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.options import CheckpointOption, ForceOption, RunArgument
@@ -56,8 +57,6 @@ def attention(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Show where each head looks, or those of one layer, or one of them."""
-    from linnet import workbench
-
     answer(workbench.attention(run, text, layer=layer, head=head, checkpoint=checkpoint))
 
 

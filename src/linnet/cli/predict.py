@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from linnet import workbench
 from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.options import (
@@ -46,8 +47,6 @@ def predict(
 
     Series: a table or a .ts file as training reads it, or lines such as {"id": 1, "values": [3.5, null, 4]}.
     """
-    from linnet import workbench
-
     if out is not None:
         from linnet.figures import refuse_picture
 

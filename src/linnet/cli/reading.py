@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from linnet import workbench
 from linnet.cli.groups import Groups
 from linnet.cli.inside import Answer, HeadOption, LayerOption, TextArgument, answering
 from linnet.cli.options import CheckpointOption, DataOption, RunArgument
@@ -42,8 +43,6 @@ def heads(
 
     On random tokens that are repeated once, unless a text or --data is given.
     """
-    from linnet import workbench
-
     answer(workbench.heads(run, text, data=data or (), rows=rows, half=half, seed=seed, checkpoint=checkpoint))
 
 
@@ -63,8 +62,6 @@ def lens(
 
     The tuned lens learns from half of the rows (of --data, or of the validation part) and is scored on the rest.
     """
-    from linnet import workbench
-
     answer(
         workbench.lens(
             run, text, tuned=tuned, top=top, data=data or (), rows=rows, seed=seed, checkpoint=checkpoint
@@ -95,8 +92,6 @@ def probe(
 
     A function gets the names of a row's tokens and gives a label, or None, for each of them.
     """
-    from linnet import workbench
-
     answer(
         workbench.probe(
             run, label, taps=tap or (), head=head, data=data or (), rows=rows, seed=seed, checkpoint=checkpoint
@@ -139,8 +134,6 @@ def interchange(
     The hypothesis is a function from the names of a prompt's tokens to the value of the variable and to a function
     from values to the next token.
     """
-    from linnet import workbench
-
     sizes = tuple(dims or (1, 2, 4))
     answer(
         workbench.interchange(
@@ -170,8 +163,6 @@ def embeddings(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Show main directions of the token vectors, neighbours, and frequencies of numbers."""
-    from linnet import workbench
-
     answer(workbench.embeddings(run, token or (), count=count, checkpoint=checkpoint))
 
 
@@ -186,8 +177,6 @@ def step(
     checkpoint: CheckpointOption = None,
 ) -> None:
     """Go on one token at a time, with alternatives and with where each head looked."""
-    from linnet import workbench
-
     answer(workbench.step(run, text, max_tokens=max_tokens, top=top, layer=layer, checkpoint=checkpoint))
 
 
@@ -206,8 +195,6 @@ def development(
     seed: SeedingOption = 0,
 ) -> None:
     """Follow something over the snapshots of a run (training.snapshots), and find when it sets in."""
-    from linnet import workbench
-
     answer(
         workbench.development(
             run, what, label=label, layer=layer, head=head, data=data or (), rows=rows, seed=seed

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from linnet import workbench
 from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.inside import AnalysisOption, answer_to
@@ -73,8 +74,6 @@ def train(
         typer.echo(context.get_help(), file=face.out)
     if help and recipe is None:
         return
-    from linnet import workbench
-
     if help or recipe is None:
         face.show(*workbench.recipes(recipe))
         return
@@ -97,8 +96,6 @@ def recipes(
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="One recipe, with every setting.")] = None,
 ) -> None:
     """List the recipes, or every setting of one with its default and meaning."""
-    from linnet import workbench
-
     face.show(*workbench.recipes(name))
 
 
@@ -117,8 +114,6 @@ def resume(
     then the learning rate is what the schedule of a run of that length has at each step, so that it rises again
     where it had fallen.
     """
-    from linnet import workbench
-
     face.show(workbench.resume(run, steps=steps, progress=face.progress))
 
 
@@ -144,8 +139,6 @@ def evaluate(
     Each score has its 95 % interval and what a person without a model would reach. Files are read as the run read
     its own; for text, --errors and --set field= and documents= change that.
     """
-    from linnet import workbench
-
     options = workbench.options_of_run(run) if context.args else ()
 
     record = workbench.evaluate(
@@ -171,8 +164,6 @@ def list_runs(
     ] = None,
 ) -> None:
     """Rank runs, with the settings that differ."""
-    from linnet import workbench
-
     face.show(*workbench.runs(paths or [Path("runs")]))
 
 
@@ -182,8 +173,6 @@ def show(face: Face, run: RunArgument, out: AnalysisOption = None, force: ForceO
 
     --out writes the curve alone.
     """
-    from linnet import workbench
-
     answer = answer_to(face, out, force=force)
     answer(workbench.show(run) if out is None else workbench.learning_curve(run))
 

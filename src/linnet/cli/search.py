@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from linnet import workbench
 from linnet.cli.face import Face, spoken
 from linnet.cli.generate import all_prompts
 from linnet.cli.groups import Groups
@@ -118,8 +119,6 @@ def search(
     how = {"method": method, "reward": reward, "width": width, "adaptive": adaptive, "seed": seed}
     options: dict[str, Any] = {**limits, **texts_of, **how, "settings": settings or [], "remark": face.remark}
     options = {name: value for name, value in options.items() if value is not None}
-    from linnet import workbench
-
     if resume is not None:
         if prompts:
             raise BadInput("a saved tree has its prompt; give none beside --resume")
@@ -142,8 +141,6 @@ def search(
 
 def prompts_for(run: Path, prompts: list[str], file: Path | None) -> dict[str, str]:
     """Prompts by name; the file of a run whose domain has files of its own kind is read by it."""
-    from linnet import workbench
-
     own = None if file is None else workbench.own_prompts(run, file)
     return all_prompts(prompts, file) if own is None else {**all_prompts(prompts, None), **own}
 

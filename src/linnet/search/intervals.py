@@ -3,12 +3,12 @@
 Z is the sum over x of p(x) exp(lam r(x)). After some rollouts its part M of visited leaves is known exactly, and
 the prior mass U of the others. Two facts are intersected:
 
-* Bounds: M + U exp(lam least) <= Z <= M + U exp(lam most), where the reward declares these limits. * A
-confidence sequence by betting (Waudby-Smith and Ramdas, 2020). Each drawn rollout gives Z_i = M + U (g_min + w
-(g - g_min)) with the M and U of its moment, g_min = exp(lam least) and importance weight w; its mean given the
-past is Z, and it lies in [M + U g_min, M + U (g_min + (g_max - g_min) w_max)]. For a candidate z the wealth of
-one who bets against it is a non-negative martingale if z is true, and exceeds 2/delta at any time with
-probability delta/2 at most; so a z at which it ever did is excluded, on either side.
+* Bounds: M + U exp(lam least) <= Z <= M + U exp(lam most), where the reward declares these limits.
+* A confidence sequence by betting (Waudby-Smith and Ramdas, 2020). Each drawn rollout gives
+  Z_i = M + U (g_min + w (g - g_min)) with the M and U of its moment, g_min = exp(lam least) and importance weight
+  w; its mean given the past is Z, and it lies in [M + U g_min, M + U (g_min + (g_max - g_min) w_max)]. For a
+  candidate z the wealth of one who bets against it is a non-negative martingale if z is true, and exceeds 2/delta
+  at any time with probability delta/2 at most; so a z at which it ever did is excluded, on either side.
 """
 
 from __future__ import annotations

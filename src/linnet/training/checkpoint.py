@@ -22,7 +22,7 @@ from pydantic import Field
 
 from linnet import files
 from linnet.errors import BadInput, LinnetError, RunFailed
-from linnet.training.snapshots import Snapshots
+from linnet.training.snapshots import Snapshots, from_bytes, to_bytes
 from linnet.untrusted import checked, read_object
 
 if TYPE_CHECKING:
@@ -120,8 +120,6 @@ class RunFolder:
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Write one checkpoint; the folder gets its name only when everything in it is on the disk."""
-        from safetensors.torch import save
-
         step = checkpoint.loop.step
         parts = {"weights.safetensors": checkpoint.weights, "loop.safetensors": checkpoint.optim}
         if checkpoint.ema is not None:
@@ -131,7 +129,7 @@ class RunFolder:
             with files.new_folder(self.at(step)) as new:
                 hashes = {}
                 for name, tensors in parts.items():
-                    content = save({key: value.detach().cpu().contiguous() for key, value in tensors.items()})
+                    content = to_bytes(tensors)
                     hashes[name] = hashlib.sha256(content).hexdigest()
                     new.write(name, content)
                 loop = asdict(checkpoint.loop)
@@ -175,9 +173,6 @@ class RunFolder:
 
     def tensors(self, step: int, name: str) -> dict[str, Tensor]:
         """The tensors of one file of a checkpoint, after its hash has been checked."""
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         _, hashes = self.loop(step)
         try:
             content = (self.at(step) / name).read_bytes()
@@ -186,9 +181,9 @@ class RunFolder:
         if hashlib.sha256(content).hexdigest() != hashes.get(name):
             raise Damaged(f"{name} is not what was written")
         try:
-            return load(content)
-        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise Damaged(f"{name} is no safetensors file: {error}") from None
+            return from_bytes(content, name)
+        except BadInput as error:
+            raise Damaged(str(error)) from None
 
     def read(self, step: int) -> Checkpoint:
         loop, hashes = self.loop(step)

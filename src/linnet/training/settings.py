@@ -50,7 +50,6 @@ def parse(tree: Mapping[str, Any], source: str) -> Run:
     if not isinstance(data, Mapping) or "domain" not in data:
         raise BadInput(f"{source}: data.domain is missing; it names one of {', '.join(registry().domains)}")
     domain = registry().settings(data["domain"])
-    known: list[str] = []
     model = tree.get("model", {})
     if not isinstance(model, Mapping):
         raise BadInput(f"{source}: model is a group of settings, not {model!r}")

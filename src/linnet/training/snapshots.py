@@ -40,6 +40,23 @@ def snapshot_steps(steps: int, kept: str | int) -> frozenset[int]:
     return frozenset(found)
 
 
+def to_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """The content of a safetensors file."""
+    from safetensors.torch import save
+
+    return save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()})
+
+
+def from_bytes(content: bytes, name: object) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        return load(content)
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise BadInput(f"{name} is no safetensors file: {error}") from None
+
+
 @dataclass(frozen=True)
 class Snapshots:
     """The snapshots in a run folder."""
@@ -56,19 +73,11 @@ class Snapshots:
         return self.path / f"{step:06d}.safetensors"
 
     def save(self, step: int, weights: Mapping[str, Tensor]) -> None:
-        from safetensors.torch import save
-
-        content = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()})
-        write_atomically(self.file(step), content)
+        write_atomically(self.file(step), to_bytes(weights))
 
     def read(self, step: int) -> dict[str, Tensor]:
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
         try:
-            return load(self.file(step).read_bytes())
+            return from_bytes(self.file(step).read_bytes(), self.file(step))
         except FileNotFoundError:
             there = ", ".join(map(str, self.steps)) or "none"
             raise BadInput(f"there is no snapshot of step {step}; there is {there}") from None
-        except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
-            raise BadInput(f"{self.file(step)} is no safetensors file: {error}") from None

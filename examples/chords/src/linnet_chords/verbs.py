@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from linnet import workbench
 from linnet.cli.face import Face, spoken
 from linnet.cli.groups import Groups
 from linnet.cli.options import RunArgument
@@ -18,7 +19,6 @@ def key(
     chords: Annotated[str, typer.Argument(metavar="CHORDS", help="A progression, such as C Am F G.")],
 ) -> None:
     """Name the key of a progression, and the likeliest next chords."""
-    from linnet import workbench
     from linnet.records import NoteRecord
     from linnet_chords.codec import CHORDS
     from linnet_chords.data import key_of
