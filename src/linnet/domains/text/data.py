@@ -121,10 +121,8 @@ class TextData(TokenDomain):
 
         tally = Tally()
         rows = rows_in_memory(codec, stream(tally))
-        begins = (
-            f"no begin token: the first token of each of {len(rows):,} documents is not scored; its text counts"
-        )
-        note = "; ".join(filter(None, (lossiness(codec, stream), begins if codec.begin is None else "")))
+        note = f"no begin token: the first token of each of {len(rows):,} documents is not scored; its text counts"
+        note = "; ".join(filter(None, (lossiness(codec, stream), note if codec.begin is None else "")))
         notes, baselines = [*find(paths).notes, *tally.remarks()], None
         try:
             train = self._learned_from(codec)
