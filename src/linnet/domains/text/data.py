@@ -129,7 +129,7 @@ class TextData(TokenDomain):
         except BadInput as error:
             notes.append(f"no baseline that counts the training text: {error}")
         else:
-            notes += filter(None, [seen_before(train, rows) or self._same_file(paths, split)])
+            notes += filter(None, [seen_before(train, rows) or ("" if split else self._same_file(paths))])
             baselines = functools.partial(counted_baselines, train, rows, len(codec.tokens))
         return Part(rows, note=note, baselines=baselines, notes=tuple(notes), unit="document")
 
@@ -275,10 +275,8 @@ class TextData(TokenDomain):
             raise BadInput("it is encoded with another tokenizer than the one of the run")
         return rows_of(material.train)
 
-    def _same_file(self, paths: Sequence[Path], split: str | None) -> str:
+    def _same_file(self, paths: Sequence[Path]) -> str:
         """Files that were trained on, where documents do not tell (one that was cut for validation)."""
-        if split is not None:
-            return ""
         own = {source.name for source in self._corpus.sources()}
         shared = [source.name for source in find(paths).sources if source.name in own]
         return f"{', '.join(shared[:3])}: at least a part was seen in training" if shared else ""

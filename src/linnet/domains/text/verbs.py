@@ -31,12 +31,9 @@ if TYPE_CHECKING:
     from linnet.workbench import Options
 
 Kind = Literal["bpe", "unigram", "words", "characters"]
-SampleOption = Annotated[
-    int | None, typer.Option("--sample", min=1, help="Use so many documents of the text.", show_default=False)
-]
+SampleOption = Annotated[int | None, typer.Option("--sample", min=1, help="Use so many documents of the text.")]
 ErrorsOption = Annotated[
-    Literal["strict", "replace"] | None,
-    typer.Option("--errors", help="What to do with bytes that are not UTF-8.", show_default=False),
+    Literal["strict", "replace"] | None, typer.Option("--errors", help="What to do with bytes that are not UTF-8.")
 ]
 TextOption = Annotated[
     list[Path], typer.Option("--data", metavar="PATH", help="A file or folder; may be given several times.")
