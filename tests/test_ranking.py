@@ -60,6 +60,18 @@ def test_a_run_is_ranked_by_its_first_score_that_is_a_number(tmp_path: Path) -> 
     assert math.isnan(workbench.show(tmp_path / "a").scores[0].value)
 
 
+def test_runs_with_other_tokens_are_ranked_by_their_characters(tmp_path: Path) -> None:
+    for name, (token, character) in {"long": (5.0, 1.5), "short": (3.0, 2.5)}.items():
+        train_tiny(tmp_path / name, steps=8)
+        path = tmp_path / name / "record.json"
+        record = json.loads(path.read_text())
+        values = {"nats_per_token": token, "nats_per_char": character}
+        scores = [record["scores"][0] | {"name": key, "value": value} for key, value in values.items()]
+        path.write_text(json.dumps(record | {"scores": scores}))
+    found = [(Path(row.path).name, row.score, row.value) for row in workbench.runs([tmp_path])]
+    assert found == [("long", "nats_per_char", 1.5), ("short", "nats_per_char", 2.5)]
+
+
 def test_a_folder_without_runs_has_none(tmp_path: Path) -> None:
     assert workbench.runs([tmp_path]) == []
     with pytest.raises(BadInput, match="there is no folder .*nowhere"):

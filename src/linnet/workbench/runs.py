@@ -38,8 +38,13 @@ def scores_of(folder: RunFolder) -> tuple[Score, ...]:
 
 
 def known(scores: tuple[Score, ...]) -> tuple[Score, ...]:
-    """The scores from the first one on that is a number, by which runs are ranked."""
-    return tuple(itertools.dropwhile(lambda score: math.isnan(score.value), scores))
+    """The scores from the first one on that is a number, by which runs are ranked.
+
+    Tokens are not the same in all runs, so that nats of characters come before theirs.
+    """
+    found = tuple(itertools.dropwhile(lambda score: math.isnan(score.value), scores))
+    of_tokens = found[:1] and found[0].name == "nats_per_token"
+    return tuple(sorted(found, key=lambda score: score.name != "nats_per_char")) if of_tokens else found
 
 
 def costs_of(run: Run) -> Costs:
