@@ -17,8 +17,10 @@ from linnet.domains.series.captions.codec import PATCH, PATCHES, CaptionCodec, s
 from linnet.domains.series.captions.facts import Claim, check, fit_step, measure
 from linnet.domains.series.captions.patches import LENGTH, MOST, patches
 from linnet.domains.series.captions.rewards import Facts, fact_reward
+from linnet.domains.series.captions.scores import fact_scores
 from linnet.domains.series.tables import LARGEST, as_text
 from linnet.errors import BadInput
+from linnet.intervals import wilson
 
 
 def written(seed: int) -> tuple[np.ndarray, list[Claim], str]:
@@ -219,3 +221,12 @@ def test_sentences_of_another_hand_are_mostly_read() -> None:
 
 def test_every_kind_has_wordings() -> None:
     assert {kind for kind, _ in grammar.WORDINGS} == set(facts.KINDS)
+
+
+def test_captions_that_are_all_wrong_leave_a_share_between_none_and_a_few() -> None:
+    """Resampled captions that agree never differ, which says less than certainty."""
+    rising = [judging.Numbers.of(np.arange(30.0) + shift) for shift in range(20)]
+    (wrong, *_) = fact_scores(["it falls overall."] * 20, rising).scores
+    (right, *_) = fact_scores(["it rises overall."] * 20, rising).scores
+    assert (wrong.value, wrong.low, wrong.high) == (0, *wilson(0, 20))
+    assert (right.value, right.low, right.high) == (1, *wilson(20, 20))

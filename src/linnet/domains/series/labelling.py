@@ -93,7 +93,7 @@ def in_words(codec: SeriesCodec, train: LabelRows, validation: LabelRows | None)
     held = "none are held out, so the scores are no test"
     if validation is not None:
         held = (
-            f"{counted(len(validation), 'window')} of {len(set(validation.groups.tolist()))} others are held out"
+            f"{counted(len(validation), 'window')} from {len(set(validation.groups.tolist()))} more are held out"
         )
     return (
         f"{counted(len(train), 'window')} of {codec.length} steps and {counted(len(codec.channels), 'channel')} "

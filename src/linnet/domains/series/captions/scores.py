@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 from linnet.domains.contract import Scored
 from linnet.domains.series.captions import grammar, judging
 from linnet.domains.series.captions.facts import KINDS
-from linnet.intervals import ratio_interval, wilson
+from linnet.intervals import Bootstrap, ratio_interval, wilson
 from linnet.records import Baseline, CaptionRecord, Fact, Score
 
 EXAMPLES = 6  # captioned series that a report draws
@@ -55,22 +56,12 @@ def table(tallies: Sequence[Tally]) -> tuple[np.ndarray, np.ndarray]:
     return true, true + false
 
 
-def macro(true: np.ndarray, decided: np.ndarray) -> np.ndarray:
-    """The share of true statements of each kind, averaged over the kinds that any caption states."""
-    sums, counts = true.sum(-2), decided.sum(-2)
+def macro(true: np.ndarray, decided: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """The share of true statements of each kind, averaged over the kinds that any caption states; weights [..., n]."""
+    weights = np.ones(len(true)) if weights is None else weights
+    sums, counts = weights @ true, weights @ decided
     shares = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
     return np.asarray(shares.sum(-1) / np.maximum((counts > 0).sum(-1), 1))
-
-
-def macro_interval(true: np.ndarray, decided: np.ndarray, draws: int = 2000) -> tuple[float, float]:
-    """The bootstrap interval of `macro` over captions."""
-    random = np.random.default_rng(0)
-    found = []
-    for _ in range(draws):
-        chosen = random.integers(len(true), size=len(true))
-        found.append(float(macro(true[chosen], decided[chosen])))
-    low, high = np.quantile(found, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def fact_scores(texts: Sequence[str], numbers: Sequence[judging.Numbers]) -> Scored:
@@ -78,7 +69,7 @@ def fact_scores(texts: Sequence[str], numbers: Sequence[judging.Numbers]) -> Sco
     tallies = [Tally.of(text, one) for text, one in zip(texts, numbers, strict=True)]
     constant = [Tally.of(CONSTANT, one) for one in numbers]
     (true, decided), (plain_true, plain_decided) = table(tallies), table(constant)
-    low, high = macro_interval(true, decided)
+    low, high = Bootstrap.draw(len(true)).share_interval(functools.partial(macro, true, decided))
     overall = Baseline(name=NOTHING, value=float(macro(plain_true, plain_decided)))
     value, note = float(macro(true, decided)), "mean of the kinds; a writer by rules has 1"
     scores = [Score(name="facts_true", value=value, n=len(texts), low=low, high=high, baseline=overall, note=note)]
