@@ -212,6 +212,7 @@ def test_a_domain_of_a_package_of_its_own_needs_no_change_here(fresh: Any, tmp_p
     linnet("resume", "cut")
     whole, cut = (tmp_path / run / "checkpoints" / "000100" / "weights.safetensors" for run in ("whole", "cut"))
     assert whole.read_bytes() == cut.read_bytes()
-    assert '"in_key"' in linnet("eval", "whole", "--json")
+    scored = linnet("eval", "whole", "--json")
+    assert '"in_key"' in scored and '"200 drawn rows (test)"' in scored
     assert linnet("generate", "whole", "C Am F", "--temperature", "0", "--max-tokens", "3").strip()
     assert "C major" in linnet("key", "whole", "C Am F G")

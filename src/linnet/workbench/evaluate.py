@@ -40,7 +40,7 @@ def evaluate(
         part = domain.held_out(opened.codec, split, chosen["n"], opened.run.seed)
     named = (
         ", ".join(map(str, [data] if isinstance(data, Path | str) else data))
-        or f"{len(part.questions)} drawn problems ({split or 'test'})"
+        or f"{len(part.questions) or len(part.rows):,} drawn rows ({split or 'test'})"
     )
     if len(part.rows) == 0 and not part.questions:
         where = f"rows with split {split!r}" if split else "rows"

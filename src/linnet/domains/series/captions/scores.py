@@ -57,7 +57,7 @@ def table(tallies: Sequence[Tally]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def macro(true: np.ndarray, decided: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """The share of true statements of each kind, averaged over the kinds that any caption states; weights [..., n]."""
+    """The share of true statements of each kind, averaged over the kinds that any caption states."""
     weights = np.ones(len(true)) if weights is None else weights
     sums, counts = weights @ true, weights @ decided
     shares = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
