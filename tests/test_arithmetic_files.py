@@ -142,7 +142,8 @@ def test_lines_and_json_rows_and_folders_are_read(tmp_path):
     [
         ("1+1", "no answer"),
         ("1*1=1", "data.task=multiply"),
-        ("01+1=2", "leading zeros"),
+        ("01+1=2", r"leading zeros\)$"),
+        ("nothing", r"leading zeros\)$"),
         ('{"input": "1+1"}', "input and gold"),
         ('{"input": ', "not JSON"),
         ("1+" + "1" * 5000 + "=2", "5004 characters"),

@@ -16,7 +16,7 @@ from linnet.errors import BadInput
 from linnet.model.contract import evaluating
 from linnet.model.model import Model
 from linnet.probing import ablation, attribution, edge_scores, edges, parts, patching
-from linnet.probing.cases import Cases, Subject, log_probability, score
+from linnet.probing.cases import Cases, Subject, log_probability, mean_and_half, score
 from small_models import configs, random_ids, random_model, small_config
 
 CASES, TOKENS = 3, 6
@@ -259,3 +259,11 @@ def test_what_cannot_be_asked_is_named():
         _ = patching.patch(Subject(model, same), [patching.Patch("blocks.0.hook_resid_pre")]).share
     with pytest.raises(BadInput, match="no attention to patch|no head to patch"):
         patching.patches(Subject(random_model(small_config(mixer="gru")), cases), "head", by_position=False)
+
+
+def test_intervals_are_students_of_few_cases_and_wilsons_where_all_agree():
+    values = torch.tensor([[1.0, 2.0, 4.0], [1.0, 1.0, 1.0]])
+    means, halves = mean_and_half(values, least=0.25)
+    assert means == pytest.approx([7 / 3, 1.0])
+    assert halves == pytest.approx([4.302653 * float(values[0].std()) / 3**0.5, 0.25], rel=1e-4)
+    assert mean_and_half(values[:, :1]) == ([1.0, 1.0], [])

@@ -67,6 +67,41 @@ def test_squares_of_one_grid_share_their_shades() -> None:
     assert shown.count("█") == 2 * 2 * 20 + 1  # all of layer 0 and the legend; nothing of layer 1
 
 
+def test_layers_and_heads_of_a_table_are_named() -> None:
+    shown = text_of(AnalysisRecord(kind="patching", axes=("layer", "head"), values=[[0.25, 0.5]])).splitlines()
+    assert shown[-2:] == ["patching head 0 head 1", "layer 0    0.25    0.5"]
+
+
+def test_a_wide_grid_over_steps_is_a_curve_with_its_ends() -> None:
+    labels = {"curve": ("loss",), "step": tuple(str(10 * step) for step in range(101))}
+    values = [[2.0, *[1.0] * 99, None]]
+    record = AnalysisRecord(kind="development", axes=("curve", "step"), labels=labels, values=values)
+    head, curve = text_of(record).splitlines()[-2:]
+    assert head.split("  ")[1:3] == ["step 0", "least"] and head.endswith("0 to 1000")
+    assert curve.split()[:5] == ["loss", "2", "1", "2", "?"] and curve.endswith("█" + "▁" * 58)
+
+
+NAMES = Grid(name="likeliest", axes=("layer", "position"), values=[["\n", " to", "/"]])
+LENS = AnalysisRecord(kind="lens", axes=("layer", "position"), tokens=("\t", " ", "a"), values=[[1.0, 0, 2]])
+
+
+def test_tokens_show_their_spaces_and_stay_on_one_line() -> None:
+    shown = text_of(LENS.model_copy(update={"further": (NAMES,)})).splitlines()
+    assert shown[-5:] == ["lens    \\t _ a", "layer 0  1 0 2", "", "likeliest \\t   _ a", "layer 0   \\n _to /"]
+    wide = NAMES.model_copy(update={"values": [["\n", " to", "/"] * 8]})
+    assert (
+        text_of(LENS.model_copy(update={"further": (wide,)})).splitlines()[-1]
+        == "0  " + "\\n _to / " * 7 + "\\n _to /"
+    )
+
+
+def test_the_largest_of_many_neurons_are_listed() -> None:
+    values = np.zeros((2, 100))
+    values[1, 98] = -3
+    shown = text_of(AnalysisRecord(kind="patching", axes=("layer", "neuron"), values=values.tolist()))
+    assert "layer 1, neuron 98        -3  " + "-" * 30 in shown and "and 176 smaller ones" in shown
+
+
 def test_many_bars_are_cut_to_the_largest() -> None:
     values = [float(number) for number in range(100)]
     shown = text_of(AnalysisRecord(kind="edges", axes=("edge",), values=values))
@@ -74,7 +109,7 @@ def test_many_bars_are_cut_to_the_largest() -> None:
 
 
 @pytest.mark.parametrize(
-    "record", [BARS, DEEP, WIDE, AttentionRecord(tokens=("a", "b"), values=[[[[1, 0], [0, 1]]]])]
+    "record", [BARS, DEEP, WIDE, LENS, AttentionRecord(tokens=("a", "b"), values=[[[[1, 0], [0, 1]]]])]
 )
 @pytest.mark.parametrize("suffix", [".npz", ".json", ".svg", ".png"])
 def test_every_record_can_be_written_with_the_same_bytes(
@@ -96,6 +131,15 @@ def test_every_record_can_be_written_with_the_same_bytes(
     assert first.read_bytes() == second.read_bytes()
     if suffix == ".json":
         assert json.loads(first.read_text())["kind"] == record.kind
+
+
+def test_names_are_names_in_arrays_and_are_not_drawn(tmp_path: Path) -> None:
+    record = LENS.model_copy(update={"further": (NAMES,)})
+    figures.save(record, tmp_path / "a.npz")
+    with np.load(tmp_path / "a.npz") as found:
+        assert found["likeliest"].tolist() == NAMES.values
+    pytest.importorskip("matplotlib")
+    figures.save(record, tmp_path / "a.svg")
 
 
 def test_another_ending_is_refused(tmp_path: Path) -> None:

@@ -77,7 +77,10 @@ def test_ablations(run: Path, what: str, parts: int) -> None:
     found = record("ablate", run, "--what", what, "-n", 8, "--by", "resample", *layer)
     assert len(found["values"]) == len(found["labels"]["part"]) == parts and found["facts"]["n"] == 8
     scored = record("ablate", run, "--what", what, "-n", 8, "--metric", "score", *layer)
-    assert scored["unit"] == "change of the score"
+    assert scored["unit"] == "change of the score" and min(scored["further"][0]["values"]) > 0.3
+    late = record("ablate", run, "--what", what, "-n", 8, "--by", "resample", "--layer", 1)
+    chosen = [name.split(".")[1] == "1" for name in found["labels"]["part"]]
+    assert late["values"] == pytest.approx([v for v, one in zip(found["values"], chosen, strict=True) if one])
 
 
 def test_edges_stand_beside_their_approximations(run: Path) -> None:
@@ -135,7 +138,8 @@ def test_a_recurrent_layer_shows_what_is_left_of_each_position(tmp_path: Path) -
     tokens = len(found["tokens"])
     assert values.shape == (1, 1, tokens, tokens) and not np.triu(values[0, 0], 1).any()
     assert ((values.sum(-1) > 0) & (values.sum(-1) <= 1 + 1e-6)).all()
-    assert "head mean of the channels" in linnet("inspect", "attention", tmp_path / "run", "1+2=").stdout
+    shown = linnet("inspect", "attention", tmp_path / "run", "1+2=").stdout
+    assert "head mean of the channels" in shown and shown.startswith("share of each earlier candidate")
     refused = linnet("inspect", "attention", tmp_path / "run", "1+2=", "--head", 0)
     assert refused.exit_code == 2 and "has no heads" in refused.stderr
     parts = record("ablate", tmp_path / "run", "-n", 4)
@@ -153,6 +157,10 @@ def test_a_recurrent_layer_shows_what_is_left_of_each_position(tmp_path: Path) -
         (("subsets", "-n", 4, "--part", "mlp.0"), "at least two parts"),
         (("edges", "-n", 4, "--method", "eapig"), 'no method "eapig"'),
         (("ablate", "-n", 4, "--what", "neuron", "--layer", 2), "there is no layer 2"),
+        (("ablate", "1+2=", "--data", "sums.txt"), "leave it out beside a prompt"),
+        (("ablate", "--answer", "3"), "give the clean prompt too"),
+        (("patch", "--direct"), "name one with --into"),
+        (("patch", "--into", "v.1.0", "--estimate"), "leave out --what, --by-position and --estimate"),
         (("ablate", "1+2=", "--file", "x.jsonl"), "exclude each other"),
         (("ablate", "1+2=", "--by", "resample"), "one prompt has no other one"),
         (("ablate", "1+2="), "the mean of one prompt is that prompt"),

@@ -7,7 +7,8 @@ import io
 import pytest
 
 from linnet.cli.analyses import cell
-from linnet.cli.pictures import draw, number, size, visible
+from linnet.cli.pictures import draw, number, size
+from linnet.figures import visible
 from linnet.records import (
     AttentionRecord,
     Baseline,
@@ -119,5 +120,5 @@ def test_a_peer_that_is_missing_is_named() -> None:
 def test_numbers_sizes_and_names() -> None:
     assert [number(x) for x in (0, 1, 0.5, 4e-5, 1234.5, 100.0)] == ["0", "1", "0.5", "4.0e-05", "1,234", "100"]
     assert [size(x) for x in (512, 2048, 5 << 20, 3 << 30)] == ["512 bytes", "2.0 KB", "5.0 MB", "3.0 GB"]
-    assert [visible(x) for x in ("a", " b", "\n", "")] == ["a", "_b", "_", "_"]
+    assert [visible(x) for x in ("a", " b c", "\n", "", " ")] == ["a", "_b c", "\\n", "_", "_"]
     assert [cell(x, 1.0, " .:*#") for x in (0.0, 0.05, 0.2, 0.4, 1.0)] == ["  ", "..", "::", "**", "##"]

@@ -99,7 +99,7 @@ def developed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("what", ["heads", "loss", "embeddings"])
+@pytest.mark.parametrize("what", ["heads", "loss"])
 def test_development_has_a_point_at_each_snapshot(developed: Path, what: str) -> None:
     record = workbench.development(developed, what, rows=8)
     assert record.labels["step"] == ("0", "1", "2", "3", "5", "8")
@@ -129,6 +129,30 @@ def test_what_has_no_development_is_refused(developed: Path, adder: Path) -> Non
         workbench.development(developed, "probe")
     with pytest.raises(BadInput, match="both --layer and --head"):
         workbench.development(developed, layer=0)
+    with pytest.raises(BadInput, match="these 10 have 5; it needs more than 6"):
+        workbench.development(developed, "embeddings")
+
+
+def test_options_that_would_do_nothing_are_refused(developed: Path) -> None:
+    with pytest.raises(BadInput, match="--label is about the development of probe, not of heads"):
+        workbench.development(developed, label="carry")
+    with pytest.raises(BadInput, match="--layer is about the development of heads, not of loss"):
+        workbench.development(developed, "loss", layer=0, head=0)
+    with pytest.raises(BadInput, match="add --tuned"):
+        workbench.lens(developed, "1+2=", data=[Path("sums.txt")])
+    with pytest.raises(BadInput, match="a text and --data exclude each other"):
+        workbench.heads(developed, "1+2=", data=[Path("sums.txt")])
+    with pytest.raises(BadInput, match="--half is about random tokens"):
+        workbench.heads(developed, "1+2=", half=2)
+
+
+def test_likeliest_tokens_of_a_lens_have_their_ranks(developed: Path) -> None:
+    opened = workbench.load(developed)
+    record = workbench.lens(developed, "1+2=", top=2)
+    logits = opened.model.head(opened.model(torch.tensor([opened.prompt("1+2=")])).hidden[0])
+    for rank, grid in enumerate(record.further[:2]):
+        wanted = logits.topk(2).indices[:, rank].tolist()
+        assert grid.values[-1] == [opened.codec.tokens[i] for i in wanted]
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ The same record gives the same bytes.
 from __future__ import annotations
 
 import io
+import itertools
 import math
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
@@ -58,9 +59,26 @@ def arrays(record: AnalysisRecord) -> bytes:
 
 
 def array(values: Any) -> np.ndarray:
+    """Numbers, NaN where there is none; or names."""
     import numpy as np
 
-    return np.array(values, np.float32)
+    found = np.array(values)
+    return found if found.dtype.kind == "U" else found.astype(np.float32)
+
+
+def flattened(grid: Grid) -> Grid:
+    """The same entries along one axis, under names such as `layer 0, neuron 5`."""
+    axes = [
+        [f"{axis} {label}" if label.isdigit() else label for label in labels_of(grid, axis, size)]
+        for axis, size in zip(grid.axes, array(grid.values).shape, strict=True)
+    ]
+    labels = {"entry": tuple(", ".join(names) for names in itertools.product(*axes))}
+    return Grid(name=grid.name, axes=("entry",), labels=labels, values=array(grid.values).ravel().tolist())
+
+
+def words(grid: Grid) -> bool:
+    """Whether it has names instead of numbers, which no picture draws."""
+    return array(grid.values).dtype.kind == "U"
 
 
 def picture(suffix: str) -> Callable[[AnalysisRecord], bytes]:
@@ -132,7 +150,8 @@ def drawn(record: AnalysisRecord) -> Any:
     from matplotlib.figure import Figure
 
     first, *further = record.grids
-    chosen = [first, *(grid for grid in further if len(grid.axes) > 1 or len(grid.values) <= MOST_BESIDE)]
+    fitting = [grid for grid in further if len(grid.axes) > 1 or len(grid.values) <= MOST_BESIDE]
+    chosen = [first, *(grid for grid in fitting if not words(grid))]
     panels = [(panel, extent(grid)) for grid in chosen for panel in split(grid)][:MOST_PANELS]
     columns = min(4, len(panels))
     widths, heights = zip(*(measured(panel) for panel, _ in panels), strict=True)
@@ -213,7 +232,8 @@ def draw_bars(axes: Any, panel: Grid) -> None:
     labels = labels_of(panel, panel.axes[0], len(values))
     chosen = sorted(range(len(values)), key=lambda i: -abs(values[i]))[:MOST_BARS]
     chosen = sorted(chosen) if len(values) <= MOST_BARS else chosen
-    axes.barh([labels[i] for i in chosen], [float(values[i]) for i in chosen], color="tab:blue")
+    axes.barh(range(len(chosen)), [float(values[i]) for i in chosen], color="tab:blue")
+    axes.set_yticks(range(len(chosen)), [shown(visible(labels[i])) for i in chosen])
     axes.invert_yaxis()
     axes.set_ylabel(panel.axes[0])
     axes.set_xlabel("")
@@ -227,14 +247,22 @@ def draw_map(axes: Any, panel: Grid, ends: tuple[float, float]) -> None:
     axes.figure.colorbar(image, ax=axes)
     for set_ticks, axis, size in ((axes.set_yticks, 0, values.shape[0]), (axes.set_xticks, 1, values.shape[1])):
         if size <= 64:
-            set_ticks(range(size), [shown(label) for label in labels_of(panel, panel.axes[axis], size)])
+            set_ticks(range(size), [shown(visible(label)) for label in labels_of(panel, panel.axes[axis], size)])
     axes.tick_params(axis="x", labelrotation=90)
     axes.set_ylabel(panel.axes[0])
 
 
-def shown(label: str) -> str:
-    """A token's name that matplotlib does not read as mathematics."""
-    return (label.strip() or repr(label)[1:-1] or "_").replace("$", r"\$")
+def visible(token: str) -> str:
+    """A token's name that shows where it begins and ends, on one line: `_to` has a space, `\\n` ends a line."""
+    inner = token.strip(" ")
+    before = len(token) - len(token.lstrip(" "))
+    printable = "".join(c if c.isprintable() else repr(c)[1:-1] for c in inner)
+    return "_" * before + printable + "_" * (len(token) - before - len(inner)) or "_"
+
+
+def shown(text: str) -> str:
+    """A text that matplotlib does not read as mathematics."""
+    return text.replace("$", r"\$")
 
 
 def _matplotlib() -> Any:

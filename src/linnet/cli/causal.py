@@ -13,6 +13,7 @@ from linnet.cli.face import described
 from linnet.cli.groups import Groups
 from linnet.cli.inside import Answer, answering
 from linnet.cli.options import CheckpointOption, DataOption, RunArgument
+from linnet.errors import BadInput
 
 PromptArgument = Annotated[
     str | None,
@@ -113,6 +114,10 @@ def patch(
     **cases: Any,
 ) -> None:
     """Put values of the run of one prompt into that of another; 1 is the clean run, 0 the corrupt one."""
+    if direct and not into:
+        raise BadInput("--direct is about the paths into a reader; name one with --into, such as v.1.0")
+    if into and (by_position or estimate or what != "head"):
+        raise BadInput("--into puts every part into its readers; leave out --what, --by-position and --estimate")
     if into:
         show(workbench.path_patch(run, into, direct=direct, **cases))
     else:
@@ -125,7 +130,7 @@ def ablate(
     run: RunArgument,
     what: Annotated[Unit, typer.Option("--what", help="What is taken away, one after the other.")] = "part",
     by: ByOption = "mean",
-    layer: Annotated[int | None, typer.Option("--layer", help="Only neurons of this layer.")] = None,
+    layer: Annotated[int | None, typer.Option("--layer", help="Only parts of this layer.")] = None,
     **cases: Any,
 ) -> None:
     """Take away each head, feed-forward, layer or neuron; --metric score counts answers that are still right."""

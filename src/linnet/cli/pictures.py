@@ -15,7 +15,7 @@ from rich.console import Console, Group, RenderableType
 
 from linnet.cli.analyses import analysis, scale, square
 from linnet.cli.search_pictures import compared, searched
-from linnet.cli.tables import Text, pairs, table
+from linnet.cli.tables import BARS, PLAIN_SHADES, SHADES, Text, bars_of, pairs, sparkline, table
 from linnet.records import (
     AnalysisRecord,
     AttentionRecord,
@@ -46,8 +46,6 @@ from linnet.search.records import SearchComparisonRecord, SearchRecord
 from linnet.training.settings import flatten
 from linnet.workbench.curves import chart
 
-SHADES = " ░▒▓█"
-PLAIN_SHADES = " .:*#"  # for terminals that know no other characters
 WIDTH = 120  # columns where there is no terminal
 WIDEST = 1000
 LABEL = 8  # columns of a token's name beside its row
@@ -78,7 +76,7 @@ def picture(record: Record, shades: str = SHADES) -> RenderableType:
         case AnalysisRecord():
             return analysis(record, shades)
         case ForecastRecord():
-            return forecast(record, ASCII_BARS if shades == PLAIN_SHADES else BARS)
+            return forecast(record, bars_of(shades))
     drawn = PICTURES.get(type(record))
     return Text(record.line()) if drawn is None else drawn(record)
 
@@ -188,27 +186,22 @@ def tokenizer(record: TokenizerRecord) -> RenderableType:
 
 def attention(record: AttentionRecord, shades: str) -> RenderableType:
     """One shaded square a head: queries down, keys across, the darker the more is read from there."""
-    tokens = [visible(token) for token in record.tokens]
     squares = [
         Group(
             Text(f"layer {layer}  head {head}", style="bold"),
-            square(values, tokens, tokens, shades, longest=LABEL),
+            square(values, record.tokens, record.tokens, shades, longest=LABEL),
         )
         for layer, heads in zip(named(record, "layer", len(record.values)), record.values, strict=True)
         for head, values in zip(named(record, "head", len(heads)), heads, strict=True)
     ]
     legend = f"each row is a query, each column a key; shares: {scale(shades)}"
-    return Group(Columns(squares, padding=(1, 4)), Text(legend, style="dim"))
+    title = [Text(record.title)] if record.title else []
+    return Group(*title, Columns(squares, padding=(1, 4)), Text(legend, style="dim"))
 
 
 def named(record: AttentionRecord, axis: str, count: int) -> tuple[str, ...]:
     """The layers or heads that were chosen; all are counted from 0."""
     return record.labels.get(axis) or tuple(map(str, range(count)))
-
-
-def visible(token: str) -> str:
-    """A token's name in characters that take one column each."""
-    return "".join(c if c.isprintable() and c != " " else "_" for c in token) or "_"
 
 
 def shown(record: ShowRecord) -> RenderableType:
@@ -301,8 +294,6 @@ def caption(record: CaptionRecord) -> RenderableType:
     return Group(Text(f"{record.id}: {record.text}"), *facts)
 
 
-BARS = "▁▂▃▄▅▆▇█"
-ASCII_BARS = "_.-=+*#@"
 SHOWN = 40  # steps of the history
 
 
@@ -331,16 +322,6 @@ def rounded(value: float, width: float) -> str:
     if not width > 0:
         return number(value)
     return f"{value:,.{min(12, max(0, 2 - math.floor(math.log10(width))))}f}"
-
-
-def sparkline(values: Sequence[float | None], bounds: tuple[float, float], bars: str) -> str:
-    """One character a value; a space where it is missing."""
-    low, high = bounds
-    span = (high - low) or 1.0
-    return "".join(
-        " " if value is None else bars[min(len(bars) - 1, max(0, int((value - low) / span * len(bars))))]
-        for value in values
-    )
 
 
 def misses(records: Sequence[MissRecord]) -> RenderableType:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from linnet.errors import BadInput, RunFailed
+from linnet.intervals import student
 from linnet.model.model import Model
 from linnet.model.taps import Edit
 from linnet.probing.parts import START
@@ -188,8 +189,8 @@ def differentiating(network: nn.Module) -> Iterator[None]:
         network.train(trained)
 
 
-def mean_and_half(values: Tensor) -> tuple[list[float], list[float]]:
-    """The mean over cases [E, B], and half of its 95 % interval (0 for a single case)."""
+def mean_and_half(values: Tensor, least: float = 0.0) -> tuple[list[float], list[float]]:
+    """The mean over cases [E, B], and half of its 95 % interval, at least so much; one case has none."""
     n = values.shape[1]
-    half = 1.96 * values.std(1) / n**0.5 if n > 1 else torch.zeros(len(values))
-    return values.mean(1).tolist(), half.tolist()
+    half = (student(n - 1) * values.std(1) / n**0.5).clamp(min=abs(least)).tolist() if n > 1 else []
+    return values.mean(1).tolist(), half

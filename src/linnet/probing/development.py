@@ -13,6 +13,7 @@ import numpy as np
 from linnet.codecs import Codec
 from linnet.errors import BadInput
 from linnet.model.contract import Network
+from linnet.progress import tracked
 from linnet.training.checkpoint import RunFolder, load_weights
 from linnet.training.learner import fresh_network
 from linnet.training.run import Run
@@ -43,7 +44,8 @@ def curves(
     """The steps, and each number that the measure gives at them."""
     steps: list[int] = []
     found: dict[str, list[float]] = {}
-    for step, network in networks(folder, run, codec):
+    whole = len(folder.snapshots.steps) + 1
+    for step, network in tracked(networks(folder, run, codec), "measuring snapshots", whole):
         steps.append(step)
         for name, value in measure(network).items():
             found.setdefault(name, []).append(float(value))

@@ -14,6 +14,7 @@ from torch import Tensor
 from linnet.errors import BadInput
 
 LEAST_NUMBERS = 4
+STRONGEST = 6  # frequencies, where there are more
 
 
 @dataclass(frozen=True)
@@ -63,3 +64,8 @@ def fourier_power(table: Tensor) -> Tensor:
     if len(table) % 2 == 0:
         power[-1] /= 2  # every other frequency stands twice in the full spectrum
     return (power / power.sum().clamp(min=1e-30)).float()
+
+
+def strongest(power: Tensor) -> float:
+    """The share of the six strongest frequencies."""
+    return float(power.topk(STRONGEST).values.sum())

@@ -59,7 +59,7 @@ class Lens:
     def divergence(self) -> Tensor:
         """Nats [L + 1, T] from the last prediction to that of each layer."""
         last = self.logprobs[-1]
-        return (last.exp() * (last - self.logprobs)).sum(-1)
+        return (last.exp() * (last - self.logprobs)).sum(-1).clamp(min=0)  # rounding may go below
 
     def entropy(self) -> Tensor:
         """Nats [L + 1, T]."""

@@ -49,15 +49,20 @@ class Effects:
     patched: Tensor
 
     @property
-    def share(self) -> Tensor:
-        """[E, B]: how far each case moves, in units of the mean way from corrupt to clean."""
-        whole = (self.clean - self.corrupt).mean()
-        if abs(float(whole)) < 1e-6:
+    def whole(self) -> float:
+        """The mean way from corrupt to clean."""
+        whole = float((self.clean - self.corrupt).mean())
+        if abs(whole) < 1e-6:
             raise BadInput(
                 "the measure is the same for the clean and for the corrupt prompts, so there is no effect to "
                 "divide by; give prompts with different answers, or name the answers"
             )
-        return (self.patched - self.corrupt) / whole
+        return whole
+
+    @property
+    def share(self) -> Tensor:
+        """[E, B]: how far each case moves, in units of the mean way from corrupt to clean."""
+        return (self.patched - self.corrupt) / self.whole
 
 
 def patches(subject: Subject, what: What, *, by_position: bool) -> tuple[list[Patch], tuple[int, ...]]:

@@ -102,9 +102,13 @@ def given_or_drawn(opened: Opened, options: CaseOptions) -> tuple[list[Ids], lis
     prompt, file = options.get("prompt"), options.get("file")
     if prompt is not None and file is not None:
         raise BadInput("a prompt and --file exclude each other; give one of them")
+    if options.get("data") and (prompt is not None or file is not None):
+        raise BadInput("--data gives the problems of an analysis; leave it out beside a prompt or --file")
+    further = (options.get("corrupt"), options.get("answer"), options.get("wrong"))
+    if prompt is None and any(further):
+        raise BadInput("a corrupt prompt, --answer and --wrong belong to one prompt; give the clean prompt too")
     if prompt is None and file is None:
         return drawn(opened, options)
-    further = (options.get("corrupt"), options.get("answer"), options.get("wrong"))
     words = lines(file) if file is not None else [Words("the prompt", str(prompt), *further)]
     found = [in_ids(opened, one) for one in words]
     for one, ids in zip(words, found, strict=True):

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 
 from linnet.errors import BadInput, refuse_unknown
+from linnet.figures import visible
+from linnet.intervals import wilson
 from linnet.probing import ablation, attribution, edge_scores, edges, parts, patching, subsets
-from linnet.probing.cases import Subject, mean_and_half
+from linnet.probing.cases import METRICS, Subject, mean_and_half
 from linnet.records import AnalysisRecord, Grid
 from linnet.workbench.cases import Analysis, CaseOptions, analysis_of
 
@@ -45,6 +47,7 @@ def attribute(path: Path | str, **options: Unpack[CaseOptions]) -> AnalysisRecor
         },
         notes=(
             "the norm in front of the head has the scale of each prompt (frozen), so the parts add up",
+            *(("the sum and the logit are means over the tokens of the answer",) if len(answer) > 1 else ()),
             *(() if softcap is None else (f"before the softcap of {softcap}",)),
             *analysis.notes,
         ),
@@ -66,14 +69,10 @@ def patch(
     analysis = analysis_of(path, needs_corrupt=True, **options)
     chosen, shape = patching.patches(analysis.subject, what, by_position=by_position)
     found = patching.patch(analysis.subject, chosen)
-    mean, half = mean_and_half(found.share)
+    mean, half = mean_and_half(found.share, least_half(analysis, found))
     inner = (what,) if what in ("head", "neuron") else ()
     axes = ("layer", *inner, *(("position",) if by_position else ()))
-    spread = Grid(name=HALF, axes=axes, values=torch.tensor(half).view(shape).tolist())
-    further, facts = (
-        [spread] if len(analysis.subject.cases) > 1 else [],
-        ends(analysis.subject, found.clean, found.corrupt),
-    )
+    further, facts = spread(half, axes, {}, shape), ends(analysis.subject, found.clean, found.corrupt)
     if estimate:
         guess = replace(found, patched=patching.attribution_patch(analysis.subject, chosen)).share.mean(1)
         further.append(Grid(name="attribution patching", axes=axes, values=guess.view(shape).tolist()))
@@ -105,7 +104,7 @@ def path_patch(
     for name in readers:
         refuse_unknown(name, known, "this model has no reader")
     found = patching.path_patch(analysis.subject, [known[name] for name in readers], through_mlps=not direct)
-    mean, half = mean_and_half(found.share)
+    mean, half = mean_and_half(found.share, least_half(analysis, found))
     return over_parts(
         analysis,
         parts.writers(config),
@@ -128,7 +127,7 @@ def over_parts(
         labels=labels,
         tokens=analysis.tokens,
         values=values,
-        further=(Grid(name=HALF, axes=("part",), labels=labels, values=half),),
+        further=tuple(spread(half, ("part",), labels)),
         notes=analysis.notes,
         **fields,
     )
@@ -144,9 +143,16 @@ def ablate(
 ) -> AnalysisRecord:
     """What changes when a part's value is zero, its mean, or that of another prompt."""
     analysis = analysis_of(path, needs_corrupt=False, **options)
-    units = units_named(analysis.subject, what, layer)
+    units = units_named(analysis.subject, what)
+    if layer is not None:
+        depth = analysis.subject.model.config.depth
+        if not 0 <= layer < depth:
+            raise BadInput(f"there is no layer {layer}; the model has layers 0 to {depth - 1}")
+        units = [unit for unit in units if unit.layer == layer]
+        if not units:
+            raise BadInput(f"layer {layer} has no {what} to ablate")
     found, plain = ablation.ablate(analysis.subject, units, by)
-    mean, half = mean_and_half(found - plain)
+    mean, half = mean_and_half(found - plain, least_half(analysis))
     return over_parts(
         analysis,
         units,
@@ -159,15 +165,29 @@ def ablate(
     )
 
 
-def units_named(subject: Subject, what: str, layer: int | None) -> list[ablation.Unit]:
+def spread(
+    half: Sequence[float], axes: tuple[str, ...], labels: dict[str, tuple[str, ...]], shape: Sequence[int] = (-1,)
+) -> list[Grid]:
+    """The grid of the intervals; a single case has none."""
+    if not half:
+        return []
+    values = torch.tensor(half).view(*shape).tolist()
+    return [Grid(name=HALF, axes=axes, labels=labels, values=values)]
+
+
+def least_half(analysis: Analysis, effects: patching.Effects | None = None) -> float:
+    """Half of the interval of a share where all cases agree (Wilson's); 0 of logits and nats."""
+    n = len(analysis.subject.cases)
+    half = 1 - wilson(n, n)[0] if analysis.subject.metric is METRICS["score"] else 0.0
+    return half if effects is None else half / effects.whole
+
+
+def units_named(subject: Subject, what: str) -> list[ablation.Unit]:
     config = subject.model.config
     if what == "layer":
         return list(ablation.layers(config.depth))
     if what == "neuron":
-        chosen = range(config.depth) if layer is None else [layer]
-        if layer is not None and not 0 <= layer < config.depth:
-            raise BadInput(f"there is no layer {layer}; the model has layers 0 to {config.depth - 1}")
-        return [unit for n in chosen for unit in ablation.neurons(n, config.feedforward_width)]
+        return [unit for n in range(config.depth) for unit in ablation.neurons(n, config.feedforward_width)]
     wanted = {"head": ("head",), "mlp": ("mlp",), "part": ("head", "mixer", "mlp")}
     if what not in wanted:
         raise BadInput(f'an ablation is of each head, mlp, part, layer or neuron, not of "{what}"')
@@ -349,7 +369,7 @@ def inside(subset: int, chosen: Sequence[parts.Part]) -> list[str]:
 
 
 def names(analysis: Analysis, ids: Sequence[int]) -> tuple[str, ...]:
-    return tuple(f"{i + 1}: {analysis.opened.codec.tokens[token]}" for i, token in enumerate(ids))
+    return tuple(f"{i + 1}: {visible(analysis.opened.codec.tokens[token])}" for i, token in enumerate(ids))
 
 
 def ends(subject: Subject, clean: Tensor, corrupt: Tensor) -> dict[str, float | int | str]:

@@ -41,6 +41,9 @@ def development(
     folder = RunFolder.open(Path(path))
     run = read_run(folder)
     opened = load(path)
+    for option, given, owner in (("label", label, "probe"), ("layer", layer, "heads"), ("head", head, "heads")):
+        if given is not None and what != owner:
+            raise BadInput(f"--{option} is about the development of {owner}, not of {what}; leave it out")
     if (layer is None) != (head is None):
         raise BadInput("a head is named by its layer and its number: give both --layer and --head")
     measures: dict[str, Callable[[], Measure]] = {
@@ -56,9 +59,8 @@ def development(
     facts: dict[str, float | int | str] = {}
     for name, values in found.items():
         index = onset(values)
-        facts[f"onset of {name}"] = (
-            "none" if index is None else f"step {steps[index]} (the snapshot before is of step {steps[index - 1]})"
-        )
+        known = "" if index is None else f"step {steps[index]} (the snapshot before is of step {steps[index - 1]})"
+        facts[f"onset of {name}"] = known or "no clear one"
     return AnalysisRecord(
         kind="development",
         title=f"{what} over {len(steps)} snapshots",
@@ -125,12 +127,15 @@ def _probe(opened: Opened, label: str | None, data: Sequence[Path], rows: int, s
 
 def _embeddings(opened: Opened) -> Measure:
     numbered = tables.number_tokens(opened.codec.tokens)
-    if len(numbered) < tables.LEAST_NUMBERS:
-        raise BadInput("the development of embeddings is about numbers, and these tokens have none")
+    if len(numbered) // 2 <= tables.STRONGEST:
+        raise BadInput(
+            f"the development of embeddings is about frequencies of numbers, of which these {len(numbered)} "
+            f"have {len(numbered) // 2}; it needs more than {tables.STRONGEST}"
+        )
 
     def measure(network: Network) -> dict[str, float]:
         table = decoder(network).embedding.weight.detach().float().cpu()
         power = tables.fourier_power(table[torch.tensor(numbered)])
-        return {"power in six frequencies": float(power.topk(min(6, len(power))).values.sum())}
+        return {"power in six frequencies": tables.strongest(power)}
 
     return measure

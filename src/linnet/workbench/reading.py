@@ -17,6 +17,7 @@ from torch import Tensor
 from linnet.data import pad_rows
 from linnet.domains.tokens import rows_of
 from linnet.errors import BadInput, refuse_unknown
+from linnet.figures import visible
 from linnet.probing import embeddings as tables
 from linnet.probing import heads as of_heads
 from linnet.probing import lens as lenses
@@ -66,6 +67,10 @@ def heads(
     checkpoint: int | None = None,
 ) -> AnalysisRecord:
     """What each head does: on a text, on rows of files, or else on random tokens that are repeated once."""
+    if text is not None and data:
+        raise BadInput("a text and --data exclude each other; give one of them")
+    if half is not None and (text is not None or data):
+        raise BadInput("--half is about random tokens; leave it out where a text or --data is given")
     opened = load(path, checkpoint=checkpoint)
     lengths = None
     if text is not None:
@@ -144,6 +149,8 @@ def lens(
     checkpoint: int | None = None,
 ) -> AnalysisRecord:
     """What would be predicted after each layer; with `tuned`, through translators trained on half of the rows."""
+    if data and not tuned:
+        raise BadInput("--data are what a tuned lens learns from; add --tuned, or leave them out")
     opened = load(path, checkpoint=checkpoint)
     prompt = read_prompt(opened, text, "the text")
     model, translators, further = opened.model, lenses.IDENTITY, tuple[Grid, ...]()
@@ -151,24 +158,25 @@ def lens(
         translators, further = trained_lens(opened, data, rows, seed)
     found = lenses.lens(model, torch.tensor(prompt.ids), translators)
     names = ("before", *(f"layer {layer}" for layer in range(model.config.depth)))
-    facts: dict[str, float | int | str] = {}
-    for name, logprobs in zip(names, found.logprobs, strict=True):
-        best = logprobs.topk(top).indices.tolist()
-        facts[name] = " ".join("/".join(opened.codec.tokens[i] for i in step) for step in best)
-    divergence = Grid(
-        name="divergence from the last", axes=("layer", "position"), labels={"layer": names},
-        values=numbers(found.divergence()),
-    )  # fmt: skip
+    axes, labels = ("layer", "position"), {"layer": names}
+    best = found.logprobs.topk(min(top, found.logprobs.shape[-1])).indices.permute(2, 0, 1).tolist()
+    grids = [
+        Grid(name="likeliest token" if rank == 1 else f"token of rank {rank}", axes=axes, labels=labels,
+             values=[[opened.codec.tokens[i] for i in row] for row in ids])
+        for rank, ids in enumerate(best, 1)
+    ]  # fmt: skip
+    grids.append(
+        Grid(name="divergence from the last", axes=axes, labels=labels, values=numbers(found.divergence()))
+    )
     return AnalysisRecord(
         kind="lens",
-        title=("tuned lens" if tuned else "logit lens") + ": entropy in nats; the facts are the likeliest tokens",
-        axes=("layer", "position"),
-        labels={"layer": names},
+        title=f"{'tuned' if tuned else 'logit'} lens: what would be predicted after each layer, in nats",
+        axes=axes,
+        labels=labels,
         tokens=tuple(opened.codec.tokens[i] for i in prompt.ids),
         values=numbers(found.entropy()),
         unit="entropy",
-        facts=facts,
-        further=(divergence, *further),
+        further=(*grids, *further),
         notes=prompt.notes,
     )
 
@@ -204,7 +212,7 @@ def embeddings(
     for token in tokens:
         refuse_unknown(token, names, "there is no token")
         near = tables.neighbours(table, list(names).index(token))
-        facts[f"near {token}"] = ", ".join(f"{names[i]} {cosine:.2f}" for i, cosine in near)
+        facts[f"near {visible(token)}"] = ", ".join(f"{visible(names[i])} {cosine:.2f}" for i, cosine in near)
     labels = {"component": tuple(map(str, range(1, len(found.shares) + 1)))}
     further = [Grid(name="coordinates", axes=("token", "component"), labels=labels | {"token": tuple(names)},
                     values=numbers(found.coordinates))]  # fmt: skip
@@ -214,7 +222,8 @@ def embeddings(
         frequencies = tuple(map(str, range(1, len(power) + 1)))
         further.append(Grid(name="power of numbers", axes=("frequency",), labels={"frequency": frequencies},
                             values=numbers(power)))  # fmt: skip
-        facts["power in six frequencies"] = float(power.topk(min(6, len(power))).values.sum())
+        if len(power) > tables.STRONGEST:
+            facts["power in six frequencies"] = tables.strongest(power)
     return AnalysisRecord(
         kind="embeddings",
         title="vectors of tokens",
@@ -242,19 +251,21 @@ def step(
     steps = list(stepping.stepping(opened.model, prompt.ids, max_tokens, opened.codec.end))
     if not steps:
         raise BadInput(f"the text fills the context of {opened.model.config.context} tokens: no step is left")
-    names, facts = opened.codec.tokens, dict[str, float | int | str]()
+    names, facts = [visible(name) for name in opened.codec.tokens], dict[str, float | int | str]()
     for number, one in enumerate(steps, 1):
         likely = ", ".join(f"{names[i]} {math.exp(value):.3f}" for i, value in one.alternatives(top))
         facts[f"step {number}"] = f"{names[one.token]}  (entropy {one.entropy:.3f}): {likely}"
     chosen = tuple(names[one.token] for one in steps)
     labels = {"step": tuple(f"{number} {name}" for number, name in enumerate(chosen, 1))}
     values = [[value for _, value in one.alternatives(top)] for one in steps]
+    ranks = tuple(map(str, range(1, len(values[0]) + 1)))
     return AnalysisRecord(
         kind="step",
-        title=f"{prompt.text} -> {opened.codec.continuation(prompt.ids, [one.token for one in steps])}",
+        title=f"{visible(prompt.text)} -> "
+        f"{visible(opened.codec.continuation(prompt.ids, [one.token for one in steps]))}",
         axes=("token written", "alternative"),
-        labels={"token written": labels["step"]},
-        tokens=(*(names[i] for i in prompt.ids), *chosen[:-1]),
+        labels={"token written": labels["step"], "alternative": ranks},
+        tokens=tuple(opened.codec.tokens[i] for i in (*prompt.ids, *(one.token for one in steps[:-1]))),
         values=values,
         unit="log-probability",
         facts=facts,

@@ -108,12 +108,22 @@ def _read_json(line: Line, task: Task | None) -> Row:
     return _row(line, task, text, None if split is None else split_name(str(split)), tuple(steps))
 
 
+def reads(task: Task, text: str) -> bool:
+    """Whether this is a problem of the task."""
+    try:
+        read_value(task, True, text)
+    except BadInput:
+        return False
+    return True
+
+
 def _row(line: Line, task: Task | None, text: str, split: str | None, steps: tuple[str, ...]) -> Row:
     belongs = guess_task(text.partition("=")[0].replace(" ", ""))
     try:
         question, answer = read_value(task or belongs, True, text)
     except BadInput as error:
-        hint = f"; for such rows set data.task={belongs}" if task not in (None, belongs) else ""
+        fits = task not in (None, belongs) and reads(belongs, text)
+        hint = f"; for such rows set data.task={belongs}" if fits else ""
         raise BadInput(f"{error}{hint}") from None
     if not answer:
         raise BadInput(f"{text[:60]!r} has no answer; a row is question=answer")
