@@ -208,9 +208,9 @@ def find_edges(
     if unknown := [method for method in methods if method not in METHODS]:
         raise BadInput(f'there is no method "{unknown[0]}"; there is {", ".join(METHODS)}')
     analysis = analysis_of(path, needs_corrupt=True, **options)
-    return edge_record(
-        analysis.subject, methods, curves=curves, tokens=analysis.tokens, what=analysis.what, notes=analysis.notes
-    )
+    record = edge_record(analysis.subject, methods, curves=curves)
+    notes, unit = (*analysis.notes, *record.notes), f"change of the {analysis.what}"
+    return record.model_copy(update={"tokens": analysis.tokens, "unit": unit, "notes": notes})
 
 
 def edge_record(
@@ -219,7 +219,6 @@ def edge_record(
     *,
     curves: bool = True,
     true: Tensor | None = None,
-    **labels: Any,
 ) -> AnalysisRecord:
     """The edges of a subject; where the true ones are known (bool [E]), how well each method tells them."""
     exact, runs = edges.exact_edges(subject)
@@ -247,20 +246,17 @@ def edge_record(
     if curves:
         curve, areas = faithfulness(subject, runs, scores)
         further, facts = [*curve, *further], facts | areas
-    notes = tuple(labels.get("notes", ()))
-    if subject.model.config.value_layers:
-        notes += ("values that are looked up by token are no edge: they stay those of the clean prompt",)
+    looked_up = ("values that are looked up by token are no edge: they stay those of the clean prompt",)
     return AnalysisRecord(
         kind="edges",
         title="change when one edge carries the corrupt value",
         axes=("edge",),
         labels=edge_labels,
-        tokens=labels.get("tokens", ()),
         values=mean.tolist(),
-        unit=f"change of the {labels.get('what', 'logit difference')}",
+        unit="change of the logit difference",
         facts=facts,
         further=tuple(further),
-        notes=notes,
+        notes=looked_up if subject.model.config.value_layers else (),
     )
 
 
