@@ -223,6 +223,15 @@ def test_samples_that_are_there_twice_are_refused(tmp_path: Path) -> None:
     assert record.refused and "was a file given twice" in record.problems[0]
 
 
+def test_samples_beside_tables_are_named(tmp_path: Path) -> None:
+    visits = random_visits(3)
+    samples = make_samples(visits, divide(visits, PUBLISHED), PUBLISHED)
+    write_lines(tmp_path / "a.jsonl", sample_lines(visits, samples, legacy_ids(visits, divide(visits, PUBLISHED))))
+    (tmp_path / "b.csv").write_text("user,time,place\na,2024-01-01,x\n")
+    (problem,) = check([tmp_path]).problems
+    assert problem == "a.jsonl line 1 is a published sample, and what is beside it is not; give samples alone"
+
+
 def test_leaks_are_found() -> None:
     visits = random_visits(9)
     part = divide(visits, PUBLISHED)

@@ -13,6 +13,7 @@ from linnet.cli.app import build
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.settings import CopyConfig
 from linnet.domains.places.use import Follower
+from linnet.domains.places.verbs import visit_table
 from linnet.errors import BadInput
 from linnet.training.resolve import parameters
 from linnet.training.settings import changed
@@ -60,6 +61,23 @@ def test_the_scorer_has_no_filter(runs: dict[str, Path], check_ins: Path, tmp_pa
 
 def test_levels_of_cells_can_be_set_for_the_scorer() -> None:
     assert changed(made("places"), [("levels", [11, 13])]).data.levels == (11, 13)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(
+    "setting", ["stays.metres=0", "stays.minutes=-5", "clusters.metres=-3", "clusters.least=0"]
+)
+def test_rules_of_stays_and_places_have_limits(setting: str) -> None:
+    with pytest.raises(BadInput, match="has to be"):
+        visit_table([], [setting], "", "", "")
+
+
+def test_copying_networks_name_the_three_coarsest_levels(tmp_path: Path) -> None:
+    rows = [f"{user},2024-01-{day:02},p{day % 3},8.{day % 3},47.5" for user in "ab" for day in range(1, 30)]
+    (tmp_path / "t.csv").write_text("user,time,place,lon,lat\n" + "\n".join(rows))
+    levels = ["data.levels=[5,9,11,13]"]
+    record = workbench.train("places-gru", out=tmp_path / "g", data=[tmp_path / "t.csv"], steps=1, settings=levels)
+    names = {score.name for score in record.scores}
+    assert {"cell5.acc@1", "cell9.acc@1", "cell11.acc@1"} <= names and "cell13.acc@1" not in names
 
 
 def test_three_weights_of_levels_are_one_too_few() -> None:

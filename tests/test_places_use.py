@@ -112,6 +112,13 @@ def test_predictions_are_probabilities_of_places(runs: dict[str, Path], historie
     assert len(hard.candidates) == 3
     with pytest.raises(BadInput, match='filter is none, hard or soft, not "warm"'):
         list(predict(runs["places-gru"], histories, settings=("filter=warm",)))
+    warm = [
+        predict(runs["places-gru"], histories, settings=(f"temperature={two}",)).records for two in ("2", "2.0")
+    ]
+    assert warm[0] == warm[1]
+    for wrong, words in (("0", "must be above 0"), ("warm", "needs a number")):
+        with pytest.raises(BadInput, match=words):
+            predict(runs["places-gru"], histories, settings=(f"temperature={wrong}",))
     with pytest.raises(BadInput, match='unknown key "filter"'):
         list(predict(runs["tiny-places"], histories, settings=("filter=hard",)))
 

@@ -337,13 +337,11 @@ def misses(records: Sequence[MissRecord]) -> RenderableType:
 
 
 def data(record: DataRecord) -> RenderableType:
-    rows = table("part", "rows", numbers=("rows",))
-    for part, count in record.rows.items():
-        rows.add_row(Text(part), f"{count:,}")
-    parts: list[RenderableType] = [Text(record.path), rows]
+    rows = {part: f"{count:,}" for part, count in record.rows.items()}
+    parts: list[RenderableType] = [Text(record.path), *([pairs(rows)] if rows else [])]
     for name, counts in record.counts.items():
         most = max(counts.values(), default=0)
-        grid = table(name, "rows", "", numbers=("rows",))
+        grid = table(name, "number", "", numbers=("number",))
         for label, count in counts.items():
             grid.add_row(Text(label), f"{count:,}", "#" * round(30 * count / most) if most else "")
         parts += [Text(""), grid]

@@ -64,6 +64,9 @@ def located(data: Sequence[Path | str] | Path | str) -> list[Path]:
     return found
 
 
+KINDS = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
+
+
 def options_of(given: Sequence[str], **known: Any) -> dict[str, Any]:
     """The settings of a verb: the known ones with their defaults, changed by `--set`."""
     chosen = dict(known)
@@ -71,8 +74,10 @@ def options_of(given: Sequence[str], **known: Any) -> dict[str, Any]:
         key, value = parse_setting(setting)
         key = key.removeprefix("data.")
         refuse_unknown(key, known, "--set: unknown key")
-        if not isinstance(value, type(known[key])) or isinstance(value, bool):
-            raise BadInput(f"--set {setting}: {key} needs a {type(known[key]).__name__}, not {value!r}")
+        kind = type(known[key])
+        value = float(value) if kind is float and type(value) is int else value
+        if type(value) is not kind:
+            raise BadInput(f"--set {setting}: {key} needs {KINDS[kind]}, not {value!r}")
         if isinstance(value, int) and value < 1:
             raise BadInput(f"--set {setting}: {key} must be at least 1")
         chosen[key] = value

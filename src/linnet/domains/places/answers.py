@@ -174,6 +174,8 @@ def cell_tables(rows: VisitRows, ranking: Ranking, truth: np.ndarray) -> dict[st
 
 def _copied(network: CopyModel, rows: VisitRows, size: int, region: Region, filter: str) -> Answers:
     """Known ids only: it can never name a place that training did not see, only their class."""
+    if filter not in FILTERS:
+        raise BadInput(f'filter is none, hard or soft, not "{filter}"')
     parts: list[list[np.ndarray]] = []
     chosen_rows = []
     for chosen, batch in in_batches(network, rows, size, region):
@@ -189,7 +191,7 @@ def _copied(network: CopyModel, rows: VisitRows, size: int, region: Region, filt
     places = _filtered(network, places, cells, filter)
     truth, ids = truths(rows)
     found = dense_ranks(places, ids[truth])
-    for number, level in enumerate(rows.codec.levels):
+    for number, level in enumerate(rows.codec.levels[: len(cells)]):  # finer ones are not named
         if level in rows.visits.cells:
             found[f"cell{level}"] = rank_dense(cells[number], rows.lookup.cells[number][truth])
     return Answers(found, Spread.of_classes(np.maximum(places, -1e4), ids[truth]), dense=places)
@@ -197,8 +199,6 @@ def _copied(network: CopyModel, rows: VisitRows, size: int, region: Region, filt
 
 def _filtered(network: CopyModel, places: np.ndarray, cells: list[np.ndarray], filter: str) -> np.ndarray:
     """The log-probabilities [n, V] after what the cells are allowed to say."""
-    if filter not in FILTERS:
-        raise BadInput(f'filter is none, hard or soft, not "{filter}"')
     if filter == "none":
         return places
     logits, level = torch.from_numpy(places), network.config.filter_level

@@ -278,6 +278,8 @@ def history_frame(records: Iterable[tuple[str, int, dict[str, Any]]]) -> pl.Data
     marks: list[tuple[int, int, int]] = []
     for index, (where, line, record) in enumerate(records):
         visits = record.get("visits")
+        if "h_place" in record:
+            raise BadInput(f"{where} is a published sample, and what is beside it is not; give samples alone")
         if not isinstance(visits, list) or not visits:
             raise BadInput(f'{where} needs "visits", a list with at least one visit, or the published sample form')
         user = scalar(f"{where}, user", record.get("user"))

@@ -59,6 +59,8 @@ def predict(
     opened, data, codec = places_run(path, **options)
     filters = {"filter": ""} if data.reads == "history" else {}
     chosen = options_of(list(settings), batch=256, temperature=1.0, **filters)
+    if not chosen["temperature"] > 0:
+        raise BadInput(f"--set temperature={chosen['temperature']:g}: temperature must be above 0")
     histories = read_histories(file, codec, data.reading)
     began = time.perf_counter()
     rows = data.rows(histories.visits, histories.samples, codec)

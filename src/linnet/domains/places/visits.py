@@ -142,10 +142,10 @@ class StayRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    metres: float = Field(200.0, description="dist_threshold")
-    minutes: float = Field(30.0, description="time_threshold")
+    metres: float = Field(200.0, gt=0, description="dist_threshold")
+    minutes: float = Field(30.0, ge=0, description="time_threshold")
     gap_minutes: float = Field(
-        24 * 60.0, description="gap_threshold: a longer silence before the closing fix voids the stay"
+        24 * 60.0, gt=0, description="gap_threshold: a longer silence before the closing fix voids the stay"
     )
     include_last: bool = Field(True, description="the last stay of a user counts")
 
@@ -219,8 +219,8 @@ class ClusterRule(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    metres: float = Field(20.0, description="epsilon")
-    least: int = Field(2, description="num_samples, the point itself counted")
+    metres: float = Field(20.0, gt=0, description="epsilon")
+    least: int = Field(2, ge=1, description="num_samples, the point itself counted")
     by: Literal["dataset", "user"] = Field("dataset", description="agg_level")
 
 
