@@ -32,7 +32,7 @@ from linnet.domains.places.columns import (
 )
 from linnet.domains.places.times import moments
 from linnet.domains.places.visits import NO_PART, PARTS, ClusterRule, StayRule, Visits, cluster, detect_stays
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, counted, nearest
 
 if TYPE_CHECKING:
     import polars as pl
@@ -183,7 +183,7 @@ def _repair_rows(rows: _Rows, columns: Columns, findings: Findings) -> None:
             findings.keep &= ~impossible
         else:
             users = len(np.unique(rows.user[turned]))
-            rule = f"row dropped (rows of {users} users); swap the two numbers back to keep them"
+            rule = f"row dropped (rows of {counted(users, 'user')}); swap the two numbers back to keep them"
             findings.dropped("longitude and latitude look swapped", turned, rule)
             findings.dropped("impossible coordinates", impossible & ~turned)
         findings.dropped("coordinates 0, 0", given & (lon == 0) & (lat == 0))
@@ -216,7 +216,7 @@ def _visits(rows: _Rows, columns: Columns, reading: Reading, findings: Findings,
         places = np.arange(found.max(initial=-1) + 1)
         if fixes and not len(order):
             raise BadInput(
-                f"{count} fixes hold no stay of {reading.stays.minutes} minutes at a place visited twice"
+                f"{count:,} fixes hold no stay of {reading.stays.minutes:g} minutes at a place visited twice"
             )
     end = _clip_overlaps(rows, order, findings)
     places, codes = without_gaps(places, rows.place[order])

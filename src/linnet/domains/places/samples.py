@@ -17,7 +17,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from linnet.domains.places.visits import NO_PART, PARTS, Visits, ranges
-from linnet.errors import BadInput
+from linnet.errors import BadInput, counted
 
 CHUNK = 50_000  # samples looked at together, which bounds the memory
 
@@ -333,8 +333,8 @@ def leaks(visits: Visits, samples: Samples, part: np.ndarray | None = None) -> l
     if late.any():
         users = len(np.unique(visits.user[late]))
         found.append(
-            f"leak: {int(late.sum())} train visits of {users} users are not earlier than their first visit of "
-            "another part; the model learns from the future of what it is asked"
+            f"leak: {counted(int(late.sum()), 'train visit')} of {counted(users, 'user')} not earlier than the "
+            "first visit of another part; the model learns from the future of what it is asked"
         )
     return found
 
