@@ -105,6 +105,25 @@ def test_wrong_input_is_a_value_error_in_words(X: np.ndarray, y: list[str], mess
         SeriesClassifier(settings=("model.nothing=1",)).fit(*waves())
 
 
+@pytest.mark.parametrize("recipe", ["forecast", "forecast-tokens", "arithmetic"])
+def test_recipes_and_options_that_do_not_fit_are_value_errors(recipe: str) -> None:
+    X, y = waves(cases=6)
+    with pytest.raises(ValueError, match="no recipe for SeriesClassifier; classify is one"):
+        SeriesClassifier(recipe).fit(X, y)
+    with pytest.raises(ValueError, match="no recipe for SeriesForecaster; forecast is one"):
+        SeriesForecaster("classify").fit(X)
+    with pytest.raises(ValueError, match="horizon is -1"):
+        forecaster(horizon=-1).fit(X)
+    with pytest.raises(ValueError, match="6 cases, and groups has 5"):
+        classifier(1).fit(X, y, groups=np.arange(5))
+
+
+def test_the_forecast_of_nothing_is_no_number() -> None:
+    X = np.arange(24.0).reshape(2, 12)
+    found = forecaster(horizon=3).fit(X).predict(np.where([[True], [False]], X, np.nan))
+    assert np.isfinite(found[0]).all() and np.isnan(found[1]).all()
+
+
 def test_a_forecaster_continues_every_channel_of_every_case() -> None:
     rng = np.random.default_rng(0)
     X = 1e3 + np.cumsum(rng.normal(size=(12, 2, 50)), -1)

@@ -59,6 +59,7 @@ class _SeriesEstimator(BaseEstimator):
     steps: int | None
     random_state: Any
     _numeric = False  # whether y is numbers
+    _task: str
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -110,12 +111,16 @@ class _SeriesEstimator(BaseEstimator):
                 raise ValueError(f"case {index} has an infinite value")
         return _Given(cases, False)
 
-    def _run(self) -> Run:
+    def _run(self) -> tuple[Run, SeriesData]:
         seed = self.random_state
         if not isinstance(seed, int | np.integer):
             seed = check_random_state(seed).randint(2**31 - 1)
         with _value_errors():
-            return settle(prepare(self.recipe, settings=self.settings, seed=int(seed), steps=self.steps))
+            run = settle(prepare(self.recipe, settings=self.settings, seed=int(seed), steps=self.steps))
+        if not isinstance(run.data, SeriesData) or run.data.task != self._task:
+            right = "forecast" if self._task == "forecast" else "classify"
+            raise ValueError(f"{self.recipe} is no recipe for {type(self).__name__}; {right} is one")
+        return run, run.data
 
     def _train(self, run: Run, material: Material) -> None:
         with _value_errors():
@@ -145,6 +150,8 @@ def _table(cases: Cases, labels: Sequence[str] | None = None) -> SeriesTable:
 class SeriesClassifier(ClassifierMixin, _SeriesEstimator):
     """The network of a recipe that names classes: `classify`, or one of your own."""
 
+    _task = "classes"
+
     def __init__(
         self,
         recipe: str = "classify",
@@ -173,13 +180,14 @@ class SeriesClassifier(ClassifierMixin, _SeriesEstimator):
         self.classes_, codes = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError("y has one class; a classifier needs at least two classes")
-        run = self._run()
+        run, data = self._run()
         table = _table(given.cases, [f"{code:09d}" for code in codes.tolist()])
         if groups is not None:
+            if len(groups) != len(y):
+                raise ValueError(f"X has {len(y)} cases, and groups has {len(groups)} names")
             table = replace(table, groups=tuple(map(str, groups)))
-        assert isinstance(run.data, SeriesData)
         with _value_errors():
-            material = label_material(run.data, table, run.seed, None)
+            material = label_material(data, table, run.seed, None)
         self._train(run, material)
         return self
 
@@ -205,6 +213,7 @@ class SeriesForecaster(RegressorMixin, _SeriesEstimator):
     """
 
     _numeric = True
+    _task = "forecast"
 
     def __init__(
         self,
@@ -231,7 +240,9 @@ class SeriesForecaster(RegressorMixin, _SeriesEstimator):
     def fit(self, X: Any, y: Any = None) -> SeriesForecaster:
         """Train on the histories, and on what came after them where y says it."""
         given, y = self._learned(X, y)
-        cases, run = given.cases, self._run()
+        if self.horizon < 0:
+            raise ValueError(f"horizon is {self.horizon}; it is a number of steps, or 0 for that of the data")
+        cases, (run, data) = given.cases, self._run()
         self.single_, horizon, changes = False, self.horizon, {}
         if y is not None:
             after = np.asarray(y, np.float64)
@@ -244,11 +255,10 @@ class SeriesForecaster(RegressorMixin, _SeriesEstimator):
             cases = [np.concatenate(pair, 1) for pair in zip(cases, after, strict=True)]
             horizon, changes = horizon or after.shape[2], {"held": 0}
         changes |= {"horizon": horizon} if horizon else {}
-        run = run.model_copy(update={"data": run.data.model_copy(update=changes)})
-        assert isinstance(run.data, SeriesData)
+        data = data.model_copy(update=changes)
         with _value_errors():
-            material = forecast_material(run.data, _table(cases), None)
-        self._train(run, material)
+            material = forecast_material(data, _table(cases), None)
+        self._train(run.model_copy(update={"data": data}), material)
         return self
 
     def predict(self, X: Any) -> np.ndarray:
@@ -267,16 +277,18 @@ class SeriesForecaster(RegressorMixin, _SeriesEstimator):
         return np.stack([self._shaped(found.at(level), given) for level in levels], -1)
 
     def _forecasts(self, cases: Cases) -> Forecasts:
-        """Each channel of each case by itself."""
+        """Each channel of each case by itself; NaN where it has no value."""
         codec = self.codec_
         assert isinstance(codec, SeriesCodec)
         longest = max(codec.histories)
         windows = np.full((len(cases) * cases[0].shape[0], longest), np.nan)
         for row, channel in enumerate(channel for case in cases for channel in case):
-            last = channel[-longest:] if np.isfinite(channel).any() else np.zeros(1)
+            last = channel[-longest:]
             windows[row, longest - len(last) :] = last
-        windows[~np.isfinite(windows).any(1), -1] = 0.0
-        return forecast(self.network_, codec, windows, BATCH, contextlib.nullcontext, codec.horizon)
+        unknown = np.asarray(np.isnan(windows).all(1))
+        windows[unknown, -1] = 0.0
+        found = forecast(self.network_, codec, windows, BATCH, contextlib.nullcontext, codec.horizon)
+        return replace(found, quantiles=np.where(unknown[:, None, None], np.nan, found.quantiles))
 
     def _shaped(self, found: np.ndarray, given: _Given) -> np.ndarray:
         found = found.reshape(len(given.cases), -1, found.shape[-1])
