@@ -310,6 +310,10 @@ def test_a_forecast_is_drawn_with_its_band(runs: Path, capsys: pytest.CaptureFix
     Face(sys.stdout, json=False).show(record)
     drawn = capsys.readouterr().out
     assert "0.975" in drawn and "median" in drawn and len(drawn.splitlines()) == 3
+    tiny = record.model_copy(update={"mean": tuple(1e-15 * value for value in record.mean)})
+    Face(sys.stdout, json=False).show(tiny)
+    drawn = capsys.readouterr().out.splitlines()[1].partition("median")[2]
+    assert float(drawn.split(",")[0]) == pytest.approx(tiny.mean[0], rel=1e-3)
 
 
 def test_sampled_futures_follow_the_quantiles() -> None:

@@ -318,7 +318,9 @@ def forecast(record: ForecastRecord, bars: str = BARS) -> RenderableType:
 
 
 def rounded(value: float, width: float) -> str:
-    """With three digits of the width of the band: no forecast is surer than that."""
+    """With three digits of the width of the band: no forecast is surer than that. A series may be in any unit."""
+    if not 1e-4 <= max(abs(value), width) < 1e15:
+        return f"{value:.4g}"
     if not width > 0:
         return number(value)
     return f"{value:,.{min(12, max(0, 2 - math.floor(math.log10(width))))}f}"
