@@ -148,9 +148,16 @@ def test_numbers_are_found_and_a_spectrum_has_the_power_of_its_series() -> None:
         ("math:pi", {}, "cannot be called"),
         ("math:sqrt", {"a": 1}, "is a function and has no settings"),
         ("no_such_module:f", {}, "cannot be imported"),
+        (":f", {}, "cannot be imported: ValueError: Empty module name"),
+        ("broken_rewards:f", {}, "cannot be imported: SyntaxError"),
+        ("classifier", {"function": "broken_rewards:f", "label": "a"}, "cannot be imported: SyntaxError"),
     ],
 )
-def test_what_is_no_reward_is_named(name: str, settings: dict[str, Any], words: str) -> None:
+def test_what_is_no_reward_is_named(
+    name: str, settings: dict[str, Any], words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "broken_rewards.py").write_text("def f(:")
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(BadInput) as refused:
         score_of(name, settings)
     assert words in str(refused.value)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
@@ -113,3 +115,18 @@ def resolve(name: str) -> Any:
     """What `module:name` stands for."""
     module, _, attribute = name.partition(":")
     return getattr(importlib.import_module(module), attribute)
+
+
+def imported(what: str, name: str, value: str = "") -> Any:
+    """What `module:name` of a person stands for; the module may be a file of the working folder."""
+    module, _, attribute = (value or name).partition(":")
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        found = importlib.import_module(module)
+    except Exception as error:  # whatever the code of that person raises
+        raise BadInput(f"the {what} {name} cannot be imported: {type(error).__name__}: {error}") from error
+    try:
+        return getattr(found, attribute)
+    except AttributeError:
+        raise BadInput(f"the {what} {name} cannot be imported: {module} has no {attribute!r}") from None

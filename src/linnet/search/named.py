@@ -13,13 +13,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import importlib
-import os
-import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
 from typing import Any
 
+from linnet.domains.registry import imported
 from linnet.errors import BadInput, nearest, refuse_unknown
 from linnet.search.methods import METHODS
 from linnet.search.reward import LOGPROB, Reward, Score
@@ -70,18 +68,6 @@ def text_settings(reward: str) -> Sequence[str]:
     kind = found("reward", reward)
     known = dataclasses.fields(kind) if dataclasses.is_dataclass(kind) else ()
     return [field.name for field in known if field.type in (str, "str")]
-
-
-def imported(what: str, name: str, value: str) -> Any:
-    module, _, attribute = value.partition(":")
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())  # a module beside the person who names it
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise BadInput(f"the {what} {name} cannot be imported: {error}") from None
-    except AttributeError:
-        raise BadInput(f"the {what} {name} cannot be imported: {module} has no {attribute!r}") from None
 
 
 def score_of(name: str, settings: Mapping[str, Any] | None = None) -> Score:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from linnet.domains.registry import imported
 from linnet.domains.tokens import decoder, rows_of
 from linnet.errors import BadInput, nearest
 from linnet.model.contract import Network
@@ -19,7 +20,7 @@ from linnet.records import AnalysisRecord
 from linnet.training.checkpoint import RunFolder
 from linnet.workbench.open import Opened, load, read_codec, read_run
 from linnet.workbench.reading import padded, repeated, rows_for
-from linnet.workbench.variables import imported, labelled
+from linnet.workbench.variables import labelled
 
 
 def development(
@@ -54,7 +55,7 @@ def development(
     }
     if ":" not in what and what not in measures:
         raise BadInput(f'"{what}" has no development{nearest(what, measures)} (module:function gives others)')
-    measure = imported(what) if ":" in what else measures[what]()
+    measure = imported("measure", what) if ":" in what else measures[what]()
     steps, found = curves(folder, run, read_codec(folder, run), measure)
     facts: dict[str, float | int | str] = {}
     for name, values in found.items():

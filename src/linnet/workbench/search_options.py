@@ -129,6 +129,8 @@ def plan_of(options: SearchOptions) -> Plan:
     further: Further = checked(Further, groups[""], "--set")
     if further.wave < 1 or further.memory < 1:
         raise BadInput("wave and memory must be at least 1")
+    if further.repeats < 0 or further.shown < 0:
+        raise BadInput("repeats and shown must be at least 0")
     if isinstance(options.reward, str):
         name, score = options.reward, score_of(options.reward, groups[REWARD])
     else:

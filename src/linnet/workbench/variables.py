@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import itertools
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from linnet.domains.contract import Hypothesis
+from linnet.domains.registry import imported
 from linnet.errors import BadInput, nearest
 from linnet.model.model import Model
 from linnet.probing import interchange as exchanges
@@ -52,19 +52,8 @@ def labelled(opened: Opened, label: str, rows: Rows) -> probes.Labelled:
 
 
 def label_function(name: str) -> Callable[[Sequence[Sequence[str]]], list[Sequence[Any]]]:
-    function = imported(name)
+    function = imported("label", name)
     return lambda rows: [function(tuple(row)) for row in rows]
-
-
-def imported(name: str) -> Any:
-    """What `module:function` names."""
-    module, _, attribute = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), attribute)
-    except ImportError as error:
-        raise BadInput(f"{name}: the module {module} cannot be imported ({error})") from None
-    except AttributeError:
-        raise BadInput(f"{name}: the module {module} has no {attribute}") from None
 
 
 def _of_domain(opened: Opened, label: str, ids: Tensor, lengths: Tensor) -> list[Sequence[Any]]:
@@ -172,7 +161,7 @@ def chosen_hypothesis(opened: Opened, variable: str, step: int | None) -> tuple[
     if ":" in variable:
         if step is None:
             raise BadInput("a hypothesis of your own needs --step: the step whose prediction it is about")
-        return step, cast(Hypothesis, imported(variable))
+        return step, cast(Hypothesis, imported("variable", variable))
     known = opened.run.data.hypotheses(opened.codec)
     if variable not in known:
         hint = nearest(variable, known) or "; runs of this kind have none of their own"

@@ -16,7 +16,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from linnet.domains.registry import resolve
+from linnet.domains.registry import imported
 from linnet.errors import BadInput
 from linnet.search.reward import Bounds, Ids
 
@@ -88,8 +88,11 @@ class Classifier:
     label: str
     bounds: ClassVar[Bounds] = SHARE
 
+    def __post_init__(self) -> None:
+        imported("classifier", self.function)
+
     def __call__(self, texts: Sequence[str], ids: Sequence[Ids], prompt: str) -> np.ndarray:
-        found = resolve(self.function)(list(texts))
+        found = imported("classifier", self.function)(list(texts))
         return np.array([self._share(one) for one in found], float)
 
     def _share(self, found: str | Mapping[str, float]) -> float:
