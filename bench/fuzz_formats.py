@@ -202,7 +202,7 @@ inspect misses {d}/places --data {d}/v.csv -n 2 --split test
 search {d}/sums 1+2= --reward exact --method maxent --rollouts 4 --set lam=4 --max-tokens 2 --samples 1
 search {d}/sums 1+2= --reward exact --compare maxent,greedy --tokens 40 --preset quick --temperature 0.5
 search {d}/sums 1+2= --reward exact --reward-calls 3 --out {d}/saved --width 0.1 --seconds 1 --adaptive
-search --resume {d}/tree --rollouts 2 --seed 1
+search --resume {d}/tree --rollouts 2
 predict {d}/places --file {d}/histories.jsonl -k 3 --checkpoint 2
 predict {d}/forecast --file {d}/weekly.csv --set horizon=3 --set paths=2 --out {d}/new.svg
 caption {d}/captions --file {d}/long.csv --rules

@@ -397,3 +397,34 @@ def test_a_setting_that_is_text_may_look_like_a_number(adder: Path) -> None:
     for settings in (["reward.label=046"], ["reward.label=46"], ['reward.label="46"']):
         (found,) = searched(adder, "12+34=", reward="label", settings=settings, rollouts=1)
         assert found.best is not None
+
+
+def test_a_saved_search_keeps_what_it_began_with(adder: Path, tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    (tmp_path / "p.txt").write_text("1+2=\n")
+    began = ["reward.partial=true", "least=0", "most=1", "lam=2"]
+    searched(adder, "7+8=", settings=began, rollouts=8, out=tree)
+    (later,) = workbench.resume_search(
+        tree, rollouts=4, method="maxent", reward="exact", settings=[*began, "wave=2"]
+    )
+    assert later.settings["lam"] == 2 and later.high is not None
+    other = ["--method mcts", "--reward length", "--max-tokens 2", "--temperature 0.5", "--seed 3", "--adaptive"]
+    settings = ["--set lam=3", "--set reward.partial=false", "--set top_k=2", "--set most=2"]
+    elsewhere = [
+        f"--file {tmp_path / 'p.txt'}",
+        f"--out {tmp_path / 'other'}",
+        "--checkpoint 60",
+        "--precision int8",
+    ]
+    for option in (*other, *settings, *elsewhere):
+        refused = linnet("search", "--resume", tree, *option.split())
+        assert refused.exit_code == 2 and ("goes on with its own" in refused.stderr or "exclude" in refused.stderr)
+
+
+def test_a_limit_that_was_given_is_saved(adder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "zeros.py").write_text("def zero(texts, ids, prompt):\n    return [0.0] * len(texts)\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    searched(adder, "7+8=", reward="zeros:zero", settings=["least=0", "most=1"], rollouts=8, out=tmp_path / "tree")
+    (later,) = workbench.resume_search(tmp_path / "tree", rollouts=4)
+    assert later.low is not None and later.high is not None and later.high < 1

@@ -120,6 +120,9 @@ def search(
     options: dict[str, Any] = {**limits, **texts_of, **how, "settings": settings or [], "remark": face.remark}
     options = {name: value for name, value in options.items() if value is not None}
     if resume is not None:
+        own = {"file": file, "out": out, "checkpoint": checkpoint, "device": device, "precision": precision}
+        for name, value in own.items():
+            exclude(resume=resume, **{name: value})
         if prompts:
             raise BadInput("a saved tree has its prompt; give none beside --resume")
         for record in workbench.resume_search(resume, model, **options):

@@ -45,6 +45,8 @@ class SavedSource:
     checkpoint: int | None = None
     device: str | None = None
     precision: str | None = None
+    least: float | None = None  # limits that the caller gave
+    most: float | None = None
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from linnet.search.rewards.calls import Calls
 from linnet.search.saving import (
     LAYOUT,
     SETTINGS,
+    Saved,
     SavedSource,
     as_saved,
     read_saved,
@@ -34,6 +35,7 @@ from linnet.search.saving import (
     tree_record,
 )
 from linnet.search.tree import Tree
+from linnet.training.settings import parse_setting
 from linnet.workbench.open import Opened
 from linnet.workbench.prompts import Prompt
 from linnet.workbench.search_options import Plan, SearchOptions, plan_of
@@ -43,6 +45,14 @@ MEGABYTE = 1 << 20
 SEEDS = 5  # of a comparison on few prompts
 FEW = 10
 FIRST = 2  # an adaptive search gives one part in so many evenly, and the rest where the value is least certain
+FREE = ("rollouts", "tokens", "reward_calls", "seconds", "width", "samples", "preset", "settings", "remark")
+FREE_SETTINGS = (
+    "wave",
+    "memory",
+    "processes",
+    "reward_seconds",
+    "shown",
+)  # with FREE, what a saved search may change
 REFRESH = 0.5  # seconds between two looks at the value while a search runs
 
 
@@ -160,9 +170,14 @@ def resume_search(
     folder = Path(folder)
     saved = read_saved(folder)
     origin = saved.source
-    options = {"reward": origin.reward, "method": saved.method, **options}
-    settings = [f"reward.{key}={json.dumps(value)}" for key, value in origin.reward_settings.items()]
-    plan = plan_of(options_from({**options, "settings": [*settings, *options.get("settings", ())]}))
+    refuse_changes(saved, options)
+    rewards = {f"reward.{key}": value for key, value in origin.reward_settings.items()}
+    limits = {key: value for key, value in (("least", origin.least), ("most", origin.most)) if value is not None}
+    settings = [f"{key}={json.dumps(value)}" for key, value in (rewards | limits).items()]
+    settings += [one for one in options.get("settings", ()) if parse_setting(one)[0] in FREE_SETTINGS]
+    plan = plan_of(
+        options_from({"reward": origin.reward, **options, "method": saved.method, "settings": settings})
+    )
     if run is not None:
         source = source_of(run)
     else:
@@ -187,6 +202,34 @@ def resume_search(
             raise KeyboardInterrupt
 
 
+def refuse_changes(saved: Saved, options: dict[str, Any]) -> None:
+    """Options that would change a saved tree or its target; those of its beginning may be given again."""
+    origin, usual = saved.source, {one.name: one.default for one in dataclasses.fields(SearchOptions)}
+    began = {
+        "reward": origin.reward,
+        "method": saved.method,
+        "seed": saved.seed,
+        "adaptive": False,
+        **saved.target,
+    }
+    for name, value in options.items():
+        if (
+            name in usual
+            and name not in FREE
+            and not callable(value)
+            and value not in (usual[name], began.get(name))
+        ):
+            raise BadInput(f"{name} is {value}; a saved search goes on with its own, {began.get(name)}")
+    limits = {"least": origin.least, "most": origin.most}
+    rewards = {f"reward.{key}": value for key, value in origin.reward_settings.items()}
+    own = saved.method_settings | saved.target | limits | rewards
+    for key, value in map(parse_setting, options.get("settings", ())):
+        if key not in FREE_SETTINGS and value != own.get(key) and str(value) != str(own.get(key)):
+            raise BadInput(
+                f"--set {key}={value}: a saved search goes on with its own settings, {key}={own.get(key)}"
+            )
+
+
 def options_from(given: dict[str, Any]) -> SearchOptions:
     """The options of a search by their names."""
     known = [one.name for one in dataclasses.fields(SearchOptions)]
@@ -204,7 +247,8 @@ def interrupted(tree: Tree) -> bool:
 def _origin(source: Source, plan: Plan, prompt: Prompt, used: dict[str, Any]) -> SavedSource:
     """Where a saved tree came from, to go on from it."""
     path = str(Path(source.path).resolve())
-    return SavedSource(path, prompt.text, plan.reward, plan.reward_settings, **used)
+    least, most = plan.further.least, plan.further.most
+    return SavedSource(path, prompt.text, plan.reward, plan.reward_settings, **used, least=least, most=most)
 
 
 def _tell(plan: Plan, prompts: Sequence[Prompt]) -> None:
