@@ -120,5 +120,5 @@ def test_any_function_can_label(adder: Path) -> None:
     assert record.values[0][0] == 1 and record.facts["token and position"] == "1.0000 (1.0000 .. 1.0000)"
     with pytest.raises(BadInput, match='did you mean "carry"'):
         workbench.probe(adder, "cary")
-    with pytest.raises(BadInput, match="has no nothing"):
+    with pytest.raises(BadInput, match="has no 'nothing'"):
         workbench.probe(adder, "test_probes:nothing")
