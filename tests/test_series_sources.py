@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from linnet.domains.series.checking import check
 from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.seasons import RHYTHMS, cycle_of, detected, timing
-from linnet.domains.series.sources import Reading, as_numbers, parse_roles, parse_where, read_table
-from linnet.domains.series.tables import Series, SeriesTable
+from linnet.domains.series.sources import Reading, parse_roles, parse_where, read_table
+from linnet.domains.series.tables import Series, SeriesTable, as_numbers
 from linnet.domains.series.times import even_steps, moments_of, seconds_of
 from linnet.errors import BadInput
 

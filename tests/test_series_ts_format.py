@@ -101,7 +101,7 @@ def test_time_stamps_place_values_and_gaps_become_missing(tmp_path: Path) -> Non
     ("body", "options", "message"),
     [
         ("1,2:a\n1,2:3,4:a\n", {}, "row 7 has 2 channels, and the first case has 1"),
-        ("1,2,x:a\n", {}, "row 6, channel 1, value 3: 'x' is no number"),
+        ("1,2,x:a\n", {}, 'row 6, channel 1, value 3: "x" is no number'),
         ("1,inf:a\n", {}, "row 6, channel 1, value 2: inf is not a finite number"),
         ("1,2:3,4\n", {}, "row 6 has no label after its last ':'"),
         ("1,2:\n", {}, "row 6 has no label"),

@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from linnet.domains.series.seasons import frequency_in
-from linnet.domains.series.tables import Series, SeriesTable, refuse_far_values
+from linnet.domains.series.tables import MISSING, Series, SeriesTable, as_numbers
 from linnet.domains.series.times import Moments, even_steps, moments_of, seconds_of
 from linnet.domains.series.ts_format import read_ts
 from linnet.errors import BadInput, counted, nearest
-from linnet.untrusted import kind_of, lines_of, refusing, shown
+from linnet.untrusted import kind_of, lines_of, refusing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".txt", ".txt.gz")
 PARQUET = (".parquet", ".pq")
 ARCHIVE = (".ts", ".ts.gz")
-MISSING = frozenset(("", "na", "nan", "null", "none", "?", "-nan", "n/a"))
 ROLES: Mapping[str, tuple[str, ...]] = {
     "id": (
         "id",
@@ -265,30 +264,6 @@ def refuse_lists(cells: Cells, roles: Mapping[str, tuple[str, ...]]) -> None:
 def numbers_of(cells: Cells, column: str) -> np.ndarray:
     """float64: the numbers of a column, NaN where missing; a text or an infinite number is refused."""
     return as_numbers(cells.columns[column], lambda index: f"{cells.at(index)}, column {column}")
-
-
-def as_numbers(given: Sequence[Any], where: Any) -> np.ndarray:
-    """float64 of texts or numbers; `where` says in words where an entry stands."""
-    try:
-        found = np.array(given, dtype=np.float64)
-    except (ValueError, TypeError, OverflowError):
-        found = np.empty((0, 0))
-    if found.ndim != 1:  # texts, lists, or integers beyond all floats
-        found = np.array([_number(cell, index, where) for index, cell in enumerate(given)], np.float64)
-    refuse_far_values(found, given, where)
-    return found
-
-
-def _number(cell: Any, index: int, where: Any) -> float:
-    if cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING):
-        return float("nan")
-    try:
-        return float(cell)
-    except (TypeError, ValueError, OverflowError):
-        given = cell[:60] if isinstance(cell, str) else shown(cell)
-        raise BadInput(
-            f'{where(index)}: "{given}" is no number; leave the cell empty where it is missing'
-        ) from None
 
 
 def _read_wide(cells: Cells, roles: Mapping[str, tuple[str, ...]]) -> FileContent:

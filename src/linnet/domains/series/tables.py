@@ -8,22 +8,47 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from linnet.errors import BadInput
+from linnet.untrusted import shown
 
+MISSING = frozenset(("", "na", "nan", "null", "none", "?", "-nan", "n/a"))
 LARGEST = 1e30  # of a value: networks compute in float32, and its square has to stay below 1e300
 
 
-def refuse_far_values(values: np.ndarray, cells: Sequence[object], where: Callable[[int], str]) -> None:
-    """NaN is a missing value. Infinite ones and those beyond LARGEST come of damage, not of measurement."""
-    far = np.flatnonzero(np.abs(values) > LARGEST)
+def as_numbers(given: Sequence[Any], where: Callable[..., str]) -> np.ndarray:
+    """float64 of texts or numbers, NaN where missing; `where` says in words where an entry stands.
+
+    Infinite numbers and those beyond LARGEST come of damage, not of measurement, and are refused as texts are.
+    """
+    try:
+        found = np.array(given, dtype=np.float64)
+    except (ValueError, TypeError, OverflowError):
+        found = np.empty((0, 0))
+    if found.ndim != 1:  # texts, lists, or integers beyond all floats
+        found = np.array([_number(cell, index, where) for index, cell in enumerate(given)], np.float64)
+    far = np.flatnonzero(np.abs(found) > LARGEST)
     if len(far):
         index = int(far[0])
-        wrong = "too large" if np.isfinite(values[index]) else "not a finite number"
+        wrong = "too large" if np.isfinite(found[index]) else "not a finite number"
         right = f"a value is a number up to {LARGEST:g}, or missing"
-        raise BadInput(f"{where(index)}: {str(cells[index])[:60]} is {wrong}; {right}")
+        raise BadInput(f"{where(index)}: {str(given[index])[:60]} is {wrong}; {right}")
+    return found
+
+
+def _number(cell: Any, index: int, where: Callable[..., str]) -> float:
+    if cell is None or (isinstance(cell, str) and cell.strip().lower() in MISSING):
+        return float("nan")
+    try:
+        return float(cell)
+    except (TypeError, ValueError, OverflowError):
+        given = cell[:60] if isinstance(cell, str) else shown(cell)
+        raise BadInput(
+            f'{where(index)}: "{given}" is no number; a missing value is empty, NA, null or ?'
+        ) from None
 
 
 @dataclass(frozen=True)

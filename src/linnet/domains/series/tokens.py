@@ -16,7 +16,7 @@ from typing import Any, Literal, cast
 import numpy as np
 
 from linnet.codecs import Encoded, known
-from linnet.domains.series.sources import as_numbers
+from linnet.domains.series.tables import as_numbers
 from linnet.errors import BadInput
 from linnet.untrusted import checked
 

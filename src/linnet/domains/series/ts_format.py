@@ -10,13 +10,13 @@ channels as the first; a label that `@classLabel` does not list is kept and name
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from linnet.domains.series.tables import Series, refuse_far_values
+from linnet.domains.series.tables import MISSING, Series, as_numbers
 from linnet.domains.series.times import even_steps, moments_of
 from linnet.errors import BadInput, counted
 from linnet.untrusted import lines_of, shown, whole_number
@@ -24,7 +24,6 @@ from linnet.untrusted import lines_of, shown, whole_number
 FLAGS = {"true": True, "false": False}
 CHANNEL_END = re.compile(r":(?![^()]*\))")  # a colon that is not inside of a time stamp
 STAMPED = re.compile(r"\(\s*(.*?)\s*,\s*([^,()]*?)\s*\)")
-MISSING = ("?", "nan", "na", "")
 MOST_NAMED = 5  # cases of one kind that are named; the others are counted
 
 
@@ -144,12 +143,12 @@ def _case(line: str, header: _Header, where: str, remarks: _Remarks) -> Series:
 def _channel(text: str, where: str, remarks: _Remarks) -> np.ndarray:
     if text.startswith("("):
         raise BadInput(f"{where} has values with time stamps, and the header says @timeStamps false")
-    return _numbers([cell.strip() for cell in text.split(",")], lambda index: f"{where}, value {index + 1}")
+    return as_numbers([cell.strip() for cell in text.split(",")], lambda index: f"{where}, value {index + 1}")
 
 
 def _stamped_channel(text: str, where: str, remarks: _Remarks) -> np.ndarray:
     pairs = STAMPED.findall(text)
-    if not pairs and text not in MISSING:
+    if not pairs and text.lower() not in MISSING:
         raise BadInput(f"{where}: {shown(text)} is no list of (time,value), and the header says @timeStamps true")
     if not pairs:
         return np.full(1, np.nan)
@@ -162,7 +161,7 @@ def _stamped_channel(text: str, where: str, remarks: _Remarks) -> np.ndarray:
     if steps.note:
         remarks.add(steps.note, where)
     values = np.full(int(steps.index.max()) + 1, np.nan)
-    values[steps.index] = _numbers([value for _, value in pairs], at)
+    values[steps.index] = as_numbers([value for _, value in pairs], at)
     return values
 
 
@@ -171,25 +170,6 @@ def _time(text: str) -> str | float:
         return float(text)
     except ValueError:
         return text
-
-
-def _numbers(cells: list[str], where: Callable[[int], str]) -> np.ndarray:
-    """float64, NaN where missing; a text or an infinite number is refused."""
-    try:
-        found = np.array(cells, np.float64)
-    except ValueError:
-        found = np.array([_number(cell, where, index) for index, cell in enumerate(cells)], np.float64)
-    refuse_far_values(found, cells, where)
-    return found
-
-
-def _number(cell: str, where: Callable[[int], str], index: int) -> float:
-    if cell.lower() in MISSING:
-        return float("nan")
-    try:
-        return float(cell)
-    except ValueError:
-        raise BadInput(f"{where(index)}: {shown(cell)} is no number; write ? where it is missing") from None
 
 
 def _broken_promises(header: _Header, cases: list[Series]) -> Iterator[str]:

@@ -18,8 +18,8 @@ from linnet.domains.series.folders import chosen_files
 from linnet.domains.series.forecasts import Forecasts, forecast
 from linnet.domains.series.labelling import probabilities
 from linnet.domains.series.labels import labelled_windows
-from linnet.domains.series.sources import as_numbers, read_table
-from linnet.domains.series.tables import Series, SeriesTable
+from linnet.domains.series.sources import read_table
+from linnet.domains.series.tables import Series, SeriesTable, as_numbers
 from linnet.errors import BadInput
 from linnet.records import Candidate, PredictionRecord
 from linnet.untrusted import lines_of, parse_object
