@@ -54,12 +54,12 @@ class Cursor:
             raise BadInput(
                 f"{self.file} is cut: {self.doing} goes on to byte {end:,}, and the file has {len(self.data):,}"
             )
-        taken = self.data[self.position : end]
         self.position = end
-        return taken
+        return self.data[end - size : end]
 
     def number(self, code: str) -> Any:
-        return struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))[0]
+        (found,) = struct.unpack(f"<{code}", self.take(struct.calcsize(f"<{code}")))
+        return float(str(np.float32(found))) if code == "f" else found  # 1e-06, and not 9.999999974752427e-07
 
     def text(self) -> str:
         return self.take(self.number("Q")).decode("utf-8", errors="replace")
