@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from linnet import workbench
 from linnet.cli.app import build
 from linnet.domains.places.codec import FIRST
 from linnet.domains.places.use import Follower, forget, places_run, predict
+from linnet.errors import BadInput
 from linnet.workbench import load
 
 
@@ -154,6 +156,25 @@ def test_one_wrong_field_of_several_visits_is_noted(
     file = write(tmp_path / "h.jsonl", {"visits": [GOOD, {**second, **wrong}, third]})
     shown = linnet("predict", runs["alone"], "--file", file)
     assert shown.exit_code == 0 and note in shown.stderr and "116." not in shown.stderr, shown.stderr
+
+
+@pytest.mark.parametrize("time", [float("nan"), 10**30, "2024-01-01", True])
+def test_a_follower_refuses_what_is_no_time(runs: dict[str, Path], time: Any) -> None:
+    follower = Follower.of(load(runs["numbers"]))
+    for times in ((time,), (0, time)):
+        with pytest.raises(BadInput, match="seconds since 1970"):
+            follower.visit(1, 2, *times)
+    with pytest.raises(BadInput, match="nothing is known"):
+        follower.next(1)
+
+
+def test_a_follower_reads_numbers_of_numpy_and_moments_of_a_clock(runs: dict[str, Path]) -> None:
+    follower, other = Follower.of(load(runs["numbers"])), Follower.of(load(runs["numbers"]))
+    follower.visit(np.int64(1), np.int32(2), np.float64(7200.9))  # type: ignore[arg-type]
+    other.visit(1, 2, 7200)
+    assert follower.next(1) == other.next(1)
+    with pytest.raises(BadInput, match="the place: an id is a text or a whole number, not '  '"):
+        other.visit(1, "  ", 9000)
 
 
 def test_a_follower_and_predictions_agree(runs: dict[str, Path], tmp_path: Path) -> None:

@@ -306,11 +306,12 @@ def in_kind(name: int | str, kind: type) -> int | str:
 
 def read_id(where: str, given: Any, kind: type) -> int | str:
     """The name of a place or a user from a program, as the run writes its own."""
-    if isinstance(given, float) and given.is_integer() and abs(given) < 2**53:
-        given = int(given)
-    if isinstance(given, bool) or not isinstance(given, int | str) or given == "":
-        raise BadInput(f"{where}: an id is a text or a whole number, not {json_kind(given)}")
-    return in_kind(given, kind)
+    name = given.item() if isinstance(given, np.generic) else given
+    if isinstance(name, float) and name.is_integer() and abs(name) < 2**53:
+        name = int(name)
+    if isinstance(name, bool) or not isinstance(name, int | str) or not str(name).strip():
+        raise BadInput(f"{where}: an id is a text or a whole number, not {shown(name)}")
+    return in_kind(name, kind)
 
 
 def _name_of(where: str, record: Mapping[str, Any]) -> int | str | None:

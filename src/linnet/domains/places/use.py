@@ -11,6 +11,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from numbers import Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,6 +29,7 @@ from linnet.domains.places.sample_files import kind_of, read_histories, read_id
 from linnet.domains.places.samples import Samples
 from linnet.domains.places.scorer import Scored, Scorer
 from linnet.domains.places.scores import Ranking
+from linnet.domains.places.sources import LATEST
 from linnet.domains.places.visits import DAY, MINUTE, WEEKDAYS, Visits, mark_of, marked
 from linnet.errors import BadInput, library
 from linnet.files import new_file, refuse_existing, write_atomically
@@ -35,7 +37,7 @@ from linnet.model.contract import Network, evaluating, refuse_nan
 from linnet.records import AnalysisRecord, Candidate, MissRecord, NoteRecord, PredictionRecord
 from linnet.training.checkpoint import Checkpoint, RunFolder
 from linnet.training.settings import to_toml
-from linnet.untrusted import whole_number
+from linnet.untrusted import shown, whole_number
 from linnet.workbench.open import Opened, load, located, options_of
 
 
@@ -175,10 +177,11 @@ class Follower:
             raise BadInput(f"this is a run on {data.domain}, and only runs on places name next places")
         return cls(opened.network, codec, suggestions=data.suggestions, longest=data.longest)
 
-    def visit(self, user: int | str, place: int | str, start: int, end: int | None = None) -> None:
+    def visit(self, user: int | str, place: int | str, start: float, end: float | None = None) -> None:
         """A stay from `start` to `end` (seconds on the user's local clock); a check-in has no end."""
         user, place = read_id("the user", user, self._user_kind), read_id("the place", place, self._place_kind)
-        end = start if end is None else end
+        start = _seconds("start", start)
+        end = start if end is None else _seconds("end", end)
         if end < start:
             raise BadInput(f"the visit of {user!r} ends before it begins")
         visits = self._followed.setdefault(user, [])
@@ -217,6 +220,12 @@ class Follower:
         cells = tuple(tree[self._ids] for tree in self._trees)
         lookup = Lookup(self._ids, np.array([self._users.get(user, 1)]), cells, self._suggested)
         return VisitRows(visits, samples, self.codec, True, self.longest, self.suggestions, known_ids=lookup)
+
+
+def _seconds(what: str, given: float) -> int:
+    if isinstance(given, bool) or not isinstance(given, Real) or not abs(given) < LATEST:
+        raise BadInput(f"{what} is {shown(given)}; seconds since 1970 on the user's clock are needed")
+    return int(given // 1)
 
 
 # --- misses -----------------------------------------------------------------------------------------
