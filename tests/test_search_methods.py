@@ -362,6 +362,12 @@ def test_mode_best_is_best_first_while_all_rewards_are_equal() -> None:
     assert order(ours) == order(run(BestFirst(), model, Budget(rollouts=40, wave=4)))
 
 
+def test_mode_best_draws_every_text_where_none_may_be_chosen() -> None:
+    model = dataclasses.replace(small(3), rewards=np.zeros(3**4))
+    tree = run(MaxEnt(mode="best", chosen=0.0), model, Budget(rollouts=20, wave=4))
+    assert tree.rollouts == 20 and np.isfinite(tree.draws["logweight"]).all()
+
+
 @pytest.mark.parametrize("tokens", [12, 30, 200])
 def test_mode_best_wastes_no_tokens_of_a_small_budget(tokens: int) -> None:
     """One node at a time where few tokens are left: it finds what best-first finds."""

@@ -87,6 +87,8 @@ class MaxEnt(Method):
         In mode `sample` those are the likeliest, as long as they have enough of the unseen mass and cost no more
         than draws would; in mode `best` the best first, where a reward counts as up to `focus` nats.
         """
+        if self.share == 0:
+            return []
         already = tree.memory.get("chosen", 0)
         rewards = tree.nodes["reward"][tree.leaves]
         drawing = self.mode == "sample" or bool((rewards != rewards[:1]).any())  # in mode `best` once they differ
