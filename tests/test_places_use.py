@@ -99,6 +99,12 @@ def histories(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_history_without_an_id_is_shown_without_one(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "h.jsonl").write_text('{"visits": [{"place": 1, "start": "2024-05-31 18:05:00"}]}\n')
+    shown = linnet("predict", runs["tiny-places"], "--file", tmp_path / "h.jsonl", "-k", "1")
+    assert re.fullmatch(r"\d+ \d+\.\d%\n", shown.stdout), shown.stdout
+
+
 def test_predictions_are_probabilities_of_places(runs: dict[str, Path], histories: Path) -> None:
     first, second = predict(runs["tiny-places"], histories, k=50)
     assert (first.id, second.id) == ("a", 7)

@@ -284,7 +284,8 @@ def settings(records: Sequence[SettingRecord]) -> RenderableType:
 
 def prediction(record: PredictionRecord) -> RenderableType:
     listed = ", ".join(f"{candidate.value} {candidate.probability:.1%}" for candidate in record.candidates)
-    line = Text.assemble((f"{record.id}: ", "dim"), listed)
+    name = "" if record.id is None else f"{record.id}: "
+    line = Text.assemble((name, "dim"), listed)
     return Group(line, Text(f"  {record.text}")) if record.text else line
 
 
