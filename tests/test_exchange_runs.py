@@ -112,7 +112,7 @@ def test_nothing_is_replaced_unasked_and_only_what_was_exported(run: Path, tmp_p
     precious.mkdir()
     (precious / "thesis.txt").write_text("years of work")
     for to in ("hf", "run"):
-        with pytest.raises(BadInput, match="exists; choose another --out, or replace it with --force"):
+        with pytest.raises(BadInput, match="exists; choose another name, or replace it with --force"):
             workbench.export_run(run, precious, to=to)  # type: ignore[arg-type]
         with pytest.raises(BadInput, match="so --force does not replace it"):
             workbench.export_run(run, precious, to=to, force=True)  # type: ignore[arg-type]
@@ -122,12 +122,12 @@ def test_nothing_is_replaced_unasked_and_only_what_was_exported(run: Path, tmp_p
         workbench.export_run(run, tmp_path / to, to=to, force=True)  # type: ignore[arg-type]
     # A folder may gather GGUF files of several types; each is one that exists or not.
     workbench.export_run(run, precious, to="gguf", types=["f16", "q8_0"])
-    with pytest.raises(BadInput, match=r"adder-F16.gguf exists; choose another --out, or replace it with --force"):
+    with pytest.raises(BadInput, match=r"adder-F16.gguf exists; choose another name, or replace it with --force"):
         workbench.export_run(run, precious, to="gguf", types=["f16"])
     workbench.export_run(run, precious, to="gguf", types=["f16"], force=True)
     with pytest.raises(BadInput, match="is the run itself"):
         workbench.export_run(run, run, to="run", force=True)
-    with pytest.raises(BadInput, match="exists; choose another --out, or replace it with --force"):
+    with pytest.raises(BadInput, match="exists; choose another name, or replace it with --force"):
         workbench.import_run(tmp_path / "hf", precious)
     with pytest.raises(BadInput, match="thesis.txt is not a folder"):
         workbench.export_run(run, precious / "thesis.txt" / "x", to="hf")
@@ -181,7 +181,7 @@ def test_an_import_finds_a_place_of_its_own(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.chdir(tmp_path)
     folder_of(tmp_path / "fox")
     assert workbench.import_run("fox").path == "runs/fox"
-    with pytest.raises(BadInput, match="exists; choose another --out, or replace it with --force"):
+    with pytest.raises(BadInput, match="exists; choose another name, or replace it with --force"):
         workbench.import_run("fox")
     assert workbench.import_run("fox", force=True).family == "llama"
 

@@ -229,7 +229,7 @@ def test_a_link_is_followed(tmp_path: Path, form: str) -> None:
 def test_force_replaces_only_what_linnet_wrote(tmp_path: Path) -> None:
     path = tmp_path / "out"
     make_folder(path, "old")
-    with pytest.raises(BadInput, match="out exists; choose another --out, or replace it with --force"):
+    with pytest.raises(BadInput, match="out exists; choose another name, or replace it with --force"):
         refuse_existing(path, force=False, layout=MODEL)
     refuse_existing(path, force=True, layout=MODEL)
     for name in ("thesis.tex", "parts/figure.png", "deep/er/notes"):
@@ -283,7 +283,7 @@ def test_names_that_cannot_be_are_refused(tmp_path: Path) -> None:
     for path, why in wrong.items():
         with pytest.raises(BadInput, match=why):
             make_folder(path, "new")
-    with pytest.raises(BadInput, match="file exists; choose another --counts"):
+    with pytest.raises(BadInput, match="file exists; choose another name"):
         refuse_existing(tmp_path / "file", force=False, option="--counts")
     assert os.listdir(tmp_path) == ["file"]
 

@@ -234,11 +234,11 @@ def test_tokenizers_are_made_and_checked(data: Path, tmp_path: Path) -> None:
     lines = [line.split("\t") for line in counts.read_text().splitlines()]
     assert sum(int(count) for count, _ in lines) == made["tokens"]
     refused = linnet("tokenizer", "train", *arguments)
-    assert refused.exit_code == 2 and "exists; choose another --out, or replace it with --force" in refused.stderr
+    assert refused.exit_code == 2 and "exists; choose another name, or replace it with --force" in refused.stderr
     content = counts.read_text()
     for verb in (["train", *arguments, "--out", tmp_path / "new.json"], ["check", file, *arguments[:2]]):
         refused = linnet("tokenizer", *verb, "--counts", counts)
-        assert refused.exit_code == 2 and "exists; choose another --counts" in refused.stderr
+        assert refused.exit_code == 2 and "exists; choose another name" in refused.stderr
         assert not (tmp_path / "new.json").exists() and counts.read_text() == content
     counts.write_text("")
     forced = linnet("tokenizer", "check", file, *arguments[:2], "--counts", counts, "--force", "--json")

@@ -250,7 +250,7 @@ def test_a_run_that_exists_stays_without_force(tmp_path: Path, averaged: Path) -
     out = tmp_path / "run"
     shutil.copytree(averaged, out)
     before = everything(out)
-    with pytest.raises(BadInput, match="exists; choose another --out, or replace it with --force"):
+    with pytest.raises(BadInput, match="exists; choose another name, or replace it with --force"):
         train_tiny(out)
     assert everything(out) == before
     train_tiny(out, force=True, steps=4)

@@ -61,7 +61,7 @@ def refuse_existing(path: Path, *, force: bool, layout: Layout | None = None, op
         if not os.path.lexists(path) or (layout and path.is_dir() and _is_empty(path)):
             return
     if not force:
-        raise BadInput(f"{path} exists; choose another {option}, or replace it with --force")
+        raise BadInput(f"{path} exists; choose another name, or replace it with --force")
     if layout is None:
         if not path.is_file():
             kind = "a folder" if path.is_dir() else "no plain file"
@@ -77,7 +77,7 @@ def refuse_existing(path: Path, *, force: bool, layout: Layout | None = None, op
         more = f" and {len(foreign) - 5} more" if len(foreign) > 5 else ""
         raise BadInput(
             f"{path} holds files that linnet did not write ({', '.join(foreign[:5])}{more}), so --force does not "
-            f"replace it; move them, or choose another {option}"
+            "replace it; move them, or choose another name"
         )
 
 
