@@ -450,8 +450,8 @@ def test_settings_of_a_verb_are_checked(averaged: Path) -> None:
     for setting, said in (
         ("bach=7", 'unknown key "bach"; did you mean "batch"'),
         ("batch=0", "batch must be at least 1"),
-        ("batch=x", "batch needs a int"),
-        ("batch=true", "batch needs a int"),
+        ("batch=x", "batch needs a whole number"),
+        ("batch=true", "batch needs a whole number"),
     ):
         with pytest.raises(BadInput, match=said):
             workbench.evaluate(averaged, settings=[setting])
