@@ -158,6 +158,7 @@ def wrong(tmp: Path) -> dict[str, tuple[list[str | Path], str]]:
     (tmp / "taken").mkdir()
     (tmp / "taken" / "thesis.txt").write_text("years of work")
     (tmp / "file").write_text("")
+    (tmp / "file.toml").write_text("seed = 2")
     (tmp / "newer").mkdir()
     (tmp / "newer" / "run.toml").write_text('format = 99\nrecipe = "arithmetic"\n')
     (tmp / "begun").mkdir()
@@ -188,7 +189,11 @@ def wrong(tmp: Path) -> dict[str, tuple[list[str | Path], str]]:
         "prompt file": (["generate", tmp / "begun", "--file", tmp / "absent.txt"], "absent.txt"),
         "broken prompt": (["generate", tmp / "begun", "--file", tmp / "broken.jsonl"], "broken.jsonl, line 1"),
         "no prompt": (["generate", tmp / "begun", "--file", tmp / "nameless.jsonl"], '"prompt"'),
-        "encoding": (["generate", tmp / "begun", "--file", tmp / "latin.txt"], "no UTF-8 text"),
+        "encoding": (
+            ["generate", tmp / "begun", "--file", tmp / "latin.txt"],
+            "convert it: iconv -f WINDOWS-1252",
+        ),
+        "no recipe": (["train", tmp / "file.toml"], "file.toml needs a line such as recipe = "),
         "cut archive": (["generate", tmp / "begun", "--file", tmp / "cut.txt.gz"], "is no whole gzip file"),
         "device": ([*train, "--device", "tpu"], "tpu"),
         "verb": (["trian"], "trian"),

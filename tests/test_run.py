@@ -254,6 +254,7 @@ def test_a_setting_reaches_its_place(setting: str, read: Any) -> None:
         ("model.dropot=0.1", 'unknown key "model.dropot"; did you mean "model.dropout"?'),
         ("wamup=3", 'unknown key "wamup"; did you mean "optim.schedule.warmup"?'),
         ("depht=3", 'unknown key "depht"; did you mean "data.depth" or "model.depth"?'),
+        ("model.heads=3", 'unknown key "model.heads"; did you mean "model.attention.heads"?'),
         ("trainng.batch=3", 'unknown key "trainng.batch"; did you mean "training.batch"?'),
         ("schedule.pct_start=0.2", 'unknown key "schedule.pct_start"'),  # of another schedule than this run's
         ("steps.more=3", 'unknown key "steps.more"'),

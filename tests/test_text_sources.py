@@ -198,7 +198,7 @@ def test_nul_bytes_are_named(tmp_path: Path) -> None:
         ("hello".encode("utf-16"), "iconv -f UTF-16 -t UTF-8"),
         ("hello\n".encode("utf-16-le") * 9, "iconv -f UTF-16LE -t UTF-8"),
         ("hello\n".encode("utf-16-be") * 9, "iconv -f UTF-16BE -t UTF-8"),
-        ("naïve\n".encode("latin-1"), "iconv -f LATIN1 -t UTF-8 data.txt"),
+        ("naïve\n".encode("latin-1"), "iconv -f WINDOWS-1252 -t UTF-8 data.txt"),
     ],
 )
 def test_binary_files_are_refused_by_what_they_are(tmp_path: Path, content: bytes, what: str) -> None:

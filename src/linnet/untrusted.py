@@ -78,12 +78,15 @@ def read_bytes(file: Path, most: int = MOST_BYTES) -> bytes:
     return content
 
 
+CONVERT = "if it is from Windows, convert it: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+
+
 def decoded(content: bytes, where: object) -> str:
     """The text of UTF-8 bytes, without a byte-order mark."""
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise BadInput(f"{where}: byte {error.start:,} is no UTF-8 text") from None
+        raise BadInput(f"{where}: byte {error.start:,} is no UTF-8 text; {CONVERT}") from None
 
 
 def read_text(file: Path, most: int = MOST_BYTES) -> str:

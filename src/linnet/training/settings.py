@@ -272,9 +272,11 @@ ALIASES = {  # names that other toolkits use
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """A hint for an unknown key: what other toolkits call it, or the nearest ending, as of `wamup`."""
+    """A hint for an unknown key: what other toolkits call it, its last word, or the nearest ending, as of `wamup`."""
     known = tuple(known)
-    meant = ALIASES.get(key.rpartition(".")[2].lower())
+    last = key.rpartition(".")[2].lower()
+    elsewhere = [name for name in known if name.endswith(f".{last}")]
+    meant = ALIASES.get(last) or (elsewhere[0] if len(elsewhere) == 1 else None)
     if meant in known:
         return f'; did you mean "{meant}"?'
     parts = key.count(".") + 1

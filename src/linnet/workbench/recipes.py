@@ -68,7 +68,10 @@ def choices_of(annotation: Any) -> tuple[str, ...]:
 def options_of_recipe(name: str) -> tuple[Option, ...]:
     """The short options that only the domain of this recipe has."""
     if name.endswith(".toml"):
-        name = str(read_toml(Path(name)).get("recipe"))
+        given = read_toml(Path(name)).get("recipe")
+        if given is None:
+            return ()  # which training refuses
+        name = str(given)
     domain, _ = registry().recipe(name)
     return registry().domains[domain].options
 

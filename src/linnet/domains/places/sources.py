@@ -18,7 +18,7 @@ import numpy as np
 
 from linnet.domains.places.visits import DAY
 from linnet.errors import BadInput, library
-from linnet.untrusted import kind_of, lines_of, opened, parse_object, read_bytes, read_object, refusing
+from linnet.untrusted import CONVERT, kind_of, lines_of, opened, parse_object, read_bytes, read_object, refusing
 
 if TYPE_CHECKING:
     import polars as pl
@@ -143,8 +143,7 @@ def plain_text(raw: bytes, path: Path) -> bytes:
     except UnicodeDecodeError as error:
         line = raw[: error.start].count(b"\n") + 1
         raise BadInput(
-            f"{path}, line {line}: byte {raw[error.start]:#04x} is no {named.upper()}; save the table as UTF-8, "
-            "or convert it: iconv -f WINDOWS-1252 -t UTF-8 OLD > NEW"
+            f"{path}, line {line}: byte {raw[error.start]:#04x} is no {named.upper()}; {CONVERT}"
         ) from None
     return raw if b"\n" in raw else raw.replace(b"\r", b"\n")
 

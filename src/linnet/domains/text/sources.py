@@ -200,7 +200,7 @@ def _decode(data: bytes, final: bool, offset: int, path: Path, errors: str, tall
     except UnicodeDecodeError as error:
         raise BadInput(
             f"{path}: byte {offset + error.start:,} (0x{data[error.start]:02x}) is not UTF-8; convert the file "
-            f"(if it is Latin-1: iconv -f LATIN1 -t UTF-8 {path.name}), {REPLACE_ADVICE}"
+            f"(if it is from Windows: iconv -f WINDOWS-1252 -t UTF-8 {path.name}), {REPLACE_ADVICE}"
         ) from error
     if errors == "replace":
         own = data[:used].count(b"\xef\xbf\xbd")
