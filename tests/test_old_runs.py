@@ -34,6 +34,7 @@ def test_an_old_run_folder_stays_loadable(tmp_path: Path) -> None:
     scores = {score.name: score.value for score in record.scores}
     again = workbench.evaluate(out, settings=["n=11"]).scores
     assert again and "nats_per_token" in scores
+    assert workbench.resume(out).path == str(out), "and not where it was trained"
     (listed,) = workbench.runs([out])
     assert (listed.recipe, listed.state) == ("tiny-arithmetic", "finished")
 

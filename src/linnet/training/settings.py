@@ -272,7 +272,7 @@ ALIASES = {  # names that other toolkits use
 
 
 def nearest_key(key: str, known: Iterable[str]) -> str:
-    """A hint for an unknown key: what other toolkits call it, its last word, or the nearest ending, as of `wamup`."""
+    """A hint for an unknown key: what other toolkits call it, its last word elsewhere, or the nearest ending."""
     known = tuple(known)
     last = key.rpartition(".")[2].lower()
     elsewhere = [name for name in known if name.endswith(f".{last}")]

@@ -105,7 +105,8 @@ def read_run(folder: RunFolder) -> Run:
 def read_record(folder: RunFolder) -> RunRecord | None:
     """What the run ended with; None while it has not."""
     try:
-        return RunRecord.model_validate_json(folder.record.read_bytes())
+        record = RunRecord.model_validate_json(folder.record.read_bytes())
+        return record.model_copy(update={"path": str(folder.path)})  # the folder may have been moved
     except FileNotFoundError:
         return None
     except ValidationError:
