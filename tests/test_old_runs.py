@@ -24,7 +24,8 @@ def test_an_old_run_folder_stays_loadable(tmp_path: Path) -> None:
     shown = workbench.show(out)
     assert (shown.state, shown.step, shown.checkpoints, shown.best) == ("finished", 56, (56,), 56)
     record = workbench.resume(out)
-    assert record == RunRecord.model_validate_json((OLD / "record.json").read_bytes())
+    stored = RunRecord.model_validate_json((OLD / "record.json").read_bytes())
+    assert record == stored.model_copy(update={"path": str(out)}), "and not where it was trained"
     known = {"2+9=": "11", "3+8=": "11", "4+6=": "10", "4+7=": "11", "5+5=": "10", "7+4=": "11"}
     said = list(workbench.generate(out, list(known), temperature=0))
     assert {generation.prompt: generation.text for generation in said} == known
@@ -34,7 +35,6 @@ def test_an_old_run_folder_stays_loadable(tmp_path: Path) -> None:
     scores = {score.name: score.value for score in record.scores}
     again = workbench.evaluate(out, settings=["n=11"]).scores
     assert again and "nats_per_token" in scores
-    assert workbench.resume(out).path == str(out), "and not where it was trained"
     (listed,) = workbench.runs([out])
     assert (listed.recipe, listed.state) == ("tiny-arithmetic", "finished")
 
