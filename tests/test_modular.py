@@ -43,3 +43,7 @@ def test_a_run_learns_and_answers(tmp_path: Path) -> None:
     assert scores["accuracy"].n == 10 and scores["accuracy"].baseline.value == pytest.approx(1 / 7)
     (said,) = workbench.generate(tmp_path / "run", ["3+5="], temperature=0, max_tokens=1)
     assert said.text in map(str, range(7))
+    assert workbench.evaluate(tmp_path / "run").scores == record.scores, "all sums that are new"
+    assert workbench.evaluate(tmp_path / "run", settings=["n=4"]).scores[0].n == 4
+    with pytest.raises(BadInput, match='no split "dev"; leave --split out'):
+        workbench.evaluate(tmp_path / "run", split="dev")

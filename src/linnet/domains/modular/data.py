@@ -88,10 +88,19 @@ class ModularData(TokenDomain):
         return cast(ModularCodec, checked(ModularCodec, stored, ""))
 
     def load(self, seed: int, codec: Codec | None = None) -> Material:
+        train, rest = self.parted(seed)
+        return Material(ModularCodec(self.p), Part(self.rows(train)), Part(self.rows(np.sort(rest))))
+
+    def parted(self, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """The numbers of the sums that are trained on, and of all others, in an order that is drawn."""
         order = np.random.Generator(np.random.Philox(key=[seed, 0])).permutation(self.p**2)
         count = max(1, min(self.p**2 - 1, round(self.share * self.p**2)))
-        train, rest = order[:count], np.sort(order[count:])
-        return Material(ModularCodec(self.p), Part(self.rows(train)), Part(self.rows(rest)))
+        return order[:count], order[count:]
+
+    def held_out(self, codec: Codec, split: str | None, n: int, seed: int) -> Part:
+        if split not in (None, "test"):
+            raise BadInput(f'sums modulo a number have no split "{split}"; leave --split out')
+        return Part(self.rows(np.sort(self.parted(seed)[1][:n])))
 
     def rows(self, pairs: np.ndarray) -> Rows:
         """The sums with these numbers, a * p + b."""
