@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,7 @@ from linnet import workbench
 from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.arithmetic.labels import labels_of
 from linnet.domains.arithmetic.problems import longest_carry
-from linnet.errors import BadInput
+from linnet.errors import BadInput, RunFailed
 from linnet.probing.known.programs import known_circuit
 from linnet.probing.probes import Labelled, Settings, Split, baselines, probe, values_at
 from small_models import random_ids, random_model, small_config
@@ -122,3 +124,45 @@ def test_any_function_can_label(adder: Path) -> None:
         workbench.probe(adder, "cary")
     with pytest.raises(BadInput, match="has no 'nothing'"):
         workbench.probe(adder, "test_probes:nothing")
+
+
+def broken(tokens: object) -> None:
+    raise KeyError("mine")
+
+
+def unfit(tokens: object) -> int:
+    return 3
+
+
+def test_faults_of_a_persons_own_function_are_called_that(adder: Path) -> None:
+    for analysis in (
+        workbench.probe,
+        lambda run, name: workbench.interchange(run, name, step=6),
+    ):
+        with pytest.raises(RunFailed, match="test_probes:broken raised KeyError: 'mine'"):
+            analysis(adder, "test_probes:broken")
+        with pytest.raises(BadInput, match="test_probes:unfit gave '3'; it has to give"):
+            analysis(adder, "test_probes:unfit")
+        with pytest.raises(BadInput, match="has to be module:name"):
+            analysis(adder, ":unfit")
+
+
+def parity(tokens: tuple[str, ...]) -> tuple[int, Callable[[object], str]]:
+    return int(tokens[1]) % 2, lambda value: "odd" if value else "even"
+
+
+def test_an_answer_that_is_no_token_is_named(adder: Path) -> None:
+    with pytest.raises(BadInput, match="the answer '(odd|even)' of test_probes:parity is no token of this run"):
+        workbench.interchange(adder, "test_probes:parity", step=6)
+
+
+def test_a_module_beside_the_person_is_found_and_its_mistakes_are_named(
+    adder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_own_labels.py").write_text("def label(tokens): return list(tokens)")
+    (tmp_path / "my_own_mistake.py").write_text("def label(tokens: return")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])
+    assert workbench.probe(adder, "my_own_labels:label", rows=20).facts["classes"]
+    with pytest.raises(BadInput, match="my_own_mistake:label cannot be imported"):
+        workbench.probe(adder, "my_own_mistake:label")

@@ -116,6 +116,15 @@ def test_development_of_a_probe_and_of_ones_own_measure(developed: Path) -> None
     assert own.values[0][-1] == pytest.approx(last, rel=1e-4)
 
 
+def number(network: torch.nn.Module) -> float:
+    return 0.5
+
+
+def test_a_measure_of_ones_own_has_to_give_named_numbers(developed: Path) -> None:
+    with pytest.raises(BadInput, match="test_reading:number gave '0.5'; it has to give named numbers"):
+        workbench.development(developed, "test_reading:number")
+
+
 def norm(network: torch.nn.Module) -> dict[str, float]:
     return {"norm": float(sum(parameter.detach().square().sum() for parameter in network.parameters()))}
 

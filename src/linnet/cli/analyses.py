@@ -131,9 +131,9 @@ def curves(panel: Grid, signs: str) -> RenderableType:
     table.add_column(f"{along[0]} to {along[-1]}", no_wrap=True)
     for label, row in zip(rows, panel.values, strict=True):
         known = [value for value in row if value is not None]
-        ends = (min(known), max(known)) if known else (0.0, 0.0)
-        course = sparkline([row[i] for i in chosen], ends, signs)
-        table.add_row(Text(label), number(row[0]), *map(number, ends), number(row[-1]), course)
+        least, most = (min(known), max(known)) if known else (None, None)
+        course = sparkline([row[i] for i in chosen], (least or 0.0, most or 0.0), signs)
+        table.add_row(Text(label), *map(number, (row[0], least, most, row[-1])), course)
     return table
 
 

@@ -23,7 +23,7 @@ from linnet.workbench.prompts import after_begin, choice_after, read_prompt
 
 DRAWN = 64
 LONGEST_ANSWER = 8  # tokens, where the model itself says what the answer is
-WINDOW = 16  # tokens of a piece of text without questions
+WINDOW = 16  # tokens of a piece of text without questions, where rows are so long
 KEYS = ("clean", "corrupt", "answer", "wrong")
 
 
@@ -194,8 +194,9 @@ def drawn(opened: Opened, options: CaseOptions) -> tuple[list[Ids], list[str]]:
         found.append(Ids(ids, after(opened, ids, question.answer)))
     if not found:
         rows = rows_of(part)
-        pieces = [rows.row(i)[: WINDOW + 1].tolist() for i in range(min(len(rows), 4 * n))]
-        found = [Ids(tuple(piece[:-1]), (piece[-1],)) for piece in pieces if len(piece) > WINDOW]
+        window = min(WINDOW, max(rows.lengths, default=0) - 1)
+        pieces = [rows.row(i)[: window + 1].tolist() for i in range(min(len(rows), 4 * n))]
+        found = [Ids(tuple(piece[:-1]), (piece[-1],)) for piece in pieces if len(piece) > window > 0]
     if len(found) < 2:
         raise BadInput(f"these data have {len(found)} cases to ask about; at least two are compared")
     commonest = Counter(one.lengths for one in found).most_common(1)[0][0]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
 
-from linnet.domains.registry import imported
 from linnet.domains.tokens import decoder, rows_of
 from linnet.errors import BadInput, nearest
 from linnet.model.contract import Network
@@ -20,7 +19,7 @@ from linnet.records import AnalysisRecord
 from linnet.training.checkpoint import RunFolder
 from linnet.workbench.open import Opened, load, read_codec, read_run
 from linnet.workbench.reading import padded, repeated, rows_for
-from linnet.workbench.variables import labelled
+from linnet.workbench.variables import labelled, own_function
 
 
 def development(
@@ -55,7 +54,7 @@ def development(
     }
     if ":" not in what and what not in measures:
         raise BadInput(f'"{what}" has no development{nearest(what, measures)} (module:function gives others)')
-    measure = imported("measure", what) if ":" in what else measures[what]()
+    measure = _own(what) if ":" in what else measures[what]()
     steps, found = curves(folder, run, read_codec(folder, run), measure)
     facts: dict[str, float | int | str] = {}
     for name, values in found.items():
@@ -72,6 +71,20 @@ def development(
         facts=facts,
         notes=("step 0 has the weights that training starts from",),
     )
+
+
+def _own(name: str) -> Measure:
+    function = own_function(name)
+
+    def measure(network: Network) -> dict[str, float]:
+        found = function(network)
+        if not isinstance(found, Mapping) or not all(isinstance(one, int | float) for one in found.values()):
+            raise BadInput(
+                f"{name} gave {str(found)[:40]!r}; it has to give named numbers, such as {{'loss': 0.5}}"
+            )
+        return dict(found)
+
+    return measure
 
 
 def _heads(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from linnet.domains.contract import Hypothesis
 from linnet.domains.registry import imported
-from linnet.errors import BadInput, nearest
+from linnet.errors import BadInput, RunFailed, nearest
 from linnet.model.model import Model
 from linnet.probing import interchange as exchanges
 from linnet.probing import lens as lenses
@@ -32,7 +32,7 @@ def labelled(opened: Opened, label: str, rows: Rows) -> probes.Labelled:
     """Rows with a label of the domain, or of a function `module:function` from token names to labels."""
     ids, lengths = padded(rows, opened.model.config.context)
     names = [[opened.codec.tokens[i] for i in row[:size]] for row, size in zip(ids.tolist(), lengths, strict=True)]
-    given = label_function(label)(names) if ":" in label else _of_domain(opened, label, ids, lengths)
+    given = labels_by(label, names) if ":" in label else _of_domain(opened, label, ids, lengths)
     found = [[None if one is None else str(one) for one in row] for row in given]
     for row, tokens in zip(found, names, strict=True):
         if len(row) != len(tokens):
@@ -51,9 +51,31 @@ def labelled(opened: Opened, label: str, rows: Rows) -> probes.Labelled:
     return probes.Labelled(ids, labels, classes, lengths)
 
 
-def label_function(name: str) -> Callable[[Sequence[Sequence[str]]], list[Sequence[Any]]]:
-    function = imported("label", name)
-    return lambda rows: [function(tuple(row)) for row in rows]
+def labels_by(name: str, rows: Sequence[Sequence[str]]) -> list[Sequence[Any]]:
+    """What a person's function says of each row."""
+    function = own_function(name)
+    found = [function(tuple(row)) for row in rows]
+    for one in found:
+        if not isinstance(one, list | tuple):
+            raise BadInput(
+                f"{name} gave {str(one)[:40]!r}; it has to give a list with a label, or None, for each token"
+            )
+    return found
+
+
+def own_function(name: str) -> Callable[..., Any]:
+    """The function of a person that `module:function` names; what goes wrong in it is said to be its own."""
+    function = imported("function", name)
+    if not callable(function):
+        raise BadInput(f"{name} is of the type {type(function).__name__}, which cannot be called")
+
+    def called(*values: Any) -> Any:
+        try:
+            return function(*values)
+        except Exception as error:
+            raise RunFailed(f"{name} raised {type(error).__name__}: {error}") from error
+
+    return called
 
 
 def _of_domain(opened: Opened, label: str, ids: Tensor, lengths: Tensor) -> list[Sequence[Any]]:
@@ -161,13 +183,36 @@ def chosen_hypothesis(opened: Opened, variable: str, step: int | None) -> tuple[
     if ":" in variable:
         if step is None:
             raise BadInput("a hypothesis of your own needs --step: the step whose prediction it is about")
-        return step, cast(Hypothesis, imported("variable", variable))
+        return step, own_hypothesis(opened, variable)
     known = opened.run.data.hypotheses(opened.codec)
     if variable not in known:
         hint = nearest(variable, known) or "; runs of this kind have none of their own"
         raise BadInput(f'there is no variable "{variable}"{hint} (module:function gives others)')
     read, hypothesis = known[variable]
     return (read if step is None else step), hypothesis
+
+
+def own_hypothesis(opened: Opened, name: str) -> Hypothesis:
+    """A person's hypothesis, whose value and whose answers are checked."""
+    function = own_function(name)
+
+    def hypothesis(tokens: Sequence[str]) -> tuple[Hashable, Callable[[Hashable], str]]:
+        match function(tokens):
+            case (value, answer) if callable(answer):
+                return value, lambda other: answered(answer, other)
+            case found:
+                raise BadInput(
+                    f"{name} gave {str(found)[:40]!r}; it has to give the value of the variable, and a function "
+                    "from values to the next token"
+                )
+
+    def answered(answer: Callable[[Hashable], Any], value: Hashable) -> str:
+        found = answer(value)
+        if found not in opened.codec.tokens:
+            raise BadInput(f"the answer {str(found)[:40]!r} of {name} is no token of this run")
+        return cast(str, found)
+
+    return hypothesis
 
 
 def pairs_of(opened: Opened, rows: Rows, step: int, hypothesis: Hypothesis, seed: int) -> exchanges.Pairs:
