@@ -16,7 +16,7 @@ from bench.probe_chance import drawn, inside
 from linnet import workbench
 from linnet.domains.arithmetic.codec import ArithmeticCodec
 from linnet.domains.arithmetic.labels import labels_of
-from linnet.domains.arithmetic.problems import longest_carry
+from linnet.domains.arithmetic.problems import Task, longest_carry
 from linnet.errors import BadInput, RunFailed
 from linnet.probing.known.programs import known_circuit
 from linnet.probing.probes import Labelled, Settings, Split, baselines, probe, values_at
@@ -110,6 +110,21 @@ def test_depth_counts_open_brackets() -> None:
     found = labels_of(codec, ids)
     assert "".join(label or "." for label in found["depth"]) == "12222111000."
     assert found["operation"][-3:] == ["-", "-", None]
+
+
+@pytest.mark.parametrize(
+    "task, width, question, wanted",
+    [
+        ("add", 2, "-3+-4=", [None, None, None, "+", "+", "+", "+", None]),
+        ("subtract", None, "-3--4=", [None, None, "-", "-", "-", None]),
+        ("expression", None, "(2-3)-1=", [None, None, "-", "-", "-", "-", "-", None]),
+    ],
+)
+def test_the_sign_of_a_number_is_no_operation(
+    task: Task, width: int | None, question: str, wanted: list[str | None]
+) -> None:
+    codec = ArithmeticCodec(task, signs=True, width=width)
+    assert labels_of(codec, codec.encode(question).ids.tolist())["operation"] == wanted
 
 
 def first_or_not(tokens: tuple[str, ...]) -> list[str | None]:

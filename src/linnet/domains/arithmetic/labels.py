@@ -69,11 +69,14 @@ def _depths(names: Sequence[str]) -> Labels:
 
 
 def _operations(names: Sequence[str]) -> Labels:
-    """The operator that was read last, at every step of the question from the first one on."""
+    """The operator that was read last, at every step of the question from the first one on.
+
+    A minus is an operator behind a digit or a bracket, and elsewhere the sign of a number.
+    """
     labels, last = list[str | None](), None
     end = names.index("=") if "=" in names else len(names)
-    for index, name in enumerate(names):
-        last = name if name in "+-*" else last
+    for index, (before, name) in enumerate(zip(("", *names), names, strict=False)):
+        last = name if name in "+*" or (name == "-" and (before.isdigit() or before == ")")) else last
         labels.append(last if index < end else None)
     return labels
 
