@@ -158,7 +158,7 @@ def test_faults_of_a_persons_own_function_are_called_that(adder: Path) -> None:
             analysis(adder, "test_probes:broken")
         with pytest.raises(BadInput, match="test_probes:unfit gave '3'; it has to give"):
             analysis(adder, "test_probes:unfit")
-        with pytest.raises(BadInput, match="has to be module:name"):
+        with pytest.raises(BadInput, match="cannot be imported: ValueError: Empty module name"):
             analysis(adder, ":unfit")
 
 

@@ -120,8 +120,6 @@ def resolve(name: str) -> Any:
 def imported(what: str, name: str, value: str = "") -> Any:
     """What `module:name` of a person stands for; the module may be a file of the working folder."""
     module, _, attribute = (value or name).partition(":")
-    if not module or not attribute:
-        raise BadInput(f"the {what} {name} has to be module:name")
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
