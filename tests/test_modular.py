@@ -36,16 +36,6 @@ def test_what_is_no_sum_is_refused(text: str) -> None:
         ModularCodec(59).encode(text)
 
 
-def test_the_held_out_sums_are_the_validation_part() -> None:
-    data = ModularData(p=7)
-    whole = rows_of(data.load(3).validation)
-    held = rows_of(data.held_out(ModularCodec(7), None, 1000, 3))
-    assert np.array_equal(held.ids[:], whole.ids[:])
-    assert len(rows_of(data.held_out(ModularCodec(7), "validation", 5, 3))) == 5
-    with pytest.raises(BadInput, match='no split "train"'):
-        data.held_out(ModularCodec(7), "train", 5, 3)
-
-
 def test_a_run_learns_and_answers(tmp_path: Path) -> None:
     small = ["data.p=7", "data.share=0.8", "width=32", "batch=64", "feedforward.width=64", "lr=1e-2"]
     record = workbench.train("modular", out=tmp_path / "run", steps=60, settings=small)

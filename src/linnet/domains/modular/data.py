@@ -19,7 +19,7 @@ from pydantic import Field
 
 from linnet.codecs import Codec, Encoded, known
 from linnet.domains.contract import Material, Part, Region, Scored
-from linnet.domains.tokens import TokenDomain, rows_of
+from linnet.domains.tokens import TokenDomain
 from linnet.errors import BadInput
 from linnet.intervals import wilson
 from linnet.model.config import AttentionConfig, FeedForwardConfig, HeadConfig, ModelConfig
@@ -109,15 +109,6 @@ class ModularData(TokenDomain):
         starts = np.arange(len(pairs) + 1, dtype=np.int64) * LENGTH
         scored = np.tile(np.arange(LENGTH) == LENGTH - 1, len(pairs))
         return Rows.of_ids(np.stack(columns, 1).ravel().astype(np.uint16), starts, scored)
-
-    def held_out(self, codec: Codec, split: str | None, n: int, seed: int) -> Part:
-        """The sums that are not trained on, which are the validation part and the test part in one."""
-        if split not in (None, "validation", "test"):
-            raise BadInput(
-                f'sums modulo a number have no split "{split}"; there is validation and test, which are one'
-            )
-        rows = rows_of(self.load(seed).validation)
-        return Part(rows.select(np.sort(np.random.default_rng(seed).permutation(len(rows))[:n])))
 
     def read(self, codec: Codec, paths: Sequence[Path], split: str | None = None) -> Part:
         raise BadInput("sums modulo a number are never read from files: all of them are known")
