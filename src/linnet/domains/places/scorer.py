@@ -3,6 +3,8 @@
 Each of K kernels weighs every known visit by an exponential of its features (age, time of the day, weekday, where
 the user came from, …): un-normalised attention with learned widths and decays. Summed by place and normalised this
 is K copy distributions; their logarithms, counts, recency and other people's moves give each candidate its score.
+The visits of a candidate also tell what kind of place it is (when people come, how long it takes until they are
+elsewhere): a profile of each candidate and that of the current place are read beside the sums.
 Suggested places that the user never visited are scored apart, and one last option stands for everything else.
 All candidates of a batch lie end to end; nothing is padded inside.
 Legend: B = rows, E = entries of all rows (suggestions, then visits), C = candidates of all rows, K = kernels.
@@ -21,7 +23,7 @@ from torch import Tensor, nn
 
 from linnet.domains.places.features import RECENT, SEEN, SUGGESTION
 from linnet.domains.places.settings import ScorerConfig
-from linnet.domains.places.visits import DAY
+from linnet.domains.places.visits import DAY, MINUTE
 from linnet.model.contract import Batch, Groups, Network, embedding_tables, grouped
 from linnet.model.inputs import Inputs, Output
 from linnet.model.layers import Dropout
@@ -30,6 +32,8 @@ from linnet.model.taps import Edit, Taps
 TINY = 1e-9
 EVIDENCE, CONTEXT, ASIDE = 16, 13, 15  # features of a visit, of a row, of a candidate beside its kernels
 SUGGESTED = 8  # features of a suggestion
+RHYTHM = 14  # features of a visit, whatever the time is now
+WEEK = 7 * DAY
 FAR = 40.0  # kernels are exponentials of at most this
 DECAYS, WIDTHS = (0.0, 1.0, 4.3, 12.0), (0.0, 0.55, 1.0, 5.0)  # per 30 days; of (minutes / 60)^2 / 10
 SWITCHES = ((6, 0.25, 2.0), (7, 0.4, 3.0), (8, 0.5, 4.0), (9, 0.25, 3.0), (11, 0.3, 3.0))
@@ -160,6 +164,21 @@ def evidence(entries: Entries) -> Tensor:
     return torch.stack(columns).T
 
 
+def rhythm(entries: Entries) -> Tensor:
+    """float32 [E, RHYTHM]: when in the week each visit began, how long it was, and how long until the next one."""
+    s = entries.seen
+    began = ((entries.now % WEEK)[entries.owner].float() - s["age"] * DAY) % WEEK
+    turn, day = began % DAY / DAY * 2 * math.pi, (began.div(DAY, rounding_mode="floor") + 3) % 7
+    followed = F.pad(s["follows"][1:], (0, 1))  # the entry behind it is the next visit
+    until = F.pad((s["age"][:-1] - s["age"][1:]) * (DAY / MINUTE) - s["stay"][:-1], (0, 1))
+    gap = until.clamp(min=0).log1p() / 5 * followed
+    waves = [wave(n * turn) for n in (1, 2, 3) for wave in (torch.sin, torch.cos)]
+    columns = [
+        *waves, day >= 5, day == 4, day == 6, s["stay"].log1p() / 5, gap, gap**2, followed, s["follows"],
+    ]  # fmt: skip
+    return torch.stack([column.float() for column in columns]).T
+
+
 def context(entries: Entries, options: Options) -> Tensor:
     """float32 [B, CONTEXT]: what all candidates of a row share."""
     s, real, inside, leave = entries.seen, entries.real, entries.recent, entries.now
@@ -232,6 +251,9 @@ class Parts:
     context: Tensor  # [B, CONTEXT]
     suggested: Tensor | None  # [C, SUGGESTED]; None where nothing is suggested
     distinct: Tensor  # [B] candidates that the user has visited
+    rhythm: Tensor  # [E, RHYTHM]
+    visits: Tensor  # [C] of the row's user
+    here: Tensor  # [B] the candidate where the user is
 
     @classmethod
     def of(cls, entries: Entries, options: Options) -> Parts:
@@ -244,6 +266,9 @@ class Parts:
             context(entries, options),
             suggested,
             distinct,
+            rhythm(entries),
+            options.sums(entries.real),
+            options.slot[entries.last],
         )
 
 
@@ -256,7 +281,8 @@ class Member(nn.Module):
         weight, bias = first_kernels(kernels)
         self.kernel = nn.Parameter(weight)
         self.kernel_bias = nn.Parameter(bias)
-        width = 3 * kernels + ASIDE + CONTEXT
+        width = 3 * kernels + ASIDE + CONTEXT + 3 * config.profile
+        self.profile = Profile(config.profile) if config.profile else None
         self.first, self.second = nn.Linear(width, hidden), nn.Linear(hidden, hidden)
         self.score, self.linear = nn.Linear(hidden, 1), nn.Linear(width, 1)
         self.dropout = Dropout(config.dropout, entries=True)
@@ -273,7 +299,8 @@ class Member(nn.Module):
         weight = taps.at(f"{name}.hook_kernels", weight)
         total = options.sums(weight)
         share = taps.at(f"{name}.hook_shares", total / (options.row_sums(total)[owner] + 1e-3))
-        x = torch.cat([(total + 0.03).log(), (share + 0.01).log(), share, parts.aside, parts.context[owner]], 1)
+        x = [(total + 0.03).log(), (share + 0.01).log(), share, parts.aside, parts.context[owner]]
+        x = torch.cat(x if self.profile is None else [*x, self.profile(options, parts)], 1)
         hidden = self.dropout(F.gelu(self.first(x)))
         hidden = self.dropout(F.gelu(self.second(hidden)))
         own = taps.at(f"{name}.hook_scores", (self.score(hidden) + self.linear(x)).squeeze(1))
@@ -291,6 +318,23 @@ class Member(nn.Module):
         _, any_offer = _row_softmax(offered, owner, rows, floor=outside)
         logp = torch.where(options.suggested, offered + (some_new - any_offer)[owner], own) - norm[owner]
         return Scored(options, logp, outside + some_new - any_offer - norm, unseen)
+
+
+class Profile(nn.Module):
+    """What kind of place each candidate is: by itself, where the user is now, and how one goes with the other."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.visit, self.place = nn.Linear(RHYTHM, width), nn.Linear(width, width)
+        self.going = nn.Linear(width + CONTEXT, width)
+
+    def forward(self, options: Options, parts: Parts) -> Tensor:
+        """[C, 3 * width]"""
+        visits = F.gelu(self.visit(parts.rhythm)) * parts.real[:, None]
+        place = torch.tanh(self.place(options.sums(visits) / (parts.visits[:, None] + 1)))
+        here = place[parts.here]
+        going = self.going(torch.cat([here, parts.context], 1))
+        return torch.cat([place, here[options.owner], place * going[options.owner]], 1)
 
 
 def _row_softmax(scores: Tensor, owner: Tensor, rows: int, floor: Tensor | None = None) -> tuple[Tensor, Tensor]:

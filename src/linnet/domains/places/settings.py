@@ -108,6 +108,7 @@ class ScorerConfig(VisitNetworkConfig):
     kind: Literal["scorer"] = Field("scorer", description="which network")
     kernels: int = Field(32, ge=1, description="ways to weigh a past visit")
     hidden: int = Field(64, ge=1, description="channels of the network over their sums")
+    profile: int = Field(0, ge=0, description="channels of what kind of place a candidate is; 0: not read")
     members: int = Field(1, ge=1, le=100, description="scorers whose probabilities are averaged")
     dropout: float = Field(0.15, ge=0, lt=1, description="share of values that training zeroes")
     legacy_weight: float = Field(0.5, ge=0, description="of the loss in which unseen places are one class")
