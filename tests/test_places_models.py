@@ -25,7 +25,7 @@ from linnet.domains.places.features import ALWAYS, PAST, RECENT, SEEN, SUGGESTIO
 from linnet.domains.places.generated import Process, generate, write_check_ins
 from linnet.domains.places.sample_files import read_histories
 from linnet.domains.places.samples import PUBLISHED, divide, make_samples
-from linnet.domains.places.scorer import Scorer
+from linnet.domains.places.scorer import Entries, Scorer, rhythm
 from linnet.domains.places.settings import CopyConfig, ScorerConfig
 from linnet.domains.places.use import Follower
 from linnet.errors import BadInput
@@ -231,7 +231,7 @@ def test_cut_rows_hide_the_middle_and_unlearn_places() -> None:
 
 def small_scorer(members: int = 1) -> Scorer:
     torch.manual_seed(1)
-    model = Scorer(ScorerConfig(kernels=6, hidden=8, members=members)).eval()
+    model = Scorer(ScorerConfig(kernels=6, hidden=8, profile=4, members=members)).eval()
     for member in model.members:
         torch.nn.init.normal_(member.score.weight)  # type: ignore[union-attr, arg-type]
     return model
@@ -248,6 +248,22 @@ def test_the_scorer_does_not_see_the_batch(members: int) -> None:
     np.testing.assert_allclose(total, 1, atol=1e-5)
     legacy = legacy_ranking(together.ranking, together.fresh, rows.codec.place_ids(rows.visits.places))
     assert (np.bincount(legacy.owner, legacy.score, len(rows)) < 1 + 1e-5).all()
+
+
+def test_a_profile_reads_when_visits_begin_and_how_long_until_the_next() -> None:
+    rows = world(suggestions=2)
+    gathered = rows.gather(np.arange(12))
+    found = rhythm(Entries.of(pad(gathered))).numpy()
+    kinds, seen = gathered.columns["kind"], dict(zip(SEEN, gathered.columns["seen"].T, strict=True))
+    for entry in np.flatnonzero(kinds != SUGGESTION):
+        began = int(gathered.start[entry])
+        turn, day = began % 86400 / 86400 * 2 * np.pi, (began // 86400 + 3) % 7
+        np.testing.assert_allclose(found[entry, :2], [np.sin(turn), np.cos(turn)], atol=1e-3)
+        assert found[entry, 6:9].tolist() == [day >= 5, day == 4, day == 6]
+        followed = entry + 1 < len(kinds) and seen["follows"][entry + 1] == 1
+        until = max(0, int(gathered.start[entry + 1] - gathered.leave[entry])) / 60 if followed else 0
+        np.testing.assert_allclose(found[entry, 10] * 5, np.log1p(until), atol=2e-2)
+        assert found[entry, 12] == followed
 
 
 def test_the_scorer_forgets_names() -> None:

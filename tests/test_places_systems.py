@@ -165,10 +165,10 @@ def test_losses_of_levels_smoothing_and_focus() -> None:
 
 
 def test_an_ensemble_is_the_mean_of_its_members() -> None:
-    assert made("places-ensemble").model == ScorerConfig(members=5)
+    assert made("places-ensemble").model == ScorerConfig(profile=24, members=5)
     rows = world()
     torch.manual_seed(1)
-    whole = Scorer(ScorerConfig(kernels=4, hidden=8, members=3)).eval()
+    whole = Scorer(ScorerConfig(kernels=4, hidden=8, profile=4, members=3)).eval()
     for member in whole.members:
         nn.init.normal_(member.score.weight)
     batch = VisitPlan(rows, 8, 1).batch(0)

@@ -20,7 +20,7 @@ def places() -> Run:
         precision="float32",  # in bfloat16 the validation loss chose the wrong checkpoint (dev/LOG.md)
         threads=1,  # its operations are small: a second thread costs more than it brings
         data=PlacesData(),
-        model=ScorerConfig(),
+        model=ScorerConfig(profile=24),
         optim=OptimConfig(
             lr=3e-3, betas=(0.9, 0.999), weight_decay=0.05,
             schedule=OneCycle(pct_start=0.15, div=25.0, final_div=1e4),
@@ -32,7 +32,7 @@ def places() -> Run:
 def places_ensemble() -> Run:
     """Five scorers that are trained together and averaged, in a tenth of the parameters that are allowed."""
     run = places()
-    return run.model_copy(update={"recipe": "places-ensemble", "model": ScorerConfig(members=5)})
+    return run.model_copy(update={"recipe": "places-ensemble", "model": ScorerConfig(profile=24, members=5)})
 
 
 def published(recipe: str, encoder: Literal["gru", "transformer"]) -> Run:
@@ -71,7 +71,7 @@ def tiny() -> Run:
     return run.model_copy(
         update={
             "recipe": "tiny-places",
-            "model": ScorerConfig(kernels=8, hidden=16),
+            "model": ScorerConfig(kernels=8, hidden=16, profile=8),
             "training": run.training.model_copy(update={"epochs": None, "steps": 30, "batch": 32, "eval_every": 15,
                                                         "evals_per_epoch": None}),
         }
