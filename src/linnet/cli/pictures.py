@@ -150,8 +150,8 @@ def leads(rows: Sequence[System]) -> list[RenderableType]:
     grid = table("this run ahead of", "in", "by", "95 % interval", "p", numbers=("by", "p"))
     for row in rows:
         if (lead := row.lead) is not None:
-            cells = (f"{lead.value:+.4f}", f"{lead.low:+.4f} .. {lead.high:+.4f}")
-            cells += ("" if lead.p is None else f"{lead.p:.3f}",)
+            p = "" if lead.p is None else f"{lead.p:.3f}"
+            cells = (f"{lead.value:+.4f}", f"{lead.low:+.4f} .. {lead.high:+.4f}", p)
             grid.add_row(row.name, lead.measure, *("-" if "nan" in cell else cell for cell in cells))
     return [Text(""), grid] if grid.row_count else []
 
