@@ -299,8 +299,8 @@ class Member(nn.Module):
         weight = taps.at(f"{name}.hook_kernels", weight)
         total = options.sums(weight)
         share = taps.at(f"{name}.hook_shares", total / (options.row_sums(total)[owner] + 1e-3))
-        x = [(total + 0.03).log(), (share + 0.01).log(), share, parts.aside, parts.context[owner]]
-        x = torch.cat(x if self.profile is None else [*x, self.profile(options, parts)], 1)
+        read = [(total + 0.03).log(), (share + 0.01).log(), share, parts.aside, parts.context[owner]]
+        x = torch.cat(read if self.profile is None else [*read, self.profile(options, parts)], 1)
         hidden = self.dropout(F.gelu(self.first(x)))
         hidden = self.dropout(F.gelu(self.second(hidden)))
         own = taps.at(f"{name}.hook_scores", (self.score(hidden) + self.linear(x)).squeeze(1))
