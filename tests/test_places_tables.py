@@ -374,6 +374,13 @@ def test_unknown_zones_are_refused(tmp_path: Path, zone: str, said: str) -> None
         read(tmp_path, CHECK_INS, tz=zone)
 
 
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    table = tmp_path / "visits.csv"
+    table.write_text("user,time,user,place\n1,2024-05-31 08:00,2,3\n")
+    with pytest.raises(BadInput, match='two columns are named "user"'):
+        ingest([table])
+
+
 def test_a_missing_or_wrong_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInput, match=r"nowhere\.csv does not exist"):
         ingest([tmp_path / "nowhere.csv"])

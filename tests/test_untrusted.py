@@ -96,6 +96,11 @@ def test_depths_beyond_the_parsers_own_are_refused_too(read: Any, depth: int) ->
             read(".".join("a" * 500) + " = 1", "x")
 
 
+def test_a_text_where_a_list_belongs_is_shown_as_one() -> None:
+    with pytest.raises(BadInput, match=r"""names is 'ada', not a list, such as \["ada"\]"""):
+        checked(dict[str, list[str]], {"names": "ada"}, "names.json")
+
+
 def test_limits_and_odd_values_are_named(tmp_path: Path) -> None:
     for text, said in {
         '{"a": 1, "a": 2}': "the key 'a' is there twice",

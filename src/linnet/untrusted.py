@@ -313,7 +313,9 @@ def mistake_text(mistake: ErrorDetails, name: str | None = None) -> str:
         return f"{key}.{context['discriminator'][1:-1]} is missing"
     expected = _EXPECTED.get(kind.partition("_")[0])
     if expected:
-        return f"{key} is {given}, not {expected}".lstrip()
+        text = mistake["input"] if isinstance(mistake["input"], str) else ""
+        form = f', such as ["{text}"]' if expected == "a list" and 0 < len(text) < 60 else ""
+        return f"{key} is {given}, not {expected}{form}".lstrip()
     return f"{key} is {given}: {mistake['msg']}".lstrip()
 
 

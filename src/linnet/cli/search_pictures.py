@@ -67,7 +67,7 @@ def picture(record: SearchTreeRecord) -> RenderableType:
         label = (
             Text("the prompt") if parent < 0 else Text(repr(record.text[node])[1:-1] or "\N{EMPTY SET}", "bold")
         )
-        label.append(f"  {record.visits[node]:,} visits", "dim")
+        label.append(f"  {counted(record.visits[node], 'visit')}", "dim")
         if parent >= 0:
             label.append(f", p {record.prior[node]:.3g}", "dim")
         reward = record.reward[node]
@@ -104,7 +104,8 @@ def compared(record: SearchComparisonRecord) -> RenderableType:
 
 
 def number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.4g}"
+    """Below 1e-12 stands what rounding has left of 0."""
+    return "unknown" if value is None else "0" if abs(value) < 1e-12 else f"{value:.4g}"
 
 
 def shown(text: str) -> str:

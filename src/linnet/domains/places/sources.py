@@ -129,6 +129,8 @@ def _read_table(path: Path, named: Mapping[str, str]) -> pl.DataFrame:
     separator = max((b"\t", b",", b";"), key=head.count).decode()
     headless = _numbered(named)
     frame = _parse(path, raw, separator, headless=headless)
+    if twice := [name for name in frame.columns if f"{name}_duplicated_0" in frame.columns]:
+        raise BadInput(f'{path}: two columns are named "{twice[0]}"')
     if headless:
         names = [name for name in frame.columns if name != LONGER]
         frame = frame.rename({name: str(number) for number, name in enumerate(names, 1)})
