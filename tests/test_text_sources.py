@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import tracemalloc
@@ -58,6 +59,35 @@ def test_every_form_gives_the_same_documents(tmp_path: Path) -> None:
     assert (tally.files, tally.documents) == (5, 15)
 
 
+@given(
+    rows=st.lists(st.tuples(st.text(), st.text()), max_size=6),
+    block=st.integers(1, 9),
+    mark=st.sampled_from(",\t"),
+)
+def test_a_column_of_a_table_is_the_documents(
+    tmp_path_factory: pytest.TempPathFactory, rows: list[tuple[str, str]], block: int, mark: str
+) -> None:
+    """Whatever stands in a cell, and wherever a block ends: what csv wrote comes back, line ends as LF."""
+    written = [[cell.replace("\0", "").replace("\r", "") for cell in row] for row in rows]
+    table = tmp_path_factory.mktemp("tables") / ("titles.csv" if mark == "," else "titles.tsv")
+    with table.open("w", encoding="utf-8", newline="") as stream:
+        csv.writer(stream, delimiter=mark, lineterminator="\n").writerows([["id", "title"], *written])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sources, "BLOCK", block)
+        found = list(read_passages(find([table]).sources, Reading(field="title"), Tally()))
+    expected = [text for _, text in written if text and not text.isspace()]
+    assert [text for passage in found for text in passage.texts] == expected
+
+
+def test_what_is_wrong_with_a_table_is_named(tmp_path: Path) -> None:
+    table = tmp_path / "titles.csv"
+    table.write_text("id,title\n1,Ada\n2\n")
+    assert 'row 2: no field "text"; there is id, title; name the one with the text: --set field=NAME' in message(
+        table
+    )
+    assert 'row 3: field "title" holds null, not text' in message(table, field="title")
+
+
 def test_a_folder_is_read_in_the_order_of_paths_without_hidden_files(tmp_path: Path) -> None:
     for name in (
         "AB/wiki_00",
@@ -76,7 +106,7 @@ def test_a_folder_is_read_in_the_order_of_paths_without_hidden_files(tmp_path: P
     assert read(tmp_path)[0] == ["AA/wiki_00", "AA/wiki_01", "AB/wiki_00", "_more/x.txt", "citations.txt"]
     assert find([tmp_path]).notes == (
         f"not read: 4 files of {tmp_path} (and 1 hidden): AA/_SUCCESS, AA/picture.png, LICENSE, README.md; "
-        "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet",
+        "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz, .parquet and, by name, .csv and .tsv",
     )
 
 
@@ -243,7 +273,7 @@ def test_a_line_of_json_without_end_is_refused(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(sources, "LONGEST_ROW", 1 << 10)
     path = tmp_path / "rows.jsonl"
     path.write_text('{"text": "fine"}\n{"text": "' + "x" * 5_000)
-    assert "row 2: more than 1,024 characters in one line; each line holds one object" in message(path)
+    assert "row 2: more than 1,024 characters in one line" in message(path)
 
 
 def test_split_words_are_kept(tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ class TextData(TokenDomain):
     documents: Literal["line", "paragraph", "file"] = Field(
         "line", description="what a document of a text file is"
     )
-    field: str = Field("text", description="column of the text in JSON lines and Parquet")
+    field: str = Field("text", description="column of the text in JSON lines, CSV and Parquet")
     errors: Literal["strict", "replace"] = Field("strict", description="for bytes that are not UTF-8")
     sample: int | None = Field(None, ge=1, description="so many documents, drawn by split_seed")
     validation: float = Field(0.1, gt=0, lt=1, description="share that is held out")

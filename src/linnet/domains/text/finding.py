@@ -14,17 +14,19 @@ from typing import Any, Literal, NamedTuple
 from linnet.errors import BadInput, counted
 
 ROWS = (".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz")
+TABLES = (".csv", ".csv.gz", ".tsv", ".tsv.gz")  # those of a folder are often about its texts
 READABLE = (".txt", ".txt.gz", ".text", ".text.gz", *ROWS, ".parquet")  # in folders
-WHAT_IS_READ = "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz and .parquet"
+WHAT_IS_READ = "text is read from .txt, .txt.gz, .jsonl, .jsonl.gz, .parquet and, by name, .csv and .tsv"
 ABOUT = ("readme", "license", "licence", "copying", "notice", "citation", "makefile")  # files that are about data
 NAMED = 5  # files that are left out and named
+Form = Literal["text", "jsonl", "csv", "parquet", "hf"]
 
 
 class Source(NamedTuple):
     """A file, or `hf:NAME[#CONFIG][@SPLIT]`, a data set of the Hugging Face hub or a folder in its layout."""
 
     name: str
-    form: Literal["text", "jsonl", "parquet", "hf"]
+    form: Form
 
     @property
     def size(self) -> int:
@@ -112,10 +114,9 @@ def _hidden(path: Path, folder: Path) -> bool:
 
 
 def _source(path: Path) -> Source:
+    forms: dict[Form, tuple[str, ...]] = {"parquet": (".parquet",), "csv": TABLES, "jsonl": ROWS}
     name = path.name.lower()
-    if name.endswith(".parquet"):
-        return Source(str(path), "parquet")
-    return Source(str(path), "jsonl" if name.endswith(ROWS) else "text")
+    return Source(str(path), next((form for form, ends in forms.items() if name.endswith(ends)), "text"))
 
 
 def _left_out(others: Sequence[Path], folder: Path) -> list[str]:
@@ -123,14 +124,13 @@ def _left_out(others: Sequence[Path], folder: Path) -> list[str]:
     named = [str(p.relative_to(folder)) for p in others if not _hidden(p, folder)]
     if not named:
         return []
-    hidden = len(others) - len(named)
-    also = f" (and {hidden:,} hidden)" if hidden else ""
+    also = f" (and {hidden:,} hidden)" if (hidden := len(others) - len(named)) else ""
     shown = ", ".join(named[:NAMED]) + (", ..." if len(named) > NAMED else "")
     return [f"not read: {counted(len(named), 'file')} of {folder}{also}: {shown}; {WHAT_IS_READ}"]
 
 
 def _unknown_kind(path: Path) -> list[str]:
-    if "." not in path.name or path.name.lower().endswith((*READABLE, ".gz")):
+    if "." not in path.name or path.name.lower().endswith((*READABLE, *TABLES, ".gz")):
         return []
     rows = "; rows of JSON are known by the ending .jsonl" if ".json" in path.name.lower() else ""
     return [f'{path} is read as plain text, since the ending "{path.suffix}" names no kind that is known{rows}']

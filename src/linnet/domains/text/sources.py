@@ -1,4 +1,4 @@
-"""Where documents come from: text, JSON lines and Parquet files, plain or gzip, single or in folders.
+"""Where documents come from: text, JSON lines, CSV and Parquet files, plain or gzip, single or in folders.
 
 Everything is read as a stream: the memory in use is that of one block, whatever the size of the corpus.
 This module decides what a document is and whether its bytes are text; it knows nothing of tokens.
@@ -7,6 +7,7 @@ This module decides what a document is and whether its bytes are text; it knows 
 from __future__ import annotations
 
 import codecs
+import csv
 import io
 import itertools
 import os
@@ -23,12 +24,12 @@ from linnet.domains.text.chat import COLUMNS, Spans, Template, is_chat
 from linnet.domains.text.finding import WHAT_IS_READ, Source, hub_name
 from linnet.errors import BadInput, counted, library
 from linnet.progress import Progress
-from linnet.untrusted import Malformed, kind_of, opened, parse_json
+from linnet.untrusted import Malformed, kind_of, opened, parse_json, refusing
 
 BLOCK = 1 << 20  # bytes read at a time
 PORTION = 1 << 20  # characters handed on at a time
 LONGEST = 1 << 22  # characters; a longer document is cut at a space, and counted
-LONGEST_ROW = 1 << 26  # characters of a line of JSON; a longer one is refused
+LONGEST_ROW = 1 << 26  # characters of a line of rows; a longer one is refused
 BATCH = 4096  # rows of Parquet files and of the hub read at a time
 MAGIC = {
     b"\x89PNG": "a PNG image",
@@ -131,10 +132,10 @@ Stream = Callable[[Tally], Iterator[Passage]]  # documents that can be read agai
 
 def read_passages(sources: Iterable[Source], reading: Reading, tally: Tally) -> Iterator[Passage]:
     """All documents in order, some thousands at a time, without those that are empty."""
-    readers = {"text": _text_documents, "jsonl": _json_rows, "parquet": _parquet_rows, "hf": _hub_rows}
+    read = {"text": _plain_text, "jsonl": _json_rows, "csv": _csv_rows, "parquet": _parquet_rows, "hf": _hub_rows}
     for source in sources:
         before = tally.stored_bytes
-        for passage in readers[source.form](source, reading, tally):
+        for passage in read[source.form](source, reading, tally):
             full = passage.keep([bool(text) and not text.isspace() for text in passage.texts])
             tally.empty += len(passage.texts) - len(full.texts)
             tally.documents += len(full.texts)
@@ -230,7 +231,7 @@ def _refuse_binary(block: bytes, path: Path) -> None:
 # --- text to documents ---------------------------------------------------------------------------
 
 
-def _text_documents(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
+def _plain_text(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
     if reading.template is not None:
         raise BadInput(f"{source.name} is plain text, and data.template writes rows of JSON lines or Parquet")
     whole, lines = (reading.documents == kind for kind in ("file", "line"))
@@ -263,18 +264,32 @@ def _documents(parts: list[str], continues: bool, reading: Reading) -> Passage:
 
 
 def _json_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
-    carry, number = "", 0
-    for block in _text_blocks(source, reading.errors, tally):
-        lines = (carry + block).split("\n")
-        carry = lines.pop()
-        if len(carry) > LONGEST_ROW:
-            raise BadInput(
-                f"{source.name}, row {number + len(lines) + 1:,}: more than {LONGEST_ROW:,} characters in one "
-                "line; each line holds one object"
-            )
+    number = 0
+    for lines in _lines(source, reading, tally):
         yield _parse_rows(lines, number, source.name, reading, tally)
         number += len(lines)
-    yield _parse_rows([carry], number, source.name, reading, tally)
+
+
+def _csv_rows(source: Source, reading: Reading, tally: Tally) -> Iterator[Passage]:
+    """The rows of a CSV or TSV file, whose first line names its columns."""
+    csv.field_size_limit(LONGEST_ROW)
+    lines = (f"{line}\n" for some in _lines(source, reading, tally) for line in some)
+    table = csv.DictReader(lines, delimiter="\t" if ".tsv" in source.name.lower() else ",")
+    with refusing(f"{source.name} is no table that can be read", csv.Error):
+        while rows := dict(itertools.islice(enumerate(table, start=2), BATCH)):
+            yield _documents_of(rows, source.name, reading, tally)
+
+
+def _lines(source: Source, reading: Reading, tally: Tally) -> Iterator[list[str]]:
+    """The lines of each block of a file, without their ends."""
+    carry, number = "", 0
+    for block in _text_blocks(source, reading.errors, tally):
+        *lines, carry = (carry + block).split("\n")
+        number += len(lines)
+        if len(carry) > LONGEST_ROW:
+            raise BadInput(f"{source.name}, row {number + 1:,}: more than {LONGEST_ROW:,} characters in one line")
+        yield lines
+    yield [carry]
 
 
 def _parse_rows(lines: list[str], number: int, name: str, reading: Reading, tally: Tally) -> Passage:
@@ -302,21 +317,19 @@ def _documents_of(rows: Mapping[int, Mapping[str, Any]], name: str, reading: Rea
         raise BadInput(f'{name}, row {first:,}: no "split", which rows near it have; give all one')
     if reading.template is None:
         return Passage([_text_of(row, f"{name}, row {i:,}", reading, tally) for i, row in rows.items()], splits)
-    template, texts, answers = Template.of(reading.template), [], []
-    for i, row in rows.items():
-        where = f"{name}, row {i:,}"
-        written = template.write(row, where)
-        texts.append(_valid(written.text, where, reading.errors, tally))
-        answers.append(written.answers)
-    return Passage(texts, splits, answers=answers)
+    template, named = Template.of(reading.template), [f"{name}, row {i:,}" for i in rows]
+    written = [template.write(row, where) for row, where in zip(rows.values(), named, strict=True)]
+    texts = [_valid(one.text, where, reading.errors, tally) for one, where in zip(written, named, strict=True)]
+    return Passage(texts, splits, answers=[one.answers for one in written])
 
 
 def _text_of(row: Mapping[str, Any], where: str, reading: Reading, tally: Tally) -> str:
     """The text field of a row, refused when it is missing, no string, or no valid text."""
     if reading.field not in row:
         advice = CHAT_ADVICE if is_chat(row) else FIELD_ADVICE
-        names = ", ".join(map(str, row)) or "nothing"
-        raise BadInput(f'{where}: no field "{reading.field}"; there is {names}; {advice}')
+        raise BadInput(
+            f'{where}: no field "{reading.field}"; there is {", ".join(map(str, row)) or "nothing"}; {advice}'
+        )
     text = row[reading.field]
     if not isinstance(text, str):
         raise BadInput(f'{where}: field "{reading.field}" holds {kind_of(text)}, not text')
