@@ -92,7 +92,8 @@ def test_a_run_that_did_not_finish_can_be_given_away(tmp_path: Path) -> None:
         train_tiny(tmp_path / "killed", steps=12, progress=Watching(kill_at=7))
     workbench.export_run(tmp_path / "killed", tmp_path / "copy", to="run")
     record = workbench.resume(tmp_path / "copy")
-    assert (record.steps, record.path, record.scores) == (4, "copy", ())
+    assert (record.steps, record.path, record.scores) == (4, str(tmp_path / "copy"), ())
+    assert json.loads((tmp_path / "copy/record.json").read_text())["path"] == "copy"  # of nobody's folders
 
 
 def test_other_checkpoints_can_be_written(run: Path, tmp_path: Path) -> None:
