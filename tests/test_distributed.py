@@ -88,7 +88,7 @@ def gradients(processes: Processes, data: str) -> dict[str, torch.Tensor]:
 def environment() -> dict[str, str]:
     return {
         **os.environ,
-        "PYTHONPATH": f"{TESTS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+        "PYTHONPATH": os.pathsep.join(map(str, (TESTS, TESTS.parent, os.environ.get("PYTHONPATH", "")))),
         "OMP_NUM_THREADS": "1",
     }
 
