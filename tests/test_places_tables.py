@@ -12,6 +12,7 @@ import pytest
 from linnet.domains.places.cleaning import Ingested, Reading, ingest
 from linnet.domains.places.columns import parse_mapping
 from linnet.domains.places.data import check
+from linnet.domains.places.visits import ClusterRule, StayRule
 from linnet.errors import BadInput
 
 pl = pytest.importorskip("polars", reason="polars is not installed (linnet-sequences[places])")
@@ -372,6 +373,20 @@ def test_wrong_mappings_are_explained(tmp_path: Path, columns: str, said: str) -
 def test_unknown_zones_are_refused(tmp_path: Path, zone: str, said: str) -> None:
     with pytest.raises(BadInput, match=said):
         read(tmp_path, CHECK_INS, tz=zone)
+
+
+def test_settings_that_a_table_leaves_without_effect_are_named(tmp_path: Path) -> None:
+    table = tmp_path / "visits.csv"
+    table.write_text("user,start,end,place,s2_l13\n1,2024-05-31 08:00,2024-05-31 09:00,7,35f04c4c\n")
+    chosen = Reading(levels=(12,), stays=StayRule(minutes=5), clusters=ClusterRule(metres=90))
+    assert [note.partition(" ")[0] for note in ingest([table], chosen).unused] == [
+        "data.levels", "data.stays", "data.clusters",
+    ]  # fmt: skip
+    assert ingest([table], Reading()).unused == ()
+    fixes = ((day, minute, minute // 50) for day in (1, 2) for minute in (0, 20, 50))  # away after twenty minutes
+    rows = (f"1,2024-05-{day:02}T08:{minute:02}:00,{8.5 + away},47.3\n" for day, minute, away in fixes)
+    table.write_text("user,time,lon,lat\n" + "".join(rows))
+    assert ingest([table], chosen).unused == ()
 
 
 def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:

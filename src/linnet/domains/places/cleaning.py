@@ -10,8 +10,8 @@ Legend: N = rows of the table.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,12 +59,13 @@ class Ingested:
     visits: Visits
     problems: tuple[Problem, ...]
     columns: Columns
+    unused: tuple[str, ...] = ()  # settings that change nothing here, with the reason
 
     def notes(self) -> tuple[str, ...]:
         """What a person should see before trusting the rest."""
         shown = f"columns ({self.columns.shape}): {self.columns.shown()}"
         guessed = f"guessed: {', '.join(sorted(self.columns.guessed))}" if self.columns.guessed else ""
-        return (shown, guessed) if guessed else (shown,)
+        return (shown, *filter(None, [guessed]), *self.unused)
 
 
 @dataclass
@@ -85,7 +86,18 @@ def ingest(paths: Sequence[Path], reading: Reading | None = None) -> Ingested:
     """Read, repair, sort. Problems that cannot be repaired raise `Refused`, with all that was found."""
     reading = reading or Reading()
     files = sources.files_of(paths)
-    return clean(files, sources.read_tables(files, reading.columns), reading)
+    found = clean(files, sources.read_tables(files, reading.columns), reading)
+    return replace(found, unused=tuple(_unused(found.columns, reading)))
+
+
+def _unused(columns: Columns, reading: Reading) -> Iterator[str]:
+    usual = Reading()
+    if columns.cell_levels and reading.levels != usual.levels:
+        yield "data.levels changes nothing: the table has cells of its own"
+    if columns.shape != "fixes" and reading.stays != usual.stays:
+        yield "data.stays changes nothing: a row is no fix"
+    if "place" in columns and reading.clusters != usual.clusters:
+        yield "data.clusters changes nothing: the table names its places"
 
 
 def clean(files: Sequence[Path], frame: pl.DataFrame, reading: Reading, *, alone: bool = False) -> Ingested:
