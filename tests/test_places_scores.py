@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.places_known import bound
 from linnet.domains.places.counters import (
     BASELINES,
     Counter,
@@ -16,6 +17,7 @@ from linnet.domains.places.counters import (
     candidates,
     known_visits,
 )
+from linnet.domains.places.generated import Process, generate
 from linnet.domains.places.samples import CHECK_INS, PUBLISHED, Recipe, Samples, divide, make_samples, ranges
 from linnet.domains.places.scores import (
     Ranked,
@@ -278,3 +280,14 @@ def test_intervals_are_those_of_users_not_of_samples() -> None:
     many = np.arange(1600) // 16
     assert paired(np.ones(1600), np.zeros(1600), Resampled.draw(many)).p <= 0.001
     assert Resampled.draw(np.zeros(100, int)).interval(np.tile([0.0, 1.0], 50)) == pytest.approx((0.402, 0.598))
+
+
+def test_the_form_of_a_drawn_process_lies_between_counting_and_its_ceiling() -> None:
+    process = Process(users=60, visits=80, seed=3)
+    made = generate(process)
+    test = np.arange(80) >= 72
+    ceiling = made.best.reshape(60, 80)[:, test].mean()
+    venue = made.venue.reshape(60, 80)
+    favourite = [np.bincount(row[:64]).argmax() for row in venue]
+    counting = (venue[:, test] == np.array(favourite)[:, None]).mean()
+    assert counting < bound(made, process, given=True, steps=150) < ceiling + 0.06  # 480 samples: three errors

@@ -21,7 +21,7 @@ from linnet.domains.places.visits import DAY, MINUTE
 from linnet.files import refuse_existing, write_lines
 from linnet.records import DataRecord
 
-_WAITS = np.array([35, 60, 95, 150, 240, 380, 540, 720, 1440])  # minutes
+WAITS = np.array([35, 60, 95, 150, 240, 380, 540, 720, 1440])  # minutes
 _BLOCKS = 6  # of four hours a day
 
 
@@ -46,6 +46,7 @@ class Generated:
     venue: np.ndarray  # int64
     best: np.ndarray  # float64
     likeliest: np.ndarray  # int64: that place
+    category: np.ndarray  # int64 [venues]
 
 
 def generate(process: Process) -> Generated:
@@ -53,7 +54,7 @@ def generate(process: Process) -> Generated:
     users, kinds = np.arange(process.users), process.categories
     hours = rng.normal(0, 1.6, (kinds, 2 * _BLOCKS))  # a category's taste for a slot of the week
     follow = rng.normal(0, 1.0, (kinds, kinds))
-    patience = rng.dirichlet(np.full(len(_WAITS), 0.8), kinds)  # [G, W]
+    patience = rng.dirichlet(np.full(len(WAITS), 0.8), kinds)  # [G, W]
     kind_of = rng.integers(0, kinds, process.venues)
     own = np.stack([rng.choice(process.venues, process.own, replace=False) for _ in users])  # [U, K]
     taste = rng.normal(0, 1.1, own.shape)
@@ -61,7 +62,7 @@ def generate(process: Process) -> Generated:
     here, now = own[:, 0].copy(), 1_700_000_000 + rng.integers(0, 7 * DAY, process.users)
     steps = []
     for _ in range(process.visits):
-        slots = _slot(now[:, None] + _WAITS * MINUTE)  # [U, W]
+        slots = slot_of(now[:, None] + WAITS * MINUTE)  # [U, W]
         logit = taste[:, None, :] + hours[kind_of[own][:, None, :], slots[:, :, None]]
         logit = logit + follow[kind_of[here][:, None], kind_of[own]][:, None, :]
         logit = np.where((own == here[:, None])[:, None, :], -np.inf, logit)
@@ -76,14 +77,15 @@ def generate(process: Process) -> Generated:
             (strange[:, None] == own).any(1) | (strange == here), (here + 1) % process.venues, strange
         )
         venue = np.where(rng.random(process.users) < process.explore, strange, picked)
-        now = now + _WAITS[wait] * MINUTE
+        now = now + WAITS[wait] * MINUTE
         top = place_chance.argmax(1)
         steps.append((users, now, venue, place_chance[users, top], own[users, top]))
         here = venue
-    return Generated(*(np.stack(column, 1).ravel() for column in zip(*steps, strict=True)))
+    user, time, venue, best, likeliest = (np.stack(column, 1).ravel() for column in zip(*steps, strict=True))
+    return Generated(user, time, venue, best, likeliest, kind_of)
 
 
-def _slot(time: np.ndarray) -> np.ndarray:
+def slot_of(time: np.ndarray) -> np.ndarray:
     """Four-hour block of the day, weekdays and weekends apart."""
     weekend = (time // DAY + 3) % 7 >= 5
     return time % DAY * _BLOCKS // DAY + _BLOCKS * weekend
