@@ -142,7 +142,7 @@ def test_a_limit_of_time_is_kept(device: str) -> None:
     began = time.monotonic()
     with Apart().build("one", functools.partial(sleeping, 0.0, 0.0)) as one:
         one.ask("facts")
-    limit = 2 + 3 * (time.monotonic() - began)  # a busy machine starts processes slowly
+    limit = 5 + 4 * (time.monotonic() - began)  # a busy machine starts processes slowly
     began = time.monotonic()
     outcome = take_turns(makes, device, turns=10**6, warm_up=1, limit=Limit(limit))
     assert time.monotonic() - began < 2 * limit
